@@ -1,0 +1,180 @@
+r"""The .rdc file, version 1. This docstring is the format's specification.
+
+Little-endian throughout. A file is a header, a chunk table, a checksum over both, then the chunks
+end to end; nothing follows the last chunk.
+
+======  ====  =====================================================================================
+offset  size  field
+======  ====  =====================================================================================
+0       4     magic: 0x89 "RDC" (the high bit shows transfers that are not 8-bit clean)
+4       1     version, 1
+5       1     reserved, 0
+6       2     codec id; a number pinned for ever (`rdcodec.codecs.REGISTRY`): 1 image, 4 kv
+8       8     first 8 bytes of the SHA-256 of the codec's weights file; zeros: the codec has none
+16      2     S, size of the signal header, 0..4096
+18      4     N, number of chunks, 0..2^20
+22      S     signal header; each codec documents its own
+22+S    9 N   chunk table, for each chunk: kind (1), length in bytes (4, at most 2^31 - 1), CRC-32 (4)
+22+S+9N 4     CRC-32 of every byte before this field
+...           chunks, in table order
+======  ====  =====================================================================================
+
+Chunk kinds: 0 data (its meaning is the codec's), 1 metadata (the codec's). A chunk is the unit of random access,
+parallel work and damage: its offset is the sum of the lengths before it, and each is checked on its own.
+
+>>> data = write(codec_id=1, weights=bytes(8), signal=b"", chunks=[(DATA, b"abc")])
+>>> len(data), parse(data).chunk(0)
+(38, b'abc')
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..entropy_models.errors import Corrupt, Truncated, Unsupported
+
+MAGIC = b"\x89RDC"
+VERSION = 1
+DATA, METADATA = 0, 1
+SIGNAL_MAX = 4096
+CHUNKS_MAX = 1 << 20
+CHUNK_BYTES_MAX = (1 << 31) - 1
+WEIGHTS_BYTES = 8
+_FIXED = struct.Struct("<4sBBH8sHI")
+_ENTRY = struct.Struct("<BII")
+_CRC = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the chunk table. ``offset`` is from the start of the file."""
+
+    kind: int
+    offset: int
+    length: int
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A parsed file: header fields, the chunk table, and access to checked chunks."""
+
+    codec_id: int
+    weights: bytes
+    signal: bytes
+    entries: tuple[Entry, ...]
+    data: bytes | memoryview
+
+    def chunk(self, index: int) -> bytes:
+        """The bytes of one chunk.
+
+        Raises:
+            Truncated: the file ends before the chunk does.
+            Corrupt: the checksum does not match.
+        """
+        entry = self.entries[index]
+        end = entry.offset + entry.length
+        if end > len(self.data):
+            raise Truncated(f"chunk {index} ends at byte {end}, the file has {len(self.data)}")
+        body = bytes(self.data[entry.offset : end])
+        if zlib.crc32(body) != entry.crc:
+            raise Corrupt(f"chunk {index} has checksum {zlib.crc32(body):08x}, its table entry says {entry.crc:08x}")
+        return body
+
+    def indices(self, kind: int) -> list[int]:
+        """Positions in the table of the chunks of a kind, in order."""
+        return [i for i, entry in enumerate(self.entries) if entry.kind == kind]
+
+    @property
+    def expected_bytes(self) -> int:
+        """Length of the whole file according to the table."""
+        last = self.entries[-1] if self.entries else None
+        return last.offset + last.length if last else _table_end(len(self.signal), 0)
+
+
+def write(*, codec_id: int, weights: bytes, signal: bytes, chunks: Sequence[tuple[int, bytes]]) -> bytes:
+    """Assemble a file. ``chunks`` are (kind, body) pairs; ``weights`` the 8-byte hash, zeros for none.
+
+    Raises:
+        ValueError: a field does not fit; see the module's table.
+    """
+    if len(weights) != WEIGHTS_BYTES or len(signal) > SIGNAL_MAX or len(chunks) > CHUNKS_MAX:
+        raise ValueError(f"{len(weights)} hash, {len(signal)} signal header bytes, {len(chunks)} chunks: out of range")
+    parts = [_FIXED.pack(MAGIC, VERSION, 0, codec_id, weights, len(signal), len(chunks)), signal]
+    for kind, body in chunks:
+        if len(body) > CHUNK_BYTES_MAX:
+            raise ValueError(f"a chunk of {len(body)} bytes; at most {CHUNK_BYTES_MAX}")
+        parts.append(_ENTRY.pack(kind, len(body), zlib.crc32(body)))
+    head = b"".join(parts)
+    return b"".join([head, _CRC.pack(zlib.crc32(head)), *(body for _, body in chunks)])
+
+
+def parse(data: bytes | memoryview, *, salvage: bool = False) -> Stream:
+    """Check header and table and return access to the chunks; chunk bodies are checked when read.
+
+    Args:
+        data: a whole file.
+        salvage: accept a file that ends early or has bytes after the last chunk.
+
+    Raises:
+        Unsupported: not an .rdc file, or another version.
+        Truncated: the data ends early.
+        Corrupt: a field is out of range or the header's checksum does not match.
+    """
+    start = bytes(data[: len(MAGIC)])
+    if start != MAGIC[: len(start)] or not start:
+        raise Unsupported(f"starts with {start!r}, an .rdc file with {MAGIC!r}")
+    if len(data) < _FIXED.size:
+        raise Truncated(f"{len(data)} bytes, a header has at least {_FIXED.size}")
+    _, version, reserved, codec_id, weights, signal_bytes, count = _FIXED.unpack_from(data)
+    if version != VERSION:
+        raise Unsupported(f"version {version}, this program reads version {VERSION}")
+    if reserved or signal_bytes > SIGNAL_MAX or count > CHUNKS_MAX:
+        raise Corrupt(f"reserved byte {reserved}, signal header {signal_bytes} bytes, {count} chunks: out of range")
+    end = _table_end(signal_bytes, count)
+    if len(data) < end:
+        raise Truncated(f"{len(data)} bytes, header and chunk table need {end}")
+    crc = zlib.crc32(data[: end - _CRC.size])
+    if crc != _CRC.unpack_from(data, end - _CRC.size)[0]:
+        raise Corrupt(f"header checksum is {crc:08x}, not what the file says")
+    table = _FIXED.size + signal_bytes
+    entries, offset = [], end
+    for i in range(count):
+        kind, length, chunk_crc = _ENTRY.unpack_from(data, table + i * _ENTRY.size)
+        if length > CHUNK_BYTES_MAX:
+            raise Corrupt(f"chunk {i} claims {length} bytes, at most {CHUNK_BYTES_MAX}")
+        entries.append(Entry(kind, offset, length, chunk_crc))
+        offset += length
+    if not salvage and len(data) != offset:
+        kind_of = Truncated if len(data) < offset else Corrupt
+        raise kind_of(f"{len(data)} bytes, the chunk table adds up to {offset}")
+    return Stream(codec_id, weights, bytes(data[_FIXED.size : table]), tuple(entries), data)
+
+
+def _table_end(signal_bytes: int, count: int) -> int:
+    return _FIXED.size + signal_bytes + count * _ENTRY.size + _CRC.size
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write to a temporary file beside ``path``, then rename: a reader never sees half a file."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,186 @@
+"""Image networks after DCVC-RT's intra codec (Jia et al., CVPR 2025): transforms at 1/8 resolution and below.
+
+    image ─ unshuffle 8 ─▶ trunk (1/8) ─▶ latent y (1/16) ─▶ gain ─▶ coding pass ─▶ bytes
+    image ◀─ shuffle 8 ── trunk (1/8) ◀── y_hat (1/16) ◀─ 1/gain ◀─ coding pass ◀── bytes
+                                                              │
+                    hyperprior z (1/64) and four-step context, mean float, level integer
+
+One set of weights covers quality 0..100 by per-channel gains, log-linear between anchors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ...entropy_models.channel_context import STEPS, LevelContext, MeanContext, active_mask
+from ...entropy_models.hyperprior import (
+    HYPER_STRIDE,
+    HyperAnalysis,
+    HyperPrior,
+    LevelSynthesis,
+    Make,
+    MeanSynthesis,
+    quality_hats,
+)
+from ...entropy_models.integer_net import ACTIVATION_MAX, IntegerDepthwise, IntegerLinear
+from ...entropy_models.layers import GatedBlock, QualityGain, depth_to_space, space_to_depth
+
+PATCH = 8
+"""Pixels per trunk position, each way."""
+LATENT_STRIDE = 16
+"""Pixels per latent position, each way."""
+
+
+class Coder(Protocol):
+    """What the coding pass needs of `Write`, `Read`, `Measure` and `Train`."""
+
+    def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageConfig:
+    """Architecture of the image networks. The shipped weights use the defaults."""
+
+    trunk_channels: int = 192
+    """Width at 1/8 resolution; a patch holds 192 values."""
+    latent_channels: int = 256
+    """Width at 1/16 resolution; a multiple of four."""
+    hyper_channels: int = 96
+    """Channels of z at 1/64."""
+    context_channels: int = 192
+    """Width of the mean context."""
+    level_channels: int = 128
+    """Width of the integer level branch; its largest layer must stay exact in float32."""
+    trunk_blocks: tuple[int, int] = (3, 4)
+    """Blocks at 1/8 in analysis and synthesis."""
+    latent_blocks: tuple[int, int] = (3, 3)
+    """Blocks at 1/16 in analysis and synthesis."""
+    anchors: int = 9
+    """Qualities that own a gain vector; the others interpolate."""
+
+    def __post_init__(self) -> None:
+        if self.latent_channels % STEPS:
+            raise ValueError(f"latent_channels={self.latent_channels} is not a multiple of {STEPS}")
+
+    @property
+    def halo(self) -> int:
+        """Latent positions around a tile that its pixels depend on, in either transform."""
+        return max(-(-t // 2) + n for t, n in zip(self.trunk_blocks, self.latent_blocks, strict=True))
+
+
+class Analysis(nn.Module):
+    """Image to latent. Input (B, H, W, 3) in -0.5..0.5, sides multiples of 16; output (B, H/16, W/16, latent)."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        trunk, latent = config.trunk_channels, config.latent_channels
+        self.patch = nn.Linear(3 * PATCH**2, trunk)
+        self.gain = QualityGain(trunk, config.anchors)
+        self.trunk = nn.Sequential(*(GatedBlock(trunk) for _ in range(config.trunk_blocks[0])))
+        self.down = nn.Linear(4 * trunk, latent)
+        self.latent = nn.Sequential(*(GatedBlock(latent) for _ in range(config.latent_blocks[0])))
+        self.last = nn.Linear(latent, latent)
+
+    def forward(self, image: Tensor, hats: Tensor) -> Tensor:
+        x = self.trunk(full_precision(self.patch, space_to_depth(image, PATCH)) * self.gain(hats))
+        x = self.latent(self.down(space_to_depth(x, 2)).to(image.dtype))
+        return full_precision(self.last, x)
+
+
+class Synthesis(nn.Module):
+    """Mirror of `Analysis`."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        trunk, latent = config.trunk_channels, config.latent_channels
+        self.first = nn.Linear(latent, latent)
+        self.latent = nn.Sequential(*(GatedBlock(latent) for _ in range(config.latent_blocks[1])))
+        self.up = nn.Linear(latent, 4 * trunk)
+        self.gain = QualityGain(trunk, config.anchors)
+        self.trunk = nn.Sequential(*(GatedBlock(trunk) for _ in range(config.trunk_blocks[1])))
+        self.patch = nn.Linear(trunk, 3 * PATCH**2)
+
+    def forward(self, y_hat: Tensor, hats: Tensor) -> Tensor:
+        x = self.latent(full_precision(self.first, y_hat))
+        x = self.trunk(depth_to_space(self.up(x), 2).to(y_hat.dtype) * self.gain(hats))
+        return depth_to_space(full_precision(self.patch, x), PATCH)
+
+
+def full_precision(layer: nn.Module, x: Tensor) -> Tensor:
+    """Run a layer at the ends of a transform outside autocast: bf16 there would cost more than it saves."""
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x)
+
+
+class ImageNetwork(nn.Module):
+    """All networks of the codec and the coding pass. Tensors are (batch, rows, columns, channels).
+
+    ``linear`` and ``depthwise`` build the layers of the parse path: exact integer layers, or their trainable shadows.
+    """
+
+    def __init__(
+        self, config: ImageConfig, linear: Make = IntegerLinear, depthwise: Make = IntegerDepthwise
+    ) -> None:
+        super().__init__()
+        c = config
+        self.config = config
+        self.analysis = Analysis(c)
+        self.synthesis = Synthesis(c)
+        self.gain = QualityGain(c.latent_channels, c.anchors, span=14.0, start=1.0)
+        self.inverse_gain = QualityGain(c.latent_channels, c.anchors, span=1 / 14.0, start=1.0)
+        self.hyper_analysis = HyperAnalysis(c.latent_channels, c.level_channels, c.hyper_channels)
+        self.hyper_prior = HyperPrior(c.hyper_channels, c.anchors, linear)
+        self.mean_synthesis = MeanSynthesis(c.hyper_channels, c.level_channels, c.context_channels, c.anchors)
+        self.level_synthesis = LevelSynthesis(c.hyper_channels, c.level_channels, c.anchors, linear, depthwise)
+        self.mean_context = MeanContext(c.latent_channels, c.context_channels)
+        self.level_context = LevelContext(c.latent_channels, c.level_channels, c.anchors, linear, depthwise)
+
+    def to_latent(self, image: Tensor, quality: Tensor) -> Tensor:
+        """``image`` (B, H, W, 3) in -0.5..0.5 with sides multiples of 16; ``quality`` (B,) integers 0..100."""
+        weights = self.pixel_hats(quality, image.dtype)
+        return self.analysis(image, weights) * self.gain(weights)
+
+    def to_image(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+        """Inverse of `to_latent`; not clamped."""
+        weights = self.pixel_hats(quality, y_hat.dtype)
+        return self.synthesis(y_hat * self.inverse_gain(weights), weights)
+
+    def pixel_hats(self, quality: Tensor, dtype: torch.dtype) -> Tensor:
+        """Anchor weights of the pixel path, summing to about one."""
+        return quality_hats(quality, self.config.anchors).to(dtype) / ACTIVATION_MAX
+
+    def coding_pass(self, coder: Coder, y: Tensor, quality: Tensor) -> Tensor:
+        """Code a latent and return what the decoder knows. The only description of the bitstream.
+
+        ``y``: float (B, H, W, latent), as `to_latent` gives it; a reader passes zeros of that shape.
+        """
+        _, rows, columns, channels = y.shape
+        hats = quality_hats(quality, self.config.anchors)
+        blank = y.new_zeros(y.shape[0], -(-rows // HYPER_STRIDE), -(-columns // HYPER_STRIDE), 1)
+        level = self.exact(self.hyper_prior, hats)
+        z_hat = coder.code(self.hyper_analysis(y).to(y.dtype), level.expand(*blank.shape[:3], -1))
+        mean_context = self.mean_synthesis(z_hat, self.pixel_hats(quality, y.dtype))[:, :rows, :columns].to(y.dtype)
+        level_context = self.exact(self.level_synthesis, z_hat, hats)[:, :rows, :columns]
+        y_hat, symbols = torch.zeros_like(y), None
+        for step in range(STEPS):
+            active = active_mask(rows, columns, channels, step, y.device)
+            mean_context = self.mean_context.refine(mean_context, step)
+            level_context = self.exact(self.level_context.refine, level_context, symbols, hats, step)
+            mean = full_precision(self.mean_context.mean[step], mean_context) * active
+            symbols = coder.code((y - mean) * active, self.exact(self.level_context.levels, level_context, step), active)
+            y_step = mean + symbols
+            y_hat = y_hat + y_step
+            if step + 1 < STEPS:
+                mean_context = self.mean_context.update(mean_context, y_step, step)
+        return y_hat
+
+    @staticmethod
+    def exact(layer, *inputs):
+        """Run a part of the parse path outside autocast."""
+        device = next(x.device.type for x in inputs if isinstance(x, Tensor))
+        with torch.autocast(device, enabled=False):
+            return layer(*inputs)

@@ -1,0 +1,1 @@
+"""Integers to bytes and back, and the networks that predict them."""

@@ -1,0 +1,19 @@
+"""One exception for bad data, with one subclass per way to be wrong."""
+
+from __future__ import annotations
+
+
+class BitstreamError(ValueError):
+    """The bytes are not a stream this version can decode. ``decode`` raises nothing else."""
+
+
+class Truncated(BitstreamError):
+    """The data ends before the structure it announces."""
+
+
+class Corrupt(BitstreamError):
+    """A checksum, a range or a relation between fields does not hold."""
+
+
+class Unsupported(BitstreamError):
+    """Well formed, but of a version, codec, or set of weights that is not here."""

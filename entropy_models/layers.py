@@ -1,0 +1,58 @@
+"""Float building blocks of the pixel path, on tensors of shape (batch, rows, columns, channels)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class GatedBlock(nn.Module):
+    """Residual block: 1x1 expansion, 3x3 depthwise, gate, 1x1 projection (after DCVC-RT's depthwise blocks, Sec. 3.3).
+
+    Channels-last and matrix products, so that CPU and CUDA run it as a few large GEMMs. Costs three
+    multiplications per channel pair and position, and sees one neighbour in each direction.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(channels, 2 * channels)
+        self.depthwise = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
+        self.project = nn.Linear(channels, channels)
+        with torch.no_grad():
+            self.project.weight *= 0.3  # starts near the identity: no normalisation layer is needed
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.depthwise(self.expand(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        gate, value = h.chunk(2, dim=-1)
+        return x + self.project(F.silu(gate) * value)
+
+
+class QualityGain(nn.Module):
+    """One positive gain per channel, log-linear between anchors of quality (variable rate with one set of weights).
+
+    ``span`` is the ratio of the last anchor's gain to the first's at the start of training.
+    """
+
+    def __init__(self, channels: int, anchors: int, span: float = 1.0, start: float = 1.0) -> None:
+        super().__init__()
+        ramp = torch.linspace(0, 1, anchors) * torch.log(torch.tensor(span)) + torch.log(torch.tensor(start))
+        self.log_gain = nn.Parameter(ramp[:, None].repeat(1, channels))
+
+    def forward(self, hats: Tensor) -> Tensor:
+        """``hats``: float weights of the anchors, shape (batch, anchors). Returns (batch, 1, 1, channels)."""
+        return torch.exp(hats.to(self.log_gain.dtype) @ self.log_gain)[:, None, None]
+
+
+def space_to_depth(x: Tensor, factor: int) -> Tensor:
+    """(B, H*f, W*f, C) to (B, H, W, f*f*C)."""
+    batch, rows, columns, channels = x.shape
+    x = x.reshape(batch, rows // factor, factor, columns // factor, factor, channels)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(batch, rows // factor, columns // factor, -1)
+
+
+def depth_to_space(x: Tensor, factor: int) -> Tensor:
+    """Inverse of `space_to_depth`."""
+    batch, rows, columns, channels = x.shape
+    x = x.reshape(batch, rows, columns, factor, factor, channels // factor**2)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(batch, rows * factor, columns * factor, -1)

@@ -1,0 +1,118 @@
+"""Integer probability tables, one per level.
+
+A level is the index of a table; its nominal scale (standard deviation in latent units) is log-spaced
+from `SCALE_MIN` to `SCALE_MAX`. A table covers the symbols ``-reach..reach`` and one escape entry for
+everything beyond. Its counts are integers that sum to 2^24, stored with the weights and never rebuilt
+from ``erf`` on the machine that decodes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import constriction
+import numpy as np
+
+LEVELS = 64
+SCALE_MIN = 0.11
+SCALE_MAX = 64.0
+TOTAL = 1 << 24
+"""Counts of a table add up to this: constriction's fixed-point precision."""
+REACH_MAX = 1 << 12
+ESCAPE_EXPONENTS = 24
+"""An escape's excess lies in 1..2^24 - 1, as far as float32 counts exactly."""
+
+
+def scale_ratio() -> float:
+    """Natural logarithm of the ratio of neighbouring scales."""
+    return math.log(SCALE_MAX / SCALE_MIN) / (LEVELS - 1)
+
+
+def scale(level: int) -> float:
+    """Nominal standard deviation of a level, in latent units."""
+    return SCALE_MIN * math.exp(level * scale_ratio())
+
+
+class Tables:
+    """The tables of all levels.
+
+    Args:
+        counts: for each level an integer array of shape (2 * reach + 2,): symbols -reach..reach, then the escape.
+            Every count is positive; each table sums to `TOTAL`.
+        skip_level: symbols of lower levels are not coded and are zero (entropy skip); at least 1.
+
+    Raises:
+        ValueError: a table breaks these rules.
+    """
+
+    def __init__(self, counts: Sequence[np.ndarray], skip_level: int) -> None:
+        if len(counts) != LEVELS or not 1 <= skip_level < LEVELS:
+            raise ValueError(f"{len(counts)} tables and skip level {skip_level}; need {LEVELS} and 1..{LEVELS - 1}")
+        for level, table in enumerate(counts):
+            sane = table.ndim == 1 and len(table) % 2 == 0 and 4 <= len(table) <= 2 * REACH_MAX + 2
+            if not sane or table.min() < 1 or int(table.sum()) != TOTAL:
+                raise ValueError(f"table {level}: {table.shape} counts from {table.min()}, sum {table.sum()}")
+        self.counts = [np.asarray(table, np.int64) for table in counts]
+        self.reach = np.array([len(table) // 2 - 1 for table in counts])
+        self.skip_level = skip_level
+
+    @cached_property
+    def models(self) -> list[constriction.stream.model.Categorical]:
+        """The coder's model of each level. Weights of count - 1 make its quantiser the identity (a test checks)."""
+        return [categorical(table) for table in self.counts]
+
+    @cached_property
+    def bits(self) -> list[np.ndarray]:
+        """Ideal length of each entry, float64, in bits."""
+        return [-np.log2(table / TOTAL) for table in self.counts]
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """As stored with the weights: int32 ``counts`` end to end, int32 ``reach``, int32 ``skip_level``."""
+        return {
+            "counts": np.concatenate(self.counts).astype(np.int32),
+            "reach": self.reach.astype(np.int32),
+            "skip_level": np.array([self.skip_level], np.int32),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Tables:
+        """Inverse of `to_arrays`."""
+        ends = np.cumsum(2 * arrays["reach"].astype(np.int64) + 2)
+        return cls(np.split(arrays["counts"].astype(np.int64), ends[:-1]), int(arrays["skip_level"][0]))
+
+
+def categorical(counts: np.ndarray) -> constriction.stream.model.Categorical:
+    """A model with exactly these counts (positive, summing to `TOTAL`).
+
+    constriction gives every symbol one unit and shares the rest in proportion, so weights of count - 1
+    come out unchanged, without rounding.
+    """
+    return constriction.stream.model.Categorical((counts - 1).astype(np.float64), perfect=False)
+
+
+def escape_counts() -> np.ndarray:
+    """Counts of the exponent of an escape's excess: halves, as in Elias' gamma code."""
+    counts = np.maximum(TOTAL >> np.arange(1, ESCAPE_EXPONENTS + 1), 1)
+    counts[-1] += TOTAL - counts.sum()
+    return counts
+
+
+def gaussian_tables(skip_level: int = 1) -> Tables:
+    """Tables of zero-mean Gaussians of each level's scale, integrated over unit bins."""
+    counts = []
+    for level in range(LEVELS):
+        reach = math.ceil(6 * scale(level)) + 1
+        edges = np.array([math.erf((k - 0.5) / scale(level) / math.sqrt(2)) for k in range(-reach, reach + 2)])
+        inside = np.diff(edges) / 2
+        counts.append(integer_counts(np.append(inside, max(1 - inside.sum(), 1e-7))))
+    return Tables(counts, skip_level)
+
+
+def integer_counts(probabilities: np.ndarray) -> np.ndarray:
+    """Nearest positive integer counts that sum to `TOTAL`; the largest entry takes the remainder."""
+    share = probabilities / probabilities.sum()
+    counts = np.maximum(np.rint(share * TOTAL).astype(np.int64), 1)
+    counts[np.argmax(counts)] += TOTAL - counts.sum()
+    return counts

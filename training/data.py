@@ -1,0 +1,164 @@
+"""Photographs for training: folders or tar shards, decoded once into a cache, cropped at random.
+
+Decoding AVIF or PNG costs more than a training step on small machines, so the first use writes all pixels
+to one memory-mapped file (``cache``), and every later run starts at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
+
+
+def iterate_images(source: Path) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of the images in a folder (recursive), a tar file, or a folder of tar files; sorted."""
+    if source.is_file():
+        paths = [source]
+    elif source.is_dir():
+        paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES | {".tar"})
+    else:
+        raise FileNotFoundError(f"{source}: no such folder or tar file of training images")
+    for path in paths:
+        if path.suffix.lower() != ".tar":
+            yield path.name, path.read_bytes()
+            continue
+        with tarfile.open(path) as shard:
+            for member in sorted(shard.getmembers(), key=lambda m: m.name):
+                if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES:
+                    yield member.name, shard.extractfile(member).read()  # type: ignore[union-attr]
+
+
+class PixelCache:
+    """All images of a source as one memory-mapped file of uint8 RGB, with an index of (offset, height, width)."""
+
+    def __init__(self, source: Path, folder: Path) -> None:
+        key = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:16]
+        self.pixels_path, self.index_path = folder / f"{key}.bin", folder / f"{key}.npy"
+        if not self.index_path.exists():
+            self._build(source)
+        self.index = np.load(self.index_path)
+        self._pixels: np.memmap | None = None
+
+    def _build(self, source: Path) -> None:
+        self.pixels_path.parent.mkdir(parents=True, exist_ok=True)
+        index, offset = [], 0
+        part = self.pixels_path.with_suffix(".part")
+        with part.open("wb") as file:
+            for name, data in track(iterate_images(source), description="decoding training images"):
+                try:
+                    image = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+                except (UnidentifiedImageError, OSError) as error:
+                    raise ValueError(f"{source}: {name} is not an image Pillow can read ({error})") from None
+                file.write(image.tobytes())
+                index.append((offset, *image.shape[:2]))
+                offset += image.size
+        if not index:
+            raise ValueError(f"{source} holds no images ({', '.join(sorted(SUFFIXES))}) and no tar shards")
+        part.rename(self.pixels_path)
+        np.save(self.index_path, np.array(index, np.int64))
+
+    def image(self, i: int) -> np.ndarray:
+        """uint8 (height, width, 3), read on demand."""
+        if self._pixels is None:
+            self._pixels = np.memmap(self.pixels_path, np.uint8, "r")
+        offset, height, width = (int(v) for v in self.index[i])
+        return self._pixels[offset : offset + height * width * 3].reshape(height, width, 3)
+
+
+class RandomCrops(IterableDataset):
+    """Endless random crops, flips and transposes; images drawn in proportion to their area."""
+
+    def __init__(self, cache: PixelCache, crop: int) -> None:
+        self.cache, self.crop = cache, crop
+        area = np.where((cache.index[:, 1:] >= crop).all(1), cache.index[:, 1] * cache.index[:, 2], 0).astype(float)
+        if not area.sum():
+            raise ValueError(f"no training image is as large as the crop of {crop}x{crop}")
+        self.probability = area / area.sum()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        rng = np.random.default_rng(torch.initial_seed() % 2**63)
+        while True:
+            for i in rng.choice(len(self.probability), 256, p=self.probability):
+                yield torch.from_numpy(self._augmented(self.cache.image(i), rng))
+
+    def _augmented(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        top = rng.integers(image.shape[0] - self.crop + 1)
+        left = rng.integers(image.shape[1] - self.crop + 1)
+        image = image[top : top + self.crop, left : left + self.crop]
+        if rng.random() < 0.5:
+            image = image[:, ::-1]
+        if rng.random() < 0.25:
+            image = image.swapaxes(0, 1)
+        return np.ascontiguousarray(image)
+
+
+class ImageFiles(Dataset):
+    """Whole images of a folder, uint8 (height, width, 3), at most ``limit`` of them."""
+
+    def __init__(self, source: Path, limit: int | None = None) -> None:
+        self.files = list(iterate_images(source))[:limit]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return torch.from_numpy(np.array(Image.open(io.BytesIO(self.files[i][1])).convert("RGB")))
+
+
+class ImageData(L.LightningDataModule):
+    """Training crops and whole validation images.
+
+    Args:
+        train: folder of images or tar shards.
+        validation: folder of images the real coder is run on; never shown to the optimiser.
+        crop: side of a training crop in pixels, a multiple of 64.
+        batch_size: crops per step and process.
+        cache: where decoded pixels are kept.
+        validation_images: how many validation images to use.
+        seed: of the crops; the process rank is added.
+        workers: processes that cut crops.
+    """
+
+    def __init__(
+        self,
+        train: Path,
+        validation: Path | None = None,
+        crop: int = 128,
+        batch_size: int = 8,
+        cache: Path = Path("runs/cache"),
+        validation_images: int = 8,
+        seed: int = 0,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if crop % 64:
+            raise ValueError(f"crop={crop} is not a multiple of 64")
+        self.train, self.validation, self.crop, self.batch_size = train, validation, crop, batch_size
+        self.cache, self.validation_images, self.seed, self.workers = cache, validation_images, seed, workers
+
+    def prepare_data(self) -> None:
+        PixelCache(self.train, self.cache)
+
+    def train_dataloader(self) -> DataLoader:
+        rank, step = (self.trainer.global_rank, self.trainer.global_step) if self.trainer else (0, 0)
+        torch.manual_seed(self.seed + 1_000_003 * rank + step)  # resuming goes on with fresh crops
+        crops = RandomCrops(PixelCache(self.train, self.cache), self.crop)
+        return DataLoader(crops, batch_size=self.batch_size, num_workers=self.workers)
+
+    def val_dataloader(self) -> DataLoader | list:
+        if self.validation is None:
+            return []
+        return DataLoader(ImageFiles(self.validation, self.validation_images), batch_size=None)

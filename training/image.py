@@ -1,0 +1,137 @@
+"""Lightning training of the image codec: ``codec train image --config recipe.yaml``."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from ..codecs.image.dcvc_rt import ImageConfig, ImageNetwork
+from ..entropy_models.hyperprior import QUALITIES
+from .coder import Train
+from .losses import PEAK, psnr_db, rate_distortion, rate_distortion_weight
+from .optimizer import Joint, muon_with_adamw
+from .quantisation import FloatDepthwise, FloatLinear, ShadowDepthwise, ShadowLinear
+
+LAYERS = {"integer": (ShadowLinear, ShadowDepthwise), "float": (FloatLinear, FloatDepthwise)}
+
+
+class ImageTraining(L.LightningModule):
+    """Trains `ImageNetwork` over the whole quality range at once.
+
+    Args:
+        architecture: fields of `ImageConfig` that differ from its defaults.
+        lambda_range: rate-distortion weight (bits per pixel per unit of MSE) at quality 0 and 100.
+        muon_lr: peak learning rate of weight matrices; 0 trains them with AdamW.
+        adamw_lr: peak learning rate of everything else.
+        warmup_steps: linear warm-up, then cosine to zero at the end.
+        duration_s: length of the cosine in seconds of training, resumed sessions added up; None: ``max_steps``.
+        weight_decay: decoupled.
+        newton_schulz_steps: Muon's iterations; three are enough here and cost half of five.
+        level_branch: ``integer`` is what can be exported; ``float`` is the ablation.
+        init: a checkpoint whose weights to start from (the optimizer starts anew).
+    """
+
+    def __init__(
+        self,
+        architecture: dict[str, Any] | None = None,
+        lambda_range: tuple[float, float] = (0.001, 0.2),
+        muon_lr: float = 2e-3,
+        adamw_lr: float = 1e-3,
+        warmup_steps: int = 200,
+        duration_s: float | None = None,
+        weight_decay: float = 1e-4,
+        newton_schulz_steps: int = 3,
+        level_branch: Literal["integer", "float"] = "integer",
+        init: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.network = ImageNetwork(ImageConfig(**(architecture or {})), *LAYERS[level_branch])
+        if init:
+            state = torch.load(init, map_location="cpu", weights_only=True)["state_dict"]
+            self.load_state_dict(state)
+        self.elapsed_s = 0.0
+        self._tick: float | None = None
+
+    def configure_optimizers(self) -> Joint:
+        h = self.hparams
+        return muon_with_adamw(
+            self.network.named_parameters(),
+            is_pixel_path_matrix,
+            muon_lr=h.muon_lr,
+            adamw_lr=h.adamw_lr,
+            weight_decay=h.weight_decay,
+            newton_schulz_steps=h.newton_schulz_steps,
+        )
+
+    def progress(self) -> float:
+        """Part of the training that is done, 0..1."""
+        if self.hparams.duration_s is not None:
+            return min(1.0, self.elapsed_s / self.hparams.duration_s)
+        return min(1.0, self.global_step / max(1, self.trainer.max_steps))
+
+    def on_train_batch_start(self, batch: Tensor, batch_index: int) -> int | None:
+        now = time.monotonic()
+        self.elapsed_s += now - (self._tick or now)
+        self._tick = now
+        if self.progress() >= 1.0:
+            self.trainer.should_stop = True
+            return -1
+        warmup = min(1.0, (self.global_step + 1) / max(1, self.hparams.warmup_steps))
+        factor = warmup * 0.5 * (1 + math.cos(math.pi * self.progress()))
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        for group in optimizer.param_groups:
+            group.setdefault("peak_lr", group["lr"])
+            group["lr"] = group["peak_lr"] * factor
+        return None
+
+    def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
+        """``batch``: uint8 (batch, rows, columns, 3)."""
+        image = batch.float() / PEAK - 0.5
+        quality = stratified_qualities(len(batch)).to(image.device)
+        rate_bpp, mse, side_bpp = self.rate_and_distortion(image, quality)
+        weight = rate_distortion_weight(quality, *self.hparams.lambda_range)
+        loss = rate_distortion(rate_bpp, mse, weight)
+        self.log_dict(
+            {
+                "train/loss": loss,
+                "train/rate_bpp": rate_bpp.mean(),
+                "train/side_bpp": side_bpp.mean(),
+                "train/psnr_db": psnr_db(mse).mean(),
+            },
+            prog_bar=True,
+        )
+        return loss
+
+    def rate_and_distortion(self, image: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Differentiable rate (bpp), MSE on the 0..255 scale, and the hyper-latent's part of the rate; each (batch,)."""
+        coder = Train()
+        y = self.network.to_latent(image, quality)
+        y_hat = self.network.coding_pass(coder, y, quality)
+        decoded = self.network.to_image(y_hat, quality)
+        mse = (decoded - image).square().mean((1, 2, 3)) * PEAK**2
+        pixels = image.shape[1] * image.shape[2]
+        side_bpp = coder.side_bits() / pixels
+        return coder.bits() / pixels + side_bpp, mse, side_bpp.detach()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["elapsed_s"] = self.elapsed_s
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.elapsed_s = checkpoint["elapsed_s"]
+
+
+def is_pixel_path_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
+    """Matrices that Muon may own: not gains, and not integer layers, whose steps are per channel."""
+    integer = name.startswith(("level_", "hyper_prior"))
+    return parameter.ndim == 2 and "gain" not in name and not integer
+
+
+def stratified_qualities(batch: int) -> Tensor:
+    """One random quality from each of ``batch`` equal parts of 0..100: less noise than independent draws."""
+    return ((torch.arange(batch) + torch.rand(batch)) * QUALITIES / batch).long()

@@ -1,0 +1,66 @@
+"""Muon for matrices, AdamW for everything else, as one optimizer.
+
+Muon orthogonalises the momentum of a weight matrix (Jordan et al. 2024, ``torch.optim.Muon``). On this codec it
+reaches in 600 steps the loss AdamW needs some thousands for; the cost is a few small matrix products per step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Joint(torch.optim.Optimizer):
+    """Several optimizers over disjoint parameters that step together."""
+
+    def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
+        self.optimizers = optimizers
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        super().__init__(groups, {})
+        self.param_groups = groups
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.param_groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+
+def muon_with_adamw(
+    named: Iterable[tuple[str, nn.Parameter]],
+    is_matrix: Callable[[str, nn.Parameter], bool],
+    *,
+    muon_lr: float,
+    adamw_lr: float,
+    weight_decay: float,
+    newton_schulz_steps: int,
+) -> Joint:
+    """Muon on the parameters ``is_matrix`` picks, AdamW on the rest. ``muon_lr=0`` means AdamW throughout."""
+    matrices, others = [], []
+    for name, parameter in named:
+        (matrices if muon_lr and is_matrix(name, parameter) else others).append(parameter)
+    adamw = torch.optim.AdamW(others, lr=adamw_lr, weight_decay=weight_decay)
+    if not matrices:
+        return Joint(adamw)
+    muon = torch.optim.Muon(
+        matrices,
+        lr=muon_lr,
+        weight_decay=weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+        ns_steps=newton_schulz_steps,
+    )
+    return Joint(muon, adamw)

@@ -1,0 +1,137 @@
+"""Trainable shadows of the integer layers: float weights, integer arithmetic forward, straight-through backward.
+
+A module built from these computes the very integers that the frozen module will compute
+(`freeze` copies them), so nothing changes at export (Ballé, Johnston & Minnen, ICLR 2019).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..entropy_models import integer_net
+from ..entropy_models.integer_net import ACTIVATION_MAX, ACTIVATION_SCALE, WEIGHT_MAX
+
+MAX_SHIFT = 14
+BIAS_MAX = 2**21
+
+
+def straight_through(rounded: Tensor, x: Tensor) -> Tensor:
+    """Value of ``rounded``, gradient of ``x``."""
+    return x + (rounded - x).detach()
+
+
+class _Clamp(torch.autograd.Function):
+    """Clamp to 0..ceiling. Above it, gradients pass that pull the value back; below zero, only for levels.
+
+    A hidden activation at zero is an ordinary ReLU; a level at either end must be able to return.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, ceiling: int) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.ceiling = ceiling
+        return x.clamp(0, ceiling)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        above = (x <= ctx.ceiling) | (gradient > 0)
+        below = (x >= 0) | ((gradient < 0) & (ctx.ceiling != ACTIVATION_MAX))
+        return gradient * (above & below), None
+
+
+def lower_bound(x: Tensor, bound: float) -> Tensor:
+    """Maximum of ``x`` and ``bound``; below it, gradients pass that raise ``x``."""
+    return _LowerBound.apply(x, bound)
+
+
+class _LowerBound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, bound: float) -> Tensor:
+        ctx.save_for_backward(x >= bound)
+        return x.clamp_min(bound)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (inside,) = ctx.saved_tensors
+        return gradient * (inside | (gradient < 0)), None
+
+
+class _Shadow(nn.Module):
+    """Float weight and bias with their integer counterparts. ``axis`` is the weight's input axis."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    axis: int
+
+    def integers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weight (int8 range), bias (accumulator units) and shift, as floats that carry gradients."""
+        peak = self.weight.detach().abs().amax(self.axis).clamp_min(1e-6)
+        shift = torch.floor(torch.log2(WEIGHT_MAX / peak)).clamp(0, MAX_SHIFT)
+        unit = torch.exp2(shift)
+        weight = self.weight * (unit.unsqueeze(1) if self.axis == 1 else unit)
+        weight = straight_through(weight.round().clamp(-WEIGHT_MAX, WEIGHT_MAX), weight)
+        bias = self.bias * unit * ACTIVATION_SCALE
+        return weight, straight_through(bias.round().clamp(-BIAS_MAX, BIAS_MAX), bias), shift
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """What the integer layer of the same name holds."""
+        weight, bias, shift = (t.detach() for t in self.integers())
+        return {"weight": weight.to(torch.int8), "bias": bias.to(torch.int32), "shift": shift.to(torch.uint8)}
+
+
+def _rescale(total: Tensor, bias: Tensor, shift: Tensor, ceiling: int) -> Tensor:
+    """`integer_net.rescale` with a straight-through gradient."""
+    with torch.no_grad():
+        exact = integer_net.rescale(total, bias, shift)
+    return _Clamp.apply(straight_through(exact, (total + bias) * torch.exp2(-shift)), ceiling)
+
+
+class ShadowLinear(_Shadow):
+    """Trainable `IntegerLinear`."""
+
+    axis = 1
+
+    def __init__(self, inputs: int, outputs: int, *, ceiling: int = ACTIVATION_MAX) -> None:
+        super().__init__()
+        self.ceiling = ceiling
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) * (1.5 / inputs) ** 0.5)
+        self.bias = nn.Parameter(torch.full((outputs,), 0.5 if ceiling == ACTIVATION_MAX else 1.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias, shift = self.integers()
+        return _rescale(F.linear(x, weight), bias, shift, self.ceiling)
+
+
+class ShadowDepthwise(_Shadow):
+    """Trainable `IntegerDepthwise`; starts as the identity plus a little blur."""
+
+    axis = 0
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        weight = torch.randn(9, channels) * 0.05 + 0.03
+        weight[4] += 0.7
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias, shift = self.integers()
+        return _rescale(integer_net.sum_of_shifts(x, weight), bias, shift, ACTIVATION_MAX)
+
+
+class FloatLinear(ShadowLinear):
+    """The ablation: the same layer and gradient path without any rounding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = F.linear(x, self.weight) + self.bias * ACTIVATION_SCALE
+        return _Clamp.apply(total, self.ceiling)
+
+
+class FloatDepthwise(ShadowDepthwise):
+    """As `FloatLinear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Clamp.apply(integer_net.sum_of_shifts(x, self.weight) + self.bias * ACTIVATION_SCALE, ACTIVATION_MAX)
