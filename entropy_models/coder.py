@@ -8,9 +8,14 @@ Symbols are coded grouped by level, one constriction call per level: ten times f
 symbol. Within one call of ``code`` the order is: level by level, ascending; inside a level in
 the tensor's order; then all escapes, as exponent, sign and mantissa of their excess over the table's reach.
 Symbols whose level is below ``tables.skip_level``, and inactive ones, are not coded and are zero.
+
+`Write` and `Read` keep a CRC-32 of the symbols of each item in ``checks``; a codec stores it, so that a stream read
+with other tables, levels or sizes than it was written with is found out.
 """
 
 from __future__ import annotations
+
+import zlib
 
 import constriction
 import numpy as np
@@ -84,14 +89,16 @@ class Write:
 
     def __init__(self, tables: Tables, batch: int = 1) -> None:
         self.tables = tables
+        self.checks = [0] * batch
         self._encoders = [constriction.stream.queue.RangeEncoder() for _ in range(batch)]
 
     def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None) -> Tensor:
         """Append a residual of shape (batch, ...); see the module's docstring."""
         rows = []
         plans = _plans(level, active, self.tables.skip_level)
-        for symbols, plan, encoder in zip(_rounded(residual), plans, self._encoders, strict=True):
+        for i, (symbols, plan, encoder) in enumerate(zip(_rounded(residual), plans, self._encoders, strict=True)):
             ordered = symbols[plan.order]
+            self.checks[i] = _check(ordered, self.checks[i])
             for index, run in plan.runs:
                 encoder.encode(_entries(ordered[run], int(self.tables.reach[index])), self.tables.models[index])
             self._escapes(encoder, *_excess(ordered, plan, self.tables))
@@ -124,6 +131,7 @@ class Read:
         for stream in streams:
             if len(stream) % WORD_BYTES:
                 raise Corrupt(f"a stream of {len(stream)} bytes; need a multiple of {WORD_BYTES}")
+        self.checks = [0] * len(streams)
         words = [np.frombuffer(stream, "<u4").astype(np.uint32) for stream in streams]
         self._decoders = [constriction.stream.queue.RangeDecoder(w) for w in words]
 
@@ -134,7 +142,8 @@ class Read:
             Corrupt: the stream is impossible under these tables.
         """
         rows = []
-        for plan, decoder in zip(_plans(level, active, self.tables.skip_level), self._decoders, strict=True):
+        plans = _plans(level, active, self.tables.skip_level)
+        for i, (plan, decoder) in enumerate(zip(plans, self._decoders, strict=True)):
             ordered = np.zeros(len(plan.order), np.int64)
             escaped = []
             try:
@@ -147,6 +156,7 @@ class Read:
                 self._escapes(decoder, ordered, escaped)
             except AssertionError as error:  # constriction: "tried to decode from invalid compressed data"
                 raise Corrupt(f"entropy decoder: {error}") from None
+            self.checks[i] = _check(ordered, self.checks[i])
             row = np.zeros(plan.size, np.int64)
             row[plan.order] = ordered
             rows.append(row)
@@ -195,6 +205,10 @@ class Measure:
             row[plan.order] = ordered
             rows.append(row)
         return _scatter(rows, residual)
+
+
+def _check(symbols: np.ndarray, before: int) -> int:
+    return zlib.crc32(symbols.astype("<i4").tobytes(), before)
 
 
 def _exponent(excess: np.ndarray) -> np.ndarray:

@@ -46,7 +46,7 @@ def as_activation(symbols: Tensor) -> Tensor:
 class HyperAnalysis(nn.Module):
     """Latent (B, H, W, latent) to float z (B, ceil(H/4), ceil(W/4), hyper). Encoder only."""
 
-    def __init__(self, latent_channels: int, width: int, hyper_channels: int) -> None:
+    def __init__(self, latent_channels: int, width: int, hyper_channels: int, anchors: int) -> None:
         super().__init__()
         self.first = nn.Linear(latent_channels, width)
         self.down1 = nn.Linear(4 * width, width)
@@ -54,14 +54,15 @@ class HyperAnalysis(nn.Module):
         self.down2 = nn.Linear(4 * width, width)
         self.block2 = GatedBlock(width)
         self.last = nn.Linear(width, hyper_channels)
+        self.gain = QualityGain(hyper_channels, anchors)
 
-    def forward(self, y: Tensor) -> Tensor:
+    def forward(self, y: Tensor, hats: Tensor) -> Tensor:
         _, rows, columns, _ = y.shape
         y = F.pad(y, (0, 0, 0, -columns % HYPER_STRIDE, 0, -rows % HYPER_STRIDE))
         x = F.silu(self.first(y))
         x = self.block1(self.down1(space_to_depth(x, 2)))
         x = self.block2(self.down2(space_to_depth(x, 2)))
-        return self.last(x)
+        return self.last(x).float() * self.gain(hats)
 
 
 class MeanSynthesis(nn.Module):

@@ -20,7 +20,7 @@ class GatedBlock(nn.Module):
         self.depthwise = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
         self.project = nn.Linear(channels, channels)
         with torch.no_grad():
-            self.project.weight *= 0.3  # starts near the identity: no normalisation layer is needed
+            self.project.weight *= 0.1  # starts near the identity: no normalisation layer is needed
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.depthwise(self.expand(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..codecs.image.dcvc_rt import ImageConfig, ImageNetwork
 from ..entropy_models.hyperprior import QUALITIES
 from .coder import Train
+from .initialise import start_as_dct
 from .losses import PEAK, psnr_db, rate_distortion, rate_distortion_weight
 from .optimizer import Joint, muon_with_adamw
 from .quantisation import FloatDepthwise, FloatLinear, ShadowDepthwise, ShadowLinear
@@ -33,6 +34,7 @@ class ImageTraining(L.LightningModule):
         weight_decay: decoupled.
         newton_schulz_steps: Muon's iterations; three are enough here and cost half of five.
         level_branch: ``integer`` is what can be exported; ``float`` is the ablation.
+        dct_start: begin as a block DCT (`initialise`) instead of with random transforms.
         init: a checkpoint whose weights to start from (the optimizer starts anew).
     """
 
@@ -47,11 +49,14 @@ class ImageTraining(L.LightningModule):
         weight_decay: float = 1e-4,
         newton_schulz_steps: int = 3,
         level_branch: Literal["integer", "float"] = "integer",
+        dct_start: bool = True,
         init: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.network = ImageNetwork(ImageConfig(**(architecture or {})), *LAYERS[level_branch])
+        if dct_start:
+            start_as_dct(self.network)
         if init:
             state = torch.load(init, map_location="cpu", weights_only=True)["state_dict"]
             self.load_state_dict(state)
@@ -109,7 +114,7 @@ class ImageTraining(L.LightningModule):
         return loss
 
     def rate_and_distortion(self, image: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Differentiable rate (bpp), MSE on the 0..255 scale, and the hyper-latent's part of the rate; each (batch,)."""
+        """Differentiable rate (bpp), MSE on the 0..255 scale, and the hyper-latent's part of the rate: (batch,) each."""
         coder = Train()
         y = self.network.to_latent(image, quality)
         y_hat = self.network.coding_pass(coder, y, quality)

@@ -1,9 +1,9 @@
 """Image networks after DCVC-RT's intra codec (Jia et al., CVPR 2025): transforms at 1/8 resolution and below.
 
-    image ─ unshuffle 8 ─▶ trunk (1/8) ─▶ latent y (1/16) ─▶ gain ─▶ coding pass ─▶ bytes
-    image ◀─ shuffle 8 ── trunk (1/8) ◀── y_hat (1/16) ◀─ 1/gain ◀─ coding pass ◀── bytes
-                                                              │
-                    hyperprior z (1/64) and four-step context, mean float, level integer
+    image ─ unshuffle 8 ─▶ trunk (1/8) ─▶ latent y (1/16) ─▶ coding pass ─▶ bytes
+    image ◀─ shuffle 8 ─── trunk (1/8) ◀─ y_hat (1/16) ◀──── coding pass ◀─ bytes
+                                                                 │
+             residual gain, hyperprior z (1/64), four-step context: mean float, level integer
 
 One set of weights covers quality 0..100 by per-channel gains, log-linear between anchors.
 """
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from ...entropy_models.channel_context import STEPS, LevelContext, MeanContext, active_mask
 from ...entropy_models.hyperprior import (
-    HYPER_STRIDE,
     HyperAnalysis,
     HyperPrior,
     LevelSynthesis,
@@ -31,8 +30,6 @@ from ...entropy_models.layers import GatedBlock, QualityGain, depth_to_space, sp
 
 PATCH = 8
 """Pixels per trunk position, each way."""
-LATENT_STRIDE = 16
-"""Pixels per latent position, each way."""
 
 
 class Coder(Protocol):
@@ -130,9 +127,9 @@ class ImageNetwork(nn.Module):
         self.config = config
         self.analysis = Analysis(c)
         self.synthesis = Synthesis(c)
-        self.gain = QualityGain(c.latent_channels, c.anchors, span=14.0, start=1.0)
-        self.inverse_gain = QualityGain(c.latent_channels, c.anchors, span=1 / 14.0, start=1.0)
-        self.hyper_analysis = HyperAnalysis(c.latent_channels, c.level_channels, c.hyper_channels)
+        self.gain = QualityGain(c.latent_channels, c.anchors, span=14.0, start=1.6)
+        self.inverse_gain = QualityGain(c.latent_channels, c.anchors, span=1 / 14.0, start=1 / 1.6)
+        self.hyper_analysis = HyperAnalysis(c.latent_channels, c.level_channels, c.hyper_channels, c.anchors)
         self.hyper_prior = HyperPrior(c.hyper_channels, c.anchors, linear)
         self.mean_synthesis = MeanSynthesis(c.hyper_channels, c.level_channels, c.context_channels, c.anchors)
         self.level_synthesis = LevelSynthesis(c.hyper_channels, c.level_channels, c.anchors, linear, depthwise)
@@ -141,13 +138,11 @@ class ImageNetwork(nn.Module):
 
     def to_latent(self, image: Tensor, quality: Tensor) -> Tensor:
         """``image`` (B, H, W, 3) in -0.5..0.5 with sides multiples of 16; ``quality`` (B,) integers 0..100."""
-        weights = self.pixel_hats(quality, image.dtype)
-        return self.analysis(image, weights) * self.gain(weights)
+        return self.analysis(image, self.pixel_hats(quality, image.dtype))
 
     def to_image(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """Inverse of `to_latent`; not clamped."""
-        weights = self.pixel_hats(quality, y_hat.dtype)
-        return self.synthesis(y_hat * self.inverse_gain(weights), weights)
+        return self.synthesis(y_hat, self.pixel_hats(quality, y_hat.dtype))
 
     def pixel_hats(self, quality: Tensor, dtype: torch.dtype) -> Tensor:
         """Anchor weights of the pixel path, summing to about one."""
@@ -156,14 +151,15 @@ class ImageNetwork(nn.Module):
     def coding_pass(self, coder: Coder, y: Tensor, quality: Tensor) -> Tensor:
         """Code a latent and return what the decoder knows. The only description of the bitstream.
 
-        ``y``: float (B, H, W, latent), as `to_latent` gives it; a reader passes zeros of that shape.
+        ``y``: float (B, H, W, latent), as `to_latent` gives it; a reader passes zeros of that shape. Means live on
+        the latent's own scale whatever the quality; only residuals are multiplied by the quality's gain.
         """
-        _, rows, columns, channels = y.shape
-        hats = quality_hats(quality, self.config.anchors)
-        blank = y.new_zeros(y.shape[0], -(-rows // HYPER_STRIDE), -(-columns // HYPER_STRIDE), 1)
-        level = self.exact(self.hyper_prior, hats)
-        z_hat = coder.code(self.hyper_analysis(y).to(y.dtype), level.expand(*blank.shape[:3], -1))
-        mean_context = self.mean_synthesis(z_hat, self.pixel_hats(quality, y.dtype))[:, :rows, :columns].to(y.dtype)
+        batch, rows, columns, channels = y.shape
+        hats, weights = quality_hats(quality, self.config.anchors), self.pixel_hats(quality, y.dtype)
+        gain, inverse_gain = self.gain(weights), self.inverse_gain(weights)
+        z = self.hyper_analysis(y, weights).to(y.dtype)
+        z_hat = coder.code(z, self.exact(self.hyper_prior, hats).expand(*z.shape[:3], -1))
+        mean_context = self.mean_synthesis(z_hat, weights)[:, :rows, :columns].to(y.dtype)
         level_context = self.exact(self.level_synthesis, z_hat, hats)[:, :rows, :columns]
         y_hat, symbols = torch.zeros_like(y), None
         for step in range(STEPS):
@@ -171,8 +167,9 @@ class ImageNetwork(nn.Module):
             mean_context = self.mean_context.refine(mean_context, step)
             level_context = self.exact(self.level_context.refine, level_context, symbols, hats, step)
             mean = full_precision(self.mean_context.mean[step], mean_context) * active
-            symbols = coder.code((y - mean) * active, self.exact(self.level_context.levels, level_context, step), active)
-            y_step = mean + symbols
+            level = self.exact(self.level_context.levels, level_context, step)
+            symbols = coder.code((y - mean) * gain * active, level, active)
+            y_step = mean + symbols * inverse_gain
             y_hat = y_hat + y_step
             if step + 1 < STEPS:
                 mean_context = self.mean_context.update(mean_context, y_step, step)

@@ -1,0 +1,313 @@
+"""The command ``codec``: encode, decode, info, verify, models, eval, demo, train, kv.
+
+Nothing here imports torch before a command needs it, so that help and ``codec info`` answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from . import REGISTRY, container, files, name_of, weights
+from ..entropy_models.errors import BitstreamError
+from .files import Job, show_size
+
+app = typer.Typer(
+    help="Learned compression: photographs and language-model KV caches to .rdc files and back.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+evaluate = typer.Typer(help="Measure a codec against others: real bytes, quality, time; CSV, plot and table.")
+train = typer.Typer(help="Train a codec (needs the extra: pip install 'rdcodec[train]').")
+app.add_typer(evaluate, name="eval", no_args_is_help=True)
+app.add_typer(train, name="train", no_args_is_help=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
+
+IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .avif .tif .tiff .bmp .ppm .pgm .gif .jp2 .ico".split())
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, globs or folders; - is standard input.")]
+Output = Annotated[str | None, typer.Option("--output", "-o", metavar="OUT", help="File, folder, or - (stdout).")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite outputs that exist.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda. Files are the same to every decoder.")]
+
+
+def main() -> None:
+    """Entry point: 0 success, 1 bad data (one line on standard error), 2 wrong usage."""
+    try:
+        app(prog_name="codec")
+    except (BitstreamError, ValueError, KeyError, OSError, ImportError) as error:
+        fail("", error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def fail(name: str, error: BaseException) -> None:
+    """One line on standard error."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    kind = f"{type(error).__name__.lower()}: " if isinstance(error, BitstreamError) else ""
+    errors.print(f"codec: {name + ': ' if name else ''}{kind}{text}", markup=False)
+
+
+def run_all(planned: list[Job], work: Callable[[Job, Progress], None], verb: str) -> None:
+    """Do every job, with a progress bar; a failed one is reported and the others go on. Exits 1 if any failed."""
+    failed = 0
+    with bar(disable=not errors.is_terminal) as progress:
+        task = progress.add_task(verb, total=len(planned), visible=len(planned) > 1)
+        for job in planned:
+            progress.update(task, description=f"{verb} {job.name}")
+            try:
+                work(job, progress)
+            except (BitstreamError, ValueError, KeyError, OSError) as error:
+                failed += 1
+                progress.stop() if len(planned) == 1 else None
+                fail(job.name, error)
+            progress.advance(task)
+    if failed:
+        raise typer.Exit(1)
+
+
+def bar(*, disable: bool = False) -> Progress:
+    """Progress on standard error that leaves nothing behind."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=errors, transient=True, disable=disable)
+
+
+@contextmanager
+def tile_progress(progress: Progress) -> Iterator[Callable[[int, int], None]]:
+    """A second bar for pictures of many tiles."""
+    task = progress.add_task("tiles", visible=False)
+
+    def update(done: int, total: int) -> None:
+        progress.update(task, completed=done, total=total, visible=total > 1)
+
+    try:
+        yield update
+    finally:
+        progress.remove_task(task)
+
+
+def report(as_json: bool, line: str, fields: dict[str, Any], *, to_stdout: bool) -> None:
+    """The one line about a finished file; on standard error when standard output carries the data."""
+    console = errors if to_stdout else out
+    console.print(json.dumps(fields) if as_json else line, markup=False)
+
+
+@app.command()
+def encode(
+    inputs: Inputs,
+    output: Output = None,
+    quality: Annotated[int, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100.")] = 60,
+    bpp: Annotated[float | None, typer.Option(help="Images: at most this many bits per pixel.")] = None,
+    size: Annotated[str | None, typer.Option(help="Images: at most this file size, like 50kB.")] = None,
+    model: Annotated[str | None, typer.Option(help="Weights by name, see `codec models`.")] = None,
+    mode: Annotated[str | None, typer.Option(help="KV caches: see `codec encode --mode help`.")] = None,
+    keys: Annotated[str | None, typer.Option(help="KV caches: pattern of tensor names.")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Compress images, or KV caches in safetensors, to .rdc files.
+
+    The codec is chosen from the content. Examples:
+
+        codec encode photo.png                   photo.rdc, quality 60
+        codec encode holiday/ -o packed/ -q 40   a folder
+        codec encode photo.png --size 50kB       at most 50,000 bytes
+        cat photo.jpg | codec encode - > photo.rdc
+    """
+    if sum(x is not None for x in (bpp, size)) > 1:
+        raise typer.BadParameter("give --bpp or --size, not both")
+    suffixes = IMAGE_SUFFIXES | {".safetensors"}
+    planned = files.jobs(files.expand(inputs, suffixes), output, ".rdc", force=force)
+    codecs: dict[str, Any] = {}
+    limit = None if size is None else files.parse_size(size)
+
+    def work(job: Job, progress: Progress) -> None:
+        start = time.perf_counter()
+        data = job.read()
+        if files.looks_like_safetensors(data):
+            from .kv_cache.commands import encode_bytes
+
+            stream, fields = encode_bytes(data, mode=mode, quality=quality, keys=keys)
+        else:
+            from .image.commands import encode_bytes as encode_image
+
+            with tile_progress(progress) as tiles:
+                stream, fields = encode_image(
+                    codecs, data, quality=quality, bpp=bpp, size=limit, model=model, device=device, progress=tiles
+                )
+        job.write(stream)
+        finish(job, stream, fields, time.perf_counter() - start)
+
+    def finish(job: Job, stream: bytes, fields: dict[str, Any], duration_s: float) -> None:
+        for notice in fields.pop("notices", ()):
+            errors.print(f"codec: {job.name}: note: {notice}", markup=False)
+        ratio = fields["raw_bytes"] / len(stream)
+        line = f"{job.target or 'stdout'}  {show_size(len(stream))}  {fields['rate']}  {ratio:.1f}:1  {duration_s:.2f} s"
+        fields |= {"input": job.name, "output": str(job.target or "-"), "bytes": len(stream), "ratio": ratio}
+        report(as_json, line, fields | {"duration_s": duration_s}, to_stdout=job.target is None)
+
+    run_all(planned, work, "encoding")
+
+
+@app.command()
+def decode(
+    inputs: Inputs,
+    output: Output = None,
+    crop: Annotated[str | None, typer.Option(metavar="X,Y,W,H", help="Images: decode only this part.")] = None,
+    salvage: Annotated[bool, typer.Option(help="Images: recover what is undamaged.")] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Turn .rdc files back into images (PNG unless OUT says otherwise) or KV caches (safetensors)."""
+    sources = files.expand(inputs, frozenset({".rdc"}))
+    codecs: dict[str, Any] = {}
+    first = container.parse(sources[0].read_bytes(), salvage=True) if sources[0] and len(sources) == 1 else None
+    suffix = ".safetensors" if first and first.codec_id == REGISTRY["kv"].stream_id else ".png"
+    planned = files.jobs(sources, output, suffix, force=force)
+
+    def work(job: Job, progress: Progress) -> None:
+        start = time.perf_counter()
+        data = job.read()
+        if name_of(container.parse(data, salvage=salvage).codec_id) == "kv":
+            from .kv_cache.commands import decode_bytes
+
+            result, fields = decode_bytes(data)
+        else:
+            from .image.commands import decode_bytes as decode_image
+
+            with tile_progress(progress) as tiles:
+                result, fields = decode_image(
+                    codecs, data, job.target, crop=crop, salvage=salvage, device=device, progress=tiles
+                )
+        job.write(result)
+        for notice in fields.pop("notices", ()):
+            errors.print(f"codec: {job.name}: note: {notice}", markup=False)
+        duration_s = time.perf_counter() - start
+        line = f"{job.target or 'stdout'}  {fields['shape']}  {show_size(len(result))}  {duration_s:.2f} s"
+        fields |= {"input": job.name, "output": str(job.target or "-"), "bytes": len(result), "duration_s": duration_s}
+        report(as_json, line, fields, to_stdout=job.target is None)
+
+    run_all(planned, work, "decoding")
+
+
+@app.command()
+def info(inputs: Inputs, as_json: AsJson = False) -> None:
+    """Show header, chunks and weights of .rdc files. Checks the header only; `codec verify` checks everything."""
+    from .inspect import describe
+
+    def work(job: Job, progress: Progress) -> None:
+        fields = describe(job.read())
+        if as_json:
+            out.print_json(json.dumps({"file": job.name, **fields}))
+            return
+        table = Table("field", "value", title=job.name, title_justify="left", show_header=False)
+        for name, value in fields.items():
+            table.add_row(name.replace("_", " "), str(value))
+        out.print(table)
+
+    run_all([Job(source, None) for source in files.expand(inputs, frozenset({".rdc"}))], work, "reading")
+
+
+@app.command()
+def verify(inputs: Inputs, device: Device = "cpu", as_json: AsJson = False) -> None:
+    """Check every checksum and decode every symbol of .rdc files."""
+    codecs: dict[str, Any] = {}
+
+    def work(job: Job, progress: Progress) -> None:
+        data = job.read()
+        if name_of(container.parse(data).codec_id) == "kv":
+            from .kv_cache.commands import verify_bytes
+
+            verify_bytes(data)
+        else:
+            from .image.commands import verify_bytes as verify_image
+
+            verify_image(codecs, data, device=device)
+        report(as_json, f"{job.name}  ok", {"file": job.name, "ok": True}, to_stdout=False)
+
+    run_all([Job(source, None) for source in files.expand(inputs, frozenset({".rdc"}))], work, "verifying")
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the weights that are installed; the first of a codec is its default."""
+    from dataclasses import asdict
+
+    lines = weights.manifest().values()
+    if as_json:
+        out.print_json(json.dumps([asdict(line) for line in lines]))
+        return
+    table = Table("name", "codec", "size", "sha256", "trained on", "licence")
+    for line in lines:
+        table.add_row(line.name, line.codec, show_size(line.bytes), line.sha256[:16], line.data, line.licence)
+    out.print(table)
+
+
+@app.command()
+def demo(
+    photograph: Annotated[Path | None, typer.Argument(help="Your photograph; default: one that matplotlib ships.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("codec-demo"),
+    device: Device = "auto",
+) -> None:
+    """Encode a photograph at three qualities, decode it, and draw a sheet beside JPEG at equal bytes."""
+    from .image import demo as image_demo
+    from .image.codec import ImageCodec
+
+    photograph = photograph or image_demo.sample_photograph()
+    with bar(disable=not errors.is_terminal) as progress:
+        task = progress.add_task("loading", total=None)
+        codec = ImageCodec.load(device=device)
+        rows, sheet = image_demo.run(codec, photograph, output, lambda text: progress.update(task, description=text))
+    table = Table("file", "bytes", "bpp", "PSNR (dB)", "JPEG at equal bytes (dB)", "encode (s)", "decode (s)")
+    for row in rows:
+        figures = f"{row.rate_bpp:.3f}", f"{row.psnr_db:.2f}", f"{row.jpeg_psnr_db:.2f}"
+        table.add_row(str(row.file), str(row.bytes), *figures, f"{row.encode_s:.2f}", f"{row.decode_s:.2f}")
+    out.print(table)
+    out.print(f"the sheet to look at: {sheet}")
+
+
+@evaluate.command("image")
+def evaluate_image(
+    folder: Annotated[Path, typer.Argument(help="Folder of images (or one image).")],
+    names: Annotated[str, typer.Option("--anchors", help="Comma-separated: jpeg, webp, avif, jxl.")] = "jpeg,webp,avif",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")] = Path("report"),
+    qualities: Annotated[str | None, typer.Option(help="Our qualities, comma-separated.")] = None,
+    model: Annotated[str | None, typer.Option(help="Weights by name.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Rate-distortion of the image codec on a folder: points.csv, means.csv, bd_rate.csv, rate_distortion.png."""
+    from .image.commands import evaluate_folder
+
+    with bar(disable=not errors.is_terminal) as progress:
+        table = evaluate_folder(folder, names, output, qualities, model, device, progress)
+    out.print(table)
+    out.print(f"written: {output}/points.csv, means.csv, bd_rate.csv, rate_distortion.png")
+
+
+@train.command("image", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train_image(context: typer.Context) -> None:
+    """Train the image codec with Lightning: `codec train image --config RECIPE.yaml [--model.muon_lr ...]`.
+
+    Recipes ship in rdcodec/training/recipes; `codec train image --help-all` would be Lightning's own: use `fit --help`.
+    """
+    try:
+        from ..training.main import image
+    except ImportError as error:
+        raise ImportError(f"training needs more packages ({error}): pip install 'rdcodec[train]'") from None
+    image(context.args)

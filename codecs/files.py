@@ -1,0 +1,136 @@
+"""What the command line does with paths: expand, sniff, name outputs, refuse to overwrite."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import container
+
+STDIO = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One input and where its result goes; None stands for standard input or output."""
+
+    source: Path | None
+    target: Path | None
+
+    @property
+    def name(self) -> str:
+        return str(self.source) if self.source else "standard input"
+
+    def read(self) -> bytes:
+        """The input's bytes.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return self.source.read_bytes() if self.source else sys.stdin.buffer.read()
+
+    def write(self, data: bytes) -> None:
+        """Write the result, whole or not at all."""
+        if self.target is None:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        else:
+            container.write_file(self.target, data)
+
+
+def expand(inputs: Iterable[str], suffixes: frozenset[str] | None) -> list[Path | None]:
+    """Files, globs and folders to files. In folders, files with one of ``suffixes`` (None: all), recursively.
+
+    Raises:
+        ValueError: a name matches nothing.
+    """
+    found: list[Path | None] = []
+    for name in inputs:
+        path = Path(name)
+        if name == STDIO:
+            found.append(None)
+        elif path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file())
+            inside = [p for p in inside if suffixes is None or p.suffix.lower() in suffixes]
+            if not inside:
+                raise ValueError(f"{name}: the folder holds none of {', '.join(sorted(suffixes or ()))}")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            matches = sorted(p for p in glob.glob(name, recursive=True) if Path(p).is_file())
+            if not matches:
+                raise ValueError(f"{name}: no such file")
+            found += [Path(match) for match in matches]
+    return found
+
+
+def jobs(sources: list[Path | None], output: str | None, suffix: str, *, force: bool) -> list[Job]:
+    """Give every input its output: beside it, in the folder ``output``, or the file ``output`` for a single input.
+
+    Raises:
+        ValueError: many inputs for one file, two inputs for one output, or an output that exists without ``force``.
+    """
+    planned = []
+    for source in sources:
+        if output == STDIO or (source is None and output is None):
+            target = None
+        elif output is None:
+            target = source.with_suffix(suffix)  # type: ignore[union-attr]
+        elif Path(output).is_dir() or output.endswith(("/", "\\")) or len(sources) > 1:
+            target = Path(output) / ((source.stem if source else "stdin") + suffix)
+        else:
+            target = Path(output)
+        planned.append(Job(source, target))
+    targets = [job.target for job in planned]
+    if len(planned) > 1 and (None in targets or len(set(targets)) < len(targets)):
+        raise ValueError(f"{len(planned)} inputs share an output; give -o a folder, and inputs with different names")
+    for job in planned:
+        if job.target and job.target.exists() and not force:
+            raise ValueError(f"{job.target} exists; --force overwrites it")
+        if job.target and output and len(planned) > 1:
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+        if job.target and not job.target.parent.is_dir():
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+    return planned
+
+
+def looks_like_safetensors(data: bytes) -> bool:
+    """A 64-bit header length that fits, then a JSON object."""
+    return len(data) > 9 and data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``50kB``, ``1.5MB``, ``20KiB`` or ``4096``.
+
+    >>> parse_size("50kB"), parse_size("1.5 MB"), parse_size("2KiB"), parse_size("4096")
+    (50000, 1500000, 2048, 4096)
+
+    Raises:
+        ValueError: not such a size.
+    """
+    units = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9, "k": 10**3, "m": 10**6}
+    low = text.strip().lower()
+    unit = next((u for u in (*units, "b") if low.endswith(u)), "")
+    try:
+        size = round(float(low.removesuffix(unit)) * units.get(unit, 1))
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise ValueError(f"size {text!r}; write it like 50kB, 1.5MB, 20KiB or 4096")
+    return size
+
+
+def show_size(size: float) -> str:
+    """Bytes for people.
+
+    >>> show_size(999), show_size(12345), show_size(2.5e6)
+    ('999 B', '12.3 kB', '2.5 MB')
+    """
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size:.0f} B"

@@ -1,0 +1,345 @@
+"""The image codec: pictures to .rdc files and back. The file is specified in `header` and `container`."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...entropy_models.coder import Measure, Read, Write
+from ...entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
+from ...entropy_models.tables import Tables
+from .. import container, weights
+from .dcvc_rt import ImageConfig, ImageNetwork
+from .header import ALPHA, PIXELS_MAX, SIDE_MAX, STREAM_ID, TAGS, ImageHeader, checked_crop, parse
+from .pictures import Picture, as_picture
+from .tiles import LATENT_STRIDE, Box, RecentTiles, area, clip, gather, inner, scaled
+
+_CHECK = struct.Struct("<I")
+Progress = Callable[[int, int], None]
+"""Called with (tiles done, tiles in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What encoding would cost and give, without a stream."""
+
+    bits: float
+    """Ideal bits of the symbols; headers are not in it."""
+    pixels: np.ndarray
+    """The reconstruction `ImageCodec.decode` will return, without alpha."""
+
+
+class ImageCodec:
+    """Variable-rate learned image codec; see `dcvc_rt` for the networks.
+
+    Use ``ImageCodec.load()``. Quality 0..100 covers about 0.08 to 1.5 bits per pixel on photographs.
+    """
+
+    def __init__(self, network: ImageNetwork, tables: Tables, stream_hash: bytes, device: str = "cpu") -> None:
+        self.network = network.eval().requires_grad_(False).to(device)
+        self.tables, self.stream_hash, self.device = tables, stream_hash, torch.device(device)
+
+    @classmethod
+    def load(cls, *, model: str | None = None, stream_hash: bytes | None = None, device: str = "auto") -> ImageCodec:
+        """Weights by model name, or by the hash in a stream; else the default model.
+
+        Args:
+            device: ``cpu``, ``cuda`` or ``auto`` (CUDA if there is one).
+
+        Raises:
+            KeyError: no such model.
+            Unsupported: no such weights.
+            ValueError: CUDA asked for and not available, or a damaged weights file.
+        """
+        line = weights.line_of_stream("image", stream_hash) if stream_hash else weights.line_named("image", model)
+        network, tables = read_weights(weights.verified_bytes(line))
+        return cls(network, tables, line.stream_hash, resolve_device(device))
+
+    def encode(
+        self, image: np.ndarray | str | Path | Picture, quality: int = 60, progress: Progress | None = None
+    ) -> bytes:
+        """Compress one image to the bytes of an .rdc file.
+
+        Args:
+            image: uint8 array (height, width), (height, width, 1|3|4), a file's path, or a `Picture`.
+            quality: 0..100.
+
+        Raises:
+            ValueError: not an image this codec takes, or quality out of range.
+        """
+        picture = as_picture(image)
+        header = self._header(picture, quality)
+        seed = zlib.crc32(header.pack())
+        chunks = []
+        for index in range(len(header.grid)):
+            writer = Write(self.tables)
+            writer.checks[0] = seed
+            self._coding_pass(writer, self._latent(picture.pixels, header, index), header)
+            chunks.append((container.DATA, _CHECK.pack(writer.checks[0]) + writer.close()[0]))
+            if progress:
+                progress(index + 1, len(header.grid))
+        if picture.alpha is not None:
+            chunks.append((ALPHA, _png(picture.alpha)))
+        for tag, name in TAGS.items():
+            if getattr(picture, name):
+                chunks.append((container.METADATA, tag + getattr(picture, name)))
+        return container.write(codec_id=STREAM_ID, weights=self.stream_hash, signal=header.pack(), chunks=chunks)
+
+    def encode_batch(self, images: Iterable[np.ndarray | str | Path | Picture], quality: int = 60) -> list[bytes]:
+        """Encode several images; the very bytes `encode` gives for each.
+
+        They run one after another: float networks may round differently in a batch, and then bytes would differ.
+        """
+        return [self.encode(image, quality) for image in images]
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """Decompress to uint8 (height, width) for grey, (height, width, 3) for RGB, one channel more with alpha.
+
+        Symbols are the same on every machine; pixels may differ by one grey level where float rounding ties.
+
+        Raises:
+            BitstreamError: anything wrong with the data.
+        """
+        return self.decode_picture(data).array()
+
+    def decode_batch(self, streams: Iterable[bytes]) -> list[np.ndarray]:
+        """Decode several streams."""
+        return [self.decode(data) for data in streams]
+
+    def decode_picture(
+        self, data: bytes, *, crop: Box | None = None, salvage: bool = False, progress: Progress | None = None
+    ) -> Picture:
+        """Decompress to pixels, alpha and metadata.
+
+        Args:
+            crop: top, left, bottom, right in pixels; only the tiles it needs are decoded.
+            salvage: replace damaged tiles by grey, drop damaged metadata, and say so in ``notices``.
+
+        Raises:
+            BitstreamError: anything wrong with the data that salvage does not cover.
+            ValueError: the crop does not lie in the image.
+        """
+        stream, header = parse(data, salvage=salvage)
+        if stream.weights != self.stream_hash:
+            raise Unsupported(f"the stream needs weights {stream.weights.hex()}, loaded are {self.stream_hash.hex()}")
+        notices: list[str] = []
+        box = checked_crop(crop, header)
+
+        def compute(index: int) -> Tensor:
+            try:
+                return self._read(stream.chunk(index), header, index)
+            except BitstreamError as error:
+                if not salvage:
+                    raise type(error)(f"tile {index + 1} of {len(header.grid)}: {error}") from None
+                notices.append(f"tile {index + 1} of {len(header.grid)} is lost ({error})")
+                return self._blank(header, index)
+
+        if not salvage:
+            for index in range(len(stream.entries)):
+                stream.chunk(index)
+        picture = Picture(self._pixels(RecentTiles(header.grid, compute), header, box, progress))
+        picture = _with_extras(picture, stream, header, box, notices if salvage else None)
+        return replace(picture, notices=(*picture.notices, *notices))
+
+    @torch.inference_mode()
+    def verify(self, data: bytes) -> None:
+        """Check every chunk and decode every symbol, but no pixels.
+
+        Raises:
+            BitstreamError: anything wrong with the data.
+        """
+        stream, header = parse(data)
+        for index in range(len(stream.entries)):
+            body = stream.chunk(index)
+            if index < len(header.grid):
+                self._read(body, header, index)
+        _with_extras(Picture(np.empty((0, 0, 1), np.uint8)), stream, header, (0, 0, 0, 0), None)
+
+    def estimate(self, image: np.ndarray | str | Path | Picture, quality: int = 60) -> Estimate:
+        """Ideal bits and reconstruction, without a stream."""
+        picture = as_picture(image)
+        header = self._header(picture, quality)
+        measure = Measure(self.tables)
+
+        def compute(index: int) -> Tensor:
+            return self._coding_pass(measure, self._latent(picture.pixels, header, index), header)
+
+        whole = (0, 0, header.height, header.width)
+        pixels = self._pixels(RecentTiles(header.grid, compute), header, whole, None)
+        return Estimate(float(measure.bits[0]), pixels)
+
+    def measure_bytes(self, image: np.ndarray | str | Path | Picture, quality: int) -> int:
+        """Size of the file `encode` would write, within a few bytes, without a stream or a reconstruction."""
+        picture = as_picture(image)
+        header = self._header(picture, quality)
+        measure = Measure(self.tables)
+        for index in range(len(header.grid)):
+            self._coding_pass(measure, self._latent(picture.pixels, header, index), header)
+        extras = [len(getattr(picture, name) or b"") for name in TAGS.values()]
+        extras.append(len(_png(picture.alpha)) if picture.alpha is not None else 0)
+        overhead = 38 + (9 + _CHECK.size + 4) * len(header.grid) + sum(13 + n for n in extras if n)
+        return int(measure.bits[0] / 8) + overhead
+
+    # One tile ---------------------------------------------------------------------------------------
+
+    def _header(self, picture: Picture, quality: int) -> ImageHeader:
+        if not 0 <= quality <= 100 or quality != int(quality):
+            raise ValueError(f"quality {quality}; need a whole number 0..100")
+        height, width, channels = picture.pixels.shape
+        if max(height, width) > SIDE_MAX or height * width > PIXELS_MAX:
+            raise ValueError(f"{width}x{height} pixels; at most {PIXELS_MAX} in all and {SIDE_MAX} a side")
+        return ImageHeader(
+            width=width, height=height, quality=int(quality), channels=channels, alpha=picture.alpha is not None
+        )
+
+    def _quality(self, header: ImageHeader) -> Tensor:
+        return torch.tensor([header.quality], device=self.device)
+
+    @torch.inference_mode()
+    def _latent(self, pixels: np.ndarray, header: ImageHeader, index: int) -> Tensor:
+        """Latent of one tile, from its pixels and as much around them as analysis sees."""
+        box = header.grid.latent_box(index)
+        window = header.grid.latent_box(index, self.network.config.halo)
+        top, left, bottom, right = scaled(window, LATENT_STRIDE)
+        part = torch.tensor(pixels[top:bottom, left:right]).to(self.device)
+        signal = to_signal(part.expand(-1, -1, 3)).permute(2, 0, 1)[None]
+        below, beyond = bottom - top - part.shape[0], right - left - part.shape[1]
+        signal = F.pad(signal, (0, beyond, 0, below), mode="replicate").permute(0, 2, 3, 1)
+        y = self.network.to_latent(signal, self._quality(header))
+        rows, columns = inner(box, window)
+        return y[:, rows, columns]
+
+    @torch.inference_mode()
+    def _coding_pass(self, coder: Write | Read | Measure, y: Tensor, header: ImageHeader) -> Tensor:
+        return self.network.coding_pass(coder, y, self._quality(header))
+
+    def _read(self, chunk: bytes, header: ImageHeader, index: int) -> Tensor:
+        if len(chunk) < _CHECK.size:
+            raise Truncated(f"a tile of {len(chunk)} bytes")
+        reader = Read(self.tables, [chunk[_CHECK.size :]])
+        reader.checks[0] = zlib.crc32(header.pack())
+        try:
+            latent = self._coding_pass(reader, self._blank(header, index), header)
+        except ValueError as error:  # symbols that no encoder writes
+            raise error if isinstance(error, BitstreamError) else Corrupt(str(error)) from None
+        reader.close()
+        (check,) = _CHECK.unpack_from(chunk)
+        if check != reader.checks[0]:
+            raise Corrupt(f"symbols have checksum {reader.checks[0]:08x}, the tile says {check:08x}")
+        return latent
+
+    def _blank(self, header: ImageHeader, index: int) -> Tensor:
+        top, left, bottom, right = header.grid.latent_box(index)
+        return torch.zeros(1, bottom - top, right - left, self.network.config.latent_channels, device=self.device)
+
+    @torch.inference_mode()
+    def _pixels(
+        self, latent_of: Callable[[int], Tensor], header: ImageHeader, box: Box, progress: Progress | None
+    ) -> np.ndarray:
+        """Synthesis of the part ``box`` (pixels) of the image, uint8 (rows, columns, channels)."""
+        grid, halo = header.grid, self.network.config.halo
+        out = np.empty((box[2] - box[0], box[3] - box[1], header.channels), np.uint8)
+        wanted = [i for i in range(len(grid)) if area(clip(scaled(grid.latent_box(i), LATENT_STRIDE), box)) > 0]
+        for done, index in enumerate(wanted):
+            window = grid.latent_box(index, halo)
+            signal = self.network.to_image(gather(latent_of, grid, window), self._quality(header))
+            part = clip(scaled(grid.latent_box(index), LATENT_STRIDE), box)
+            rows, columns = inner(part, scaled(window, LATENT_STRIDE))
+            signal = signal[0, rows, columns]
+            if header.channels == 1:
+                signal = signal.mean(-1, keepdim=True)
+            target = inner(part, box)
+            out[target[0], target[1]] = to_pixels(signal).cpu().numpy()
+            if progress:
+                progress(done + 1, len(wanted))
+        return out
+
+
+def _with_extras(
+    picture: Picture, stream: container.Stream, header: ImageHeader, box: Box, lost: list[str] | None
+) -> Picture:
+    """Add alpha and metadata; damage goes to ``lost`` if that is a list, else it raises."""
+    found: dict[str, bytes | np.ndarray] = {}
+    for index in range(len(header.grid), len(stream.entries)):
+        try:
+            body = stream.chunk(index)
+            if stream.entries[index].kind == ALPHA:
+                found["alpha"] = _alpha(body, header)[box[0] : box[2], box[1] : box[3]]
+            elif body[:4] in TAGS:
+                found[TAGS[body[:4]]] = body[4:]
+            else:
+                raise Corrupt(f"metadata tag {body[:4]!r}; known are {', '.join(t.decode() for t in TAGS)}")
+        except BitstreamError as error:
+            if lost is None:
+                raise
+            lost.append(f"alpha or metadata is lost ({error})")
+    return replace(picture, **found)
+
+
+def _png(alpha: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(alpha).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _alpha(body: bytes, header: ImageHeader) -> np.ndarray:
+    """Alpha plane; its size is checked before its pixels are decoded."""
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(body), formats=["PNG"]) as plane:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            if plane.size != (header.width, header.height) or plane.mode != "L":
+                raise Corrupt(f"alpha is {plane.size} {plane.mode}, the image {header.width}x{header.height}")
+            return np.asarray(plane)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error, zlib.error) as error:
+        raise error if isinstance(error, BitstreamError) else Corrupt(f"alpha plane: {error}") from None
+
+
+def to_signal(pixels: Tensor) -> Tensor:
+    """uint8 0..255 to float -0.5..0.5."""
+    return pixels.to(torch.float32) / 255 - 0.5
+
+
+def to_pixels(signal: Tensor) -> Tensor:
+    """Float to uint8, rounded to nearest and clamped."""
+    return ((signal.float() + 0.5) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def read_weights(data: bytes) -> tuple[ImageNetwork, Tables]:
+    """Networks (float32) and tables from the bytes of a weights file, as `training.export` writes it."""
+    header_bytes = struct.unpack_from("<Q", data)[0]
+    config = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["config"])
+    config = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items()}
+    tensors = safetensors.torch.load(data)
+    tables = Tables.from_arrays({n: tensors.pop(f"tables.{n}").numpy() for n in ("counts", "reach", "skip_level")})
+    with torch.device("meta"):
+        network = ImageNetwork(ImageConfig(**config))
+    state = {n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()}
+    network.load_state_dict(state, assign=True)
+    return network, tables
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` to a device that is there.
+
+    Raises:
+        ValueError: CUDA is asked for and not available.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("device cuda: torch sees no CUDA device here; use --device cpu or auto")
+    return device

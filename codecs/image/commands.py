@@ -1,0 +1,173 @@
+"""What the command line asks of the image codec: bytes in, bytes and facts out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from ..container import write_file
+from . import anchors, evaluate
+from .codec import ImageCodec, Progress
+from .header import parse
+from .pictures import format_of, looks_like_image, read_picture, write_picture
+from .rate_control import encode_to_bytes
+from .tiles import Box
+
+Codecs = dict[str, ImageCodec]
+"""Codecs that are loaded already, by whatever named them."""
+
+
+def encode_bytes(
+    codecs: Codecs,
+    data: bytes,
+    *,
+    quality: int,
+    bpp: float | None,
+    size: int | None,
+    model: str | None,
+    device: str,
+    progress: Progress,
+) -> tuple[bytes, dict[str, Any]]:
+    """An image file's bytes to a stream and what to report.
+
+    Raises:
+        ValueError: not an image, or a target out of reach.
+        KeyError: no such model.
+    """
+    if not data:
+        raise ValueError("the input is empty; expected an image or a KV cache in safetensors")
+    if not looks_like_image(data):
+        raise ValueError(f"starts with {data[:8]!r}: neither an image nor a KV cache in safetensors")
+    picture = read_picture(data)
+    if "encode" not in codecs:
+        codecs["encode"] = ImageCodec.load(model=model, device=device)
+    codec = codecs["encode"]
+    pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
+    if bpp is not None:
+        size = int(bpp * pixels / 8)
+    if size is not None:
+        stream, quality = encode_to_bytes(codec, picture, size, progress)
+    else:
+        stream = codec.encode(picture, quality, progress)
+    rate_bpp = len(stream) * 8 / pixels
+    raw_bytes = picture.pixels.size + (picture.alpha.size if picture.alpha is not None else 0)
+    facts = {"codec": "image", "quality": quality, "rate_bpp": rate_bpp, "rate": f"{rate_bpp:.3f} bpp"}
+    return stream, facts | {"raw_bytes": raw_bytes, "notices": picture.notices}
+
+
+def _codec_for(codecs: Codecs, data: bytes, device: str, *, salvage: bool = False) -> ImageCodec:
+    """The codec with the weights that a stream names."""
+    stream, _ = parse(data, salvage=salvage)
+    key = stream.weights.hex()
+    if key not in codecs:
+        codecs[key] = ImageCodec.load(stream_hash=stream.weights, device=device)
+    return codecs[key]
+
+
+def decode_bytes(
+    codecs: Codecs,
+    data: bytes,
+    target: Path | None,
+    *,
+    crop: str | None,
+    salvage: bool,
+    device: str,
+    progress: Progress,
+) -> tuple[bytes, dict[str, Any]]:
+    """A stream to an image file in the format that ``target`` names (PNG for standard output).
+
+    Raises:
+        BitstreamError: anything wrong with the data.
+        ValueError: a crop outside the image, or a format that cannot hold it.
+    """
+    image_format = format_of(target) if target else "PNG"
+    codec = _codec_for(codecs, data, device, salvage=salvage)
+    box = parse_crop(crop) if crop else None
+    picture = codec.decode_picture(data, crop=box, salvage=salvage, progress=progress)
+    height, width = picture.pixels.shape[:2]
+    facts = {"codec": "image", "width": width, "height": height, "shape": f"{width}x{height}"}
+    return write_picture(picture, image_format), facts | {"notices": picture.notices}
+
+
+def verify_bytes(codecs: Codecs, data: bytes, *, device: str) -> None:
+    """Check everything in a stream; decodes every symbol, no pixels.
+
+    Raises:
+        BitstreamError: anything wrong with the data.
+    """
+    _codec_for(codecs, data, device).verify(data)
+
+
+def parse_crop(text: str) -> Box:
+    """``X,Y,W,H`` to (top, left, bottom, right).
+
+    >>> parse_crop("10,20,30,40")
+    (20, 10, 60, 40)
+
+    Raises:
+        ValueError: not four whole numbers, or an empty crop.
+    """
+    try:
+        x, y, width, height = (int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"crop {text!r}; write X,Y,W,H in whole pixels, like 0,0,256,256") from None
+    if width < 1 or height < 1 or x < 0 or y < 0:
+        raise ValueError(f"crop {text!r}; X and Y start at 0, W and H at 1")
+    return y, x, y + height, x + width
+
+
+def evaluate_folder(
+    folder: Path,
+    names: str,
+    output: Path,
+    qualities: str | None,
+    model: str | None,
+    device: str,
+    progress: Bar,
+) -> Table:
+    """Run the evaluation, write its files, and return the table of BD-rates.
+
+    Raises:
+        ValueError: no images, unknown anchors, or bad qualities.
+    """
+    paths = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder]
+    paths = [path for path in paths if looks_like_image(path.read_bytes())]
+    if not paths:
+        raise ValueError(f"{folder}: no images there")
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if unknown := set(wanted) - set(anchors.ANCHORS):
+        raise ValueError(f"no anchors {', '.join(sorted(unknown))}; there are {', '.join(anchors.ANCHORS)}")
+    ours = tuple(int(q) for q in qualities.split(",")) if qualities else evaluate.QUALITIES
+    total = len(paths) * (len(ours) + sum(len(anchors.ANCHORS[name].qualities) for name in wanted))
+    task = progress.add_task("loading", total=total)
+
+    def advance(text: str) -> None:
+        progress.update(task, description=text, advance=1)
+
+    points = evaluate.evaluate(ImageCodec.load(model=model, device=device), paths, wanted, ours, advance)
+    return write_report(output, points, wanted, f"{folder.name}: {len(paths)} images")
+
+
+def write_report(output: Path, points: list[evaluate.Point], names: list[str], title: str) -> Table:
+    """points.csv, means.csv, bd_rate.csv and rate_distortion.png in ``output``."""
+    output.mkdir(parents=True, exist_ok=True)
+    rows = evaluate.means(points)
+    evaluate.write_csv(output / "points.csv", points)
+    evaluate.write_csv(output / "means.csv", rows)
+    evaluate.plot(output / "rate_distortion.png", rows, title)
+    table = Table("against", "BD-rate PSNR", "BD-rate MS-SSIM", title="rdcodec: rate at equal quality")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["anchor", "bd_rate_psnr_percent", "bd_rate_ms_ssim_percent"])
+    for name in names:
+        figures = [evaluate.bd_rate(rows, name, metric) for metric in ("psnr_db", "ms_ssim")]
+        writer.writerow([name, *(f"{value:.2f}" for value in figures)])
+        table.add_row(name, *("too few points" if math.isnan(v) else f"{v:+.1f} %" for v in figures))
+    write_file(output / "bd_rate.csv", buffer.getvalue().encode())
+    return table

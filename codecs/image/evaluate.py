@@ -1,0 +1,173 @@
+"""``codec eval image``: real bytes, PSNR, MS-SSIM and times of every file, quality and codec; plot and BD-rates.
+
+PSNR is over RGB on decoded 8-bit pixels, as mean over images of each image's PSNR; rate is bytes on disk times 8
+over pixels. BD-rate compares the curves of means (package ``bjontegaard``, Akima).
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..container import write_file
+from . import anchors
+from .codec import ImageCodec
+from .pictures import read_picture
+
+QUALITIES = (0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 100)
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One file, coded once."""
+
+    codec: str
+    quality: int
+    file: str
+    width: int
+    height: int
+    bytes: int
+    rate_bpp: float
+    psnr_db: float
+    ms_ssim: float
+    encode_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class MeanPoint:
+    """Mean over files of one codec at one quality."""
+
+    codec: str
+    quality: int
+    rate_bpp: float
+    psnr_db: float
+    ms_ssim: float
+    encode_s: float
+    decode_s: float
+
+
+def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of uint8 arrays; 100 for equal ones."""
+    mse = float(np.mean((a.astype(np.float64) - b) ** 2))
+    return 10 * math.log10(255**2 / mse) if mse else 100.0
+
+
+def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Multi-scale SSIM of RGB arrays (package pytorch-msssim); nan below 161 pixels a side, where it is undefined."""
+    import torch
+    from pytorch_msssim import ms_ssim as compute
+
+    if min(a.shape[:2]) <= 160:
+        return math.nan
+    x, y = (torch.from_numpy(v.astype(np.float32)).permute(2, 0, 1)[None] for v in (a, b))
+    return float(compute(x, y, data_range=255))
+
+
+def evaluate(
+    codec: ImageCodec,
+    files: Sequence[Path],
+    names: Sequence[str] = (),
+    qualities: Sequence[int] = QUALITIES,
+    progress: Progress = lambda name: None,
+) -> list[Point]:
+    """Code every file at every quality, with ours and with each anchor in ``names``.
+
+    Raises:
+        ValueError: a file is not an image, or an anchor is missing.
+    """
+    points = []
+    for path in files:
+        pixels = read_picture(path.read_bytes()).pixels
+        rgb = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy()
+        for quality in qualities:
+            progress(f"{path.name} ours q{quality}")
+            coded = anchors.timed(lambda q=quality: codec.encode(rgb, q), codec.decode)  # type: ignore[misc]
+            points.append(_point("rdcodec", quality, path.name, rgb, coded))
+        for name in names:
+            for quality in anchors.ANCHORS[name].qualities:
+                progress(f"{path.name} {name} q{quality}")
+                points.append(_point(name, quality, path.name, rgb, anchors.code(name, rgb, quality)))
+    return points
+
+
+def _point(codec: str, quality: int, file: str, rgb: np.ndarray, coded: anchors.Coded) -> Point:
+    height, width = rgb.shape[:2]
+    return Point(
+        codec=codec, quality=quality, file=file, width=width, height=height, bytes=len(coded.data),
+        rate_bpp=len(coded.data) * 8 / (height * width), psnr_db=psnr_db(rgb, coded.pixels),
+        ms_ssim=ms_ssim(rgb, coded.pixels), encode_s=coded.encode_s, decode_s=coded.decode_s,
+    )  # fmt: skip
+
+
+def means(points: Sequence[Point]) -> list[MeanPoint]:
+    """Mean over files for each codec and quality, by rising rate."""
+    groups = defaultdict(list)
+    for point in points:
+        groups[point.codec, point.quality].append(point)
+    fields = [field.name for field in dataclasses.fields(MeanPoint)][2:]
+    rows = [
+        MeanPoint(*key, *(float(np.mean([getattr(p, field) for p in group])) for field in fields))
+        for key, group in groups.items()
+    ]
+    return sorted(rows, key=lambda row: (row.codec != "rdcodec", row.codec, row.rate_bpp))
+
+
+def curve(rows: Sequence[MeanPoint], codec: str, metric: str, rates: tuple[float, float]) -> tuple[list, list]:
+    """Rates and metric of one codec inside ``rates`` (and the neighbours just outside)."""
+    inside = sorted((r.rate_bpp, getattr(r, metric)) for r in rows if r.codec == codec)
+    low = max([x for x, _ in inside if x <= rates[0]], default=0.0)
+    high = min([x for x, _ in inside if x >= rates[1]], default=math.inf)
+    kept = [(x, y) for x, y in inside if low <= x <= high]
+    return [x for x, _ in kept], [y for _, y in kept]
+
+
+def bd_rate(
+    rows: Sequence[MeanPoint], anchor: str, metric: str = "psnr_db", rates: tuple[float, float] = (0.0, math.inf)
+) -> float:
+    """Rate of ours over the anchor's at equal quality, in percent (negative: ours is smaller); nan if too few points."""
+    import bjontegaard
+
+    ours, theirs = (curve(rows, name, metric, rates) for name in ("rdcodec", anchor))
+    if min(len(ours[0]), len(theirs[0])) < 4:
+        return math.nan
+    if metric == "ms_ssim":  # in decibels, as the field plots it
+        ours, theirs = ((x, [-10 * math.log10(1 - v) for v in y]) for x, y in (ours, theirs))
+    return float(bjontegaard.bd_rate(*theirs, *ours, method="akima", require_matching_points=False, min_overlap=0))
+
+
+def write_csv(path: Path, rows: Sequence[Point] | Sequence[MeanPoint]) -> None:
+    """One line per row, six significant digits."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([field.name for field in dataclasses.fields(rows[0])])
+    for row in rows:
+        writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in dataclasses.astuple(row)])
+    write_file(path, buffer.getvalue().encode())
+
+
+def plot(path: Path, rows: Sequence[MeanPoint], title: str) -> None:
+    """Rate-distortion curves, PSNR and MS-SSIM side by side, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, metric, label in zip(figure.subplots(1, 2), ("psnr_db", "ms_ssim"), ("PSNR (dB)", "MS-SSIM"), strict=True):
+        for name in dict.fromkeys(row.codec for row in rows):
+            x, y = curve(rows, name, metric, (0.0, 2.0))
+            axes.plot(x, y, marker="o", markersize=3, linewidth=2.2 if name == "rdcodec" else 1.2, label=name)
+        axes.set(xlabel="rate (bits per pixel)", ylabel=label, xlim=(0, 2))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,97 @@
+"""What an image's .rdc file holds beyond the container (`rdcodec.codecs.container`). No torch here.
+
+Signal header (little-endian, 12 bytes)::
+
+    offset  size  field
+    0       4     width in pixels, 1..2^20
+    4       4     height in pixels, 1..2^20; width * height at most 2^27
+    8       1     quality, 0..100
+    9       1     channels: 1 grey, 3 RGB (sRGB unless an ICC profile says otherwise)
+    10      1     flags: 1 = an alpha chunk follows the tiles
+    11      1     bits per channel, 8
+
+Chunks: one of kind 0 per tile (`tiles.TileGrid`, row by row): the CRC-32 of its symbols, started with the CRC-32 of
+the signal header (4 bytes), then the entropy-coded symbols of `ImageNetwork.coding_pass`. Then, if flagged, one of
+kind 2: alpha as an 8-bit grey PNG. Then any of kind 1: a 4-byte tag (``ICCP``, ``EXIF``, ``XMP_``) and its bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from ...entropy_models.errors import Corrupt, Unsupported
+from .. import container
+from .tiles import Box, TileGrid, area, clip
+
+STREAM_ID = 1
+ALPHA = 2
+TAGS = {b"ICCP": "icc", b"EXIF": "exif", b"XMP_": "xmp"}
+SIDE_MAX = 1 << 20
+PIXELS_MAX = 1 << 27
+_SIGNAL = struct.Struct("<IIBBBB")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageHeader:
+    """The signal header. Raises Corrupt on a value out of range."""
+
+    width: int
+    height: int
+    quality: int
+    channels: int
+    alpha: bool
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.width <= SIDE_MAX and 1 <= self.height <= SIDE_MAX):
+            raise Corrupt(f"size {self.width}x{self.height}; each side must be 1..{SIDE_MAX}")
+        if self.width * self.height > PIXELS_MAX:
+            raise Corrupt(f"size {self.width}x{self.height} is more than {PIXELS_MAX} pixels")
+        if self.quality > 100 or self.channels not in (1, 3):
+            raise Corrupt(f"quality {self.quality}, {self.channels} channels; need 0..100 and 1 or 3")
+
+    def pack(self) -> bytes:
+        return _SIGNAL.pack(self.width, self.height, self.quality, self.channels, self.alpha, 8)
+
+    @classmethod
+    def unpack(cls, signal: bytes) -> ImageHeader:
+        if len(signal) != _SIGNAL.size:
+            raise Corrupt(f"an image's signal header has {_SIGNAL.size} bytes, this one {len(signal)}")
+        width, height, quality, channels, flags, depth = _SIGNAL.unpack(signal)
+        if flags > 1 or depth != 8:
+            raise Unsupported(f"flags {flags:#x}, {depth} bits per channel; this program knows flag 1 and 8 bits")
+        return cls(width=width, height=height, quality=quality, channels=channels, alpha=bool(flags))
+
+    @property
+    def grid(self) -> TileGrid:
+        return TileGrid(self.height, self.width)
+
+
+def parse(data: bytes, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:
+    """Container, header, and the checks that tie them together; nothing is decoded."""
+    stream = container.parse(data, salvage=salvage)
+    if stream.codec_id != STREAM_ID:
+        raise Unsupported(f"codec id {stream.codec_id}, the image codec is {STREAM_ID}")
+    header = ImageHeader.unpack(stream.signal)
+    kinds = [entry.kind for entry in stream.entries]
+    expected = [container.DATA] * len(header.grid) + [ALPHA] * header.alpha
+    rest = kinds[len(expected) :]
+    if kinds[: len(expected)] != expected or set(rest) - {container.METADATA} or len(rest) > len(TAGS):
+        raise Corrupt(f"{len(kinds)} chunks do not fit {header.width}x{header.height} pixels with alpha={header.alpha}")
+    return stream, header
+
+
+def checked_crop(crop: Box | None, header: ImageHeader) -> Box:
+    """The crop, or the whole image.
+
+    Raises:
+        ValueError: it is empty or leaves the image.
+    """
+    whole = (0, 0, header.height, header.width)
+    if crop is None:
+        return whole
+    if area(crop) <= 0 or crop[2] <= crop[0] or clip(crop, whole) != crop:
+        top, left, bottom, right = crop
+        size = f"{right - left}x{bottom - top} at ({left}, {top})"
+        raise ValueError(f"crop {size} does not lie in the image of {header.width}x{header.height}")
+    return crop

@@ -1,0 +1,198 @@
+"""Pictures in and out of files, through Pillow: pixels, alpha, ICC profile, EXIF and XMP.
+
+Whatever Pillow opens becomes 8-bit grey or RGB with optional alpha; what that changed is said in ``notices``.
+Pixels are never rotated: the EXIF orientation travels with them.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageSequence, UnidentifiedImageError
+
+MEGAPIXELS_MAX = 128
+"""Larger files are refused before their pixels are decoded."""
+_SUFFIX_FORMATS = {
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF",
+    ".bmp": "BMP", ".ppm": "PPM", ".pgm": "PPM",
+}  # fmt: skip
+_LOSSLESS = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}, "AVIF": {"quality": 95}}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image with what belongs to it."""
+
+    pixels: np.ndarray
+    """uint8 (height, width, 1 or 3)."""
+    alpha: np.ndarray | None = None
+    """uint8 (height, width), or None: opaque."""
+    icc: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    notices: tuple[str, ...] = ()
+    """What was converted or lost, for people."""
+
+    def array(self) -> np.ndarray:
+        """uint8 (height, width) for opaque grey, else (height, width, channels), alpha last."""
+        if self.alpha is not None:
+            return np.concatenate([self.pixels, self.alpha[..., None]], axis=-1)
+        return self.pixels[..., 0] if self.pixels.shape[-1] == 1 else self.pixels
+
+
+def as_picture(image: np.ndarray | str | Path | Picture) -> Picture:
+    """An array, a path or a picture, as a picture.
+
+    Raises:
+        ValueError: an array of another dtype or shape, an empty one, or a file that is no image.
+    """
+    if isinstance(image, Picture):
+        return image
+    if isinstance(image, str | Path):
+        return read_picture(Path(image).read_bytes())
+    array = np.asarray(image)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4) or not array.size:
+        raise ValueError(
+            f"need a uint8 array (height, width) or (height, width, 1..4), got {array.dtype} {array.shape}"
+        )
+    if array.shape[-1] in (2, 4):
+        return Picture(array[..., :-1], np.ascontiguousarray(array[..., -1]))
+    return Picture(array)
+
+
+def looks_like_image(data: bytes) -> bool:
+    """Whether Pillow knows the format, judged by content."""
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data)):
+            return True
+    except Image.DecompressionBombError:
+        return True
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        return False
+
+
+def read_picture(data: bytes) -> Picture:
+    """Decode an image file.
+
+    Raises:
+        ValueError: not an image, damaged, or larger than `MEGAPIXELS_MAX`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                if image.width * image.height > MEGAPIXELS_MAX << 20:
+                    raise ValueError(f"{image.width}x{image.height} pixels; at most {MEGAPIXELS_MAX} megapixels")
+                notices = _notices(image, data)
+                image.load()
+                return _convert(image, notices)
+    except Image.DecompressionBombError:
+        raise ValueError(f"more pixels than {MEGAPIXELS_MAX} megapixels") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"not an image Pillow can read (starts with {data[:8]!r})") from None
+    except (OSError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise ValueError(f"damaged image: {error}") from None
+
+
+def _notices(image: Image.Image, data: bytes) -> list[str]:
+    notices = []
+    if getattr(image, "n_frames", 1) > 1:
+        notices.append(f"only the first of {image.n_frames} frames is kept")
+        next(iter(ImageSequence.Iterator(image)))
+    if _is_deep(image, data):
+        notices.append(f"{image.mode} with more than 8 bits per channel is converted to 8 bits")
+    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX") and not _is_deep(image, data):
+        notices.append(f"{image.mode} is converted to RGB")
+    return notices
+
+
+def _is_deep(image: Image.Image, data: bytes) -> bool:
+    """Pillow opens 16-bit colour PNG and TIFF as 8-bit RGB; the files themselves tell."""
+    if image.mode.startswith(("I", "F")):
+        return True
+    if image.format == "PNG":
+        return data[24] > 8
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(258, (8,))) > 8  # BitsPerSample
+    return False
+
+
+def _convert(image: Image.Image, notices: list[str]) -> Picture:
+    icc, alpha = image.info.get("icc_profile"), None
+    if image.mode.startswith(("I", "F")):
+        pixels = _eight_bits(np.asarray(image).astype(np.float64), image.mode)[..., None]
+    elif image.mode == "CMYK":
+        pixels, icc = np.asarray(_cmyk_to_rgb(image, icc)), None
+    elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        grey = image.mode in ("LA", "La", "L", "1")
+        rgba = np.asarray(image.convert("RGBA"))
+        alpha = np.ascontiguousarray(rgba[..., 3])
+        pixels = rgba[..., :1] if grey else rgba[..., :3]
+    else:
+        grey = image.mode in ("1", "L")
+        pixels = np.asarray(image.convert("L" if grey else "RGB"))
+        pixels = pixels[..., None] if grey else pixels
+    exif, xmp = image.getexif().tobytes() if image.getexif() else None, image.info.get("xmp")
+    xmp = xmp.encode() if isinstance(xmp, str) else xmp
+    return Picture(np.ascontiguousarray(pixels), alpha, icc or None, exif, xmp or None, tuple(notices))
+
+
+def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
+    """16-bit integers by /257; float and 32-bit images by their own range if it exceeds 8 or 16 bits."""
+    low, high = float(values.min()), float(values.max())
+    peak = 65535.0 if mode.startswith("I") and high > 255 else 255.0
+    if mode == "F" and high <= 1.0:
+        peak = 1.0
+    if low < 0 or high > peak:
+        values, peak = values - low, max(high - low, 1e-9)
+    return np.rint(values * (255 / peak)).clip(0, 255).astype(np.uint8)
+
+
+def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
+    """Through the embedded profile where there is a usable one, else Pillow's plain formula."""
+    if icc:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            if converted is not None:
+                return converted
+        except ImageCms.PyCMSError:
+            pass
+    return image.convert("RGB")
+
+
+def format_of(path: Path) -> str:
+    """Pillow's format for a file name.
+
+    Raises:
+        ValueError: the suffix is not one we write.
+    """
+    if path.suffix.lower() not in _SUFFIX_FORMATS:
+        raise ValueError(f"cannot write {path.suffix or path.name!r} images; use one of {', '.join(_SUFFIX_FORMATS)}")
+    return _SUFFIX_FORMATS[path.suffix.lower()]
+
+
+def write_picture(picture: Picture, image_format: str = "PNG") -> bytes:
+    """Encode as an image file: PNG, TIFF, BMP, PPM and WebP without loss, JPEG and AVIF at quality 95.
+
+    Raises:
+        ValueError: the format cannot hold alpha.
+    """
+    array = picture.array()
+    if picture.alpha is not None and image_format in ("JPEG", "PPM", "BMP"):
+        raise ValueError(f"{image_format} cannot hold the picture's alpha; use PNG, WebP, AVIF or TIFF")
+    options: dict = dict(_LOSSLESS.get(image_format, {}))
+    if image_format not in ("BMP", "PPM"):
+        options |= {"icc_profile": picture.icc, "exif": picture.exif, "xmp": picture.xmp}
+    options = {name: value for name, value in options.items() if value is not None}
+    buffer = io.BytesIO()
+    Image.fromarray(array, {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[1 if array.ndim == 2 else array.shape[-1]]).save(
+        buffer, image_format, **options
+    )
+    return buffer.getvalue()

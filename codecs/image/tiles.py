@@ -1,0 +1,110 @@
+"""Division of an image into tiles, and the seamless way back.
+
+The latent of the whole image is cut into tiles of `TILE` pixels that are coded on their own. Transforms run on a
+tile plus a halo as wide as their reach, clipped to the image, so analysis and synthesis give what they
+would give on the whole image: no seams, in memory bounded by a few tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # nothing here imports torch, so that `codec info` need not
+    from torch import Tensor
+
+LATENT_STRIDE = 16
+"""Pixels per latent position, each way."""
+TILE = 1024
+"""Side of a tile in pixels; a multiple of 64, so that hyper-latents do not straddle tiles."""
+_SIDE = TILE // LATENT_STRIDE
+
+Box = tuple[int, int, int, int]
+"""top, left, bottom, right; the ends are exclusive."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileGrid:
+    """Tiles of an image of ``height`` x ``width`` pixels, numbered row by row."""
+
+    height: int
+    width: int
+
+    @property
+    def rows(self) -> int:
+        return -(-self.height // TILE)
+
+    @property
+    def columns(self) -> int:
+        return -(-self.width // TILE)
+
+    def __len__(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def latent_bounds(self) -> Box:
+        return 0, 0, -(-self.height // LATENT_STRIDE), -(-self.width // LATENT_STRIDE)
+
+    def latent_box(self, index: int, halo: int = 0) -> Box:
+        """Latent positions of a tile and ``halo`` more on each side, clipped to the image."""
+        row, column = divmod(index, self.columns)
+        top, left = row * _SIDE, column * _SIDE
+        return clip((top - halo, left - halo, top + _SIDE + halo, left + _SIDE + halo), self.latent_bounds)
+
+    def touching(self, box: Box) -> Iterator[int]:
+        """Numbers of the tiles that overlap a box of latent positions."""
+        top, left, bottom, right = box
+        for row in range(top // _SIDE, -(-bottom // _SIDE)):
+            for column in range(left // _SIDE, -(-right // _SIDE)):
+                yield row * self.columns + column
+
+
+def clip(box: Box, bounds: Box) -> Box:
+    """Intersection of two boxes."""
+    return max(box[0], bounds[0]), max(box[1], bounds[1]), min(box[2], bounds[2]), min(box[3], bounds[3])
+
+
+def area(box: Box) -> int:
+    """Positions in a box; 0 if it is empty or inside out."""
+    return max(0, box[2] - box[0]) * max(0, box[3] - box[1])
+
+
+def inner(box: Box, outer: Box) -> tuple[slice, slice]:
+    """Where ``box`` lies inside an array that covers ``outer``."""
+    return slice(box[0] - outer[0], box[2] - outer[0]), slice(box[1] - outer[1], box[3] - outer[1])
+
+
+def scaled(box: Box, factor: int) -> Box:
+    """A box of latent positions in pixels."""
+    return box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor
+
+
+def gather(latent_of: Callable[[int], Tensor], grid: TileGrid, box: Box) -> Tensor:
+    """A window (1, rows, columns, channels) of the latent, put together from the tiles it touches."""
+    window: Tensor | None = None
+    for index in grid.touching(box):
+        latent, tile = latent_of(index), grid.latent_box(index)
+        if window is None:
+            window = latent.new_zeros(1, box[2] - box[0], box[3] - box[1], latent.shape[-1])
+        part = clip(box, tile)
+        target, source = inner(part, box), inner(part, tile)
+        window[:, target[0], target[1]] = latent[:, source[0], source[1]]
+    assert window is not None
+    return window
+
+
+class RecentTiles:
+    """Latents by tile number, computed on demand; forgets what lies more than one tile row back."""
+
+    def __init__(self, grid: TileGrid, compute: Callable[[int], Tensor]) -> None:
+        self._grid, self._compute = grid, compute
+        self._known: dict[int, Tensor] = {}
+
+    def __call__(self, index: int) -> Tensor:
+        if index not in self._known:
+            row = index // self._grid.columns
+            for old in [i for i in self._known if i // self._grid.columns < row - 2]:
+                del self._known[old]
+            self._known[index] = self._compute(index)
+        return self._known[index]
