@@ -1,0 +1,258 @@
+"""Where blocks lie: a directory, any fsspec URL, or Redis. Five verbs, and a put that is never seen half done.
+
+Keys are relative paths of letters, digits, ``-``, ``_``, ``.`` and ``/``. A value is immutable in meaning
+(its key is a hash of what it holds), so writers need no locks: the last of two equal puts wins, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+_KEY = re.compile(r"[A-Za-z0-9_\-]+(?:[./][A-Za-z0-9_\-]+)*")
+_PART = ".part"
+REDIS_VALUE_MAX = 512 * 2**20
+"""Redis refuses larger strings (its ``proto-max-bulk-len``)."""
+_WHOLE_OBJECT_PUT = {"memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "r2"}
+"""fsspec protocols whose put of a whole object is atomic, and whose rename is a copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stored value."""
+
+    key: str
+    size_bytes: int
+
+
+class Backend(Protocol):
+    """The interface. A key that is not there is None or nothing, never an exception."""
+
+    def get(self, key: str, end: int | None = None) -> bytes | None:
+        """The value, or None; only its first ``end`` bytes where given."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store a value; readers and other writers see all of it or none of it."""
+
+    def delete(self, key: str) -> None:
+        """Remove a value if it is there."""
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """Values whose key starts with ``prefix``, in no particular order."""
+
+    def exists(self, key: str) -> bool:
+        """Whether the value is there."""
+
+
+def open_backend(where: str | os.PathLike[str]) -> Backend:
+    """The backend of an address.
+
+    Args:
+        where: a directory, made if missing; ``redis://``, ``rediss://``, ``valkey://`` or ``unix://`` with an
+            optional ``?prefix=name``; any other ``scheme://`` goes to fsspec (``s3://bucket/folder``, ``memory://x``).
+
+    Raises:
+        ValueError: a scheme that neither Redis nor fsspec knows, or whose extra package is not installed.
+    """
+    where = os.fspath(where)
+    scheme = where.partition("://")[0] if "://" in where else ""
+    if scheme in {"redis", "rediss", "valkey", "valkeys", "unix"}:
+        return RedisBackend(where)
+    return FsspecBackend(where) if scheme else DirectoryBackend(Path(where))
+
+
+def _checked(key: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is not a key: need letters, digits, - _ . and / between")
+    return key
+
+
+class DirectoryBackend:
+    """A local directory; a value is a file, written beside its place and renamed into it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def get(self, key: str, end: int | None = None) -> bytes | None:
+        """The file's bytes, or None."""
+        try:
+            with (self.root / _checked(key)).open("rb") as file:
+                return file.read(-1 if end is None else end)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write a temporary file, flush it to the disk, rename: a killed writer leaves only a ``.part`` file."""
+        path = self.root / _checked(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=_PART)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    def delete(self, key: str) -> None:
+        """Unlink the file if it is there."""
+        (self.root / _checked(key)).unlink(missing_ok=True)
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """Walk the directory; files that vanish meanwhile are left out."""
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                path = Path(folder) / name
+                key = path.relative_to(self.root).as_posix()
+                if name.endswith(_PART) or not key.startswith(prefix):
+                    continue
+                try:
+                    yield Entry(key, path.stat().st_size)
+                except FileNotFoundError:
+                    continue
+
+    def exists(self, key: str) -> bool:
+        """Whether the file is there."""
+        return (self.root / _checked(key)).is_file()
+
+
+class FsspecBackend:
+    """Any fsspec URL. Object stores put whole objects; file systems get a temporary file and a rename."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            from fsspec.core import url_to_fs
+        except ImportError as error:  # pragma: no cover - depends on what is installed
+            raise ValueError(f"{url} needs fsspec: pip install 'rdcodec[kv]'") from error
+        try:
+            self._fs, root = url_to_fs(url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"{url}: {error}") from error
+        self._root = root.rstrip("/")
+        protocol = self._fs.protocol
+        names = {protocol} if isinstance(protocol, str) else set(protocol)
+        self._whole = bool(_WHOLE_OBJECT_PUT & names)
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{_checked(key)}"
+
+    def get(self, key: str, end: int | None = None) -> bytes | None:
+        """The object's bytes, or None; a range request where only the beginning is asked for."""
+        try:
+            return bytes(self._fs.cat_file(self._path(key), start=None if end is None else 0, end=end))
+        except FileNotFoundError:
+            return None
+
+    def put(self, key: str, data: bytes) -> None:
+        """One put of a whole object, or a temporary file and a rename."""
+        path = self._path(key)
+        if self._whole:
+            self._fs.pipe_file(path, data)
+            return
+        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        temporary = f"{path}.{uuid.uuid4().hex}{_PART}"
+        try:
+            self._fs.pipe_file(temporary, data)
+            self._fs.mv(temporary, path)
+        except BaseException:
+            if self._fs.exists(temporary):
+                self._fs.rm_file(temporary)
+            raise
+
+    def delete(self, key: str) -> None:
+        """Remove the object if it is there."""
+        try:
+            self._fs.rm_file(self._path(key))
+        except FileNotFoundError:
+            pass
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """List under the prefix's folder."""
+        folder = f"{self._root}/{prefix.rpartition('/')[0]}".rstrip("/")
+        try:
+            found = self._fs.find(folder, detail=True)
+        except FileNotFoundError:
+            return
+        for path, info in found.items():
+            key = path[len(self._root) :].lstrip("/")
+            if key.startswith(prefix) and not key.endswith(_PART):
+                yield Entry(key, int(info["size"]))
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is there."""
+        return bool(self._fs.exists(self._path(key)))
+
+
+class RedisBackend:
+    """Redis or Valkey; a value is a string under ``prefix:key``. SET replaces a whole value at once.
+
+    A server that evicts by itself (``maxmemory-policy allkeys-lru``) is fine: a block that is gone is a miss.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            import redis
+        except ImportError as error:  # pragma: no cover - depends on what is installed
+            raise ValueError(f"{url} needs the redis client: pip install 'rdcodec[kv]'") from error
+        address, prefix = _split_prefix(url)
+        self._redis: Any = redis.Redis.from_url(re.sub(r"^valkey", "redis", address))
+        self._prefix = prefix
+
+    def _name(self, key: str) -> bytes:
+        return f"{self._prefix}:{_checked(key)}".encode()
+
+    def get(self, key: str, end: int | None = None) -> bytes | None:
+        """The string's bytes, or None; GETRANGE where only the beginning is asked for."""
+        name = self._name(key)
+        value = self._redis.get(name) if end is None else self._redis.getrange(name, 0, end - 1)
+        return bytes(value) if value else None  # GETRANGE of a missing key is empty; blocks never are
+
+    def put(self, key: str, data: bytes) -> None:
+        """SET.
+
+        Raises:
+            ValueError: more than Redis takes in one string.
+        """
+        if len(data) > REDIS_VALUE_MAX:
+            raise ValueError(f"a block of {len(data)} bytes; Redis takes at most {REDIS_VALUE_MAX}, use fewer tokens")
+        self._redis.set(self._name(key), data)
+
+    def delete(self, key: str) -> None:
+        """DEL."""
+        self._redis.delete(self._name(key))
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """SCAN, which never blocks the server; sizes by STRLEN, a thousand in one round trip."""
+        pattern = re.sub(r"([*?\[\]\\])", r"\\\1", f"{self._prefix}:{prefix}") + "*"
+        names = sorted(set(self._redis.scan_iter(match=pattern.encode(), count=1000)))  # SCAN may repeat a key
+        skip = len(self._prefix) + 1
+        for at in range(0, len(names), 1000):
+            part = names[at : at + 1000]
+            pipe = self._redis.pipeline(transaction=False)
+            for name in part:
+                pipe.strlen(name)
+            for name, size in zip(part, pipe.execute(), strict=True):
+                if size:
+                    yield Entry(name.decode()[skip:], int(size))
+
+    def exists(self, key: str) -> bool:
+        """EXISTS."""
+        return bool(self._redis.exists(self._name(key)))
+
+
+def _split_prefix(url: str) -> tuple[str, str]:
+    """Take ``prefix=name`` out of the query string; the client refuses options it does not know."""
+    base, _, query = url.partition("?")
+    options = [option for option in query.split("&") if option]
+    prefixes = [option[7:] for option in options if option.startswith("prefix=")]
+    rest = "&".join(option for option in options if not option.startswith("prefix="))
+    return base + (f"?{rest}" if rest else ""), prefixes[-1] if prefixes else "rdcodec"

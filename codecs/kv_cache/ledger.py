@@ -1,0 +1,131 @@
+"""What is known of blocks beside their content: hits, last use, edge masses, and the reuse statistics.
+
+None of it is needed to read a block; it only makes eviction wiser. So it lives apart from the blocks, in small
+JSON files that are written once and never changed, each the increments one process counted: no locks, nothing to
+tear. A reader adds all files up (hits and exposure are sums, the last use is a maximum). One that does not parse
+is left out. `fold` replaces many files by their sum.
+
+    usage/<namespace>/<random>.json     {"version": 1, "blocks": {<id>: [hits, last used in seconds, edge bits or null]},
+                                         "reuse": [[class, bucket, hits, exposure in seconds], ...]}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from dataclasses import dataclass, field
+
+from .backends import Backend
+from .eviction import BUCKETS, CLASSES, ReuseCounts
+
+VERSION = 1
+
+
+@dataclass(slots=True)
+class Usage:
+    """Of one block: hits, last use in seconds, and -log2 of its edge's mass in bits, None where not known."""
+
+    hits: int = 0
+    last_used: float = 0.0
+    edge_bits: float | None = None
+
+    def add(self, other: Usage) -> None:
+        """Join two processes' knowledge of a block."""
+        self.hits += other.hits
+        self.last_used = max(self.last_used, other.last_used)
+        self.edge_bits = other.edge_bits if self.edge_bits is None else self.edge_bits
+
+
+@dataclass(slots=True)
+class Account:
+    """One file's content."""
+
+    blocks: dict[bytes, Usage] = field(default_factory=dict)
+    reuse: ReuseCounts = field(default_factory=ReuseCounts)
+
+    def of(self, block: bytes) -> Usage:
+        """The block's line, made if missing."""
+        return self.blocks.setdefault(block, Usage())
+
+    def add(self, other: Account) -> None:
+        """Add another account's lines."""
+        for block, usage in other.blocks.items():
+            self.of(block).add(usage)
+        self.reuse.add(other.reuse)
+
+    def to_json(self) -> bytes:
+        """The file's bytes."""
+        blocks = {key.hex(): [u.hits, round(u.last_used, 3), u.edge_bits] for key, u in self.blocks.items()}
+        counts = [
+            [row, bucket, self.reuse.hits[row, bucket], round(self.reuse.exposure_s[row, bucket], 3)]
+            for row in range(CLASSES)
+            for bucket in range(BUCKETS)
+            if self.reuse.hits[row, bucket] or self.reuse.exposure_s[row, bucket]
+        ]
+        return json.dumps({"version": VERSION, "blocks": blocks, "reuse": counts}).encode()
+
+
+def parse(data: bytes) -> Account:
+    """Read a file's bytes.
+
+    Raises:
+        ValueError: it is not an account of this version.
+    """
+    account = Account()
+    try:
+        content = json.loads(data)
+        if content["version"] != VERSION:
+            raise ValueError(f"version {content['version']}, this program reads {VERSION}")
+        for key, (hits, last_used, edge_bits) in content["blocks"].items():
+            usage = Usage(int(hits), float(last_used), None if edge_bits is None else float(edge_bits))
+            if not (usage.hits >= 0 and math.isfinite(usage.last_used) and math.isfinite(usage.edge_bits or 0.0)):
+                raise ValueError(f"block {key}: {hits} hits, used at {last_used}, {edge_bits} bits: out of range")
+            account.blocks[bytes.fromhex(key)] = usage
+        for row, bucket, hits, exposure_s in content["reuse"]:
+            if not (row in range(CLASSES) and bucket in range(BUCKETS) and hits >= 0 and 0 <= exposure_s < math.inf):
+                raise ValueError(f"class {row}, bucket {bucket}: {hits} hits, {exposure_s} s: out of range")
+            account.reuse.hits[row, bucket] += hits
+            account.reuse.exposure_s[row, bucket] += exposure_s
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not a usage account: {error!r}") from None
+    return account
+
+
+def folder(namespace: str) -> str:
+    """Key prefix of a namespace's accounts."""
+    return f"usage/{namespace}/"
+
+
+def load(backend: Backend, namespace: str) -> Account:
+    """The sum of all accounts."""
+    return _sum(backend, [entry.key for entry in backend.list(folder(namespace))])
+
+
+def _sum(backend: Backend, keys: list[str]) -> Account:
+    total = Account()
+    for key in keys:
+        try:
+            total.add(parse(backend.get(key) or b""))
+        except ValueError:
+            continue  # a hint lost; the blocks are what matters
+    return total
+
+
+def save(backend: Backend, namespace: str, account: Account) -> None:
+    """Store what was counted since the last save, as a file of its own."""
+    if account.blocks or account.reuse.exposure_s.any():
+        backend.put(f"{folder(namespace)}{uuid.uuid4().hex}.json", account.to_json())
+
+
+def fold(backend: Backend, namespace: str, live: set[bytes]) -> None:
+    """Replace all accounts by their sum, without the blocks that are gone.
+
+    Two processes that fold at once may count some hits twice; none is lost, and no block is touched.
+    """
+    keys = [entry.key for entry in backend.list(folder(namespace))]
+    total = _sum(backend, keys)
+    total.blocks = {block: usage for block, usage in total.blocks.items() if block in live}
+    save(backend, namespace, total)
+    for key in keys:
+        backend.delete(key)

@@ -1,0 +1,87 @@
+"""Cutting caches into runs of tokens, and joining runs to a cache again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Layers = tuple[tuple[Tensor, Tensor], ...]
+"""Keys and values of each layer, shape (kv_heads, n, head_dim)."""
+
+
+def tokens_of(tokens: Any) -> np.ndarray:
+    """Token ids as int64, shape (n,), from a list, an array or a tensor.
+
+    Raises:
+        ValueError: not a flat run of integers that are at least 0.
+    """
+    array = np.asarray(tokens.cpu() if isinstance(tokens, Tensor) else tokens)
+    if array.size == 0 and array.ndim == 1:
+        return np.zeros(0, np.int64)
+    if array.ndim == 2 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < 0:
+        raise ValueError(f"tokens of shape {array.shape}, type {array.dtype}; need a flat run of ids, each at least 0")
+    return array.astype(np.int64)
+
+
+def layers_of(cache: Any, count: int | None = None) -> Layers:
+    """Keys and values of every layer of a cache, checked.
+
+    Args:
+        cache: a transformers ``Cache`` (``cache.layers[i].keys`` and ``.values``), or a sequence of (keys, values);
+            tensors of shape (kv_heads, n, head_dim), or with a batch of 1 before.
+        count: n, the number of tokens the cache must hold; None: as many as its first layer does.
+
+    Raises:
+        ValueError: another shape or batch, or a layer that does not hold every position.
+        TypeError: a layer without tensors, e.g. of an empty cache.
+    """
+    pairs = [(layer.keys, layer.values) for layer in cache.layers] if hasattr(cache, "layers") else list(cache)
+    if not pairs:
+        raise ValueError("the cache has no layers")
+    if count is None:
+        count = int(pairs[0][0].shape[-2]) if isinstance(pairs[0][0], Tensor) else 0
+    return tuple((_flat(k, i, "keys", count), _flat(v, i, "values", count)) for i, (k, v) in enumerate(pairs))
+
+
+def _flat(tensor: Any, layer: int, name: str, count: int) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} of layer {layer} are {type(tensor).__name__}, need a tensor; is the cache empty?")
+    if tensor.ndim == 4:
+        if tensor.shape[0] != 1:
+            raise ValueError(f"{name} of layer {layer} hold a batch of {tensor.shape[0]}; put one sequence at a time")
+        tensor = tensor[0]
+    if tensor.ndim != 3:
+        raise ValueError(f"{name} of layer {layer} have shape {tuple(tensor.shape)}, need (kv_heads, tokens, head_dim)")
+    if tensor.shape[1] != count:
+        hint = "; a sliding-window layer cannot be cut into prefix blocks" if tensor.shape[1] < count else ""
+        raise ValueError(f"{name} of layer {layer} hold {tensor.shape[1]} positions for {count} tokens{hint}")
+    return tensor
+
+
+def cut(layers: Layers, first: int, last: int) -> Layers:
+    """Positions ``first`` to ``last`` of every layer, as views."""
+    return tuple((k[:, first:last], v[:, first:last]) for k, v in layers)
+
+
+def alike(a: Layers, b: Layers) -> bool:
+    """Whether two runs can be joined: same layers, heads, widths and types."""
+    if len(a) != len(b):
+        return False
+    pairs = [(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)]
+    return all((x.shape[0], x.shape[2], x.dtype) == (y.shape[0], y.shape[2], y.dtype) for x, y in pairs)
+
+
+def join(runs: Sequence[Layers]) -> Layers:
+    """One cache out of successive runs, which must be `alike`."""
+    if len(runs) == 1:
+        return runs[0]
+    return tuple(
+        (torch.cat([run[i][0] for run in runs], 1), torch.cat([run[i][1] for run in runs], 1))
+        for i in range(len(runs[0]))
+    )

@@ -1,0 +1,263 @@
+"""The prefix trie: which blocks continue which, and how alike two prompts are.
+
+A node is a stored block: a run of tokens that follows its parent's. A block ends at a multiple of the
+store's block length or where its sequence ended, so an edge carries up to 256 tokens, not one. A prefix
+that several prompts share is one chain of nodes, stored once. Look-ups compare tokens, never hashes.
+
+    root -- [system prompt, 256] -- [system prompt, 256] -+- [question A, 256] -- [answer A, 40]
+                                                          +- [question B, 187]
+
+Nothing here touches tensors or storage: a trie is rebuilt from block headers in any order; a block whose
+parent is not there (evicted, damaged, or not yet read) waits as an orphan until the parent is added.
+
+Two measures of likeness, after "Probabilistic Language Tries" (2604.06228) and its KV paper (2604.15356):
+`shared_information` is their d_T, and `tree_distance` the metric that d_T is not.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+ROOT_ID = bytes(16)
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A stored block. ``tokens`` is int64, shape (n,); ``start`` its first position in the prompt."""
+
+    id: bytes
+    parent_id: bytes
+    tokens: np.ndarray
+    start: int
+    size_bytes: int
+    mode: str = ""
+    parent: Node | None = None
+    children: Children = field(default_factory=lambda: Children())
+    hits: int = 0
+    """Times the block was found and used again, by every process together."""
+    last_used: float = 0.0
+    """Seconds, on the store's clock."""
+    edge_bits: float | None = None
+    """-log2 P_M(tokens | the prompt before them), where the caller gave log-probabilities."""
+    accounted: float = 0.0
+    """Until when the time without a hit has been counted by the reuse statistics, seconds."""
+
+    @property
+    def end(self) -> int:
+        """Position after the last token."""
+        return self.start + len(self.tokens)
+
+    @property
+    def key(self) -> bytes:
+        """The tokens as bytes that sort as the tokens do."""
+        return token_key(self.tokens)
+
+
+class Children:
+    """The blocks that follow one block, found by exact tokens or by longest common beginning."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[bytes, Node] = {}
+        self._sorted: list[bytes] = []
+        self._lengths: Counter[int] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._by_key.values())
+
+    def add(self, node: Node) -> None:
+        """Add a child; one with the same tokens is replaced."""
+        key = node.key
+        if key not in self._by_key:
+            insort(self._sorted, key)
+            self._lengths[len(key)] += 1
+        self._by_key[key] = node
+
+    def remove(self, node: Node) -> None:
+        """Remove a child that is here."""
+        key = node.key
+        del self._by_key[key]
+        del self._sorted[bisect_left(self._sorted, key)]
+        self._lengths[len(key)] -= 1
+        if not self._lengths[len(key)]:
+            del self._lengths[len(key)]
+
+    def followed(self, key: bytes) -> list[Node]:
+        """Children all of whose tokens begin ``key``, longest first."""
+        lengths = sorted((n for n in self._lengths if n <= len(key)), reverse=True)
+        return [self._by_key[key[:n]] for n in lengths if key[:n] in self._by_key]
+
+    def nearest(self, key: bytes) -> tuple[Node | None, int]:
+        """The child sharing most leading tokens with ``key``, and how many: a neighbour in sorted order."""
+        at = bisect_left(self._sorted, key)
+        best, shared = None, 0
+        for neighbour in self._sorted[max(at - 1, 0) : at + 1]:
+            count = _common_tokens(neighbour, key)
+            if count > shared:
+                best, shared = self._by_key[neighbour], count
+        return best, shared
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a trie holds of a prompt: whole blocks, then perhaps the beginning of one more."""
+
+    path: tuple[Node, ...]
+    tail: Node | None
+    tail_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Length of the prefix found, in tokens."""
+        return self.whole_tokens + self.tail_tokens
+
+    @property
+    def whole_tokens(self) -> int:
+        """Length covered by whole blocks, in tokens."""
+        return self.path[-1].end if self.path else 0
+
+
+class Trie:
+    """Blocks by id and by the tokens that lead to them."""
+
+    def __init__(self) -> None:
+        self.root = Node(ROOT_ID, ROOT_ID, np.zeros(0, np.int64), 0, 0)
+        self.nodes: dict[bytes, Node] = {}
+        self._orphans: dict[bytes, list[Node]] = {}
+
+    def add(self, node: Node) -> Node:
+        """Add a block, or return the one of that id; parents may come later than children."""
+        if node.id in self.nodes:
+            return self.nodes[node.id]
+        self.nodes[node.id] = node
+        parent = self.root if node.parent_id == ROOT_ID else self.nodes.get(node.parent_id)
+        if parent is not None and parent.end == node.start:
+            self._attach(node, parent)
+        else:
+            self._orphans.setdefault(node.parent_id, []).append(node)
+        waiting = self._orphans.pop(node.id, [])
+        for child in waiting:
+            if child.start == node.end:
+                self._attach(child, node)
+            else:  # its header and its parent's disagree: one of them is not what it says
+                self._orphans.setdefault(node.id, []).append(child)
+        return node
+
+    @staticmethod
+    def _attach(node: Node, parent: Node) -> None:
+        node.parent = parent
+        parent.children.add(node)
+
+    def remove(self, node: Node) -> None:
+        """Take a block out; its children become orphans."""
+        del self.nodes[node.id]
+        if node.parent is not None:
+            node.parent.children.remove(node)
+            node.parent = None
+        else:
+            self._orphans[node.parent_id].remove(node)
+        for child in list(node.children):
+            node.children.remove(child)
+            child.parent = None
+            self._orphans.setdefault(node.id, []).append(child)
+
+    def orphans(self) -> list[Node]:
+        """Blocks that cannot be reached because a block before them is missing; not their descendants."""
+        return [node for nodes in self._orphans.values() for node in nodes]
+
+    def leaves(self) -> list[Node]:
+        """Blocks without a following block, orphans included."""
+        return [node for node in self.nodes.values() if not len(node.children)]
+
+    def match(self, tokens: np.ndarray) -> Match:
+        """The longest stored prefix of a prompt.
+
+        Args:
+            tokens: int64, shape (n,), each at least 0.
+
+        Returns:
+            the chain of whole blocks, and the block whose beginning reaches furthest after them.
+        """
+        key, best = token_key(tokens), Match((), None, 0)
+        width = np.dtype(np.int64).itemsize
+        stack: list[tuple[Node, tuple[Node, ...]]] = [(self.root, ())]
+        while stack:  # blocks of several lengths may fit at once: a short tail, and the block that outgrew it
+            node, path = stack.pop()
+            rest = key[node.end * width :]
+            whole = node.children.followed(rest)
+            stack += [(child, (*path, child)) for child in reversed(whole)]
+            tail, shared = node.children.nearest(rest)
+            if tail is not None and shared == len(tail.tokens):
+                tail, shared = None, 0
+            found = Match(path, tail, shared)
+            if found.tokens > best.tokens or (found.tokens == best.tokens and len(path) > len(best.path)):
+                best = found
+        return best
+
+    def contained(self, node: Node) -> bool:
+        """Whether a sibling holds all of this leaf's tokens and more: the leaf is then of no use."""
+        if len(node.children) or node.parent is None:
+            return False
+        return any(other.key.startswith(node.key) for other in node.parent.children if other is not node)
+
+    def path_to(self, node: Node) -> list[Node]:
+        """Blocks from the first to ``node``; the first one's parent is the root unless it is an orphan."""
+        path = [node]
+        while path[-1].parent is not None and path[-1].parent is not self.root:
+            path.append(path[-1].parent)
+        return path[::-1]
+
+
+def token_key(tokens: np.ndarray) -> bytes:
+    """Eight big-endian bytes a token, so that comparing bytes compares tokens."""
+    return tokens.astype(">i8").tobytes()
+
+
+def _common_tokens(a: bytes, b: bytes) -> int:
+    width = np.dtype(np.int64).itemsize
+    count = min(len(a), len(b)) // width
+    return common_prefix(np.frombuffer(a, ">i8", count), np.frombuffer(b, ">i8", count))
+
+
+def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
+    """Length of the longest common prefix of two token arrays, in tokens."""
+    count = min(len(a), len(b))
+    differ = np.flatnonzero(a[:count] != b[:count])
+    return int(differ[0]) if len(differ) else count
+
+
+def shared_information(a: np.ndarray, b: np.ndarray, bits_a: np.ndarray) -> float:
+    """-log2 P_M(a ^ b), the information in the longest common prefix: the paper's d_T, in bits.
+
+    Good for: the value of sharing, since it is what the model had to be told once and not twice; weighing what
+    to keep. Not good as a distance, in spite of its name: it grows as prompts become more alike, is zero for
+    prompts that share nothing, and d_T(a, a) = -log2 P_M(a) is not zero.
+
+    Args:
+        a, b: tokens, int64, shapes (n,) and (m,).
+        bits_a: -log2 P_M(a[t] | a[:t]), at least 0, shape (n,).
+    """
+    return float(np.sum(bits_a[: common_prefix(a, b)]))
+
+
+def tree_distance(a: np.ndarray, b: np.ndarray, bits_a: np.ndarray, bits_b: np.ndarray) -> float:
+    """2 log2 P_M(a ^ b) - log2 P_M(a) - log2 P_M(b): the length of the path from a to b in the trie, in bits.
+
+    A metric wherever every edge has P < 1: never negative, symmetric, zero only for equal prompts, and the triangle
+    inequality holds because paths in a tree do. Good for: nearest stored prompt, clustering sessions, placing
+    prompts that share much on one machine. Not a licence to reuse the cache of a near prompt:
+    one different token changes every key and value after it.
+
+    Args:
+        a, b: tokens, int64, shapes (n,) and (m,).
+        bits_a, bits_b: -log2 P_M of each token given those before it, at least 0, shapes (n,) and (m,).
+    """
+    shared = common_prefix(a, b)
+    return float(np.sum(bits_a[shared:]) + np.sum(bits_b[shared:]))

@@ -1,0 +1,138 @@
+"""Looking after a store: evict, count, verify, transcode."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from ...entropy_models.errors import BitstreamError, Corrupt
+from . import ledger
+from .blocks import KvSettings
+from .eviction import RecomputeCost, recency, victims, worth
+from .index import BlockIndex
+
+Progress = Callable[[int, int], None]
+"""Called with steps done and steps in all."""
+Policy = Literal["worth", "recency"]
+"""What eviction keeps: blocks of most worth (`eviction.worth`), or those used last (LRU)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """Blocks and bytes dropped, and bytes kept."""
+
+    blocks: int
+    size_bytes: int
+    kept_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Blocks looked at, those that are damaged with the reason, and those that cannot be reached."""
+
+    blocks: int
+    damaged: dict[str, str]
+    unreachable: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Size and use of a namespace."""
+
+    blocks: int
+    tokens: int
+    size_bytes: int
+    prompts: int
+    """Leaves: prompts of which no longer one is stored."""
+    prompt_tokens: int
+    """What the prompts would hold, each stored by itself."""
+    sharing: float
+    """``prompt_tokens / tokens``."""
+    hits: int
+    unreachable: int
+    """Blocks whose parent is missing; they and what follows them wait for the parent to be put again."""
+    modes: dict[str, int]
+    asked_tokens: int
+    found_tokens: int
+
+
+def evict(index: BlockIndex, budget_bytes: int, policy: Policy, cost: RecomputeCost) -> Evicted:
+    """Drop blocks until the rest fits: orphans first, then the leaf of least value, again and again.
+
+    Args:
+        budget_bytes: bytes of blocks to keep at most; at least 0.
+    """
+    if budget_bytes < 0:
+        raise ValueError(f"a budget of {budget_bytes} bytes; need at least 0")
+    index.refresh()
+    trie, now = index.trie, index.clock()
+    total = sum(node.size_bytes for node in trie.nodes.values())
+    value = worth(trie, index.reuse, now, cost) if policy == "worth" else recency
+    blocks = dropped = 0
+    for node in victims(trie, total - budget_bytes, value):
+        index.forget(node, delete=True)
+        blocks, dropped = blocks + 1, dropped + node.size_bytes
+    index.save()
+    ledger.fold(index.backend, index.namespace, set(trie.nodes))
+    return Evicted(blocks, dropped, total - dropped)
+
+
+def stats(index: BlockIndex, asked_tokens: int = 0, found_tokens: int = 0) -> Stats:
+    """Count what this process knows; `BlockIndex.refresh` first to know all."""
+    trie = index.trie
+    leaves = [node for node in trie.leaves() if not trie.contained(node)]
+    tokens, prompt_tokens = sum(len(node.tokens) for node in trie.nodes.values()), sum(leaf.end for leaf in leaves)
+    return Stats(
+        blocks=len(trie.nodes),
+        tokens=tokens,
+        size_bytes=sum(node.size_bytes for node in trie.nodes.values()),
+        prompts=len(leaves),
+        prompt_tokens=prompt_tokens,
+        sharing=prompt_tokens / tokens if tokens else 1.0,
+        hits=sum(node.hits for node in trie.nodes.values()),
+        unreachable=len(trie.orphans()),
+        modes=dict(Counter(node.mode for node in trie.nodes.values())),
+        asked_tokens=asked_tokens,
+        found_tokens=found_tokens,
+    )
+
+
+def verify(index: BlockIndex, *, repair: bool = False, progress: Progress | None = None) -> Checked:
+    """Decode every block on the backend; ``repair`` deletes those that are damaged."""
+    index.refresh()
+    damaged: dict[str, str] = {}
+    stored = index.stored()
+    for done, block in enumerate(stored, 1):
+        node = index.trie.nodes.get(block)
+        try:
+            if node is None:
+                raise Corrupt("its header is damaged, or it is not the block its name says")
+            index.checked(node, index.backend.get(index.key(block)))
+        except BitstreamError as error:
+            damaged[block.hex()] = str(error)
+            if repair:
+                index.discard(block)
+        if progress:
+            progress(done, len(stored))
+    return Checked(len(stored), damaged, [node.id.hex() for node in index.trie.orphans()])
+
+
+def transcode(index: BlockIndex, settings: KvSettings, progress: Progress | None = None) -> tuple[int, int]:
+    """Encode every block again, e.g. lossless to quantized; what a lossy mode lost stays lost.
+
+    Returns:
+        bytes before and after. Damaged blocks are dropped.
+    """
+    nodes = list(index.trie.nodes.values())
+    before = sum(node.size_bytes for node in nodes)
+    for done, node in enumerate(nodes, 1):
+        block = index.read(node)
+        if block is not None:
+            data = index.encode(node, block.layers, settings)
+            index.backend.put(index.key(node.id), data)
+            node.size_bytes, node.mode = len(data), str(settings.mode)
+        if progress:
+            progress(done, len(nodes))
+    return before, sum(node.size_bytes for node in index.trie.nodes.values())

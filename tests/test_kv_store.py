@@ -1,0 +1,446 @@
+"""The prefix store: sharing, exactness, damage, appends, eviction, and what other processes do meanwhile."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from rdcodec.codecs.kv_cache import ledger
+from rdcodec.codecs.kv_cache.backends import open_backend
+from rdcodec.codecs.kv_cache.blocks import KvSettings
+from rdcodec.codecs.kv_cache.index import namespaces
+from rdcodec.codecs.kv_cache.splice import layers_of, tokens_of
+from rdcodec.codecs.kv_cache.store import PrefixStore
+
+BLOCK = 8
+SETTINGS = KvSettings(mode="lossless", block_tokens=BLOCK)
+FINGERPRINT = bytes(range(16))
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def opened(folder, clock):
+    """Opens the store, again and again: every call is what another process would see."""
+
+    def open_again(**options):
+        options = {"fingerprint": FINGERPRINT, "settings": SETTINGS, "clock": clock} | options
+        return PrefixStore(open_backend(folder), **options)
+
+    return open_again
+
+
+def cache_of(tokens, layers=3, dtype=torch.bfloat16):
+    """Every value depends on its layer, head, channel and all tokens up to its own, as in a causal model."""
+    tokens = np.asarray(tokens, np.int64)
+    mixed = np.cumsum((tokens + 7) * np.arange(1, len(tokens) + 1) ** 2) % 241
+    running = torch.tensor(mixed, dtype=torch.float32)[None, :, None]
+    place = torch.arange(4.0)[None, None, :] + 16 * torch.arange(2.0)[:, None, None]
+    return [((running + place + i).to(dtype), (i - running - place).to(dtype)) for i in range(layers)]
+
+
+def assert_is_cache(hit, tokens, layers=range(3), dtype=torch.bfloat16):
+    want = cache_of(tokens, dtype=dtype)
+    assert hit.tokens == len(tokens) and len(hit.layers) == len(layers)
+    for (k, v), i in zip(hit.layers, layers, strict=True):
+        assert k.dtype == dtype and torch.equal(k, want[i][0]) and torch.equal(v, want[i][1])
+
+
+def put(store, tokens, **options):
+    return store.put(tokens, cache_of(tokens), **options)
+
+
+def files(folder):
+    return sorted(folder.glob("blocks/*/*/*.rdc"))
+
+
+PROMPT = list(range(1, 31))  # three whole blocks and a tail of six
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 16, 30])
+def test_what_was_put_comes_back_exactly_and_in_another_process(opened, length):
+    stored = put(opened(), PROMPT[:length])
+    assert (stored.shared_tokens, stored.new_tokens, stored.new_blocks) == (0, length, -(-length // BLOCK))
+    store = opened()
+    assert store.longest_prefix(PROMPT[:length]) == length
+    assert_is_cache(store.get(PROMPT[:length]), PROMPT[:length])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_every_dtype(opened, dtype):
+    opened().put(PROMPT, cache_of(PROMPT, dtype=dtype))
+    assert_is_cache(opened().get(PROMPT), PROMPT, dtype=dtype)
+
+
+@pytest.mark.parametrize("common", range(31))
+def test_a_hit_ends_where_the_tokens_differ(opened, common):
+    store = opened()
+    put(store, PROMPT)
+    query = [*PROMPT[:common], *range(500, 540)]
+    hit = store.get(query)
+    if common:
+        assert_is_cache(hit, query[:common])
+    else:
+        assert hit is None
+    assert store.longest_prefix(query) == common
+
+
+def test_prompts_share_their_blocks_on_disk(opened, folder):
+    store = opened()
+    other = [*PROMPT[:16], *range(900, 910)]
+    put(store, PROMPT)
+    before = files(folder)
+    stored = put(store, other)
+    assert (stored.shared_tokens, stored.new_blocks, len(files(folder))) == (16, 2, len(before) + 2)
+    assert stored.new_bytes == sum(path.stat().st_size for path in files(folder) if path not in before)
+    for tokens in (PROMPT, other):
+        assert_is_cache(store.get(tokens), tokens)
+    stats = store.stats()
+    assert (stats.blocks, stats.tokens, stats.prompts, stats.prompt_tokens) == (6, 40, 2, 56)
+    assert stats.sharing == pytest.approx(1.4) and stats.modes == {"lossless": 6}
+
+
+def test_putting_the_same_or_a_shorter_prompt_again_writes_nothing(opened, folder):
+    put(opened(), PROMPT)
+    times = {path: path.stat().st_mtime_ns for path in files(folder)}
+    for length in (30, 27, 24, 5):
+        assert put(opened(), PROMPT[:length]).new_blocks == 0
+    assert {path: path.stat().st_mtime_ns for path in files(folder)} == times
+
+
+def test_a_longer_prompt_replaces_the_tail_it_outgrew(opened, folder):
+    store = opened()
+    put(store, PROMPT[:20])
+    assert put(store, PROMPT[:22]).shared_tokens == 16
+    assert len(files(folder)) == 3
+    put(store, PROMPT)
+    assert len(files(folder)) == 4
+    assert_is_cache(opened().get(PROMPT), PROMPT)
+    assert_is_cache(opened().get(PROMPT[:21]), PROMPT[:21])
+
+
+@pytest.mark.parametrize("cuts", [(20, 30), (16, 17, 18, 30), (3, 5, 30), (8, 16, 24, 30), (29, 30)])
+def test_appending_writes_only_what_is_new(opened, folder, cuts):
+    store = opened()
+    put(store, PROMPT[: cuts[0]])
+    for start, end in zip(cuts, cuts[1:], strict=False):
+        there = files(folder)
+        new = [(k[:, start:end], v[:, start:end]) for k, v in cache_of(PROMPT[:end])]
+        stored = store.append(PROMPT[:end], new)
+        assert stored.shared_tokens == start and stored.new_tokens == end - start
+        assert set(there) <= set(files(folder))
+    assert_is_cache(opened().get(PROMPT), PROMPT)
+    assert put(opened(), PROMPT).new_blocks == 0
+    branch = [*PROMPT[:22], 7, 7, 7, 7]
+    put(opened(), branch)
+    assert_is_cache(opened().get(branch), branch)
+
+
+def test_appending_to_a_prefix_that_ends_inside_a_block_of_another_prompt(opened):
+    store = opened()
+    put(store, PROMPT)
+    branch = [*PROMPT[:19], 700, 701, 702, 703, 704, 705]
+    new = [(k[:, 19:], v[:, 19:]) for k, v in cache_of(branch)]
+    store.append(branch, new)
+    for tokens in (branch, PROMPT):
+        assert_is_cache(opened().get(tokens), tokens)
+
+
+def test_appending_to_what_is_not_stored_says_so(opened):
+    store = opened()
+    put(store, PROMPT[:10])
+    new = [(k[:, 20:], v[:, 20:]) for k, v in cache_of(PROMPT)]
+    with pytest.raises(ValueError, match="10 of the 20 tokens"):
+        store.append(PROMPT, new)
+
+
+@pytest.mark.parametrize("layers", [range(0, 1), range(1, 3), range(2, 3)])
+def test_a_range_of_layers_loads_alone(opened, layers):
+    put(opened(), PROMPT)
+    assert_is_cache(opened().get(PROMPT, layers=layers), PROMPT, layers)
+
+
+def test_layers_stream_one_by_one(opened):
+    put(opened(), PROMPT)
+    hits = list(opened().stream([*PROMPT, 99], range(3)))
+    for layer, hit in enumerate(hits):
+        assert_is_cache(hit, PROMPT, range(layer, layer + 1))
+    assert len(hits) == 3 and list(opened().stream([77], range(3))) == []
+
+
+# ---- damage ----
+
+
+def damage(path, rng, kind):
+    data = bytearray(path.read_bytes())
+    if kind == "flip":
+        data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+    elif kind == "cut":
+        del data[rng.integers(len(data)) :]
+    elif kind == "zeros":
+        data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+    elif kind == "empty":
+        data.clear()
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("reopen", [False, True])
+@pytest.mark.parametrize("kind", ["flip", "cut", "zeros", "empty"])
+def test_a_damaged_block_is_a_miss_and_the_next_put_heals_it(opened, folder, kind, reopen):
+    rng = np.random.default_rng(1)
+    for _ in range(12):
+        store = opened()
+        put(store, PROMPT)
+        node = store.index.match(np.array(PROMPT)).path[rng.integers(4)]
+        damage(folder / store.index.key(node.id), rng, kind)
+        store = opened() if reopen else store
+        hit = store.get(PROMPT)
+        assert (hit.tokens if hit else 0) == node.start
+        if hit:
+            assert_is_cache(hit, PROMPT[: node.start])
+        put(store, PROMPT)
+        assert_is_cache(opened().get(PROMPT), PROMPT)
+
+
+def test_a_block_in_anothers_place_is_a_miss(opened, folder):
+    store = opened()
+    put(store, PROMPT)
+    other = [5, 5, 5, 5, 5, 5, 5, 5]
+    put(store, other)
+    first = folder / store.index.key(store.index.match(np.array(PROMPT)).path[0].id)
+    foreign = folder / store.index.key(store.index.match(np.array(other)).path[0].id)
+    first.write_bytes(foreign.read_bytes())
+    assert opened().get(PROMPT) is None
+    assert store.get(PROMPT) is None
+    assert_is_cache(store.get(other), other)
+
+
+def test_a_hash_collision_is_caught_by_comparing_tokens(opened, monkeypatch):
+    store = opened()
+    put(store, PROMPT[:8])
+    monkeypatch.setattr(store.index, "id_of", lambda parent, tokens: next(iter(store.index.trie.nodes)))
+    assert store.longest_prefix(list(range(300, 308))) == 0
+    assert store.get(list(range(300, 308))) is None
+
+
+def test_blocks_of_unlike_shape_are_never_joined(opened, folder):
+    store = opened()
+    put(store, PROMPT[:16])
+    wrong = [(k[:1], v[:1]) for k, v in cache_of(PROMPT)]
+    store.append(PROMPT, [(k[:, 16:], v[:, 16:]) for k, v in wrong])
+    assert_is_cache(opened().get(PROMPT), PROMPT[:16])
+
+
+def test_a_block_that_vanishes_is_a_miss_and_is_written_again(opened, folder):
+    store = opened()
+    put(store, PROMPT)
+    (folder / store.index.key(store.index.match(np.array(PROMPT)).path[1].id)).unlink()
+    assert put(store, PROMPT).new_blocks == 1
+    assert_is_cache(opened().get(PROMPT), PROMPT)
+
+
+def test_verify_names_what_is_damaged_and_repairs(opened, folder):
+    store = opened()
+    put(store, PROMPT)
+    bad = store.index.match(np.array(PROMPT)).path[1]
+    damage(folder / store.index.key(bad.id), np.random.default_rng(0), "zeros")
+    (folder / f"blocks/{store.index.namespace}/ab").mkdir(exist_ok=True)
+    (folder / f"blocks/{store.index.namespace}/ab" / f"{'ab' * 16}.rdc").write_bytes(b"no block")
+    steps = []
+    checked = opened().verify(progress=lambda done, total: steps.append((done, total)))
+    assert checked.blocks == 5 and set(checked.damaged) == {bad.id.hex(), "ab" * 16}
+    assert steps == [(i, 5) for i in range(1, 6)]
+    assert len(opened().verify(repair=True).damaged) == 2
+    checked = opened().verify()
+    assert checked.blocks == 3 and not checked.damaged and len(checked.unreachable) == 1
+
+
+# ---- who may see what ----
+
+
+def test_another_tenant_or_model_finds_nothing(opened, folder):
+    put(opened(), PROMPT)
+    for options in ({"salt": b"tenant"}, {"fingerprint": bytes(16)}):
+        store = opened(**options)
+        assert store.get(PROMPT) is None and store.longest_prefix(PROMPT) == 0
+    theirs = opened(salt=b"tenant")
+    put(theirs, PROMPT)
+    assert_is_cache(opened(salt=b"tenant").get(PROMPT), PROMPT)
+    assert len(namespaces(open_backend(folder))) == 2
+
+
+def test_moving_another_tenants_blocks_into_ones_folder_gives_misses(opened, folder):
+    theirs, ours = opened(salt=b"theirs"), opened(salt=b"ours")
+    put(theirs, PROMPT)
+    (folder / "blocks" / theirs.index.namespace).rename(folder / "blocks" / ours.index.namespace)
+    assert opened(salt=b"ours").get(PROMPT) is None
+
+
+def test_without_the_salt_a_store_can_be_looked_at_but_not_written(opened, folder):
+    put(opened(salt=b"tenant"), PROMPT)
+    store = PrefixStore.of_namespace(open_backend(folder), namespaces(open_backend(folder))[0])
+    assert store.stats().tokens == 30 and not store.verify().damaged
+    with pytest.raises(ValueError, match="without its salt"):
+        put(store, [1, 2, 3])
+
+
+# ---- several processes ----
+
+
+def test_whole_blocks_of_others_are_found_at_once_and_tails_after_refresh(opened):
+    reader, writer = opened(), opened()
+    put(writer, PROMPT)
+    assert_is_cache(reader.get(PROMPT), PROMPT[:24])
+    reader.index.refresh()
+    assert_is_cache(reader.get(PROMPT), PROMPT)
+
+
+def test_the_index_is_rebuilt_from_the_blocks_alone(opened, folder):
+    with opened() as store:
+        put(store, PROMPT)
+        store.get(PROMPT)
+    for path in (folder / "usage").rglob("*.json"):
+        path.unlink()
+    store = opened()
+    assert_is_cache(store.get(PROMPT), PROMPT)
+    assert store.stats().hits == 4
+
+
+def test_hits_of_several_processes_add_up_and_damaged_accounts_do_no_harm(opened, folder, clock):
+    with opened() as store:
+        put(store, PROMPT)
+    for _ in range(3):
+        clock.now += 10
+        with opened() as store:
+            store.get(PROMPT[:8])
+            store.get(PROMPT[:8])
+    for number, junk in enumerate([b"", b"{", b"[]", b'{"version": 1}', b'{"version": 9, "blocks": {}, "reuse": []}']):
+        (folder / "usage" / store.index.namespace / f"junk{number}.json").write_bytes(junk)
+    store = opened()
+    first = store.index.match(np.array(PROMPT)).path[0]
+    assert first.hits == 6 and first.last_used == 1030
+    store.evict(10**9)
+    assert len(list((folder / "usage" / store.index.namespace).iterdir())) == 1
+    first = opened().index.match(np.array(PROMPT)).path[0]
+    assert first.hits == 6 and first.last_used == 1030
+    assert opened().index.reuse.counts.hits.sum() == 6
+
+
+def test_accounts_round_trip_and_refuse_nonsense():
+    account = ledger.Account({b"\1" * 16: ledger.Usage(3, 12.5, 7.25), b"\2" * 16: ledger.Usage(0, 1.0, None)})
+    account.reuse.hits[1, 2], account.reuse.exposure_s[3, 4] = 5, 6.5
+    back = ledger.parse(account.to_json())
+    assert back.blocks == account.blocks
+    assert np.array_equal(back.reuse.hits, account.reuse.hits)
+    assert np.array_equal(back.reuse.exposure_s, account.reuse.exposure_s)
+    for bad in (b'{"version":1,"blocks":{"00":[-1,0,null]},"reuse":[]}', b'{"version":1,"blocks":{},"reuse":[[99,0,1,1]]}'):
+        with pytest.raises(ValueError, match="out of range"):
+            ledger.parse(bad)
+
+
+# ---- eviction and transcoding ----
+
+
+def test_eviction_keeps_within_budget_and_what_is_left_is_usable(opened, folder, clock):
+    store = opened()
+    prompts = [[*PROMPT[:16], *range(100 * i, 100 * i + 11)] for i in range(1, 6)]
+    for tokens in prompts:
+        clock.now += 10
+        put(store, tokens)
+    size = store.stats().size_bytes
+    evicted = store.evict(size // 2)
+    kept = sum(path.stat().st_size for path in files(folder))
+    assert evicted.kept_bytes == kept <= size // 2 and evicted.size_bytes == size - kept
+    store = opened()
+    assert not store.verify().damaged and not store.index.trie.orphans()
+    assert store.longest_prefix(PROMPT[:16]) == 16, "the shared beginning goes last"
+    assert store.longest_prefix(prompts[-1]) > store.longest_prefix(prompts[0])
+    assert store.evict(0).kept_bytes == 0 and files(folder) == []
+    with pytest.raises(ValueError, match="budget"):
+        store.evict(-1)
+
+
+def test_likely_text_outlives_unlikely_text_before_anything_is_counted(opened, clock):
+    store = opened()
+    likely, unlikely = list(range(8)), list(range(50, 58))
+    put(store, likely, log_probs=np.full(8, -0.1))
+    put(store, unlikely, log_probs=np.full(8, -6.0))
+    store.save()
+    store = opened()
+    store.evict(store.stats().size_bytes - 1)
+    assert store.longest_prefix(likely) == 8 and store.longest_prefix(unlikely) == 0
+
+
+def test_transcoding_changes_mode_and_size_and_keeps_ids(opened, folder):
+    store = opened()
+    put(store, PROMPT)
+    names = files(folder)
+    before, after = store.transcode(dataclasses.replace(SETTINGS, mode="fp8"))
+    assert files(folder) == names and after == sum(path.stat().st_size for path in names) and before != after
+    hit = opened().get(PROMPT)
+    assert hit.tokens == 30 and opened().stats().modes == {"fp8": 4}
+    want = cache_of(PROMPT)[0][0].float()
+    assert torch.allclose(hit.layers[0][0].float(), want, rtol=0.1, atol=1)
+
+
+# ---- arguments ----
+
+
+def test_caches_of_transformers_and_with_a_batch_dimension(opened):
+    transformers = pytest.importorskip("transformers")
+    cache = transformers.DynamicCache()
+    for i, (k, v) in enumerate(cache_of(PROMPT)):
+        cache.update(k[None], v[None], i)
+    opened().put(torch.tensor([PROMPT]), cache)
+    assert_is_cache(opened().get(np.array(PROMPT, np.int32)), PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"), [([[1, 2], [3, 4]], "flat"), ([-1, 2], "at least 0"), ([0.5], "float64")]
+)
+def test_bad_tokens_are_refused(tokens, message):
+    with pytest.raises(ValueError, match=message):
+        tokens_of(tokens)
+
+
+def test_bad_caches_are_refused_by_name():
+    good = cache_of(PROMPT)
+    with pytest.raises(ValueError, match=r"keys of layer 1 hold 29 positions for 30 tokens; a sliding-window"):
+        layers_of([good[0], (good[1][0][:, 1:], good[1][1])], 30)
+    with pytest.raises(ValueError, match="batch of 2"):
+        layers_of([(torch.zeros(2, 2, 30, 4), torch.zeros(2, 2, 30, 4))], 30)
+    with pytest.raises(ValueError, match="no layers"):
+        layers_of([], 30)
+    with pytest.raises(TypeError, match="need a tensor"):
+        layers_of([(None, None)], 30)
+
+
+def test_bad_log_probabilities_and_fingerprints_are_refused(opened):
+    for bad in (np.zeros(29), np.full(30, 0.1), np.full(30, np.nan)):
+        with pytest.raises(ValueError, match="log-probabilities"):
+            put(opened(), PROMPT, log_probs=bad)
+    with pytest.raises(ValueError, match="fingerprint of 3 bytes"):
+        opened(fingerprint=b"abc")
+
+
+def test_progress_is_told_in_tokens(opened):
+    steps = []
+    put(opened(), PROMPT, progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(8, 30), (16, 30), (24, 30), (30, 30)]

@@ -1,0 +1,156 @@
+"""One contract for every backend, on a directory, fsspec's memory and file systems, and a real Redis server."""
+
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rdcodec.codecs.kv_cache.backends import DirectoryBackend, FsspecBackend, RedisBackend, open_backend
+
+NAMES = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory):
+    """A Redis server of our own on a free loopback port, without persistence."""
+    pytest.importorskip("redis", reason="the redis client is not installed (pip install 'rdcodec[kv]')")
+    server = shutil.which("redis-server") or shutil.which("valkey-server")
+    if server is None:
+        pytest.skip("no redis-server or valkey-server on this machine (apt-get install redis-server)")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("redis")
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    process = subprocess.Popen([server, *options], stdout=subprocess.DEVNULL)
+    try:
+        _wait_for(port)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _wait_for(port):
+    for _ in range(100):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise TimeoutError("the Redis server did not come up in 5 s")
+
+
+@pytest.fixture(params=["directory", "memory", "file", "redis"])
+def url(request, tmp_path):
+    """The address of an empty store."""
+    name = f"store{next(NAMES)}"
+    if request.param == "redis":
+        return f"{request.getfixturevalue('redis_url')}?prefix={name}"
+    pytest.importorskip("fsspec")
+    return {"directory": str(tmp_path / name), "memory": f"memory://{name}", "file": f"file://{tmp_path}/{name}"}[
+        request.param
+    ]
+
+
+def keys(backend, prefix=""):
+    return {entry.key: entry.size_bytes for entry in backend.list(prefix)}
+
+
+def test_contract(url):
+    backend = open_backend(url)
+    assert backend.get("a/b.rdc") is None and not backend.exists("a/b.rdc") and keys(backend) == {}
+    backend.delete("a/b.rdc")
+    backend.put("a/b.rdc", bytes(range(256)))
+    backend.put("a/c.rdc", b"c")
+    backend.put("d/e/f.rdc", b"four")
+    assert backend.get("a/b.rdc") == bytes(range(256))
+    assert backend.get("a/b.rdc", 3) == b"\0\1\2" and backend.get("a/c.rdc", 99) == b"c"
+    assert keys(backend) == {"a/b.rdc": 256, "a/c.rdc": 1, "d/e/f.rdc": 4}
+    assert keys(backend, "a/") == {"a/b.rdc": 256, "a/c.rdc": 1} and keys(backend, "d/e/") == {"d/e/f.rdc": 4}
+    assert keys(backend, "none/") == {}
+    backend.put("a/b.rdc", b"replaced")
+    assert backend.get("a/b.rdc") == b"replaced"
+    assert keys(open_backend(url)) == keys(backend)
+    backend.delete("a/b.rdc")
+    assert backend.get("a/b.rdc") is None and backend.get("a/b.rdc", 5) is None and not backend.exists("a/b.rdc")
+
+
+@pytest.mark.parametrize("key", ["", "/a", "a/", "../a", "a/../b", "a//b", "a b", "a*", ".part", "a\n"])
+def test_keys_that_could_leave_the_store_are_refused(url, key):
+    backend = open_backend(url)
+    for call in (backend.get, backend.exists, backend.delete, lambda k: backend.put(k, b"x")):
+        with pytest.raises(ValueError, match="not a key"):
+            call(key)
+
+
+def test_two_stores_on_one_server_do_not_meet(redis_url):
+    one, other = (open_backend(f"{redis_url}?prefix={name}") for name in ("te*t", "te1t"))
+    one.put("a.rdc", b"1")
+    assert keys(other) == {} and keys(one) == {"a.rdc": 1}
+    other.put("a.rdc", b"22")
+    assert keys(one) == {"a.rdc": 1}
+
+
+def test_open_backend_chooses_by_scheme(tmp_path, redis_url):
+    assert isinstance(open_backend(tmp_path / "x"), DirectoryBackend)
+    assert isinstance(open_backend("memory://x"), FsspecBackend)
+    assert isinstance(open_backend(redis_url.replace("redis", "valkey")), RedisBackend)
+    assert keys(open_backend(redis_url.replace("redis", "valkey") + "?prefix=none")) == {}
+    with pytest.raises(ValueError, match="nosuch"):
+        open_backend("nosuch://x")
+
+
+def test_redis_refuses_a_value_it_cannot_hold(redis_url, monkeypatch):
+    monkeypatch.setattr("rdcodec.codecs.kv_cache.backends.REDIS_VALUE_MAX", 10)
+    with pytest.raises(ValueError, match="at most 10"):
+        open_backend(redis_url).put("a.rdc", bytes(11))
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_writer_killed_before_its_rename_leaves_nothing_to_be_seen(tmp_path, scheme):
+    script = (
+        "import os, shutil, signal, sys\n"
+        "from rdcodec.codecs.kv_cache.backends import open_backend\n"
+        "backend = open_backend(sys.argv[1])\n"
+        "backend.put('a/b.rdc', b'old')\n"
+        "os.replace = os.rename = shutil.move = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "backend.put('a/b.rdc', b'new' * 1000)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, f"{scheme}{tmp_path}"], timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    backend = open_backend(f"{scheme}{tmp_path}")
+    assert keys(backend) == {"a/b.rdc": 3} and backend.get("a/b.rdc") == b"old"
+    assert sum(len(files) for _, _, files in os.walk(tmp_path)) == 2, "the temporary file should be there, unseen"
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_failed_put_removes_its_temporary_file(tmp_path, scheme, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no")
+
+    backend = open_backend(f"{scheme}{tmp_path}")
+    for name in ("os.replace", "os.rename", "shutil.move"):
+        monkeypatch.setattr(name, fail)
+    with pytest.raises(OSError, match="no"):
+        backend.put("a/b.rdc", b"x")
+    assert [name for _, _, files in os.walk(tmp_path) for name in files] == []
+
+
+WRITER = Path(__file__).with_name("test_kv_store_writers.py")
+
+
+def test_eight_writers_and_a_killed_one_lose_and_tear_nothing(url):
+    """Each writes its own and shared prompts at once; one more is killed in the middle of its puts."""
+    if url.startswith("memory"):
+        pytest.skip("fsspec's memory file system belongs to one process")
+    done = subprocess.run([sys.executable, str(WRITER), url], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split()[-1] == "ok"

@@ -1,0 +1,182 @@
+"""The trie against brute force, in any order of arrival; likeness of prompts; what eviction prefers."""
+
+import numpy as np
+import pytest
+from rdcodec.codecs.kv_cache.eviction import RecomputeCost, ReuseModel, bucket_end, bucket_of, recency, victims, worth
+from rdcodec.codecs.kv_cache.trie import ROOT_ID, Node, Trie, common_prefix, shared_information, tree_distance
+
+BLOCK = 4
+
+
+def blocks_of(prompt: np.ndarray) -> list[tuple[bytes, bytes, np.ndarray, int]]:
+    """Id, parent, tokens and start of a prompt's blocks; here the id is the text that leads to the block's end."""
+    out, parent = [], ROOT_ID
+    for start in range(0, len(prompt), BLOCK):
+        block = prompt[: start + BLOCK].tobytes()
+        out.append((block, parent, prompt[start : start + BLOCK], start))
+        parent = block
+    return out
+
+
+def trie_of(prompts: list[np.ndarray], rng: np.random.Generator | None = None) -> Trie:
+    lines = {line[0]: line for prompt in prompts for line in blocks_of(prompt)}
+    order = list(lines.values())
+    if rng:
+        rng.shuffle(order)  # type: ignore[arg-type]
+    trie = Trie()
+    for block, parent, tokens, start in order:
+        trie.add(Node(block, parent, tokens, start, 10))
+    return trie
+
+
+def random_prompts(rng: np.random.Generator, count: int) -> list[np.ndarray]:
+    return [rng.integers(0, 2, rng.integers(1, 14)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_match_finds_the_longest_prefix_whatever_the_order_of_arrival(seed):
+    rng = np.random.default_rng(seed)
+    prompts = random_prompts(rng, 12)
+    trie = trie_of(prompts, rng)
+    assert not trie.orphans()
+    for query in random_prompts(rng, 40):
+        match = trie.match(query)
+        assert match.tokens == max(common_prefix(query, prompt) for prompt in prompts)
+        found = np.concatenate([*(node.tokens for node in match.path), np.zeros(0, np.int64)])
+        if match.tail is not None:
+            found = np.concatenate([found, match.tail.tokens[: match.tail_tokens]])
+        assert np.array_equal(found, query[: match.tokens])
+
+
+def test_a_block_without_its_parent_is_out_of_reach_until_the_parent_comes_back():
+    prompt = np.arange(10)
+    trie = trie_of([prompt])
+    middle = trie.match(prompt).path[1]
+    trie.remove(middle)
+    assert trie.match(prompt).tokens == 4
+    assert [node.start for node in trie.orphans()] == [8]
+    trie.add(middle)
+    assert trie.match(prompt).tokens == 10
+    assert not trie.orphans()
+
+
+def test_a_block_whose_header_gives_another_position_is_not_attached():
+    trie = trie_of([np.arange(4)])
+    first = next(iter(trie.nodes.values()))
+    trie.add(Node(b"liar", first.id, np.arange(4, 8), 8, 10))
+    assert trie.match(np.arange(12)).tokens == 4
+
+
+def test_tails_that_a_sibling_outgrew_are_contained():
+    trie = trie_of([np.arange(6), np.arange(7)])
+    tails = sorted((node for node in trie.leaves()), key=lambda node: node.end)
+    assert [trie.contained(tail) for tail in tails] == [True, False]
+
+
+def test_tree_distance_is_a_metric_and_the_papers_d_t_is_not():
+    rng = np.random.default_rng(0)
+    mass = {}  # one distribution for all: bits of a token given the text before it
+
+    def bits(prompt):
+        return np.array([mass.setdefault(prompt[: i + 1].tobytes(), rng.uniform(0.1, 5)) for i in range(len(prompt))])
+
+    prompts = random_prompts(rng, 25)
+    for a in prompts:
+        assert tree_distance(a, a, bits(a), bits(a)) == 0
+        for b in prompts:
+            ab = tree_distance(a, b, bits(a), bits(b))
+            assert ab == pytest.approx(tree_distance(b, a, bits(b), bits(a)))
+            assert (ab == 0) == np.array_equal(a, b)
+            assert ab == pytest.approx(bits(a).sum() + bits(b).sum() - 2 * shared_information(a, b, bits(a)))
+            for c in prompts:
+                assert ab <= tree_distance(a, c, bits(a), bits(c)) + tree_distance(c, b, bits(c), bits(b)) + 1e-9
+    a, other = np.array([1, 1, 1]), np.array([0])
+    assert shared_information(a, a, bits(a)) > 0 == shared_information(a, other, bits(a))
+
+
+# ---- eviction ----
+
+
+def test_buckets_cover_all_ages_without_gaps():
+    ages = np.concatenate([[0], np.geomspace(1e-3, 1e12, 500)])
+    buckets = [bucket_of(age) for age in ages]
+    assert buckets == sorted(buckets) and buckets[0] == 0 and buckets[-1] == 63
+    for bucket in range(62):
+        assert bucket_of(bucket_end(bucket)) == bucket + 1
+        assert bucket_of(bucket_end(bucket) * (1 - 1e-6)) == bucket
+
+
+def test_recompute_cost_is_the_sum_over_tokens():
+    cost = RecomputeCost(crossover_tokens=100)
+    assert cost.of(7, 5) == pytest.approx(sum(1 + t / 100 for t in range(7, 12)))
+
+
+def test_victims_are_leaves_first_and_orphans_before_all():
+    trie = trie_of([np.arange(12), np.array([0, 1, 2, 3, 9])])
+    lost = trie_of([np.arange(50, 60)])
+    for node in lost.nodes.values():
+        if node.start:
+            trie.add(Node(node.id, node.parent_id, node.tokens, node.start, 10))
+    dropped = []
+    for node in victims(trie, 10**9, recency):
+        assert not len(node.children)
+        dropped.append(node.start)
+        trie.remove(node)
+    assert dropped[:2] == [8, 4] and dropped[-1] == 0 and not trie.nodes
+    assert len(dropped) == 6
+
+
+def test_victims_stop_when_enough_is_dropped():
+    trie = trie_of([np.arange(40)])
+    assert len(list(_drop(trie, victims(trie, 25, recency)))) == 3
+
+
+def _drop(trie, nodes):
+    for node in nodes:
+        trie.remove(node)
+        yield node
+
+
+def test_a_class_that_is_hit_again_and_again_outlives_recent_blocks_that_never_are():
+    trie = trie_of([np.array([1, 1, 1, 1]), np.array([2, 2, 2, 2])])
+    often, never = trie.match(np.array([1] * 4)).path[0], trie.match(np.array([2] * 4)).path[0]
+    reuse = ReuseModel(BLOCK)
+    for now in range(100, 2000, 100):
+        reuse.hit(often, now)
+        often.hits, often.last_used = often.hits + 1, now
+        reuse.survived(never, now)
+    never.last_used = 1990
+    value = worth(trie, reuse, 2000)
+    assert value(often) > value(never)
+    assert recency(often) < recency(never)
+
+
+def test_before_any_count_the_mass_decides_and_bytes_and_position_weigh():
+    trie = trie_of([np.array([i] * 4) for i in range(3)])
+    likely, unlikely, unknown = (trie.match(np.array([i] * 4)).path[0] for i in range(3))
+    likely.edge_bits, unlikely.edge_bits = 2.0, 40.0
+    value = worth(trie, ReuseModel(BLOCK), 10)
+    assert value(likely) > value(unknown) > value(unlikely)
+    before = value(likely)
+    likely.size_bytes *= 2
+    assert value(likely) == pytest.approx(before / 2)
+
+
+def test_probability_follows_the_counted_rate():
+    node = Node(b"x", ROOT_ID, np.arange(BLOCK), 0, 10)
+    reuse = ReuseModel(BLOCK)
+    reuse.counts.hits[0] = 200.0
+    reuse.counts.exposure_s[0] = 20_000.0
+    assert reuse.probability(node, 0.0, 10.0) == pytest.approx(1 - np.exp(-0.1), rel=0.02)
+    tail = Node(b"y", ROOT_ID, np.arange(BLOCK - 1), 0, 10)
+    assert reuse.probability(tail, 0.0, 10.0) < 0.01
+
+
+def test_exposure_is_counted_once_and_split_over_buckets():
+    node = Node(b"x", ROOT_ID, np.arange(BLOCK), 0, 10)
+    reuse = ReuseModel(BLOCK)
+    for now in (0.3, 5.0, 5.0, 17.0):
+        reuse.survived(node, now)
+    assert reuse.counts.exposure_s.sum() == pytest.approx(17.0)
+    assert reuse.counts.exposure_s[0, bucket_of(16.9)] == pytest.approx(17 - bucket_end(bucket_of(16.9) - 1))
+    assert np.array_equal(reuse.counts.exposure_s, reuse.gained.exposure_s)
