@@ -1,0 +1,29 @@
+"""Key-value caches of language models: save, share and restore them in fewer bytes.
+
+>>> from rdcodec.codecs.kv_cache import load_cache, save_cache
+>>> save_cache(model(**prompt, use_cache=True).past_key_values, prompt.input_ids, "prompt.rdc", model)  # doctest: +SKIP
+>>> cache = load_cache("prompt.rdc", model)                                                             # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_EXPORTS = {
+    "KvBlock": "blocks", "KvSettings": "blocks", "block_id": "blocks", "decode_block": "blocks",
+    "encode_block": "blocks", "read_block_header": "blocks", "MODES": "modes", "Profile": "profile",
+    "use_profile": "profile", "calibrate": "calibration", "load_cache": "cache_io", "save_cache": "cache_io",
+    "KvCodec": "codec", "PrefixStore": "store",
+}  # fmt: skip
+"""Public name: module. Imported when first used, so that the command's help needs no torch."""
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+
+
+__all__ = list(_EXPORTS)  # noqa: PLE0605

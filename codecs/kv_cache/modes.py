@@ -1,0 +1,58 @@
+"""The modes table: number in the file, coding pass of one tensor, and what a mode needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from . import fp8, lossless, predictive, quantized, transform, turboquant
+from .place import Place
+
+CodeTensor = Callable[..., Tensor]
+"""``code(coder, x or None, place)`` returns the reconstruction, shape and dtype of the place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """A line of the table."""
+
+    number: int
+    """In the file. Pinned for ever."""
+    code: CodeTensor | None
+    """None: no tensor is stored."""
+    summary: str
+    needs_profile: bool = False
+    """A calibrated profile is needed on both sides; its hash is in the file."""
+    needs_earlier_layers: bool = False
+    """A layer is decoded after all layers below it."""
+    needs_model: bool = False
+    """The model's weights are needed to save and to load."""
+
+
+MODES = {
+    "tokens": Mode(0, None, "token ids only; the cache is recomputed on load", needs_model=True),
+    "lossless": Mode(1, lossless.code, "bit-exact: exponent and mantissa planes, order-0 tables"),
+    "fp8": Mode(2, fp8.code, "e4m3, one scale per layer, head and K/V; exponents entropy-coded"),
+    "turboquant": Mode(3, turboquant.code_fixed, "norm, random rotation, Lloyd-Max at 1..5 bits, fixed rate"),
+    "turboquant-ec": Mode(4, turboquant.code_entropy, "the same codes, entropy-coded"),
+    "quantized": Mode(5, quantized.code, "default: RoPE undone, uniform steps, integer Gaussian tables by row"),
+    "transform": Mode(6, transform.code, "calibrated PCA over heads, reverse water-filling", needs_profile=True),
+    "predictive": Mode(
+        7,
+        predictive.code,
+        "linear prediction from the layer below, from the keys and from the token; residual as quantized",
+        needs_profile=True,
+        needs_earlier_layers=True,
+    ),
+    "residual": Mode(8, quantized.code_inputs, "layer inputs; keys and values projected on load", needs_model=True),
+}
+
+
+def mode_of(number: int) -> str | None:
+    """Name of a mode's number."""
+    return next((name for name, mode in MODES.items() if mode.number == number), None)
+
+
+__all__ = ["MODES", "Mode", "Place", "mode_of"]

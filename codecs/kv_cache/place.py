@@ -1,0 +1,69 @@
+"""Where a tensor stands: everything about it that both sides know before its chunk is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .rope import Rope
+
+if TYPE_CHECKING:
+    from .profile import Profile
+
+DTYPES = {1: torch.bfloat16, 2: torch.float16, 3: torch.float32}
+"""Number in the file of each element type. Pinned."""
+KEY, VALUE = 0, 1
+KIND_NAMES = ("keys", "values")
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the encoder alone decides; the decoder finds the outcome in the chunk."""
+
+    quality: int = 60
+    """0..100: ten points double the step's fineness."""
+    edge: int = 0
+    """Layers at each end that get finer steps."""
+
+
+@dataclass(slots=True)
+class Place:
+    """One tensor of a block, shape (heads, tokens, dim)."""
+
+    layer: int
+    layers: int
+    """Layers of the whole block."""
+    kind: int
+    """`KEY` or `VALUE`."""
+    heads: int
+    tokens: int
+    dim: int
+    dtype: torch.dtype
+    start: int
+    """Position of the first token in its sequence."""
+    sinks: int
+    """Tokens at the block's start that get finer steps."""
+    recent: int
+    """Tokens at the block's end that get finer steps."""
+    bits: int
+    """Bits of a TurboQuant code."""
+    rope: Rope | None
+    profile: Profile | None
+    choices: Choices = field(default_factory=Choices)
+    known: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    """Reconstructions so far by (layer, kind), float32 with RoPE undone: the context of predictions."""
+    token_ids: Tensor | None = None
+    """int64, shape (tokens,)."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(heads, tokens, dim)."""
+        return self.heads, self.tokens, self.dim
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.heads * self.tokens * self.dim

@@ -1,0 +1,59 @@
+"""Rotary position embedding, undone before keys are quantised and applied again after (RoFormer, 2104.09864, 3.2).
+
+A key channel without RoPE keeps its mean and scale along a block; with it, pairs of channels turn into each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FREQUENCIES_MAX = 512
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Angles per token: ``frequencies`` float32, shape (rotary_dim / 2,), radians; halves pair up as in Llama."""
+
+    frequencies: np.ndarray
+
+    def __post_init__(self) -> None:
+        f = self.frequencies
+        if f.ndim != 1 or not 1 <= len(f) <= FREQUENCIES_MAX or not np.isfinite(f).all():
+            raise ValueError(f"RoPE frequencies of shape {f.shape}; need 1..{FREQUENCIES_MAX} finite numbers")
+
+    def turned(self, x: Tensor, start: int, sign: float) -> Tensor:
+        """Rotate the first ``2 * len(frequencies)`` channels of each token by ``sign`` times its angle.
+
+        Args:
+            x: float32, shape (heads, tokens, head_dim).
+            start: position of the first token.
+            sign: 1.0 applies RoPE, -1.0 undoes it.
+        """
+        half = len(self.frequencies)
+        cos, sin = _cos_sin(self.frequencies.tobytes(), start, x.shape[1], str(x.device))
+        out = torch.empty_like(x)
+        a, b = x[..., :half], x[..., half : 2 * half]
+        torch.mul(a, cos, out=out[..., :half]).addcmul_(b, sin, value=-sign)
+        torch.mul(b, cos, out=out[..., half : 2 * half]).addcmul_(a, sin, value=sign)
+        out[..., 2 * half :] = x[..., 2 * half :]
+        return out
+
+
+_angles: dict[tuple[bytes, int, int, str], tuple[Tensor, Tensor]] = {}
+
+
+def _cos_sin(frequencies: bytes, start: int, tokens: int, device: str) -> tuple[Tensor, Tensor]:
+    """Shape (tokens, rotary_dim / 2), float32; the last few are kept, as every layer asks for the same."""
+    key = frequencies, start, tokens, device
+    if key not in _angles:
+        position = np.arange(start, start + tokens, dtype=np.float64)[:, None]
+        # reduced in float64: float32 angles lose a thousandth of a turn at a position of 100,000
+        angle = torch.from_numpy(position * np.frombuffer(frequencies, np.float32)).to(device)
+        while len(_angles) >= 8:
+            _angles.pop(next(iter(_angles)))
+        _angles[key] = angle.cos().float(), angle.sin().float()
+    return _angles[key]
