@@ -1,6 +1,7 @@
 """The prefix store: sharing, exactness, damage, appends, eviction, and what other processes do meanwhile."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -140,7 +141,7 @@ def test_a_longer_prompt_replaces_the_tail_it_outgrew(opened, folder):
 def test_appending_writes_only_what_is_new(opened, folder, cuts):
     store = opened()
     put(store, PROMPT[: cuts[0]])
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in itertools.pairwise(cuts):
         there = files(folder)
         new = [(k[:, start:end], v[:, start:end]) for k, v in cache_of(PROMPT[:end])]
         stored = store.append(PROMPT[:end], new)
@@ -171,7 +172,7 @@ def test_appending_to_what_is_not_stored_says_so(opened):
         store.append(PROMPT, new)
 
 
-@pytest.mark.parametrize("layers", [range(0, 1), range(1, 3), range(2, 3)])
+@pytest.mark.parametrize("layers", [range(1), range(1, 3), range(2, 3)])
 def test_a_range_of_layers_loads_alone(opened, layers):
     put(opened(), PROMPT)
     assert_is_cache(opened().get(PROMPT, layers=layers), PROMPT, layers)
@@ -350,7 +351,10 @@ def test_accounts_round_trip_and_refuse_nonsense():
     assert back.blocks == account.blocks
     assert np.array_equal(back.reuse.hits, account.reuse.hits)
     assert np.array_equal(back.reuse.exposure_s, account.reuse.exposure_s)
-    for bad in (b'{"version":1,"blocks":{"00":[-1,0,null]},"reuse":[]}', b'{"version":1,"blocks":{},"reuse":[[99,0,1,1]]}'):
+    for bad in (
+        b'{"version":1,"blocks":{"00":[-1,0,null]},"reuse":[]}',
+        b'{"version":1,"blocks":{},"reuse":[[99,0,1,1]]}',
+    ):
         with pytest.raises(ValueError, match="out of range"):
             ledger.parse(bad)
 
@@ -393,7 +397,7 @@ def test_transcoding_changes_mode_and_size_and_keeps_ids(opened, folder):
     put(store, PROMPT)
     names = files(folder)
     before, after = store.transcode(dataclasses.replace(SETTINGS, mode="fp8"))
-    assert files(folder) == names and after == sum(path.stat().st_size for path in names) and before != after
+    assert files(folder) == names and after == sum(path.stat().st_size for path in names) < before
     hit = opened().get(PROMPT)
     assert hit.tokens == 30 and opened().stats().modes == {"fp8": 4}
     want = cache_of(PROMPT)[0][0].float()

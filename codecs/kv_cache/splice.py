@@ -33,14 +33,16 @@ def layers_of(cache: Any, count: int | None = None) -> Layers:
     """Keys and values of every layer of a cache, checked.
 
     Args:
-        cache: a transformers ``Cache`` (``cache.layers[i].keys`` and ``.values``), or a sequence of (keys, values);
-            tensors of shape (kv_heads, n, head_dim), or with a batch of 1 before.
+        cache: a transformers ``Cache`` (``cache.layers[i].keys`` and ``.values``), or a sequence of (keys, values):
+            tensors of shape (kv_heads, n, head_dim), or with a batch of 1 before. None has no layers.
         count: n, the number of tokens the cache must hold; None: as many as its first layer does.
 
     Raises:
         ValueError: another shape or batch, or a layer that does not hold every position.
         TypeError: a layer without tensors, e.g. of an empty cache.
     """
+    if cache is None:
+        return ()
     pairs = [(layer.keys, layer.values) for layer in cache.layers] if hasattr(cache, "layers") else list(cache)
     if not pairs:
         raise ValueError("the cache has no layers")

@@ -110,7 +110,7 @@ class PrefixStore:
             layers: decode only these.
 
         Returns:
-            None if nothing is stored; else at most n tokens. Use n - 1 of them where the model must be run for logits.
+            None if nothing is stored; else at most n tokens, without layers where they are stored in mode ``tokens``. Use n - 1 of them where the model must be run for logits.
         """
         tokens = tokens_of(tokens)
         runs: dict[bytes, Layers] = {}
@@ -177,12 +177,13 @@ class PrefixStore:
 
         Args:
             tokens: ids of at least 0, shape (n,).
-            cache: as `splice.layers_of` takes it, n positions.
+            cache: as `splice.layers_of` takes it, n positions; None for mode ``tokens``.
             log_probs: natural logarithm of P_M(token | tokens before), at most 0, shape (n,); for eviction.
 
         Raises:
             ValueError: shapes do not fit, or the store was opened without its salt.
         """
+        self.index.known_salt()
         tokens = tokens_of(tokens)
         layers, bits = layers_of(cache, len(tokens)), _bits(log_probs, len(tokens))
         path = self._path_for_put(tokens)
@@ -201,6 +202,7 @@ class PrefixStore:
         Raises:
             ValueError: less than n - m tokens are stored intact (then put the whole cache), or shapes do not fit.
         """
+        self.index.known_salt()
         tokens = tokens_of(tokens)
         new, bits = layers_of(cache), _bits(log_probs, len(tokens))
         start = len(tokens) - new[0][0].shape[1]
@@ -250,7 +252,7 @@ class PrefixStore:
                 shared, parent = shared + last - start, there
                 self.index.used(there)
             else:
-                parent = self._write(parent, tokens[start:last], cut(layers, start - first, last - first), bits)
+                parent = self._write(parent, tokens, last, cut(layers, start - first, last - first), bits)
                 blocks, size = blocks + 1, size + parent.size_bytes
             start = last
             if progress:
@@ -267,12 +269,12 @@ class PrefixStore:
         self.index.trie.remove(node)
         return None
 
-    def _write(self, parent: Node, tokens: np.ndarray, layers: Layers, bits: np.ndarray | None) -> Node:
-        """Encode and put one block, then drop tails that it replaces."""
-        index = self.index
+    def _write(self, parent: Node, prompt: np.ndarray, end: int, layers: Layers, bits: np.ndarray | None) -> Node:
+        """Encode and put the block from ``parent`` to position ``end``, then drop tails that it replaces."""
+        index, tokens = self.index, prompt[parent.end : end]
         block = index.id_of(parent.id, tokens)
-        node = Node(block, parent.id, tokens, parent.end, 0, str(self.settings.mode))
-        data = index.encode(node, layers, self.settings)
+        node = Node(block, parent.id, tokens, parent.end, 0, self.settings.mode)
+        data = index.encode(node, layers, self.settings, len(prompt))
         index.backend.put(index.key(block), data)
         node.size_bytes = len(data)
         node.edge_bits = None if bits is None else float(bits[node.start : node.end].sum())

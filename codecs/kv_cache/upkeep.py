@@ -130,9 +130,9 @@ def transcode(index: BlockIndex, settings: KvSettings, progress: Progress | None
     for done, node in enumerate(nodes, 1):
         block = index.read(node)
         if block is not None:
-            data = index.encode(node, block.layers, settings)
+            data = index.encode(node, block.layers, settings, node.end if not len(node.children) else None)
             index.backend.put(index.key(node.id), data)
-            node.size_bytes, node.mode = len(data), str(settings.mode)
+            node.size_bytes, node.mode = len(data), settings.mode
         if progress:
             progress(done, len(nodes))
     return before, sum(node.size_bytes for node in index.trie.nodes.values())

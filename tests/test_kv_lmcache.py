@@ -1,0 +1,276 @@
+"""The LMCache serde: against a stand-in of LMCache 0.5's interface, and the real one where it is installed."""
+
+import struct
+import sys
+import time
+import types
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+import torch
+from rdcodec.codecs.kv_cache.lmcache_serde import FRAME, KvDeserializer, KvSerializer, create, register, settings_of
+from rdcodec.entropy_models.errors import BitstreamError
+
+LAYERS, HEADS, TOKENS, DIM = 3, 2, 40, 16
+
+
+@dataclass(frozen=True)
+class ObjectKey:
+    """As lmcache.v1.distributed.api.ObjectKey."""
+
+    chunk_hash: bytes = b"\1\2\3\4"
+    model_name: str = "org/model"
+    kv_rank: int = 0x01000100
+    object_group_id: int = 0
+    cache_salt: str = ""
+
+
+@dataclass(frozen=True)
+class MemoryLayoutDesc:
+    """As lmcache.v1.distributed.api.MemoryLayoutDesc."""
+
+    shapes: list
+    dtypes: list
+
+
+class MemoryObj:
+    """The part of lmcache.v1.memory_management.TensorMemoryObj that serdes touch."""
+
+    def __init__(self, tensor):
+        self._tensor, self._used = tensor, None
+
+    @property
+    def tensor(self):
+        return self._tensor if self._used is None else self._tensor.flatten()[: self._used]
+
+    def set_used_size(self, count):
+        assert 0 < count <= self._tensor.numel() * self._tensor.element_size()
+        self._used = count
+
+
+KEY = ObjectKey()
+
+
+def chunk_of(seed=0, dtype=torch.bfloat16, layout="2LTD"):
+    x = torch.randn(2, LAYERS, TOKENS, HEADS * DIM, generator=torch.Generator().manual_seed(seed)).cumsum(2) / 4
+    if layout == "L2THD":
+        x = x.reshape(2, LAYERS, TOKENS, HEADS, DIM).transpose(0, 1)
+    return x.to(dtype).contiguous()
+
+
+def serde_of(head_dim=DIM, **options):
+    return KvSerializer(settings_of(options), head_dim), KvDeserializer(head_dim)
+
+
+def stored(serializer, chunk, key=KEY):
+    """What LMCache keeps: a buffer of the estimated size, narrowed to what `serialize` returned."""
+    layout = MemoryLayoutDesc([chunk.shape], [chunk.dtype])
+    buffer = MemoryObj(torch.full((serializer.estimate_serialized_size(layout),), 0xA5, dtype=torch.uint8))
+    buffer.set_used_size(serializer.serialize(MemoryObj(chunk), buffer, key))
+    return buffer
+
+
+def restored(deserializer, buffer, like, key=KEY):
+    out = MemoryObj(torch.full_like(like, 7.0))
+    deserializer.deserialize(buffer, out, key)
+    return out.tensor
+
+
+@pytest.mark.parametrize("layout", ["2LTD", "L2THD"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("head_dim", [DIM, None])
+def test_lossless_restores_every_bit(layout, dtype, head_dim):
+    chunk = chunk_of(dtype=dtype, layout=layout)
+    serializer, deserializer = serde_of(head_dim, mode="lossless")
+    buffer = stored(serializer, chunk)
+    assert torch.equal(restored(deserializer, buffer, chunk), chunk)
+
+
+def test_quantized_is_smaller_and_close_but_not_equal():
+    chunk = chunk_of()
+    serializer, deserializer = serde_of(mode="quantized", quality=60)
+    buffer = stored(serializer, chunk)
+    assert buffer.tensor.numel() < 0.6 * chunk.numel() * chunk.element_size()
+    back = restored(deserializer, buffer, chunk)
+    error = (back.float() - chunk.float()).norm() / chunk.float().norm()
+    assert 0 < error < 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("mode", ["lossless", "quantized", "fp8"])
+def test_the_estimate_bounds_even_noise(mode, dtype):
+    width = {torch.bfloat16: torch.int16, torch.float32: torch.int32}[dtype]
+    bits = torch.iinfo(width)
+    noise = torch.randint(bits.min, bits.max, (2, LAYERS, 1, DIM), generator=torch.Generator().manual_seed(1))
+    noise = noise.to(width).view(dtype)
+    chunk = torch.where(torch.isfinite(noise), noise, torch.ones_like(noise)).clamp(-1e4, 1e4)
+    serializer, deserializer = serde_of(mode=mode)
+    back = restored(deserializer, stored(serializer, chunk), chunk)
+    assert back.shape == chunk.shape and torch.isfinite(back).all()
+
+
+def test_padding_after_the_frame_is_ignored():
+    chunk = chunk_of()
+    serializer, deserializer = serde_of(mode="lossless")
+    buffer = stored(serializer, chunk)
+    padded = MemoryObj(torch.cat([buffer.tensor, torch.full((999,), 0x5A, dtype=torch.uint8)]))
+    assert torch.equal(restored(deserializer, padded, chunk), chunk)
+
+
+def test_every_damage_is_an_error_and_leaves_the_destination_alone():
+    chunk = chunk_of()
+    serializer, deserializer = serde_of(mode="quantized")
+    good = stored(serializer, chunk).tensor
+    generator = torch.Generator().manual_seed(2)
+    for i in range(150):
+        bad = good.clone()
+        if i % 2:
+            bad = bad[: int(torch.randint(len(good), (), generator=generator))]
+        else:
+            bad[int(torch.randint(len(good), (), generator=generator))] ^= 1 << (i // 2 % 8)
+        if torch.equal(bad[FRAME.size :], good[FRAME.size :]) and torch.equal(
+            bad[[0, *range(4, 16)]], good[[0, *range(4, 16)]]
+        ):
+            continue  # a flip in the three bytes that mean nothing
+        out = MemoryObj(torch.full_like(chunk, 7.0))
+        with pytest.raises(BitstreamError):
+            deserializer.deserialize(MemoryObj(bad), out, KEY)
+        assert (out.tensor == 7).all()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ObjectKey(chunk_hash=b"\1\2\3\5"),
+        ObjectKey(model_name="org/other"),
+        ObjectKey(kv_rank=1),
+        ObjectKey(object_group_id=1),
+        ObjectKey(cache_salt="tenant"),
+    ],
+)
+def test_a_chunk_in_anothers_place_is_refused(other):
+    chunk = chunk_of()
+    serializer, deserializer = serde_of(mode="lossless")
+    with pytest.raises(BitstreamError):
+        restored(deserializer, stored(serializer, chunk), chunk, other)
+
+
+def test_a_destination_of_another_layout_is_refused():
+    serializer, deserializer = serde_of(mode="lossless")
+    buffer = stored(serializer, chunk_of())
+    for like in (chunk_of(dtype=torch.float16), chunk_of()[:, :2], chunk_of()[:, :, :39]):
+        with pytest.raises(BitstreamError):
+            restored(deserializer, buffer, like.contiguous())
+
+
+def test_layouts_that_are_not_supported_are_named():
+    serializer, _ = serde_of()
+    for shapes in ([torch.Size([LAYERS, TOKENS, 576])], [torch.Size([2, 3, 4, 17])], [torch.Size([2, 3, 4, 16])] * 2):
+        with pytest.raises(ValueError, match=r"MLA|no multiple|one group"):
+            serializer.estimate_serialized_size(MemoryLayoutDesc(shapes, [torch.bfloat16] * len(shapes)))
+    with pytest.raises(ValueError, match="do not fit"):
+        serializer.serialize(MemoryObj(chunk_of()), MemoryObj(torch.zeros(100, dtype=torch.uint8)), KEY)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"mode": "residual"}, "needs the model"), ({"quallity": 3}, "quallity"), ({"mode": "x"}, "no mode")],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        settings_of(options)
+
+
+def test_many_threads_share_one_serde():
+    serializer, deserializer = serde_of(mode="lossless")
+    chunks = [chunk_of(seed) for seed in range(16)]
+
+    def there_and_back(i):
+        key = ObjectKey(chunk_hash=bytes([i]))
+        return restored(deserializer, stored(serializer, chunks[i % 16], key), chunks[i % 16], key)
+
+    with ThreadPoolExecutor(8) as pool:
+        for i, back in enumerate(pool.map(there_and_back, range(48))):
+            assert torch.equal(back, chunks[i % 16])
+
+
+def test_the_frame_is_pinned():
+    serializer, _ = serde_of(mode="lossless")
+    data = bytes(stored(serializer, chunk_of()).tensor.numpy())
+    assert FRAME.size == 16 and data[:4] == b"\1\0\0\0" and data[16:20] == b"\x89RDC"
+    assert struct.unpack_from("<Q", data, 4)[0] == len(data) - 16
+
+
+def test_register_and_create_against_a_stand_in_of_lmcache(monkeypatch):
+    registered = []
+
+    class Abstract:
+        @staticmethod
+        def register(kind):
+            registered.append(kind)
+
+    class AsyncSerdeProcessor:
+        def __init__(self, serializer, deserializer, max_workers=1):
+            self.serializer, self.deserializer, self.max_workers = serializer, deserializer, max_workers
+
+    table = {}
+
+    def register_serde_factory(name, factory):
+        if name in table:
+            raise ValueError(f"Serde type already registered: {name!r}")
+        table[name] = factory
+
+    serde = types.ModuleType("lmcache.v1.distributed.serde")
+    for name, value in {
+        "Serializer": Abstract,
+        "Deserializer": Abstract,
+        "AsyncSerdeProcessor": AsyncSerdeProcessor,
+        "get_registered_serde_types": lambda: list(table),
+        "register_serde_factory": register_serde_factory,
+    }.items():
+        setattr(serde, name, value)
+    for name in ("lmcache", "lmcache.v1", "lmcache.v1.distributed"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, serde.__name__, serde)
+    register()
+    register()
+    assert table == {"rdcodec": create} and registered[:2] == [KvSerializer, KvDeserializer]
+    processor = table["rdcodec"]({"mode": "lossless", "head_dim": DIM, "max_workers": 3})
+    assert processor.max_workers == 3 and processor.serializer.settings.mode == "lossless"
+    assert processor.deserializer.head_dim == processor.serializer.head_dim == DIM
+
+
+def test_the_real_lmcache_runs_it():
+    """LMCache's own processor: factory, thread pool, event notifiers, the narrowing of the buffer, and a miss."""
+    serde = pytest.importorskip(
+        "lmcache.v1.distributed.serde", reason="lmcache is not installed (it needs numpy 2)", exc_type=ImportError
+    )
+    api = pytest.importorskip("lmcache.v1.distributed.api")
+    register()
+    config = serde.SerdeConfig(type="rdcodec", kwargs={"mode": "lossless", "head_dim": DIM})
+    processor = serde.create_serde_processor(config)
+    try:
+        chunk, key = chunk_of(), api.ObjectKey(b"\1\2", "org/model", 1)
+        size = processor.estimate_serialized_size(api.MemoryLayoutDesc([chunk.shape], [chunk.dtype]))
+        buffer, out = MemoryObj(torch.zeros(size, dtype=torch.uint8)), MemoryObj(torch.zeros_like(chunk))
+        assert _result(
+            processor.query_serialize_result, processor.submit_serialize([MemoryObj(chunk)], [buffer], [key])
+        )
+        assert buffer.tensor.numel() < size
+        assert _result(processor.query_deserialize_result, processor.submit_deserialize([buffer], [out], [key]))
+        assert torch.equal(out.tensor, chunk)
+        buffer.tensor[100] ^= 1
+        bad = _result(processor.query_deserialize_result, processor.submit_deserialize([buffer], [out], [key]))
+        assert bad is False
+    finally:
+        processor.close()
+
+
+def _result(query, task):
+    for _ in range(1000):
+        done = query(task)
+        if done is not None:
+            return done
+        time.sleep(0.01)
+    raise TimeoutError("the serde did not answer in 10 s")
