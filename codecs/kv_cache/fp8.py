@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .place import Place
-from .quantized import finite
+from .place import Place, finite
 
 E4M3_MAX = 448.0
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .place import KEY, Place
-from .quantized import rotated, unrotated
+from .quantized import channel_rows, from_channel_rows
 from .transform import code_coefficients, forward, inverse
 
 
@@ -27,28 +27,22 @@ def sources(layer: int, kind: int) -> list[tuple[int, int]]:
 
 
 def code(coder, x: Tensor | None, place: Place) -> Tensor:
-    """The coding pass of one tensor; ``place.known`` holds the layers before and receives this one."""
+    """The coding pass; ``place.known`` holds the tensors before, by (layer, kind), and receives this one."""
     guess = predict(place)
     basis = place.profile.residual_basis(place.layer, place.kind)
-    y = None if x is None else forward(unrotated(x, place) - guess.to(x.device), basis)
-    known = inverse(code_coefficients(coder, y, place), basis).cpu() + guess
+    y = None if x is None else forward(channel_rows(x, place).cpu() - guess, basis)
+    known = inverse(code_coefficients(coder, y, place), basis).add_(guess)
     place.known[place.layer, place.kind] = known
-    return rotated(known, place)
+    return from_channel_rows(known, place)
 
 
 def predict(place: Place) -> Tensor:
-    """The prediction, float32, shape (heads, tokens, dim)."""
-    parts = [_flat(place.known[source]) for source in sources(place.layer, place.kind)]
+    """The prediction, float32, shape (heads * dim, tokens)."""
     predictor = place.profile.predictor(place.layer, place.kind)
+    if place.layer == 0 and place.kind == KEY:
+        return predictor.of_tokens(place.token_ids).T
+    inputs = torch.cat([place.known[source] for source in sources(place.layer, place.kind)])
     if place.layer == 0:
-        guess = predictor.of_tokens(place.token_ids)
-        if place.kind != KEY:
-            guess = guess + (parts[0] - place.profile.predictor(0, KEY).of_tokens(place.token_ids)) @ predictor.weight
-    else:
-        guess = torch.cat(parts, 1) @ predictor.weight + predictor.bias
-    return guess.view(place.tokens, place.heads, place.dim).transpose(0, 1)
-
-
-def _flat(x: Tensor) -> Tensor:
-    """(heads, tokens, dim) to (tokens, heads * dim)."""
-    return x.transpose(0, 1).reshape(x.shape[1], -1)
+        inputs = inputs - place.profile.predictor(0, KEY).of_tokens(place.token_ids).T
+        return predictor.of_tokens(place.token_ids).T + predictor.weight.T @ inputs
+    return predictor.weight.T @ inputs + predictor.bias[:, None]

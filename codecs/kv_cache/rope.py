@@ -29,17 +29,17 @@ class Rope:
         """Rotate the first ``2 * len(frequencies)`` channels of each token by ``sign`` times its angle.
 
         Args:
-            x: float32, shape (heads, tokens, head_dim).
+            x: float32, shape (heads, head_dim, tokens).
             start: position of the first token.
             sign: 1.0 applies RoPE, -1.0 undoes it.
         """
         half = len(self.frequencies)
-        cos, sin = _cos_sin(self.frequencies.tobytes(), start, x.shape[1], str(x.device))
+        cos, sin = _cos_sin(self.frequencies.tobytes(), start, x.shape[2], str(x.device))
         out = torch.empty_like(x)
-        a, b = x[..., :half], x[..., half : 2 * half]
-        torch.mul(a, cos, out=out[..., :half]).addcmul_(b, sin, value=-sign)
-        torch.mul(b, cos, out=out[..., half : 2 * half]).addcmul_(a, sin, value=sign)
-        out[..., 2 * half :] = x[..., 2 * half :]
+        a, b = x[:, :half], x[:, half : 2 * half]
+        torch.mul(a, cos, out=out[:, :half]).addcmul_(b, sin, value=-sign)
+        torch.mul(b, cos, out=out[:, half : 2 * half]).addcmul_(a, sin, value=sign)
+        out[:, 2 * half :] = x[:, 2 * half :]
         return out
 
 
@@ -47,12 +47,12 @@ _angles: dict[tuple[bytes, int, int, str], tuple[Tensor, Tensor]] = {}
 
 
 def _cos_sin(frequencies: bytes, start: int, tokens: int, device: str) -> tuple[Tensor, Tensor]:
-    """Shape (tokens, rotary_dim / 2), float32; the last few are kept, as every layer asks for the same."""
+    """Shape (rotary_dim / 2, tokens), float32; the last few are kept, as every layer asks for the same."""
     key = frequencies, start, tokens, device
     if key not in _angles:
-        position = np.arange(start, start + tokens, dtype=np.float64)[:, None]
+        position = np.arange(start, start + tokens, dtype=np.float64)
         # reduced in float64: float32 angles lose a thousandth of a turn at a position of 100,000
-        angle = torch.from_numpy(position * np.frombuffer(frequencies, np.float32)).to(device)
+        angle = torch.from_numpy(np.outer(np.frombuffer(frequencies, np.float32), position)).to(device)
         while len(_angles) >= 8:
             _angles.pop(next(iter(_angles)))
         _angles[key] = angle.cos().float(), angle.sin().float()

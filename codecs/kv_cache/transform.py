@@ -13,33 +13,28 @@ from __future__ import annotations
 from torch import Tensor
 
 from .place import Place
-from .quantized import quality_exponents, code_rows, rotated, unrotated
+from .profile import Basis
+from .quantized import channel_rows, code_rows, from_channel_rows, quality_exponents
 
 
 def code(coder, x: Tensor | None, place: Place) -> Tensor:
-    """The coding pass of one tensor."""
+    """The coding pass of one tensor, shape (heads, tokens, dim)."""
     basis = place.profile.basis(place.layer, place.kind)
-    y = forward(unrotated(x, place), basis) if x is not None else None
-    return rotated(inverse(code_coefficients(coder, y, place), basis), place)
+    y = forward(channel_rows(x, place), basis) if x is not None else None
+    return from_channel_rows(inverse(code_coefficients(coder, y, place), basis), place)
 
 
 def code_coefficients(coder, y: Tensor | None, place: Place) -> Tensor:
-    """`quantized.code_rows` with the profile's step."""
+    """`quantized.code_rows` with the profile's step; y and the result have shape (components, tokens)."""
     exponent = int(place.profile.exponents[place.layer][place.kind]) + quality_exponents(place)
     return code_rows(coder, y, place, exponent, None, channels_only=True)
 
 
-def forward(x: Tensor, basis) -> Tensor:
-    """Coefficients of x, both of shape (heads, tokens, dim); the components are spread over heads and dim."""
-    heads, tokens, dim = x.shape
-    flat = x.transpose(0, 1).reshape(tokens, heads * dim)
-    y = (flat - basis.mean.to(x.device)) @ basis.forward.to(x.device)
-    return y.view(tokens, heads, dim).transpose(0, 1)
+def forward(t: Tensor, basis: Basis) -> Tensor:
+    """Coefficients of rows of channels, both float32 of shape (heads * dim, tokens)."""
+    return basis.forward.to(t.device).T @ (t - basis.mean.to(t.device)[:, None])
 
 
-def inverse(y: Tensor, basis) -> Tensor:
+def inverse(y: Tensor, basis: Basis) -> Tensor:
     """Inverse of `forward`."""
-    heads, tokens, dim = y.shape
-    flat = y.transpose(0, 1).reshape(tokens, heads * dim)
-    x = flat @ basis.inverse.to(y.device) + basis.mean.to(y.device)
-    return x.view(tokens, heads, dim).transpose(0, 1)
+    return (basis.inverse.to(y.device).T @ y).add_(basis.mean.to(y.device)[:, None])

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .place import Place
-from .quantized import finite
+from .place import Place, finite
 
 SEED = 2504
 _NORM_MAX = 65504.0
