@@ -15,7 +15,9 @@ with other tables, levels or sizes than it was written with is found out.
 
 from __future__ import annotations
 
+import math
 import zlib
+from itertools import pairwise
 
 import constriction
 import numpy as np
@@ -37,51 +39,59 @@ class Plan:
 
     def __init__(self, level: np.ndarray, skip_level: int) -> None:
         """``level``: uint8, flat; inactive entries hold 0."""
-        counts = np.bincount(level, minlength=LEVELS)
-        order = np.argsort(level, kind="stable")
-        self.order = order[counts[:skip_level].sum() :]
+        self.coded = level >= skip_level
+        where = np.flatnonzero(self.coded)  # most of a latent is inactive or skipped: sort only the rest
+        levels = level[where]
+        order = np.argsort(levels, kind="stable")
+        self.order = where[order]
         self.size = level.size
-        ends = np.cumsum(counts[skip_level:])
-        self.runs = [
-            (skip_level + i, slice(int(end - n), int(end)))
-            for i, (n, end) in enumerate(zip(counts[skip_level:], ends, strict=True))
-            if n
-        ]
+        bounds = np.searchsorted(levels, np.arange(skip_level, LEVELS + 1), sorter=order).tolist()
+        self.runs = [(skip_level + i, slice(*ends)) for i, ends in enumerate(pairwise(bounds)) if ends[0] < ends[1]]
 
 
 def _plans(level: Tensor, active: Tensor | None, skip_level: int) -> list[Plan]:
     """One plan per item of the batch."""
+    level = level.to(torch.uint8)
     if active is not None:
         level = level * active
-    flat = level.to(torch.uint8).cpu().numpy().reshape(level.shape[0], -1)
+    flat = level.cpu().numpy().reshape(level.shape[0], -1)
     return [Plan(row, skip_level) for row in flat]
 
 
 def _rounded(residual: Tensor) -> np.ndarray:
-    """Nearest integers (ties to even), int64, shape (batch, symbols)."""
-    if not bool(torch.isfinite(residual).all()):
-        raise ValueError("the latent holds a value that is not finite; is the input finite?")
-    symbols = residual.round().cpu().to(torch.int64).numpy().reshape(residual.shape[0], -1)
-    if symbols.size and np.abs(symbols).max() > SYMBOL_MAX:
-        raise ValueError(f"a symbol of magnitude {np.abs(symbols).max()}; at most {SYMBOL_MAX} can be coded")
-    return symbols
+    """Nearest integers (ties to even), int32, shape (batch, symbols)."""
+    symbols = residual.round().cpu()
+    if symbols.numel():
+        magnitude = max(abs(float(end)) for end in symbols.aminmax())
+        if not math.isfinite(magnitude):
+            raise ValueError("the latent holds a value that is not finite; is the input finite?")
+        if magnitude > SYMBOL_MAX:
+            raise ValueError(f"a symbol of magnitude {magnitude:.0f}; at most {SYMBOL_MAX} can be coded")
+    return symbols.to(torch.int32).numpy().reshape(residual.shape[0], -1)
 
 
-def _entries(symbols: np.ndarray, reach: int) -> np.ndarray:
-    """Symbols to table entries, int32: the last entry is the escape."""
-    return np.where(np.abs(symbols) <= reach, symbols + reach, 2 * reach + 1).astype(np.int32)
+def _entries(ordered: np.ndarray, plan: Plan, tables: Tables) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Symbols in ``plan`` order to table entries, int32, one array per run; the last entry of a table is the escape.
+
+    Also excess over the table's reach (positive) and sign (0 or 1) of the symbols that need an escape, int32.
+    """
+    entries, excess, sign = [], [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+    for level, run in plan.runs:
+        reach, symbols = int(tables.reach[level]), ordered[run]
+        entry = symbols + reach
+        beyond = entry.view(np.uint32) > 2 * reach  # as unsigned, what lies below zero lies far above
+        if beyond.any():
+            entry[beyond] = 2 * reach + 1
+            escaped = symbols[beyond]
+            excess.append(np.abs(escaped) - reach)
+            sign.append((escaped < 0).astype(np.int32))
+        entries.append(entry)
+    return entries, np.concatenate(excess), np.concatenate(sign)
 
 
-def _scatter(rows: list[np.ndarray], like: Tensor) -> Tensor:
-    return torch.from_numpy(np.stack(rows)).to(like.device).to(like.dtype).reshape(like.shape)
-
-
-def _excess(symbols: np.ndarray, plan: Plan, tables: Tables) -> tuple[np.ndarray, np.ndarray]:
-    """Excess (positive) and sign (0 or 1) of the symbols in ``plan`` order that need an escape."""
-    parts = [symbols[run][np.abs(symbols[run]) > tables.reach[level]] for level, run in plan.runs]
-    reach = [np.full(len(part), tables.reach[level]) for part, (level, _) in zip(parts, plan.runs, strict=True)]
-    escaped = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-    return np.abs(escaped) - np.concatenate([*reach, np.zeros(0, np.int64)]), (escaped < 0).astype(np.int32)
+def _as_tensor(rows: np.ndarray, like: Tensor) -> Tensor:
+    """Integers as float32, whatever the pixel path's dtype: bfloat16 would round them."""
+    return torch.from_numpy(rows).to(like.device).reshape(like.shape)
 
 
 class Write:
@@ -94,18 +104,18 @@ class Write:
 
     def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None) -> Tensor:
         """Append a residual of shape (batch, ...); see the module's docstring."""
-        rows = []
+        rounded = _rounded(residual)
+        rows = np.empty(rounded.shape, np.float32)
         plans = _plans(level, active, self.tables.skip_level)
-        for i, (symbols, plan, encoder) in enumerate(zip(_rounded(residual), plans, self._encoders, strict=True)):
+        for i, (symbols, plan, encoder) in enumerate(zip(rounded, plans, self._encoders, strict=True)):
             ordered = symbols[plan.order]
             self.checks[i] = _check(ordered, self.checks[i])
-            for index, run in plan.runs:
-                encoder.encode(_entries(ordered[run], int(self.tables.reach[index])), self.tables.models[index])
-            self._escapes(encoder, *_excess(ordered, plan, self.tables))
-            row = np.zeros(plan.size, np.int64)
-            row[plan.order] = ordered
-            rows.append(row)
-        return _scatter(rows, residual)
+            entries, excess, sign = _entries(ordered, plan, self.tables)
+            for (index, _), entry in zip(plan.runs, entries, strict=True):
+                encoder.encode(entry, self.tables.models[index])
+            self._escapes(encoder, excess, sign)
+            rows[i] = symbols * plan.coded
+        return _as_tensor(rows, residual)
 
     @staticmethod
     def _escapes(encoder: constriction.stream.queue.RangeEncoder, excess: np.ndarray, sign: np.ndarray) -> None:
@@ -141,40 +151,38 @@ class Read:
         Raises:
             Corrupt: the stream is impossible under these tables.
         """
-        rows = []
         plans = _plans(level, active, self.tables.skip_level)
+        rows = np.zeros((len(plans), plans[0].size if plans else 0), np.float32)
         for i, (plan, decoder) in enumerate(zip(plans, self._decoders, strict=True)):
-            ordered = np.zeros(len(plan.order), np.int64)
+            ordered = np.empty(len(plan.order), np.int32)
             escaped = []
             try:
                 for index, run in plan.runs:
                     reach = int(self.tables.reach[index])
                     entries = decoder.decode(self.tables.models[index], run.stop - run.start)
-                    ordered[run] = entries.astype(np.int64) - reach
-                    at = np.flatnonzero(entries == 2 * reach + 1)
-                    escaped.append((run.start + at, np.full(len(at), reach)))
+                    np.subtract(entries, reach, out=ordered[run])
+                    if entries.max() > 2 * reach:
+                        at = np.flatnonzero(entries > 2 * reach)
+                        escaped.append((run.start + at, np.full(len(at), reach, np.int32)))
                 self._escapes(decoder, ordered, escaped)
             except AssertionError as error:  # constriction: "tried to decode from invalid compressed data"
                 raise Corrupt(f"entropy decoder: {error}") from None
             self.checks[i] = _check(ordered, self.checks[i])
-            row = np.zeros(plan.size, np.int64)
-            row[plan.order] = ordered
-            rows.append(row)
-        return _scatter(rows, residual)
+            rows[i, plan.order] = ordered
+        return _as_tensor(rows, residual)
 
     @staticmethod
     def _escapes(decoder, ordered: np.ndarray, escaped: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        at = np.concatenate([a for a, _ in escaped]) if escaped else np.zeros(0, np.int64)
-        if not len(at):
+        if not escaped:
             return
-        reach = np.concatenate([r for _, r in escaped])
+        at, reach = (np.concatenate(parts) for parts in zip(*escaped, strict=True))
         exponent = decoder.decode(_EXPONENT, len(at))
         sign = decoder.decode(constriction.stream.model.Uniform(2), len(at))
-        excess = np.int64(1) << exponent.astype(np.int64)
+        excess = np.int32(1) << exponent
         for e in np.unique(exponent[exponent > 0]):
             where = exponent == e
             excess[where] += decoder.decode(constriction.stream.model.Uniform(1 << int(e)), int(where.sum()))
-        ordered[at] = (reach + excess) * (1 - 2 * sign.astype(np.int64))
+        ordered[at] = (reach + excess) * (1 - 2 * sign)
 
     def close(self) -> None:
         """Raise Corrupt if a stream holds more than was read: the sign of wrong weights or tables."""
@@ -192,23 +200,25 @@ class Measure:
 
     def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None) -> Tensor:
         """As `Write.code`, without a stream."""
-        rows = []
+        rounded = _rounded(residual)
+        rows = np.empty(rounded.shape, np.float32)
         plans = _plans(level, active, self.tables.skip_level)
-        for i, (symbols, plan) in enumerate(zip(_rounded(residual), plans, strict=True)):
-            ordered = symbols[plan.order]
-            for index, run in plan.runs:
-                entries = _entries(ordered[run], int(self.tables.reach[index]))
-                self.bits[i] += self.tables.bits[index][entries].sum()
-            exponent = _exponent(_excess(ordered, plan, self.tables)[0])
+        for i, (symbols, plan) in enumerate(zip(rounded, plans, strict=True)):
+            entries, excess, _ = _entries(symbols[plan.order], plan, self.tables)
+            for (index, _), entry in zip(plan.runs, entries, strict=True):
+                self.bits[i] += self.tables.bits[index][entry].sum()
+                self.tally(index, entry)
+            exponent = _exponent(excess)
             self.bits[i] += (_EXPONENT_BITS[exponent] + 1 + exponent).sum()
-            row = np.zeros(plan.size, np.int64)
-            row[plan.order] = ordered
-            rows.append(row)
-        return _scatter(rows, residual)
+            rows[i] = symbols * plan.coded
+        return _as_tensor(rows, residual)
+
+    def tally(self, level: int, entries: np.ndarray) -> None:
+        """Called with the entries coded at a level; for those who look closer."""
 
 
 def _check(symbols: np.ndarray, before: int) -> int:
-    return zlib.crc32(symbols.astype("<i4").tobytes(), before)
+    return zlib.crc32(symbols.astype("<i4", copy=False).data, before)
 
 
 def _exponent(excess: np.ndarray) -> np.ndarray:
