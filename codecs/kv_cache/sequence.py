@@ -1,0 +1,227 @@
+"""A whole cache in one .rdc file: its blocks one after another, or only its tokens.
+
+Signal header (record 1), little-endian, 44 bytes:
+
+======  ====  =================================================================================
+offset  size  field
+======  ====  =================================================================================
+0       1     record, 1: a sequence
+1       1     content: 0 blocks, 1 token ids for recomputation
+2       2     zeros
+4       8     tokens of the whole sequence, below 2^40
+12      16    model fingerprint
+28      16    id of the last block
+======  ====  =================================================================================
+
+Content 0: each chunk is the file of one block (`blocks`), in order; ids chain, so a missing or foreign one shows.
+Content 1: each chunk is a coding byte (0 plain ids of 4 bytes, 1 coded by the model, `tokens`), the number of tokens
+(4 bytes), the block id of those tokens (16 bytes), and the ids. A reader can stop at any chunk: a prefix is the first few.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .. import container
+from ...entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
+from . import tokens as token_coding
+from .blocks import (
+    CODEC_ID,
+    ROOT,
+    SEQUENCE,
+    START_MAX,
+    TOKENS_MAX,
+    KvBlock,
+    KvSettings,
+    block_id,
+    decode_block,
+    encode_block,
+    read_block_header,
+)
+
+BLOCKS, TOKEN_IDS = 0, 1
+_SIGNAL = struct.Struct("<BBHQ16s16s")
+_TOKENS_HEAD = struct.Struct("<BI16s")
+CODED_TOKENS = 4096
+"""Tokens of one coded run: a coder's last words cost 5 bytes, 1 % of a run of 1,000."""
+Layers = tuple[tuple[Any, Any], ...]
+Progress = Callable[[int, int], None]
+"""Called with (tokens done, tokens in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceHeader:
+    """Of a whole file."""
+
+    content: int
+    tokens: int
+    fingerprint: bytes
+    last_id: bytes
+
+
+def split(tokens: np.ndarray, layers: Layers, block_tokens: int) -> Iterator[tuple[int, KvBlock]]:
+    """(start, block) along a cache of shape (kv_heads, tokens, head_dim) per layer."""
+    for start in range(0, len(tokens), block_tokens):
+        part = slice(start, start + block_tokens)
+        yield start, KvBlock(tokens[part], tuple((k[:, part], v[:, part]) for k, v in layers))
+
+
+def encode_sequence(
+    tokens: np.ndarray,
+    layers: Layers,
+    settings: KvSettings,
+    *,
+    fingerprint: bytes = bytes(16),
+    salt: bytes = b"",
+    progress: Progress | None = None,
+) -> bytes:
+    """A cache's bytes; see `blocks.encode_block` for the arguments and errors."""
+    chunks, parent = [], ROOT
+    for start, block in split(tokens, layers, settings.block_tokens):
+        chunks.append(
+            encode_block(
+                block, parent=parent, fingerprint=fingerprint, salt=salt, start=start, settings=settings,
+                total=len(tokens),
+            )
+        )  # fmt: skip
+        parent = block_id(parent, fingerprint, salt, block.tokens)
+        if progress:
+            progress(start + len(block.tokens), len(tokens))
+    return _write(BLOCKS, len(tokens), fingerprint, parent, chunks)
+
+
+def encode_tokens(model: Any, tokens: np.ndarray, *, fingerprint: bytes, salt: bytes = b"", verify: bool = True) -> bytes:
+    """Only the ids, coded by the model; ``verify`` decodes each run and keeps plain ids where it does not come back."""
+    writer, reader, chunks, parent = token_coding.TokenModel(model), token_coding.TokenModel(model), [], ROOT
+    for start in range(0, len(tokens), CODED_TOKENS):
+        run = tokens[start : start + CODED_TOKENS]
+        coding, body = 1, token_coding.encode_ids(writer, run)
+        if verify and not _comes_back(reader, body, run):
+            coding, body = 0, token_coding.plain_ids(run)
+            reader = writer_at(model, tokens[: start + len(run)])
+        parent = block_id(parent, fingerprint, salt, run)
+        chunks.append(_TOKENS_HEAD.pack(coding, len(run), parent) + body)
+    return _write(TOKEN_IDS, len(tokens), fingerprint, parent, chunks)
+
+
+def writer_at(model: Any, tokens: np.ndarray) -> token_coding.TokenModel:
+    """A token model that was fed these ids."""
+    state = token_coding.TokenModel(model)
+    for token in tokens:
+        state.feed(int(token))
+    return state
+
+
+def _comes_back(reader: token_coding.TokenModel, body: bytes, run: np.ndarray) -> bool:
+    try:
+        return bool(np.array_equal(token_coding.decode_ids(reader, body, len(run)), run))
+    except BitstreamError:
+        return False
+
+
+def _write(content: int, count: int, fingerprint: bytes, last: bytes, chunks: Sequence[bytes]) -> bytes:
+    signal = _SIGNAL.pack(SEQUENCE, content, 0, count, fingerprint, last)
+    return container.write(
+        codec_id=CODEC_ID, weights=bytes(8), signal=signal, chunks=[(container.DATA, body) for body in chunks]
+    )
+
+
+def parse_sequence(data: bytes | memoryview) -> tuple[container.Stream, SequenceHeader]:
+    """Header of a file; chunks are checked when read.
+
+    Raises:
+        BitstreamError: not a cache file, or its header is damaged.
+    """
+    stream = container.parse(data)
+    if stream.codec_id != CODEC_ID or not stream.signal or stream.signal[0] != SEQUENCE:
+        raise Unsupported(f"codec id {stream.codec_id}, record {stream.signal[:1].hex()}: not a cache file")
+    if len(stream.signal) != _SIGNAL.size:
+        raise Corrupt(f"a signal header of {len(stream.signal)} bytes; a cache file has {_SIGNAL.size}")
+    _, content, zero, count, fingerprint, last = _SIGNAL.unpack(stream.signal)
+    if content > TOKEN_IDS or zero or count >= START_MAX:
+        raise Corrupt(f"content {content}, reserved {zero}, {count} tokens: out of range")
+    return stream, SequenceHeader(content, count, fingerprint, last)
+
+
+def decode_blocks(
+    data: bytes | memoryview,
+    *,
+    fingerprint: bytes | None = None,
+    salt: bytes | None = None,
+    layers: range | None = None,
+    prefix: int | None = None,
+    progress: Progress | None = None,
+) -> list[tuple[int, KvBlock]]:
+    """Blocks of a file with content 0 as (start, block), as far as ``prefix`` tokens reach (None: all).
+
+    Raises:
+        BitstreamError: damage, another model or salt, or blocks that do not follow each other.
+    """
+    stream, head = parse_sequence(data)
+    if head.content != BLOCKS:
+        raise Unsupported("the file holds token ids only; the cache has to be recomputed by the model")
+    parent, at, out = ROOT, 0, []
+    wanted = head.tokens if prefix is None else min(prefix, head.tokens)
+    for i in range(len(stream.entries)):
+        if at >= wanted:
+            return out
+        body = stream.chunk(i)
+        header = read_block_header(body)
+        if header.parent != parent or header.start != at or header.fingerprint != head.fingerprint:
+            raise Corrupt(f"block {i} starts at token {header.start}, expected {at}, or follows another block")
+        block = decode_block(body, fingerprint=fingerprint, salt=salt, layers=layers)
+        keep = min(len(block.tokens), wanted - at)
+        cut = tuple((k[:, :keep], v[:, :keep]) for k, v in block.layers)
+        out.append((at, replace(block, tokens=block.tokens[:keep], layers=cut)))
+        at, parent = at + len(block.tokens), header.id
+        if progress:
+            progress(min(at, wanted), wanted)
+    if at < wanted or (prefix is None and parent != head.last_id):
+        raise Truncated(f"blocks end at token {at}, the header says {head.tokens}")
+    return out
+
+
+def decode_tokens(data: bytes | memoryview, model: Any, *, fingerprint: bytes | None, salt: bytes) -> np.ndarray:
+    """Ids of a file with content 1, int64.
+
+    Raises:
+        BitstreamError: damage, another model or salt, or a machine whose probabilities differ from the writer's.
+    """
+    stream, head = parse_sequence(data)
+    if head.content != TOKEN_IDS:
+        raise Unsupported("the file holds blocks, not token ids alone")
+    if fingerprint is not None and head.fingerprint != fingerprint:
+        raise Unsupported(f"the file is of model {head.fingerprint.hex()}, expected {fingerprint.hex()}")
+    state, runs, parent = token_coding.TokenModel(model), [], ROOT
+    for i in range(len(stream.entries)):
+        body = stream.chunk(i)
+        if len(body) < _TOKENS_HEAD.size:
+            raise Truncated(f"run {i} has {len(body)} bytes; at least {_TOKENS_HEAD.size}")
+        coding, count, name = _TOKENS_HEAD.unpack_from(body)
+        if coding > 1 or not 1 <= count <= TOKENS_MAX or sum(map(len, runs)) + count > head.tokens:
+            raise Corrupt(f"run {i}: coding {coding}, {count} of {head.tokens} tokens: out of range")
+        ids = _run_ids(state, coding, body[_TOKENS_HEAD.size :], count)
+        if block_id(parent, head.fingerprint, salt, ids) != name:
+            raise Unsupported(f"run {i} does not hash to its id: another salt, or another machine's probabilities")
+        runs.append(ids)
+        parent = name
+    found = np.concatenate(runs) if runs else np.zeros(0, np.int64)
+    if len(found) != head.tokens or parent != head.last_id:
+        raise Truncated(f"{len(found)} tokens, the header says {head.tokens}")
+    return found
+
+
+def _run_ids(state: token_coding.TokenModel, coding: int, body: bytes, count: int) -> np.ndarray:
+    if coding:
+        return token_coding.decode_ids(state, body, count)
+    if len(body) != 4 * count:
+        raise Corrupt(f"plain ids of {len(body)} bytes for {count} tokens")
+    ids = np.frombuffer(body, "<u4").astype(np.int64)
+    for token in ids:
+        state.feed(int(token))
+    return ids
