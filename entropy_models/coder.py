@@ -91,7 +91,7 @@ def _entries(ordered: np.ndarray, plan: Plan, tables: Tables) -> tuple[list[np.n
 
 def _as_tensor(rows: np.ndarray, like: Tensor) -> Tensor:
     """Integers as float32, whatever the pixel path's dtype: bfloat16 would round them."""
-    return torch.from_numpy(rows).to(like.device).reshape(like.shape)
+    return torch.from_numpy(rows).to(torch.float32).to(like.device).reshape(like.shape)
 
 
 class Write:
@@ -105,7 +105,7 @@ class Write:
     def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None) -> Tensor:
         """Append a residual of shape (batch, ...); see the module's docstring."""
         rounded = _rounded(residual)
-        rows = np.empty(rounded.shape, np.float32)
+        rows = np.empty_like(rounded)
         plans = _plans(level, active, self.tables.skip_level)
         for i, (symbols, plan, encoder) in enumerate(zip(rounded, plans, self._encoders, strict=True)):
             ordered = symbols[plan.order]
@@ -152,7 +152,7 @@ class Read:
             Corrupt: the stream is impossible under these tables.
         """
         plans = _plans(level, active, self.tables.skip_level)
-        rows = np.zeros((len(plans), plans[0].size if plans else 0), np.float32)
+        rows = np.zeros((len(plans), plans[0].size if plans else 0), np.int32)
         for i, (plan, decoder) in enumerate(zip(plans, self._decoders, strict=True)):
             ordered = np.empty(len(plan.order), np.int32)
             escaped = []
@@ -201,7 +201,7 @@ class Measure:
     def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None) -> Tensor:
         """As `Write.code`, without a stream."""
         rounded = _rounded(residual)
-        rows = np.empty(rounded.shape, np.float32)
+        rows = np.empty_like(rounded)
         plans = _plans(level, active, self.tables.skip_level)
         for i, (symbols, plan) in enumerate(zip(rounded, plans, strict=True)):
             entries, excess, _ = _entries(symbols[plan.order], plan, self.tables)
