@@ -59,6 +59,7 @@ def open_backend(where: str | os.PathLike[str]) -> Backend:
 
     Raises:
         ValueError: a scheme that neither Redis nor fsspec knows, or whose extra package is not installed.
+        OSError: a server that does not answer, or a directory that cannot be made.
     """
     where = os.fspath(where)
     scheme = where.partition("://")[0] if "://" in where else ""
@@ -206,6 +207,10 @@ class RedisBackend:
         address, prefix = _split_prefix(url)
         self._redis: Any = redis.Redis.from_url(re.sub(r"^valkey", "redis", address))
         self._prefix = prefix
+        try:
+            self._redis.ping()
+        except redis.RedisError as error:  # not an OSError, unlike what a folder or S3 that is not there raises
+            raise ConnectionError(f"the Redis server does not answer: {error}") from None
 
     def _name(self, key: str) -> bytes:
         return f"{self._prefix}:{_checked(key)}".encode()

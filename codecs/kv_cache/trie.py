@@ -94,6 +94,12 @@ class Children:
         lengths = sorted((n for n in self._lengths if n <= len(key)), reverse=True)
         return [self._by_key[key[:n]] for n in lengths if key[:n] in self._by_key]
 
+    def outgrown(self, key: bytes) -> bool:
+        """Whether another child begins with all of ``key`` and goes on: it would be next in sorted order."""
+        at = bisect_left(self._sorted, key)
+        at += at < len(self._sorted) and self._sorted[at] == key
+        return at < len(self._sorted) and self._sorted[at].startswith(key)
+
     def nearest(self, key: bytes) -> tuple[Node | None, int]:
         """The child sharing most leading tokens with ``key``, and how many: a neighbour in sorted order."""
         at = bisect_left(self._sorted, key)
@@ -203,9 +209,7 @@ class Trie:
 
     def contained(self, node: Node) -> bool:
         """Whether a sibling holds all of this leaf's tokens and more: the leaf is then of no use."""
-        if len(node.children) or node.parent is None:
-            return False
-        return any(other.key.startswith(node.key) for other in node.parent.children if other is not node)
+        return not len(node.children) and node.parent is not None and node.parent.children.outgrown(node.key)
 
     def path_to(self, node: Node) -> list[Node]:
         """Blocks from the first to ``node``; the first one's parent is the root unless it is an orphan."""

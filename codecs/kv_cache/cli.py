@@ -1,0 +1,331 @@
+"""``codec kv``: put caches into a prefix store, get them back, and look after the store.
+
+STORE is a folder, ``redis://host:6379/0?prefix=name``, or any fsspec URL such as ``s3://bucket/folder``.
+Nothing here imports torch before a command needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ...entropy_models.errors import BitstreamError
+
+if TYPE_CHECKING:
+    from .store import PrefixStore
+
+app = typer.Typer(
+    help="Share language-model caches between prompts: one store, each common beginning kept once.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
+
+Store = Annotated[str, typer.Argument(metavar="STORE", help="Folder, redis://host/0?prefix=name, or an fsspec URL.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Model = Annotated[str | None, typer.Option(help="Folder of the transformers model that made the caches.")]
+Name = Annotated[str | None, typer.Option("--fingerprint", help="32 hexadecimal digits in place of --model.")]
+Salt = Annotated[str, typer.Option(envvar="RDCODEC_SALT", help="A tenant's; others do not find the blocks.")]
+Tokens = Annotated[Path | None, typer.Option(help="Token ids: a JSON list, or numbers with spaces between.")]
+Keys = Annotated[str | None, typer.Option(help="Pattern of tensor names, default 'layers.{i}.{k}'.")]
+BlockTokens = Annotated[int, typer.Option(min=1, max=65536, help="Tokens per block; the same for all who share.")]
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]i?)?B?", re.IGNORECASE)
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Turn bad data and unreachable stores into one line on standard error and exit code 1."""
+    try:
+        yield
+    except (BitstreamError, ValueError, TypeError, OSError, ImportError) as error:
+        kind = f"{type(error).__name__.lower()}: " if isinstance(error, BitstreamError) else ""
+        errors.print(f"codec kv: {kind}{' '.join(str(error).split())}", markup=False)
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error that leaves nothing behind."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@app.command()
+def put(
+    store: Store,
+    caches: Annotated[list[Path], typer.Argument(metavar="CACHE...", help="safetensors: layers.{i}.k, .v, tokens.")],
+    tokens: Tokens = None,
+    model: Model = None,
+    fingerprint: Name = None,
+    salt: Salt = "",
+    mode: Annotated[str, typer.Option(help="quantized, lossless, fp8, turboquant, turboquant-ec.")] = "quantized",
+    quality: Annotated[int, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100.")] = 60,
+    block_tokens: BlockTokens = 256,
+    keys: Keys = None,
+    as_json: AsJson = False,
+) -> None:
+    """Store caches; what the store already holds of their beginnings is shared, not written again."""
+    with one_line():
+        from .commands import KEYS, read_tensors
+
+        if tokens and len(caches) > 1:
+            raise ValueError(
+                f"--tokens is of one cache, here are {len(caches)}; put the ids into the files as 'tokens'"
+            )
+        with _opened(store, model, fingerprint, salt, block_tokens, mode=mode, quality=quality) as opened:
+            for path in caches:
+                layers, ids, notices = read_tensors(path.read_bytes(), keys or KEYS)
+                if notices and not tokens:
+                    raise ValueError(f"{path} holds no tensor 'tokens'; give the ids with --tokens")
+                with bar(path.name) as progress:
+                    stored = opened.put(_ids(tokens) if tokens else ids, layers, progress=progress)
+                line = (
+                    f"{path}: {stored.shared_tokens} tokens shared, {stored.new_tokens} new in {stored.new_blocks} blocks, "
+                    f"{_size(stored.new_bytes)}"
+                )
+                out.print(json.dumps({"file": str(path), **asdict(stored)}) if as_json else line, markup=False)
+
+
+@app.command()
+def get(
+    store: Store,
+    output: Annotated[Path, typer.Option("--output", "-o", help="safetensors to write.")],
+    tokens: Annotated[Path, typer.Option(help="The prompt's ids: a JSON list, or numbers with spaces between.")],
+    model: Model = None,
+    fingerprint: Name = None,
+    salt: Salt = "",
+    layers: Annotated[str | None, typer.Option(help="Only these, first:last, e.g. 0:8.")] = None,
+    block_tokens: BlockTokens = 256,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite the output.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the cache of a prompt's longest stored beginning. Exits with 1 if nothing of it is stored."""
+    with one_line():
+        import torch
+        from safetensors.torch import save
+
+        from ..container import write_file
+
+        if output.exists() and not force:
+            raise ValueError(f"{output} exists; --force overwrites it")
+        wanted, ids = _range(layers), _ids(tokens)
+        with _opened(store, model, fingerprint, salt, block_tokens) as opened:
+            hit = opened.get(ids, layers=wanted)
+        if hit is None:
+            raise ValueError(f"no beginning of the {len(ids)} tokens is stored for this model and tenant")
+        first = wanted.start if wanted else 0
+        names = {f"layers.{first + i}.{n}": x for i, kv in enumerate(hit.layers) for n, x in zip("kv", kv, strict=True)}
+        tensors = {name: x.contiguous() for name, x in names.items()}
+        write_file(output, save({**tensors, "tokens": torch.tensor(ids[: hit.tokens])}))
+        found = {"file": str(output), "tokens": hit.tokens, "asked_tokens": len(ids), "layers": len(hit.layers)}
+        line = f"{output}: {hit.tokens} of {len(ids)} tokens, {len(hit.layers)} layers"
+        out.print(json.dumps(found) if as_json else line, markup=False)
+
+
+@app.command("ls")
+def list_prompts(store: Store, as_json: AsJson = False) -> None:
+    """List the prompts in a store: the longest of each that is kept, and how often it was used."""
+    with one_line():
+        rows = []
+        for name, opened in _all(store):
+            trie = opened.index.trie
+            for leaf in sorted(trie.leaves(), key=lambda node: -node.last_used):
+                path = trie.path_to(leaf)
+                begins = " ".join(str(token) for token in path[0].tokens[:6])
+                size = sum(node.size_bytes for node in path)
+                row = {
+                    "namespace": name,
+                    "tokens": leaf.end,
+                    "blocks": len(path),
+                    "bytes": size,
+                    "own_bytes": leaf.size_bytes,
+                }
+                rows.append({**row, "hits": leaf.hits, "mode": leaf.mode, "begins": begins, "block": leaf.id.hex()})
+        _show(rows, as_json, f"{store}: {len(rows)} prompts", hidden={"namespace"})
+
+
+@app.command()
+def stats(store: Store, as_json: AsJson = False) -> None:
+    """Size, sharing and use, for each model and tenant."""
+    with one_line():
+        rows = []
+        for name, opened in _all(store):
+            fields = asdict(opened.stats())
+            del fields["asked_tokens"], fields["found_tokens"]
+            fields["sharing"] = round(fields["sharing"], 3)
+            if not as_json:
+                fields["modes"] = ", ".join(f"{count} {mode}" for mode, count in fields["modes"].items())
+                fields["size_bytes"] = _size(fields["size_bytes"])
+            rows.append({"namespace": name, **fields})
+        _show(rows, as_json, store)
+
+
+@app.command()
+def evict(
+    store: Store,
+    budget: Annotated[str, typer.Option(help="Keep at most this many bytes of blocks, like 20GB.")],
+    policy: Annotated[str, typer.Option(help="worth (reuse x recompute cost / bytes) or recency (LRU).")] = "worth",
+    as_json: AsJson = False,
+) -> None:
+    """Drop the blocks of least worth. Each model and tenant gives up the same share."""
+    with one_line():
+        if policy not in ("worth", "recency"):
+            raise ValueError(f"no policy {policy!r}; there are worth and recency")
+        limit, spaces = _bytes(budget), _all(store)
+        total = sum(opened.stats().size_bytes for _, opened in spaces)
+        rows = []
+        for name, opened in spaces:
+            share = opened.stats().size_bytes * limit // max(total, 1)
+            evicted = opened.evict(share, policy)  # type: ignore[arg-type]
+            rows.append({"namespace": name, **asdict(evicted)})
+        _show(rows, as_json, store)
+
+
+@app.command()
+def verify(
+    store: Store,
+    repair: Annotated[bool, typer.Option(help="Delete damaged blocks.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Decode every block. Exits with 1 if one is damaged."""
+    with one_line():
+        rows, damaged = [], 0
+        for name, opened in _all(store):
+            with bar(f"verify {name[:8]}") as progress:
+                checked = opened.verify(repair=repair, progress=progress)
+            rows.append({"namespace": name, "blocks": checked.blocks, "damaged": len(checked.damaged)})
+            rows[-1]["unreachable"] = len(checked.unreachable)
+            damaged += len(checked.damaged)
+            for block, reason in checked.damaged.items():
+                errors.print(f"codec kv: {block}: {reason}", markup=False)
+        _show(rows, as_json, store)
+        if damaged:
+            raise typer.Exit(1)
+
+
+@app.command()
+def transcode(
+    store: Store,
+    mode: Annotated[str, typer.Option(help="quantized, lossless, fp8, turboquant, turboquant-ec.")],
+    quality: Annotated[int, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100.")] = 60,
+    model: Model = None,
+    fingerprint: Name = None,
+    salt: Salt = "",
+    block_tokens: BlockTokens = 256,
+) -> None:
+    """Encode every block of a model again, e.g. lossless to quantized; what a lossy mode lost stays lost."""
+    with (
+        one_line(),
+        _opened(store, model, fingerprint, salt, block_tokens, mode=mode, quality=quality) as opened,
+        bar("transcode") as progress,
+    ):
+        before, after = opened.transcode(opened.settings, progress)
+        out.print(f"{store}: {_size(before)} -> {_size(after)}", markup=False)
+
+
+def _opened(
+    store: str,
+    model: str | None,
+    fingerprint: str | None,
+    salt: str,
+    block_tokens: int,
+    **settings: Any,
+) -> PrefixStore:
+    from .backends import open_backend
+    from .blocks import KvSettings
+    from .store import PrefixStore
+
+    rope = None
+    if model:
+        from transformers import AutoModelForCausalLM
+
+        from .model import fingerprint as fingerprint_of
+        from .model import rope_of
+
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+        name, rope = fingerprint_of(loaded), rope_of(loaded)
+    elif fingerprint and re.fullmatch("[0-9a-fA-F]{32}", fingerprint):
+        name = bytes.fromhex(fingerprint)
+    else:
+        raise ValueError("which model? Give --model FOLDER, or --fingerprint with 32 hexadecimal digits")
+    options = KvSettings(block_tokens=block_tokens, rope=rope, **settings)
+    return PrefixStore(open_backend(store), fingerprint=name, salt=salt.encode(), settings=options)
+
+
+def _all(store: str) -> list[tuple[str, PrefixStore]]:
+    """Every namespace of a store that is there, by name."""
+    from .backends import open_backend
+    from .index import namespaces
+    from .store import PrefixStore
+
+    if "://" not in store and not Path(store).is_dir():
+        raise ValueError(f"{store} is not there")
+    backend = open_backend(store)
+    return [(name, PrefixStore.of_namespace(backend, name)) for name in namespaces(backend)]
+
+
+def _ids(path: Path) -> list[int]:
+    text = path.read_text().strip()
+    try:
+        ids = json.loads(text) if text.startswith("[") else [int(word) for word in text.split()]
+    except ValueError as error:
+        raise ValueError(f"{path}: not a list of token ids: {error}") from None
+    if not ids or not all(isinstance(i, int) and i >= 0 for i in ids):
+        raise ValueError(f"{path}: need one or more token ids, each at least 0")
+    return ids
+
+
+def _range(text: str | None) -> range | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise ValueError(f"layers {text!r}; need first:last, e.g. 0:8")
+    return range(int(match[1]), int(match[2]))
+
+
+def _bytes(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"a size of {text!r}; need a number with kB, MB, GB or TB, or KiB, MiB, ...")
+    unit = (match[2] or "").lower()
+    base = 1024 if unit.endswith("i") else 1000
+    return int(float(match[1]) * base ** (" kmgt".index(unit[0]) if unit else 0))
+
+
+def _size(count: int) -> str:
+    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.3g} {units[0]}" if units[0] != "B" else f"{count} B"
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool, title: str, hidden: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    if as_json:
+        out.print(json.dumps(rows), markup=False)
+        return
+    if not rows:
+        out.print(f"{title}: empty", markup=False)
+        return
+    names = [name for name in rows[0] if name not in hidden]
+    table = Table(title=title)
+    for name in names:
+        number = all(isinstance(row[name], int | float) for row in rows)
+        table.add_column(name.replace("_", " "), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(row[name]) for name in names))
+    out.print(table)

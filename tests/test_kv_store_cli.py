@@ -1,0 +1,173 @@
+"""``codec kv``: one round trip through every command, and what the user is told when something is wrong."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from rdcodec.codecs.kv_cache.cli import _bytes, _size, app
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+NAME = "00112233445566778899aabbccddeeff"
+MODEL = ["--fingerprint", NAME]
+BLOCKS = ["--block-tokens", "8"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def cache_file(path, tokens, seed=0, with_tokens=True):
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        f"layers.{i}.{n}": torch.randn(2, 40, 16, generator=generator).bfloat16() for i in range(3) for n in "kv"
+    }
+    tensors = {name: x[:, : len(tokens)].contiguous() for name, x in tensors.items()}
+    save_file(tensors | ({"tokens": torch.tensor(tokens)} if with_tokens else {}), path)
+    return tensors
+
+
+def ids_file(path, ids):
+    path.write_text(json.dumps(ids))
+    return path
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """A store with two prompts that share two blocks, and the first one's tensors."""
+    first, second = list(range(30)), [*range(16), *range(100, 110)]
+    tensors = cache_file(tmp_path / "a.safetensors", first)
+    cache_file(tmp_path / "b.safetensors", second)
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    done = run("put", tmp_path / "store", *files, *MODEL, *BLOCKS, "--mode", "lossless", "--json")
+    assert done.exit_code == 0, done.output
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["shared_tokens"], line["new_blocks"]) for line in lines] == [(0, 4), (16, 2)]
+    return tmp_path, tensors
+
+
+def test_put_and_get_round_trip(filled):
+    tmp_path, tensors = filled
+    ids = ids_file(tmp_path / "ids.json", [*range(27), 500])
+    done = run("get", tmp_path / "store", "-o", tmp_path / "out.safetensors", "--tokens", ids, *MODEL, *BLOCKS)
+    assert done.exit_code == 0 and "27 of 28 tokens, 3 layers" in done.stdout
+    back = load_file(tmp_path / "out.safetensors")
+    assert back.pop("tokens").tolist() == list(range(27)) and set(back) == set(tensors)
+    assert all(torch.equal(x, tensors[name][:, :27]) for name, x in back.items())
+    done = run("get", tmp_path / "store", "-o", tmp_path / "out.safetensors", "--tokens", ids, *MODEL, *BLOCKS)
+    assert done.exit_code == 1 and "--force" in done.stderr
+    words = tmp_path / "ids.txt"
+    words.write_text("0 1 2\n3")
+    options = ["--layers", "1:3", "--force", "--json"]
+    done = run(
+        "get", tmp_path / "store", "-o", tmp_path / "out.safetensors", "--tokens", words, *MODEL, *BLOCKS, *options
+    )
+    assert json.loads(done.stdout)["tokens"] == 4
+    assert set(load_file(tmp_path / "out.safetensors")) == {
+        "layers.1.k",
+        "layers.1.v",
+        "layers.2.k",
+        "layers.2.v",
+        "tokens",
+    }
+
+
+def test_ls_and_stats(filled):
+    tmp_path, _ = filled
+    rows = json.loads(run("ls", tmp_path / "store", "--json").stdout)
+    assert sorted((row["tokens"], row["blocks"], row["mode"]) for row in rows) == [
+        (26, 4, "lossless"),
+        (30, 4, "lossless"),
+    ]
+    assert all(row["begins"] == "0 1 2 3 4 5" and row["namespace"].startswith(NAME) for row in rows)
+    (row,) = json.loads(run("stats", tmp_path / "store", "--json").stdout)
+    assert (row["blocks"], row["tokens"], row["prompt_tokens"], row["sharing"]) == (6, 40, 56, 1.4)
+    files = list((tmp_path / "store").glob("blocks/*/*/*.rdc"))
+    assert row["size_bytes"] == sum(path.stat().st_size for path in files) and row["modes"] == {"lossless": 6}
+    for command in ("ls", "stats"):
+        assert run(command, tmp_path / "store").exit_code == 0
+
+
+def test_evict(filled):
+    tmp_path, _ = filled
+    (row,) = json.loads(run("evict", tmp_path / "store", "--budget", "5kB", "--json").stdout)
+    kept = sum(path.stat().st_size for path in (tmp_path / "store").glob("blocks/*/*/*.rdc"))
+    assert 0 < kept == row["kept_bytes"] <= 5000
+    assert run("evict", tmp_path / "store", "--budget", "0").exit_code == 0
+    assert "empty" in run("ls", tmp_path / "store").stdout
+    for bad in (["--budget", "many"], ["--budget", "1GB", "--policy", "random"]):
+        done = run("evict", tmp_path / "store", *bad)
+        assert done.exit_code == 1 and done.stderr.count("\n") == 1
+
+
+def test_verify_exits_with_1_on_damage_and_repairs(filled):
+    tmp_path, _ = filled
+    assert run("verify", tmp_path / "store").exit_code == 0
+    path = sorted((tmp_path / "store").glob("blocks/*/*/*.rdc"))[2]
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    done = run("verify", tmp_path / "store", "--json")
+    assert done.exit_code == 1 and path.stem in done.stderr and json.loads(done.stdout)[0]["damaged"] == 1
+    assert run("verify", tmp_path / "store", "--repair").exit_code == 1
+    assert run("verify", tmp_path / "store").exit_code == 0 and not path.exists()
+
+
+def test_transcode(filled):
+    tmp_path, _ = filled
+    done = run("transcode", tmp_path / "store", "--mode", "fp8", *MODEL, *BLOCKS)
+    assert done.exit_code == 0 and "->" in done.stdout
+    assert json.loads(run("stats", tmp_path / "store", "--json").stdout)[0]["modes"] == {"fp8": 6}
+
+
+def test_a_salt_hides_blocks(filled, monkeypatch):
+    tmp_path, _ = filled
+    ids = ids_file(tmp_path / "ids.json", list(range(8)))
+    arguments = ["get", tmp_path / "store", "-o", tmp_path / "out.safetensors", "--tokens", ids, *MODEL, *BLOCKS]
+    monkeypatch.setenv("RDCODEC_SALT", "tenant")
+    done = run(*arguments)
+    assert done.exit_code == 1 and "no beginning of the 8 tokens is stored" in done.stderr
+    monkeypatch.delenv("RDCODEC_SALT")
+    assert run(*arguments).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["put", "{store}", "{cache}"], "which model?"),
+        (["put", "{store}", "{cache}", "--fingerprint", "12"], "32 hexadecimal digits"),
+        (["put", "{store}", "{bare}", *MODEL], "no tensor 'tokens'"),
+        (["put", "{store}", "{junk}", *MODEL], "not a safetensors file"),
+        (["put", "{store}", "{cache}", "{cache}", "--tokens", "{ids}", *MODEL], "--tokens is of one cache"),
+        (["put", "{store}", "{cache}", "--tokens", "{ids}", *MODEL], "hold 30 positions for 3 tokens"),
+        (["put", "{store}", "{cache}", "--tokens", "{junk}", *MODEL], "not a list of token ids"),
+        (["put", "{store}", "{cache}", "--mode", "zip", *MODEL], "no mode 'zip'"),
+        (["put", "{store}", "{store}/none", *MODEL], "No such file"),
+        (["put", "nosuch://x", "{cache}", *MODEL], "nosuch"),
+        (["put", "redis://127.0.0.1:1/0", "{cache}", *MODEL], "does not answer"),
+        (["get", "{store}", "-o", "{store}/o", "--tokens", "{ids}", "--layers", "4", *MODEL], "first:last"),
+        (["get", "{store}", "-o", "{store}/o", "--tokens", "{ids}", *MODEL], "no beginning of the 3 tokens"),
+        (["ls", "{store}/none"], "is not there"),
+    ],
+)
+def test_mistakes_are_one_clear_line_and_exit_code_1(tmp_path, arguments, message):
+    (tmp_path / "store").mkdir()
+    cache_file(tmp_path / "cache", list(range(30)))
+    cache_file(tmp_path / "bare", list(range(30)), with_tokens=False)
+    (tmp_path / "junk").write_bytes(b"junk")
+    ids_file(tmp_path / "ids", [1, 2, 3])
+    places = {name: str(tmp_path / name) for name in ("store", "cache", "bare", "junk", "ids")}
+    done = run(*(argument.format(**places) for argument in arguments))
+    assert done.exit_code == 1 and message in done.stderr and done.stderr.count("\n") == 1, done.output
+
+
+def test_sizes_are_read_and_shown():
+    assert [_bytes(text) for text in ("10", "1.5kB", "2 MB", "3GiB", "1T")] == [10, 1500, 2 * 10**6, 3 * 2**30, 10**12]
+    assert [_size(n) for n in (999, 1500, 2 * 10**9)] == ["999 B", "1.5 kB", "2 GB"]
+
+
+def test_help_needs_no_torch():
+    script = "import sys, rdcodec.codecs.kv_cache.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
