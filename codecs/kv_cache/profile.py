@@ -7,7 +7,7 @@ Tensors, l a layer, t 0 for keys and 1 for values, C = kv_heads * head_dim:
     basis.l.t           float32 (C, C)   coefficients = (x - mean.l.t) basis;  unbasis.l.t is its inverse
     residual_basis.l.t, residual_mean.l.t, residual_unbasis.l.t     the same for what prediction leaves
     weight.l.t, bias.l.t                 predictors (`predictive.sources` gives the inputs)
-    token_ids int64 (m,), token_mean.0 and token_mean.1 float32 (m + 1, C)   layer 0 by token; the last row is the rest
+    token_ids int64 (m,), token_mean.0 and token_mean.1 float16 (m + 1, C)   layer 0 by token; the last row is the rest
 
 `quantized` uses the first two while encoding, and writes what it used: its files decode without a profile.
 """
@@ -51,7 +51,7 @@ class Predictor:
         """Mean by token id, float32, shape (tokens, C)."""
         at = torch.searchsorted(self.token_ids, ids).clamp_max(len(self.token_ids) - 1)
         row = torch.where(self.token_ids[at] == ids, at, len(self.token_ids))
-        return self.token_mean[row]
+        return self.token_mean[row].float()
 
 
 class Profile:
