@@ -1,0 +1,508 @@
+"""Contract of the cache codec: every mode, every shape, every way to be wrong."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rdcodec.codecs import container
+from rdcodec.codecs.kv_cache import calibration, commands, rows, turboquant
+from rdcodec.codecs.kv_cache.blocks import (
+    KvBlock,
+    KvSettings,
+    block_id,
+    decode_block,
+    encode_block,
+    estimate_block,
+    read_block_header,
+)
+from rdcodec.codecs.kv_cache.codec import KvCodec
+from rdcodec.codecs.kv_cache.modes import MODES
+from rdcodec.codecs.kv_cache.profile import Profile
+from rdcodec.codecs.kv_cache.rope import Rope
+from rdcodec.entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
+from rdcodec.entropy_models.tables import TOTAL, gaussian_tables
+
+ROOT, MODEL, SALT = bytes(16), bytes(range(16)), b"tenant"
+PLAIN = ["lossless", "fp8", "turboquant", "turboquant-ec", "quantized"]
+LOSSY = ["fp8", "turboquant", "turboquant-ec", "quantized", "transform", "predictive"]
+ALL = [*PLAIN, "transform", "predictive"]
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+LAYERS = 3
+
+
+def rope_for(dim: int) -> Rope | None:
+    return Rope((10000.0 ** (-np.arange(0, dim // 2 * 2, 2) / dim)).astype(np.float32)) if dim > 1 else None
+
+
+def make_block(heads: int, n: int, dim: int, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> KvBlock:
+    """Channels of very different scale and mean, as keys have."""
+    g = torch.Generator().manual_seed(seed)
+
+    def tensor(spread: float) -> torch.Tensor:
+        scale = torch.exp(spread * torch.randn(heads, 1, dim, generator=g))
+        return (torch.randn(heads, n, dim, generator=g) * scale + scale * torch.randn(heads, 1, dim, generator=g)).to(dtype)
+
+    tokens = torch.randint(0, 50, (n,), generator=g).numpy()
+    return KvBlock(tokens, tuple((tensor(0.8), tensor(0.3)) for _ in range(LAYERS)))
+
+
+def make_profile(heads: int, dim: int) -> Profile:
+    """Calibrated on blocks of the same kind, without a model."""
+    blocks = [make_block(heads, 200, dim, torch.float32, seed) for seed in (0, 1)]
+    rows_of = {
+        (layer, kind): torch.cat([b.layers[layer][kind].transpose(1, 2).reshape(heads * dim, -1) for b in blocks], 1)
+        for layer in range(LAYERS)
+        for kind in (0, 1)
+    }
+    importance = {at: torch.ones(heads * dim) for at in rows_of}
+    exponents = np.full((LAYERS, 2), -12)
+    tensors = {"exponents": torch.tensor(exponents, dtype=torch.int32)}
+    for at, x in rows_of.items():
+        tensors[f"offsets.{at[0]}.{at[1]}"] = torch.zeros(heads * dim, dtype=torch.int32)
+        calibration._put_basis(tensors, "", at, x, importance[at])
+    ids = torch.from_numpy(np.concatenate([b.tokens for b in blocks]))
+    calibration._put_predictors(tensors, rows_of, importance, ids, np.full((LAYERS, 2), 0.3))
+    return Profile.of(tensors)
+
+
+def settings_for(mode: str, heads: int, dim: int, **options) -> KvSettings:
+    profile = make_profile(heads, dim) if MODES[mode].needs_profile else None
+    return KvSettings(mode=mode, rope=rope_for(dim), profile=profile, **options)
+
+
+def encode(block: KvBlock, settings: KvSettings, start: int = 0, total: int | None = None) -> bytes:
+    return encode_block(
+        block, parent=ROOT, fingerprint=MODEL, salt=SALT, start=start, settings=settings, total=total
+    )
+
+
+def decode(data: bytes, settings: KvSettings, **options) -> KvBlock:
+    return decode_block(data, fingerprint=MODEL, salt=SALT, profile=settings.profile, **options)
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    integer = torch.int16 if a.dtype.itemsize == 2 else torch.int32
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.view(integer), b.view(integer))
+
+
+def all_same(a, b) -> bool:
+    return len(a) == len(b) and all(same_bits(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True))
+
+
+@pytest.mark.parametrize("mode", ALL)
+@pytest.mark.parametrize(("heads", "n", "dim"), [(4, 33, 16), (2, 256, 64), (1, 5, 7), (1, 1, 1), (3, 130, 10)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_decoder_gives_the_estimate_exactly(mode, heads, n, dim, dtype):
+    block, settings = make_block(heads, n, dim, dtype), settings_for(mode, heads, dim)
+    data = encode(block, settings, total=n)
+    decoded = decode(data, settings)
+    known, bits = estimate_block(block, start=0, settings=settings, total=n)
+    assert all_same(decoded.layers, known)
+    assert np.array_equal(decoded.tokens, block.tokens)
+    stream = container.parse(data)
+    chunks = sum(entry.length for entry in stream.entries[2:])
+    # two words of the coder, one of length, for each of the chunks
+    assert bits / 8 - 1 <= chunks <= 1.01 * bits / 8 + 12 * 2 * LAYERS
+    assert encode(block, settings, total=n) == data
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_lossless_keeps_every_bit_pattern(dtype):
+    count = 65536
+    integer = torch.int16 if dtype.itemsize == 2 else torch.int32
+    patterns = np.arange(count, dtype=np.uint32)
+    if dtype == torch.float32:
+        patterns = patterns << 16 | (patterns * 40503 & 0xFFFF) * (patterns & 1)
+    raw = patterns.astype(np.uint16).view(np.int16) if dtype.itemsize == 2 else patterns.view(np.int32)
+    x = torch.from_numpy(raw.copy()).view(dtype).reshape(2, 512, 64)
+    block = KvBlock(np.arange(512), ((x, x.flip(0)),))
+    settings = KvSettings(mode="lossless", rope=rope_for(64))
+    assert all_same(decode(encode(block, settings), settings).layers, block.layers)
+    special = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0], dtype=dtype).view(integer)
+    assert torch.isin(special, x.view(integer)).all()
+
+
+def test_lossless_is_smaller_than_bf16():
+    block = make_block(2, 256, 64)
+    raw = read_block_header(encode(block, KvSettings(mode="lossless"))).raw_bytes
+    assert raw == LAYERS * 2 * 2 * 256 * 64 * 2
+    assert raw / len(encode(block, KvSettings(mode="lossless"))) > 1.2
+
+
+@pytest.mark.parametrize("mode", LOSSY)
+def test_lossy_modes_lose_little_and_do_lose(mode):
+    """Guards against measuring a codec that compressed nothing: fewer bytes, other numbers, small error."""
+    block, settings = make_block(2, 256, 64), settings_for(mode, 2, 64)
+    data = encode(block, settings)
+    decoded = decode(data, settings)
+    assert len(data) < 0.5 * read_block_header(data).raw_bytes
+    for pair, true in zip(decoded.layers, block.layers, strict=True):
+        for x, y in zip(pair, true, strict=True):
+            error = float((x.float() - y.float()).norm() / y.float().norm())
+            assert 0 < error < 0.15
+
+
+@pytest.mark.parametrize("mode", ["quantized", "transform", "predictive"])
+def test_quality_is_monotonic(mode):
+    block, settings = make_block(2, 256, 16), settings_for(mode, 2, 16)
+    sizes, errors = [], []
+    for quality in (20, 50, 80, 100):
+        used = replace(settings, quality=quality)
+        data = encode(block, used)
+        sizes.append(len(data))
+        layers = decode(data, used).layers
+        errors.append(sum(float((a[0].float() - b[0].float()).norm()) for a, b in zip(layers, block.layers, strict=True)))
+    assert sizes == sorted(sizes)
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_first_and_last_tokens_are_finer():
+    block = make_block(2, 256, 64, torch.float32)
+    settings = KvSettings(rope=rope_for(64))
+    layers = decode(encode(block, settings, total=256), settings).layers
+    error = sum((a[1] - b[1]).square().mean((0, 2)) for a, b in zip(layers, block.layers, strict=True))
+    assert error[:4].mean() < 0.15 * error[4:128].mean()
+    assert 0.3 < error[128:].mean() / error[4:128].mean() < 0.8
+    later = decode(encode(block, settings, start=256), settings).layers
+    error = sum((a[1] - b[1]).square().mean((0, 2)) for a, b in zip(later, block.layers, strict=True))
+    assert 0.7 < error[:128].mean() / error[128:].mean() < 1.4
+
+
+def test_undoing_rope_saves_bits():
+    dim, n = 64, 256
+    rope = rope_for(dim)
+    channel = torch.randn(2, dim, 1, generator=torch.Generator().manual_seed(1)) * 4
+    noise = torch.randn(2, dim, n, generator=torch.Generator().manual_seed(2)) * 0.3
+    keys = rope.turned((channel + noise).contiguous(), 1000, 1.0).transpose(1, 2).contiguous()
+    block = KvBlock(np.arange(n), ((keys, keys),))
+    sizes = [len(encode(block, KvSettings(rope=r), start=1000)) for r in (rope, None)]
+    assert sizes[0] < 0.85 * sizes[1]
+
+
+def test_values_go_by_token_where_that_is_cheaper():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 256, 64, generator=g) * torch.exp(1.5 * torch.randn(2, 256, 1, generator=g))
+    block = KvBlock(np.arange(256), ((x, x),))
+    settings = KvSettings(sinks=0)
+    data = encode(block, settings)
+    keys, values = read_block_header(data).chunk_bytes[0]
+    assert values < 0.9 * keys
+    known, _ = estimate_block(block, start=0, settings=settings)
+    assert all_same(decode(data, settings).layers, known)
+
+
+def test_extreme_outliers_escape_and_survive():
+    block = make_block(2, 256, 16, torch.float32)
+    block.layers[1][0][1, 100, 3] = 3e4
+    block.layers[1][1][0, 200, 5] = -3e4
+    settings = KvSettings(quality=100)
+    layers = decode(encode(block, settings), settings).layers
+    assert all_same(layers, estimate_block(block, start=0, settings=settings)[0])
+    assert float(layers[1][0][1, 100, 3]) == pytest.approx(3e4, rel=1e-3)
+
+
+def test_constant_and_zero_tensors():
+    zero, one = torch.zeros(2, 40, 8), torch.full((2, 40, 8), 3.0)
+    block = KvBlock(np.zeros(40, np.int64), ((zero, one), (one, zero)))
+    for mode in PLAIN:
+        layers = decode(encode(block, KvSettings(mode=mode)), KvSettings(mode=mode)).layers
+        assert torch.allclose(layers[0][0], zero, atol=1e-6)
+        assert torch.allclose(layers[1][0], one, rtol=0.6 if mode.startswith("turbo") else 0.1)
+
+
+@pytest.mark.parametrize("mode", LOSSY)
+def test_lossy_modes_refuse_numbers_that_are_not_finite(mode):
+    block, settings = make_block(2, 20, 8), settings_for(mode, 2, 8)
+    block.layers[1][1][0, 3, 2] = float("inf")
+    with pytest.raises(ValueError, match="values of layer 1 are not all finite.*lossless"):
+        encode(block, settings)
+
+
+@pytest.mark.parametrize("mode", ALL)
+def test_layer_range_loads_alone(mode):
+    block, settings = make_block(2, 64, 8), settings_for(mode, 2, 8)
+    data = encode(block, settings)
+    whole = decode(data, settings).layers
+    assert all_same(decode(data, settings, layers=range(1, 3)).layers, whole[1:])
+    assert decode(data, settings, layers=range(0)).layers == ()
+    with pytest.raises(ValueError, match="the block has 3"):
+        decode(data, settings, layers=range(2, 4))
+
+
+def test_damage_in_another_layer_does_not_matter_to_a_range():
+    block, settings = make_block(2, 64, 8), KvSettings()
+    data = bytearray(encode(block, settings))
+    entry = container.parse(bytes(data)).entries[2 + 2 * 2]
+    data[entry.offset + 6] ^= 4
+    assert all_same(
+        decode(bytes(data), settings, layers=range(2)).layers, decode(encode(block, settings), settings).layers[:2]
+    )
+    with pytest.raises(Corrupt, match="chunk 6"):
+        decode(bytes(data), settings)
+
+
+@pytest.mark.parametrize("mode", ALL)
+def test_truncated_and_flipped_bytes_are_refused(mode):
+    block, settings = make_block(1, 20, 6), settings_for(mode, 1, 6)
+    data = encode(block, settings)
+    for end in range(0, len(data), max(1, len(data) // 60)):
+        with pytest.raises(BitstreamError):
+            decode(data[:end], settings)
+    for at in range(0, len(data), max(1, len(data) // 150)):
+        bad = bytearray(data)
+        bad[at] ^= 1 << at % 8
+        with pytest.raises(BitstreamError):
+            decode(bytes(bad), settings)
+
+
+def forged(data: bytes, change) -> bytes:
+    """A block with changed chunks or signal and right checksums: what a hostile writer would make."""
+    stream = container.parse(data)
+    signal, chunks = bytearray(stream.signal), [bytearray(stream.chunk(i)) for i in range(len(stream.entries))]
+    change(signal, chunks)
+    return container.write(
+        codec_id=stream.codec_id,
+        weights=stream.weights,
+        signal=bytes(signal),
+        chunks=[(entry.kind, bytes(c)) for entry, c in zip(stream.entries, chunks, strict=True)],
+    )
+
+
+@pytest.mark.parametrize("mode", ALL)
+def test_forged_chunks_never_crash(mode):
+    block, settings = make_block(1, 20, 6), settings_for(mode, 1, 6)
+    data = encode(block, settings)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+
+        def change(signal, chunks):
+            chunk = chunks[rng.integers(2, len(chunks))]
+            if rng.random() < 0.2:
+                del chunk[rng.integers(len(chunk)) :]
+            else:
+                chunk[rng.integers(len(chunk))] = rng.integers(256)
+
+        try:
+            decoded = decode(forged(data, change), settings)
+            assert decoded.layers[0][0].shape == block.layers[0][0].shape
+        except BitstreamError:
+            refused += 1
+    assert refused or mode == "turboquant"
+
+
+@pytest.mark.parametrize(
+    ("offset", "form", "value", "match"),
+    [
+        (1, "B", 99, "mode 99"),
+        (2, "B", 9, "element type 9"),
+        (3, "B", 101, "quality 101"),
+        (4, "H", 1025, "1025 layers"),
+        (6, "H", 0, "0 heads"),
+        (8, "H", 5000, "widths 5000"),
+        (12, "I", 70000, "70000 tokens"),
+        (12, "I", 21, "21 tokens need 84"),
+        (16, "Q", 1 << 41, "start"),
+        (24, "I", 30, "30 . 0 of 20 tokens"),
+        (32, "B", 6, "6 bits"),
+        (33, "B", 1, "not known"),
+    ],
+)
+def test_header_fields_are_bounded(offset, form, value, match):
+    data = encode(make_block(1, 20, 6), KvSettings(mode="turboquant"))
+
+    def change(signal, chunks):
+        struct.pack_into("<" + form, signal, offset, value)
+
+    with pytest.raises(BitstreamError, match=match):
+        decode_block(forged(data, change))
+
+
+def test_foreign_blocks_are_named():
+    block, settings = make_block(2, 20, 6), KvSettings()
+    data = encode(block, settings)
+    with pytest.raises(Unsupported, match=f"model {MODEL.hex()}, expected {'00' * 16}"):
+        decode_block(data, fingerprint=bytes(16))
+    with pytest.raises(Unsupported, match="another salt"):
+        decode_block(data, salt=b"other")
+    with pytest.raises(Unsupported, match="codec id 1"):
+        decode_block(container.write(codec_id=1, weights=bytes(8), signal=b"", chunks=[]))
+    with pytest.raises(Unsupported, match="not one block"):
+        decode_block(KvCodec().encode(block.layers, block.tokens))
+    with pytest.raises(Truncated):
+        decode_block(data[:-1])
+
+
+def test_profiles_are_named():
+    block, settings = make_block(2, 20, 6), settings_for("transform", 2, 6)
+    data = encode(block, settings)
+    with pytest.raises(Unsupported, match=f"needs profile {settings.profile.hash.hex()}"):
+        decode_block(data)
+    with pytest.raises(Unsupported, match=r"a profile for .*\(3, 16, 16\); the cache has \(3, 12, 12\)"):
+        decode_block(data, profile=make_profile(2, 8))
+    with pytest.raises(ValueError, match="needs a calibrated profile"):
+        KvSettings(mode="predictive")
+    with pytest.raises(Corrupt, match="not a calibrated profile"):
+        Profile(b"abc")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda b: KvBlock(np.zeros(0, np.int64), b.layers), "tokens of shape"),
+        (lambda b: KvBlock(b.tokens[:-1], b.layers), r"keys of layer 0: .*expected \(2, 19, 6\)"),
+        (lambda b: KvBlock(b.tokens - 100, b.layers), "token ids -"),
+        (lambda b: KvBlock(b.tokens, ()), "no mode but tokens"),
+        (lambda b: KvBlock(b.tokens, (*b.layers[:1], (b.layers[1][0].float(), b.layers[1][1]))), "layer 1.*bfloat16"),
+        (lambda b: KvBlock(b.tokens, tuple((k.double(), v.double()) for k, v in b.layers)), "float64; need one of"),
+        (lambda b: KvBlock(np.zeros(65537, np.int64), b.layers), "1..65536"),
+    ],
+)
+def test_wrong_blocks_are_named(change, match):
+    with pytest.raises(ValueError, match=match):
+        encode(change(make_block(2, 20, 6)), KvSettings())
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [({"mode": "zip"}, "no mode 'zip'"), ({"quality": 101}, "quality is 101"), ({"bits": 0}, "bits is 0")],
+)
+def test_wrong_settings_are_named(options, match):
+    with pytest.raises(ValueError, match=match):
+        KvSettings(**options)
+
+
+def test_block_id_depends_on_everything():
+    ids = np.arange(5)
+    names = {
+        block_id(ROOT, MODEL, SALT, ids),
+        block_id(MODEL, MODEL, SALT, ids),
+        block_id(ROOT, ROOT, SALT, ids),
+        block_id(ROOT, MODEL, b"", ids),
+        block_id(ROOT, MODEL, SALT, ids[:4]),
+    }
+    assert len(names) == 5 and all(len(name) == 16 for name in names)
+    assert block_id(ROOT, MODEL, SALT, ids.astype(np.int32)) == block_id(ROOT, MODEL, SALT, ids)
+    # pinned: a change would orphan every stored block
+    assert block_id(ROOT, MODEL, SALT, ids).hex() == "46cc6e245da4020172f99fc772411bb1"
+
+
+def test_header_is_read_without_tensors():
+    block = make_block(2, 20, 6)
+    header = read_block_header(encode(block, KvSettings(quality=33), start=512))
+    assert (header.mode, header.quality, header.start, header.layers, header.shape) == ("quantized", 33, 512, 3, (2, 20, 6))
+    assert header.id == block_id(ROOT, MODEL, SALT, block.tokens) and header.parent == ROOT
+    assert np.array_equal(header.tokens, block.tokens)
+
+
+def test_mode_numbers_are_pinned():
+    assert {name: mode.number for name, mode in MODES.items()} == {
+        "tokens": 0, "lossless": 1, "fp8": 2, "turboquant": 3, "turboquant-ec": 4, "quantized": 5, "transform": 6,
+        "predictive": 7, "residual": 8,
+    }  # fmt: skip
+
+
+def test_stored_tables_are_the_gaussian_ones():
+    stored, fresh = rows.tables(), gaussian_tables(1)
+    for a, b in zip(stored.counts, fresh.counts, strict=True):
+        assert a.sum() == TOTAL and np.abs(a - b).max() <= 2
+    assert zlib.crc32(rows.TABLES_FILE.read_bytes()) == 4006447196
+
+
+@pytest.mark.parametrize("level", [1, 9, 21, 33, 47, 63])
+def test_rows_come_back_with_escapes(level):
+    rng = np.random.default_rng(level)
+    spread = 0.11 * np.exp(level * 0.101)
+    values = np.rint(rng.normal(0, 3 * spread, (7, 33))).astype(np.int32)
+    values[3, 5] = 1 << 20
+    values[6, 32] = -(1 << 20)
+    levels = np.full(7, level, np.uint8)
+    writer, measure = rows.WriteRows(), rows.MeasureRows()
+    writer.rows(values, levels)
+    measure.rows(values, levels)
+    data = writer.chunk()
+    reader = rows.ReadRows(data)
+    assert np.array_equal(reader.rows(np.empty_like(values), levels), values)
+    reader.finish()
+    assert measure.bits[0] - 8 <= 8 * len(data) <= 1.005 * measure.bits[0] + 96
+
+
+def test_left_over_bytes_are_corrupt():
+    writer = rows.WriteRows()
+    writer.raw(np.arange(3), (3,), "u1")
+    reader = rows.ReadRows(writer.chunk())
+    reader.raw(None, (2,), "u1")
+    with pytest.raises(Corrupt, match="left over"):
+        reader.finish()
+
+
+def test_codebooks_are_the_published_ones():
+    """Positive centroids of a unit Gaussian and their mean squared error (TurboQuant, table of section 3.1)."""
+    assert turboquant.codebook(1)[0][1:].tolist() == pytest.approx([0.7979], abs=1e-4)
+    assert turboquant.codebook(2)[0][2:].tolist() == pytest.approx([0.4528, 1.5104], abs=1e-4)
+    assert turboquant.codebook(3)[0][4:].tolist() == pytest.approx([0.2451, 0.7560, 1.3439, 2.1519], abs=1e-3)
+    x = torch.randn(1, 4096, 64, generator=torch.Generator().manual_seed(0))
+    block = KvBlock(np.zeros(4096, np.int64), ((x, x),))
+    for bits, error in ((1, 0.3634), (2, 0.1175), (3, 0.03455), (4, 0.0095), (5, 0.0025)):
+        settings = KvSettings(mode="turboquant", bits=bits)
+        data = encode(block, settings)
+        found = decode(data, settings).layers[0][0]
+        assert float((found - x).square().mean()) == pytest.approx(error, rel=0.06)
+        assert 8 * read_block_header(data).chunk_bytes[0][0] / x.numel() == pytest.approx(bits + 16 / 64, abs=0.01)
+
+
+def test_sequence_in_blocks_and_prefixes():
+    block = make_block(2, 700, 16)
+    codec = KvCodec(KvSettings(rope=rope_for(16)), MODEL, SALT)
+    data = codec.encode(block.layers, block.tokens)
+    tokens, layers = codec.decode(data)
+    assert np.array_equal(tokens, block.tokens) and layers[0][0].shape == (2, 700, 16)
+    assert all_same(layers, codec.estimate(block.layers, block.tokens)[0])
+    tokens, part = codec.decode(data, prefix=300, layers=range(1, 2))
+    assert len(tokens) == 300 and all_same(part, ((layers[1][0][:, :300], layers[1][1][:, :300]),))
+    assert len(codec.decode(data, prefix=0)[0]) == 0
+    for end in range(0, len(data), len(data) // 40):
+        with pytest.raises(BitstreamError):
+            codec.decode(data[:end])
+
+
+def test_sequence_with_a_missing_or_foreign_block_is_refused():
+    block = make_block(2, 700, 16)
+    codec = KvCodec(KvSettings(), MODEL, SALT)
+    data = codec.encode(block.layers, block.tokens)
+
+    def drop(signal, chunks):
+        chunks[1] = chunks[2]
+
+    with pytest.raises(Corrupt, match="block 1 starts at token 512, expected 256"):
+        codec.decode(forged(data, drop))
+    with pytest.raises(Unsupported, match="another salt"):
+        KvCodec(KvSettings(), MODEL, b"").decode(data)
+
+
+def test_safetensors_in_and_out():
+    from safetensors.torch import load, save
+
+    block = make_block(2, 50, 8)
+    names = {f"layers.{i}.{n}": x.contiguous() for i, p in enumerate(block.layers) for n, x in zip("kv", p, strict=True)}
+    data, fields = commands.encode_bytes(save({**names, "tokens": torch.from_numpy(block.tokens)}), mode="lossless")
+    assert fields["raw_bytes"] == sum(x.numel() * 2 for x in names.values()) and not fields["notices"]
+    out = load(commands.decode_bytes(data)[0])
+    assert all(same_bits(out[name], x) for name, x in names.items())
+    assert out["tokens"].tolist() == block.tokens.tolist()
+    info = commands.info_fields(data)
+    assert info["mode"] == "lossless" and "layer_2_bits_per_element" in info
+    other = {name.replace("layers.", "m.").replace(".k", ".key").replace(".v", ".value"): x[None] for name, x in names.items()}
+    stream, fields = commands.encode_bytes(save(other), keys="m.{i}.{k}")
+    assert fields["notices"] and len(stream) < len(data)
+    commands.verify_bytes(stream)
+    with pytest.raises(ValueError, match="no keys and values named"):
+        commands.encode_bytes(save(other))
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        commands.encode_bytes(b"hello")
