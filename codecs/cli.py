@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import REGISTRY, container, files, name_of, weights
 from ..entropy_models.errors import BitstreamError
+from . import REGISTRY, container, files, name_of, weights
 from .files import Job, show_size
 
 app = typer.Typer(
@@ -157,7 +157,8 @@ def encode(
         for notice in fields.pop("notices", ()):
             errors.print(f"codec: {job.name}: note: {notice}", markup=False)
         ratio = fields["raw_bytes"] / len(stream)
-        line = f"{job.target or 'stdout'}  {show_size(len(stream))}  {fields['rate']}  {ratio:.1f}:1  {duration_s:.2f} s"
+        facts = show_size(len(stream)), fields["rate"], f"{ratio:.1f}:1", f"{duration_s:.2f} s"
+        line = "  ".join((str(job.target or "stdout"), *facts))
         fields |= {"input": job.name, "output": str(job.target or "-"), "bytes": len(stream), "ratio": ratio}
         report(as_json, line, fields | {"duration_s": duration_s}, to_stdout=job.target is None)
 
@@ -261,7 +262,7 @@ def models(as_json: AsJson = False) -> None:
 
 @app.command()
 def demo(
-    photograph: Annotated[Path | None, typer.Argument(help="Your photograph; default: one that matplotlib ships.")] = None,
+    photograph: Annotated[Path | None, typer.Argument(help="Your photograph; else one that matplotlib ships.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("codec-demo"),
     device: Device = "auto",
 ) -> None:

@@ -62,7 +62,7 @@ class HyperAnalysis(nn.Module):
         x = F.silu(self.first(y))
         x = self.block1(self.down1(space_to_depth(x, 2)))
         x = self.block2(self.down2(space_to_depth(x, 2)))
-        return self.last(x).float() * self.gain(hats)
+        return self.last(x) * self.gain(hats)
 
 
 class MeanSynthesis(nn.Module):
@@ -80,7 +80,7 @@ class MeanSynthesis(nn.Module):
     def forward(self, z_hat: Tensor, hats: Tensor) -> Tensor:
         x = self.block1(self.first(z_hat))
         x = self.block2(depth_to_space(self.up1(x), 2))
-        return depth_to_space(self.up2(x), 2).float() * self.gain(hats)
+        return depth_to_space(self.up2(x), 2) * self.gain(hats)
 
 
 class LevelSynthesis(nn.Module):

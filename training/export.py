@@ -1,54 +1,32 @@
-"""Checkpoint to shipped weights: integer level branch frozen, tables built, manifest line written.
+"""Checkpoint to shipped weights: integer level branch frozen, tables calibrated, hash and manifest line written.
 
-    python -m rdcodec.training.export runs/image/last.ckpt --name image-1 --data ... [--calibrate FOLDER]
+    python -m rdcodec.training.export runs/image/last.ckpt --name image-1 --train FOLDER
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from rich.progress import track
 
+from ..codecs import weights
 from ..codecs.image.dcvc_rt import ImageConfig, ImageNetwork
-from ..entropy_models.integer_net import IntegerDepthwise, IntegerLinear
 from ..entropy_models.tables import Tables, gaussian_tables
-from .image import LAYERS, ImageTraining
+from .calibrate import calibrated
+from .data import ImageData
+from .freeze import SKIP_LEVEL, frozen
+from .image import stratified_qualities
+from .quantisation import LAYERS
 
-
-def frozen(network: ImageNetwork) -> ImageNetwork:
-    """The deployable network of a trained one: float16-rounded pixel path, exact integer parse path.
-
-    Raises:
-        ValueError: an integer layer could leave the exact range.
-    """
-    deployed = ImageNetwork(network.config)
-    trained = dict(network.named_modules())
-    state: dict[str, Tensor] = {}
-    for name, module in deployed.named_modules():
-        if isinstance(module, IntegerLinear | IntegerDepthwise):
-            state |= {f"{name}.{key}": value for key, value in trained[name].frozen_state().items()}
-    for name, value in network.state_dict().items():
-        if name not in state and name in deployed.state_dict():
-            state[name] = value.to(torch.float16).float()
-    deployed.load_state_dict(state)
-    check_exact(deployed)
-    return deployed.eval().requires_grad_(False)
-
-
-def check_exact(network: nn.Module) -> None:
-    """Run `check` of every integer layer."""
-    for name, module in network.named_modules():
-        if isinstance(module, IntegerLinear | IntegerDepthwise):
-            try:
-                module.check()
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
+LICENCE = "weights CC BY-SA 4.0"
 
 
 def weights_bytes(network: ImageNetwork, tables: Tables) -> bytes:
@@ -62,16 +40,21 @@ def weights_bytes(network: ImageNetwork, tables: Tables) -> bytes:
     return safetensors.torch.save(tensors, {"config": config})
 
 
-def load_checkpoint(path: Path) -> ImageNetwork:
-    """The (averaged) network of a Lightning checkpoint, with its trainable parse path."""
+def load_checkpoint(path: Path) -> tuple[ImageNetwork, dict[str, Any]]:
+    """The averaged network of a Lightning checkpoint with its trainable parse path, and the checkpoint's facts.
+
+    Raises:
+        ValueError: the checkpoint is of the float ablation, which cannot be exported.
+    """
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    hparams: dict[str, Any] = checkpoint["hyper_parameters"]
-    config = ImageConfig(**(hparams.get("architecture") or {}))
-    network = ImageNetwork(config, *LAYERS[hparams.get("level_branch", "integer")])
+    hparams = checkpoint["hyper_parameters"]
+    if hparams["level_branch"] != "integer":
+        raise ValueError(f"{path} was trained with level_branch={hparams['level_branch']}; only integer can be exported")
+    network = ImageNetwork(ImageConfig(**(hparams["architecture"] or {})), *LAYERS["integer"])
     prefix = "network."
     state = {n.removeprefix(prefix): v for n, v in checkpoint["state_dict"].items() if n.startswith(prefix)}
     network.load_state_dict(state)
-    return network
+    return network, {"steps": checkpoint["global_step"], "elapsed_s": checkpoint["elapsed_s"]}
 
 
 def write_line(folder: Path, name: str, blob: bytes, **fields: Any) -> None:
@@ -85,4 +68,37 @@ def write_line(folder: Path, name: str, blob: bytes, **fields: Any) -> None:
     path.write_text(json.dumps(lines, indent=1) + "\n")
 
 
-__all__ = ["ImageTraining", "check_exact", "frozen", "gaussian_tables", "load_checkpoint", "weights_bytes", "write_line"]
+def export(checkpoint: Path, name: str, train: Path, folder: Path, batches: int = 100, data_line: str = "") -> Path:
+    """Freeze, calibrate on ``batches`` of 8 training crops, and write weights and manifest line to ``folder``."""
+    network, facts = load_checkpoint(checkpoint)
+    deployed = frozen(network)
+    data = ImageData(train, crop=256, batch_size=8, seed=99)
+    data.prepare_data()
+    crops = iter(data.train_dataloader())
+    counted = (next(crops) for _ in track(range(batches), description="calibrating tables"))
+    qualities = (stratified_qualities(8) for _ in range(batches))
+    tables = calibrated(deployed, gaussian_tables(SKIP_LEVEL), counted, qualities)
+    blob = weights_bytes(deployed, tables)
+    hours = facts["elapsed_s"] / 3600
+    hardware = "CUDA" if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    write_line(
+        folder, name, blob, licence=LICENCE, data=data_line or train.name, recipe="training/recipes/image.yaml",
+        steps=facts["steps"], hardware=f"{hardware}, {hours:.2f} h",
+    )  # fmt: skip
+    return folder / f"{name}.safetensors"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--name", required=True, help="model name, as in `codec models`; never reuse one")
+    parser.add_argument("--train", type=Path, required=True, help="training images, for the tables")
+    parser.add_argument("--data", default="", help="manifest text: what it was trained on")
+    parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where weights and manifest go")
+    parser.add_argument("--batches", type=int, default=100)
+    args = parser.parse_args()
+    print(export(args.checkpoint, args.name, args.train, args.folder, args.batches, args.data))
+
+
+if __name__ == "__main__":
+    main()

@@ -16,9 +16,8 @@ from .coder import Train
 from .initialise import start_as_dct
 from .losses import PEAK, psnr_db, rate_distortion, rate_distortion_weight
 from .optimizer import Joint, muon_with_adamw
-from .quantisation import FloatDepthwise, FloatLinear, ShadowDepthwise, ShadowLinear
-
-LAYERS = {"integer": (ShadowLinear, ShadowDepthwise), "float": (FloatLinear, FloatDepthwise)}
+from .quantisation import LAYERS
+from .validation import Validation
 
 
 class ImageTraining(L.LightningModule):
@@ -114,7 +113,7 @@ class ImageTraining(L.LightningModule):
         return loss
 
     def rate_and_distortion(self, image: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Differentiable rate (bpp), MSE on the 0..255 scale, and the hyper-latent's part of the rate: (batch,) each."""
+        """Differentiable rate (bpp), MSE on the 0..255 scale, the hyper-latent's part of the rate; (batch,) each."""
         coder = Train()
         y = self.network.to_latent(image, quality)
         y_hat = self.network.coding_pass(coder, y, quality)
@@ -123,6 +122,19 @@ class ImageTraining(L.LightningModule):
         pixels = image.shape[1] * image.shape[2]
         side_bpp = coder.side_bits() / pixels
         return coder.bits() / pixels + side_bpp, mse, side_bpp.detach()
+
+    def on_validation_epoch_start(self) -> None:
+        self._validation = Validation(self.network)
+
+    def validation_step(self, batch: Tensor, batch_index: int) -> None:
+        """``batch``: one uint8 image (rows, columns, 3); real bytes through the frozen codec."""
+        picture = self._validation.add(batch.cpu().numpy())
+        writer = getattr(self.logger, "experiment", None)
+        if batch_index < 2 and hasattr(writer, "add_image"):
+            writer.add_image(f"validation/{batch_index}", picture, self.global_step, dataformats="HWC")
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self._validation.figures(), prog_bar=True, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["elapsed_s"] = self.elapsed_s

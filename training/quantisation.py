@@ -135,3 +135,7 @@ class FloatDepthwise(ShadowDepthwise):
 
     def forward(self, x: Tensor) -> Tensor:
         return _Clamp.apply(integer_net.sum_of_shifts(x, self.weight) + self.bias * ACTIVATION_SCALE, ACTIVATION_MAX)
+
+
+LAYERS = {"integer": (ShadowLinear, ShadowDepthwise), "float": (FloatLinear, FloatDepthwise)}
+"""Builders of the trainable parse path: what can be exported, and the ablation."""

@@ -23,7 +23,7 @@ class Anchor:
 
 
 ANCHORS = {
-    "jpeg": Anchor("JPEG", {"optimize": True, "subsampling": "4:2:0"}, (5, 10, 15, 25, 35, 50, 65, 75, 85, 92), "4:2:0"),
+    "jpeg": Anchor("JPEG", {"optimize": True, "subsampling": 2}, (5, 10, 15, 25, 35, 50, 65, 75, 85, 92), "4:2:0"),
     "webp": Anchor("WEBP", {"method": 6}, (1, 10, 25, 40, 55, 70, 80, 90, 95), "method 6"),
     "avif": Anchor("AVIF", {}, (12, 20, 28, 36, 44, 52, 60, 68, 76, 84), "Pillow's default, speed 6, 4:2:0"),
     "jxl": Anchor("JXL", {}, (10, 20, 35, 50, 60, 70, 80, 88, 93), "effort 7"),

@@ -26,7 +26,7 @@ from .. import container, weights
 from .dcvc_rt import ImageConfig, ImageNetwork
 from .header import ALPHA, PIXELS_MAX, SIDE_MAX, STREAM_ID, TAGS, ImageHeader, checked_crop, parse
 from .pictures import Picture, as_picture
-from .tiles import LATENT_STRIDE, Box, RecentTiles, area, clip, gather, inner, scaled
+from .tiles import LATENT_STRIDE, Box, RecentTiles, area, clip, gather, grown, inner, scaled, unscaled
 
 _CHECK = struct.Struct("<I")
 Progress = Callable[[int, int], None]
@@ -93,7 +93,7 @@ class ImageCodec:
             if progress:
                 progress(index + 1, len(header.grid))
         if picture.alpha is not None:
-            chunks.append((ALPHA, _png(picture.alpha)))
+            chunks.append((ALPHA, _CHECK.pack(zlib.crc32(np.ascontiguousarray(picture.alpha))) + _png(picture.alpha)))
         for tag, name in TAGS.items():
             if getattr(picture, name):
                 chunks.append((container.METADATA, tag + getattr(picture, name)))
@@ -190,7 +190,7 @@ class ImageCodec:
         for index in range(len(header.grid)):
             self._coding_pass(measure, self._latent(picture.pixels, header, index), header)
         extras = [len(getattr(picture, name) or b"") for name in TAGS.values()]
-        extras.append(len(_png(picture.alpha)) if picture.alpha is not None else 0)
+        extras.append(_CHECK.size + len(_png(picture.alpha)) if picture.alpha is not None else 0)
         overhead = 38 + (9 + _CHECK.size + 4) * len(header.grid) + sum(13 + n for n in extras if n)
         return int(measure.bits[0] / 8) + overhead
 
@@ -215,7 +215,7 @@ class ImageCodec:
         box = header.grid.latent_box(index)
         window = header.grid.latent_box(index, self.network.config.halo)
         top, left, bottom, right = scaled(window, LATENT_STRIDE)
-        part = torch.tensor(pixels[top:bottom, left:right]).to(self.device)
+        part = torch.from_numpy(pixels[top:bottom, left:right].copy()).to(self.device)
         signal = to_signal(part.expand(-1, -1, 3)).permute(2, 0, 1)[None]
         below, beyond = bottom - top - part.shape[0], right - left - part.shape[1]
         signal = F.pad(signal, (0, beyond, 0, below), mode="replicate").permute(0, 2, 3, 1)
@@ -255,9 +255,9 @@ class ImageCodec:
         out = np.empty((box[2] - box[0], box[3] - box[1], header.channels), np.uint8)
         wanted = [i for i in range(len(grid)) if area(clip(scaled(grid.latent_box(i), LATENT_STRIDE), box)) > 0]
         for done, index in enumerate(wanted):
-            window = grid.latent_box(index, halo)
-            signal = self.network.to_image(gather(latent_of, grid, window), self._quality(header))
             part = clip(scaled(grid.latent_box(index), LATENT_STRIDE), box)
+            window = clip(grown(unscaled(part, LATENT_STRIDE), halo), grid.latent_bounds)
+            signal = self.network.to_image(gather(latent_of, grid, window), self._quality(header))
             rows, columns = inner(part, scaled(window, LATENT_STRIDE))
             signal = signal[0, rows, columns]
             if header.channels == 1:
@@ -299,11 +299,14 @@ def _png(alpha: np.ndarray) -> bytes:
 def _alpha(body: bytes, header: ImageHeader) -> np.ndarray:
     """Alpha plane; its size is checked before its pixels are decoded."""
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(body), formats=["PNG"]) as plane:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(body[_CHECK.size :]), formats=["PNG"]) as plane:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             if plane.size != (header.width, header.height) or plane.mode != "L":
                 raise Corrupt(f"alpha is {plane.size} {plane.mode}, the image {header.width}x{header.height}")
-            return np.asarray(plane)
+            alpha = np.asarray(plane)
+        if _CHECK.pack(zlib.crc32(alpha)) != body[: _CHECK.size]:
+            raise Corrupt("the alpha plane does not match its checksum")
+        return alpha
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error, zlib.error) as error:
         raise error if isinstance(error, BitstreamError) else Corrupt(f"alpha plane: {error}") from None
 
@@ -325,8 +328,7 @@ def read_weights(data: bytes) -> tuple[ImageNetwork, Tables]:
     config = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items()}
     tensors = safetensors.torch.load(data)
     tables = Tables.from_arrays({n: tensors.pop(f"tables.{n}").numpy() for n in ("counts", "reach", "skip_level")})
-    with torch.device("meta"):
-        network = ImageNetwork(ImageConfig(**config))
+    network = ImageNetwork(ImageConfig(**config))
     state = {n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()}
     network.load_state_dict(state, assign=True)
     return network, tables

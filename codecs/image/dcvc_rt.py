@@ -159,7 +159,7 @@ class ImageNetwork(nn.Module):
         gain, inverse_gain = self.gain(weights), self.inverse_gain(weights)
         z = self.hyper_analysis(y, weights).to(y.dtype)
         z_hat = coder.code(z, self.exact(self.hyper_prior, hats).expand(*z.shape[:3], -1))
-        mean_context = self.mean_synthesis(z_hat, weights)[:, :rows, :columns].to(y.dtype)
+        mean_context = self.mean_synthesis(z_hat.to(y.dtype), weights)[:, :rows, :columns].to(y.dtype)
         level_context = self.exact(self.level_synthesis, z_hat, hats)[:, :rows, :columns]
         y_hat, symbols = torch.zeros_like(y), None
         for step in range(STEPS):
@@ -169,7 +169,7 @@ class ImageNetwork(nn.Module):
             mean = full_precision(self.mean_context.mean[step], mean_context) * active
             level = self.exact(self.level_context.levels, level_context, step)
             symbols = coder.code((y - mean) * gain * active, level, active)
-            y_step = mean + symbols * inverse_gain
+            y_step = mean + symbols.to(y.dtype) * inverse_gain
             y_hat = y_hat + y_step
             if step + 1 < STEPS:
                 mean_context = self.mean_context.update(mean_context, y_step, step)

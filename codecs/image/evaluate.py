@@ -13,6 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -91,16 +92,17 @@ def evaluate(
         rgb = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy()
         for quality in qualities:
             progress(f"{path.name} ours q{quality}")
-            coded = anchors.timed(lambda q=quality: codec.encode(rgb, q), codec.decode)  # type: ignore[misc]
-            points.append(_point("rdcodec", quality, path.name, rgb, coded))
+            coded = anchors.timed(partial(codec.encode, rgb, quality), codec.decode)
+            points.append(point("rdcodec", quality, path.name, rgb, coded))
         for name in names:
             for quality in anchors.ANCHORS[name].qualities:
                 progress(f"{path.name} {name} q{quality}")
-                points.append(_point(name, quality, path.name, rgb, anchors.code(name, rgb, quality)))
+                points.append(point(name, quality, path.name, rgb, anchors.code(name, rgb, quality)))
     return points
 
 
-def _point(codec: str, quality: int, file: str, rgb: np.ndarray, coded: anchors.Coded) -> Point:
+def point(codec: str, quality: int, file: str, rgb: np.ndarray, coded: anchors.Coded) -> Point:
+    """Rate and distortion of one coded image, ``rgb`` being the original."""
     height, width = rgb.shape[:2]
     return Point(
         codec=codec, quality=quality, file=file, width=width, height=height, bytes=len(coded.data),
@@ -134,7 +136,7 @@ def curve(rows: Sequence[MeanPoint], codec: str, metric: str, rates: tuple[float
 def bd_rate(
     rows: Sequence[MeanPoint], anchor: str, metric: str = "psnr_db", rates: tuple[float, float] = (0.0, math.inf)
 ) -> float:
-    """Rate of ours over the anchor's at equal quality, in percent (negative: ours is smaller); nan if too few points."""
+    """Rate of ours over the anchor's at equal quality, percent (negative: ours is smaller); nan if too few points."""
     import bjontegaard
 
     ours, theirs = (curve(rows, name, metric, rates) for name in ("rdcodec", anchor))
@@ -162,7 +164,8 @@ def plot(path: Path, rows: Sequence[MeanPoint], title: str) -> None:
 
     figure = Figure(figsize=(12, 5), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, metric, label in zip(figure.subplots(1, 2), ("psnr_db", "ms_ssim"), ("PSNR (dB)", "MS-SSIM"), strict=True):
+    metrics = ("psnr_db", "PSNR (dB)"), ("ms_ssim", "MS-SSIM")
+    for axes, (metric, label) in zip(figure.subplots(1, 2), metrics, strict=True):
         for name in dict.fromkeys(row.codec for row in rows):
             x, y = curve(rows, name, metric, (0.0, 2.0))
             axes.plot(x, y, marker="o", markersize=3, linewidth=2.2 if name == "rdcodec" else 1.2, label=name)

@@ -73,7 +73,7 @@ def looks_like_image(data: bytes) -> bool:
             return True
     except Image.DecompressionBombError:
         return True
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, RuntimeError, LookupError, TypeError):
         return False
 
 
@@ -96,7 +96,7 @@ def read_picture(data: bytes) -> Picture:
         raise ValueError(f"more pixels than {MEGAPIXELS_MAX} megapixels") from None
     except UnidentifiedImageError:
         raise ValueError(f"not an image Pillow can read (starts with {data[:8]!r})") from None
-    except (OSError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
+    except (OSError, SyntaxError, RuntimeError, LookupError, TypeError, OverflowError, MemoryError) as error:
         raise ValueError(f"damaged image: {error}") from None
 
 

@@ -50,7 +50,7 @@ class TileGrid:
         """Latent positions of a tile and ``halo`` more on each side, clipped to the image."""
         row, column = divmod(index, self.columns)
         top, left = row * _SIDE, column * _SIDE
-        return clip((top - halo, left - halo, top + _SIDE + halo, left + _SIDE + halo), self.latent_bounds)
+        return clip(grown((top, left, top + _SIDE, left + _SIDE), halo), self.latent_bounds)
 
     def touching(self, box: Box) -> Iterator[int]:
         """Numbers of the tiles that overlap a box of latent positions."""
@@ -78,6 +78,16 @@ def inner(box: Box, outer: Box) -> tuple[slice, slice]:
 def scaled(box: Box, factor: int) -> Box:
     """A box of latent positions in pixels."""
     return box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor
+
+
+def unscaled(box: Box, factor: int) -> Box:
+    """The latent positions that a box of pixels touches."""
+    return box[0] // factor, box[1] // factor, -(-box[2] // factor), -(-box[3] // factor)
+
+
+def grown(box: Box, margin: int) -> Box:
+    """A box with a margin on every side."""
+    return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
 
 
 def gather(latent_of: Callable[[int], Tensor], grid: TileGrid, box: Box) -> Tensor:

@@ -1,0 +1,47 @@
+"""Shared scenes and the shipped codec. Everything is seeded and offline."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rdcodec.codecs import load
+from rdcodec.codecs.image.demo import sample_photograph
+
+
+def make_scene(height: int, width: int, channels: int = 3, seed: int = 7) -> np.ndarray:
+    """A ramp with edges and seeded grain, uint8 (height, width, channels)."""
+    y, x = np.mgrid[:height, :width]
+    rng = np.random.default_rng(seed)
+    planes = [
+        np.clip(3 * x * (c + 1) / 2 + 2 * y + 60 * (x > width // 2) - 40 * (y > x) + rng.normal(0, 5, x.shape), 0, 255)
+        for c in range(channels)
+    ]
+    return np.stack(planes, axis=-1).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def scene():
+    """The function `make_scene`."""
+    return make_scene
+
+
+@pytest.fixture(scope="session")
+def photograph() -> np.ndarray:
+    """A real photograph, uint8 (600, 512, 3)."""
+    return np.asarray(Image.open(sample_photograph()).convert("RGB"))
+
+
+@pytest.fixture(scope="session")
+def image_codec():
+    return load("image", device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)

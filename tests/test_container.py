@@ -1,0 +1,93 @@
+"""The file format: every field at both limits, every way to be wrong."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import pytest
+from rdcodec.codecs import container, name_of
+from rdcodec.codecs.container import CHUNKS_MAX, SIGNAL_MAX, parse, write
+from rdcodec.entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
+
+PARTS = {"codec_id": 1, "weights": bytes(range(8)), "signal": b"signal", "chunks": [(0, b"first"), (1, b""), (0, b"x" * 300)]}
+
+
+def test_the_specification_holds():
+    """Offsets and sizes exactly as the docstring's table gives them."""
+    data = write(**PARTS)
+    assert data[:4] == b"\x89RDC" and data[4] == 1 and data[5] == 0
+    assert struct.unpack_from("<H8sHI", data, 6) == (1, bytes(range(8)), 6, 3)
+    assert data[22:28] == b"signal"
+    assert struct.unpack_from("<BII", data, 28) == (0, 5, zlib.crc32(b"first"))
+    assert struct.unpack_from("<I", data, 55)[0] == zlib.crc32(data[:55])
+    assert data[59:] == b"first" + b"x" * 300
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"codec_id": 0}, {"codec_id": 65535}, {"signal": b""}, {"signal": b"s" * SIGNAL_MAX}, {"chunks": []},
+     {"chunks": [(255, b"")]}, {"chunks": [(i % 256, bytes([i % 256])) for i in range(5000)]}],
+)  # fmt: skip
+def test_round_trip(change):
+    parts = PARTS | change
+    stream = parse(write(**parts))
+    assert (stream.codec_id, stream.weights, stream.signal) == (parts["codec_id"], parts["weights"], parts["signal"])
+    assert [(e.kind, stream.chunk(i)) for i, e in enumerate(stream.entries)] == parts["chunks"]
+    assert stream.expected_bytes == len(stream.data)
+
+
+@pytest.mark.parametrize("change", [{"signal": b"s" * (SIGNAL_MAX + 1)}, {"weights": b"short"}])
+def test_fields_that_do_not_fit_are_not_written(change):
+    with pytest.raises(ValueError, match="out of range"):
+        write(**PARTS | change)
+
+
+def test_every_prefix_is_refused():
+    data = write(**PARTS)
+    for n in range(len(data)):
+        with pytest.raises((Truncated, Unsupported)):
+            parse(data[:n])
+
+
+def test_every_flipped_bit_is_refused():
+    data = bytearray(write(**PARTS))
+    for i in range(len(data) * 8):
+        data[i // 8] ^= 1 << i % 8
+        with pytest.raises(BitstreamError):
+            stream = parse(bytes(data))
+            [stream.chunk(j) for j in range(len(stream.entries))]
+        data[i // 8] ^= 1 << i % 8
+
+
+@pytest.mark.parametrize(("count", "signal_bytes"), [(CHUNKS_MAX + 1, 0), (2**32 - 1, 0), (0, SIGNAL_MAX + 1)])
+def test_counts_are_bounded_before_anything_is_allocated(count, signal_bytes):
+    data = struct.pack("<4sBBH8sHI", b"\x89RDC", 1, 0, 1, bytes(8), signal_bytes, count) + bytes(64)
+    with pytest.raises(Corrupt, match="out of range"):
+        parse(data)
+
+
+def test_salvage_reads_the_chunks_that_are_there():
+    data = write(**PARTS)
+    stream = parse(data[:-1], salvage=True)
+    assert stream.chunk(0) == b"first"
+    with pytest.raises(Truncated, match="chunk 2"):
+        stream.chunk(2)
+    damaged = bytearray(data)
+    damaged[60] ^= 1
+    with pytest.raises(Corrupt, match="chunk 0"):
+        parse(bytes(damaged)).chunk(0)
+
+
+def test_unknown_codec_is_named():
+    with pytest.raises(Unsupported, match="codec id 9"):
+        name_of(9)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    target = tmp_path / "file.rdc"
+    target.write_bytes(b"old")
+    monkeypatch.setattr(container.os, "replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        container.write_file(target, b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["file.rdc"] and target.read_bytes() == b"old"

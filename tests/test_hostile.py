@@ -1,0 +1,112 @@
+"""A thousand corrupted image files: each refused or salvaged, none crashes, hangs, hoards memory, or passes unnoticed."""
+
+from __future__ import annotations
+
+import resource
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from rdcodec.codecs import container
+from rdcodec.codecs.image.codec import ImageCodec
+from rdcodec.entropy_models.errors import BitstreamError
+
+COUNT = 1000
+SECONDS_MAX = 5.0
+BYTES_MAX = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def originals(image_codec: ImageCodec, photograph, scene) -> list[bytes]:
+    images = [photograph[:70, :90], scene(40, 33, 4), scene(1, 1), photograph[200:264, :130, 0]]
+    return [image_codec.encode(np.ascontiguousarray(image), q) for image, q in zip(images, (20, 50, 90, 70), strict=True)]
+
+
+def rechecked(data: bytes) -> bytes:
+    """The same with a header checksum that holds."""
+    signal_bytes, count = struct.unpack_from("<HI", data, 16)
+    end = 22 + signal_bytes + 9 * count
+    if count > 10_000 or end + 4 > len(data):
+        return data
+    return data[:end] + struct.pack("<I", zlib.crc32(data[:end])) + data[end + 4 :]
+
+
+def flip_bits(rng, data, others):
+    body = bytearray(data)
+    for _ in range(rng.integers(1, 5)):
+        body[rng.integers(len(body))] ^= 1 << rng.integers(8)
+    return bytes(body)
+
+
+def truncate(rng, data, others):
+    return data[: rng.integers(len(data))]
+
+
+def splice_chunk(rng, data, others):
+    """A chunk of another file, with table and checksums made to fit."""
+    mine, other = container.parse(data), container.parse(others[rng.integers(len(others))])
+    chunks = [(e.kind, mine.chunk(i)) for i, e in enumerate(mine.entries)]
+    chunks[rng.integers(len(chunks))] = (0, other.chunk(rng.integers(len(other.entries))))
+    return container.write(codec_id=mine.codec_id, weights=mine.weights, signal=mine.signal, chunks=chunks)
+
+
+def wild_header(rng, data, others):
+    """Random bytes in header, signal header or table, under a checksum that holds."""
+    body = bytearray(data)
+    for _ in range(rng.integers(1, 4)):
+        body[rng.integers(4, 22 + 12 + 9)] = rng.integers(256)
+    return rechecked(bytes(body))
+
+
+def wild_payload(rng, data, others):
+    """Random symbols under checksums that hold for the chunk but not for the symbols."""
+    stream = container.parse(data)
+    chunks = [(e.kind, bytearray(stream.chunk(i))) for i, e in enumerate(stream.entries)]
+    target = chunks[rng.integers(len(chunks))][1]
+    start = rng.integers(len(target))
+    target[start : start + 8] = rng.bytes(len(target[start : start + 8]))
+    return container.write(
+        codec_id=1, weights=stream.weights, signal=stream.signal, chunks=[(k, bytes(b)) for k, b in chunks]
+    )
+
+
+def test_a_thousand_corruptions(image_codec, originals):
+    rng = np.random.default_rng(20)
+    whole = [image_codec.decode(data) for data in originals]
+    kinds = flip_bits, truncate, splice_chunk, wild_header, wild_payload
+    refused = 0
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for i in range(COUNT):
+        which = rng.integers(len(originals))
+        damaged = kinds[i % len(kinds)](rng, originals[which], originals)
+        start = time.perf_counter()
+        try:
+            decoded = image_codec.decode(damaged)
+        except BitstreamError as error:
+            refused += 1
+            assert str(error)
+        else:  # only what changes nothing may pass
+            assert damaged == originals[which] or (
+                decoded.shape == whole[which].shape and np.array_equal(decoded, whole[which])
+            ), kinds[i % len(kinds)].__name__
+        try:
+            picture = image_codec.decode_picture(damaged, salvage=True)
+            assert picture.notices or np.array_equal(picture.array(), decoded)
+        except BitstreamError:
+            pass
+        assert time.perf_counter() - start < SECONDS_MAX
+    assert refused > 0.9 * COUNT
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < BYTES_MAX
+
+
+def test_a_claim_of_many_pixels_costs_nothing(image_codec, originals):
+    """The largest legal size with one tile: refused from the chunk count, at once."""
+    stream = container.parse(originals[0])
+    signal = struct.pack("<IIBBBB", 1 << 13, 1 << 14, 20, 3, 0, 8)
+    data = container.write(codec_id=1, weights=stream.weights, signal=signal, chunks=[(0, stream.chunk(0))])
+    start = time.perf_counter()
+    with pytest.raises(BitstreamError, match="do not fit"):
+        image_codec.decode(data)
+    assert time.perf_counter() - start < 0.1

@@ -1,0 +1,105 @@
+"""Inputs people have, and what becomes of them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+from rdcodec.codecs.image.pictures import format_of, looks_like_image, read_picture, write_picture
+
+
+def saved(image: Image.Image, image_format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def rgb(scene) -> Image.Image:
+    return Image.fromarray(scene(24, 31))
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP"])
+def test_formats(rgb, image_format):
+    data = saved(rgb, image_format)
+    picture = read_picture(data)
+    assert looks_like_image(data) and picture.pixels.shape == (24, 31, 3) and not picture.notices
+    assert np.abs(picture.pixels.astype(int) - np.asarray(rgb)).mean() < 12
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels", "alpha"),
+    [("1", 1, False), ("L", 1, False), ("LA", 1, True), ("P", 3, False), ("RGB", 3, False), ("RGBA", 3, True)],
+)
+def test_modes(rgb, mode, channels, alpha):
+    picture = read_picture(saved(rgb.convert(mode), "PNG"))
+    assert picture.pixels.shape == (24, 31, channels) and (picture.alpha is not None) == alpha
+    back = np.asarray(Image.open(io.BytesIO(write_picture(picture))))
+    expected = rgb.convert(mode).convert({1: "LA", 3: "RGBA"}[channels] if alpha else {1: "L", 3: "RGB"}[channels])
+    np.testing.assert_array_equal(back, np.asarray(expected))
+
+
+def test_palette_transparency_becomes_alpha(rgb):
+    picture = read_picture(saved(rgb.convert("P"), "PNG", transparency=0))
+    assert picture.alpha is not None and set(np.unique(picture.alpha)) <= {0, 255}
+
+
+def test_cmyk_is_converted_with_a_notice(rgb):
+    picture = read_picture(saved(rgb.convert("CMYK"), "JPEG", quality=100))
+    assert picture.pixels.shape[-1] == 3 and "CMYK" in picture.notices[0]
+    assert np.abs(picture.pixels.astype(int) - np.asarray(rgb)).mean() < 12
+
+
+def test_sixteen_bits_are_converted_with_a_notice():
+    ramp = (np.arange(24 * 31).reshape(24, 31) * 88).astype(np.uint16)
+    picture = read_picture(saved(Image.fromarray(ramp), "PNG"))
+    assert "8 bits" in picture.notices[0]
+    np.testing.assert_array_equal(picture.pixels[..., 0], np.rint(ramp / 257).astype(np.uint8))
+
+
+def test_orientation_profile_and_xmp_are_kept(rgb):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = read_picture(saved(rgb, "JPEG", exif=exif, icc_profile=icc))
+    assert picture.pixels.shape == (24, 31, 3)  # not rotated: the flag is
+    for image_format in ("PNG", "JPEG", "WEBP", "AVIF", "TIFF"):
+        again = Image.open(io.BytesIO(write_picture(picture, image_format)))
+        assert again.getexif()[0x0112] == 6 and again.info["icc_profile"] == icc, image_format
+
+
+def test_first_frame_of_an_animation(rgb):
+    data = saved(rgb, "GIF", save_all=True, append_images=[rgb.rotate(90, expand=False)])
+    assert "first of 2 frames" in read_picture(data).notices[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"", "not an image"), (b"hello, world", "not an image"), (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "image")],
+)
+def test_broken_input_is_one_clear_error(data, message):
+    with pytest.raises(ValueError, match=message):
+        read_picture(data)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF"])
+def test_damaged_files_never_crash(rgb, image_format):
+    data, rng = saved(rgb, image_format), np.random.default_rng(1)
+    for _ in range(60):
+        body = bytearray(data[: rng.integers(10, len(data) + 1)])
+        for at in rng.integers(0, len(body), 3):
+            body[at] = rng.integers(256)
+        try:
+            assert read_picture(bytes(body)).pixels.dtype == np.uint8
+        except ValueError as error:
+            assert str(error)
+
+
+def test_unknown_output_formats_are_named():
+    from pathlib import Path
+
+    assert format_of(Path("a.JPG")) == "JPEG"
+    with pytest.raises(ValueError, match=r"\.xyz.*\.png"):
+        format_of(Path("a.xyz"))
