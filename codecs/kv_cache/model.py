@@ -89,6 +89,9 @@ def check_model(model: Any) -> None:
     Raises:
         Unsupported: sliding-window or linear-attention layers.
     """
-    kinds = set(getattr(text_config(model), "layer_types", None) or ["full_attention"])
+    config = text_config(model)
+    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    default = ["sliding_attention" if windowed else "full_attention"]
+    kinds = set(getattr(config, "layer_types", None) or default)
     if kinds != {"full_attention"}:
-        raise Unsupported(f"{text_config(model).model_type} has {', '.join(sorted(kinds))} layers; need full_attention")
+        raise Unsupported(f"{config.model_type} has {', '.join(sorted(kinds))} layers; need full_attention")

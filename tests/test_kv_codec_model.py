@@ -1,0 +1,213 @@
+"""The cache codec on transformers models: tiny, randomly initialised, offline."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
+
+from rdcodec.codecs.kv_cache import KvSettings, calibrate, load_cache, save_cache  # noqa: E402
+from rdcodec.codecs.kv_cache import evaluate, model, residual, sequence, tokens  # noqa: E402
+from rdcodec.entropy_models.errors import BitstreamError, Unsupported  # noqa: E402
+
+VOCABULARY = 97
+
+
+def tiny(kind: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32, **options):
+    """A decoder of 3 layers, 4 heads of width 16, 2 of them for keys and values."""
+    shape = {
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 16, "vocab_size": VOCABULARY, "max_position_embeddings": 512,
+        "bos_token_id": 0, "eos_token_id": None, "pad_token_id": None,
+    }  # fmt: skip
+    classes = {
+        "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+        "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+        "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
+    }
+    config, build = classes[kind]
+    torch.manual_seed(seed)
+    return build(config(**{**shape, **options})).eval().to(dtype)
+
+
+def prompt(n: int = 90) -> torch.Tensor:
+    return torch.randint(0, VOCABULARY, (1, n), generator=torch.Generator().manual_seed(5))
+
+
+@torch.no_grad()
+def prefilled(decoder, ids: torch.Tensor):
+    return decoder(ids, past_key_values=transformers.DynamicCache(), use_cache=True).past_key_values
+
+
+def go_on(decoder, cache, ids: torch.Tensor) -> list[int]:
+    more = torch.cat([ids, torch.tensor([[3]])], 1)
+    return decoder.generate(more, past_key_values=cache, max_new_tokens=12, do_sample=False)[0].tolist()
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_lossless_cache_continues_exactly(tmp_path, kind, dtype):
+    decoder, ids = tiny(kind, dtype=dtype), prompt()
+    cache = prefilled(decoder, ids)
+    size = save_cache(cache, ids, tmp_path / "a.rdc", decoder, settings=KvSettings(mode="lossless", block_tokens=32))
+    assert size == (tmp_path / "a.rdc").stat().st_size
+    loaded = load_cache(tmp_path / "a.rdc", decoder)
+    assert type(loaded) is transformers.DynamicCache and loaded.get_seq_length() == ids.shape[1]
+    for a, b in zip(cache.layers, loaded.layers, strict=True):
+        assert torch.equal(a.keys, b.keys) and torch.equal(a.values, b.values)
+    assert go_on(decoder, loaded, ids) == go_on(decoder, cache, ids)
+
+
+@pytest.mark.parametrize("mode", ["quantized", "fp8", "turboquant"])
+def test_lossy_cache_goes_on(tmp_path, mode):
+    decoder, ids = tiny(), prompt()
+    cache = prefilled(decoder, ids)
+    save_cache(cache, ids, tmp_path / "a.rdc", decoder, settings=KvSettings(mode=mode))
+    loaded = load_cache(tmp_path / "a.rdc", decoder)
+    error = float((loaded.layers[1].keys - cache.layers[1].keys).norm() / cache.layers[1].keys.norm())
+    assert 0 < error < 0.15
+    assert len(go_on(decoder, loaded, ids)) == ids.shape[1] + 13
+
+
+def test_prefix_by_length_and_by_tokens(tmp_path):
+    decoder, ids = tiny(), prompt()
+    cache = prefilled(decoder, ids)
+    settings = KvSettings(mode="lossless", block_tokens=32)
+    save_cache(cache, ids, tmp_path / "a.rdc", decoder, settings=settings)
+    part = load_cache(tmp_path / "a.rdc", decoder, prefix=40)
+    assert part.get_seq_length() == 40
+    assert torch.equal(part.layers[2].values, cache.layers[2].values[:, :, :40])
+    other = ids.clone()
+    other[0, 70] = (other[0, 70] + 1) % VOCABULARY
+    assert load_cache(tmp_path / "a.rdc", decoder, tokens=other).get_seq_length() == 70
+    longer = torch.cat([ids, ids], 1)
+    assert load_cache(tmp_path / "a.rdc", decoder, tokens=longer).get_seq_length() == ids.shape[1]
+
+
+def test_wrong_model_salt_and_damage_are_named(tmp_path):
+    decoder, ids = tiny(), prompt(40)
+    path = tmp_path / "a.rdc"
+    save_cache(prefilled(decoder, ids), ids, path, decoder, salt=b"a")
+    with pytest.raises(Unsupported, match=r"a\.rdc is of model [0-9a-f]{32}, this one is"):
+        load_cache(path, tiny(seed=1), salt=b"a")
+    with pytest.raises(Unsupported, match="another salt"):
+        load_cache(path, decoder, salt=b"b")
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BitstreamError):
+        load_cache(path, decoder, salt=b"a")
+    with pytest.raises(ValueError, match="holds 40 positions, but there are 39 token ids"):
+        save_cache(prefilled(decoder, ids), ids[:, :39], path, decoder)
+
+
+def test_fingerprint_sees_weights_and_config():
+    names = {model.fingerprint(d) for d in (tiny(), tiny(seed=1), tiny(rms_norm_eps=1e-3), tiny("qwen3"))}
+    assert len(names) == 4 and model.fingerprint(tiny()) in names
+    changed = tiny()
+    with torch.no_grad():
+        changed.model.layers[2].mlp.down_proj.weight[0, 0] += 1
+    assert model.fingerprint(changed) not in names
+
+
+def test_sliding_window_is_refused_by_name(tmp_path):
+    decoder, ids = tiny("mistral", sliding_window=16), prompt(40)
+    with torch.no_grad():
+        cache = decoder(ids, past_key_values=transformers.DynamicCache(config=decoder.config)).past_key_values
+    with pytest.raises(Unsupported, match="layer 0 is a sliding-window layer"):
+        save_cache(cache, ids, tmp_path / "a.rdc", decoder)
+    with pytest.raises(Unsupported, match="sliding_attention"):
+        model.check_model(decoder)
+    with pytest.raises(Unsupported, match="no layers"):
+        save_cache(transformers.DynamicCache(), ids, tmp_path / "a.rdc", decoder)
+
+
+def test_rope_is_undone_only_where_that_is_known_to_be_right():
+    frequencies = model.rope_of(tiny()).frequencies
+    assert frequencies.shape == (8,) and frequencies[0] == 1
+    scaled = tiny(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
+    assert model.rope_of(scaled) is None
+    decoder, ids = tiny(), prompt(50)
+    keys = prefilled(decoder, ids).layers[0].keys[0]
+    with torch.no_grad():
+        layer = decoder.model.layers[0]
+        h = layer.input_layernorm(decoder.model.embed_tokens(ids))
+        plain = layer.self_attn.k_proj(h)[0].view(50, 2, 16).permute(1, 2, 0)
+    undone = model.rope_of(decoder).turned(keys.transpose(1, 2).contiguous(), 0, -1.0)
+    assert torch.allclose(undone, plain, atol=1e-5)
+
+
+def test_tokens_mode_recomputes(tmp_path):
+    decoder, ids = tiny(), prompt(60)
+    cache = prefilled(decoder, ids)
+    size = save_cache(cache, ids, tmp_path / "a.rdc", decoder, settings=KvSettings(mode="tokens"))
+    assert size < 60 * 2 + 200
+    loaded = load_cache(tmp_path / "a.rdc", decoder)
+    assert torch.allclose(loaded.layers[2].keys, cache.layers[2].keys, atol=1e-5)
+    with pytest.raises(Unsupported, match="token ids only"):
+        load_cache(tmp_path / "a.rdc")
+    with pytest.raises(Unsupported, match="another salt"):
+        load_cache(tmp_path / "a.rdc", decoder, salt=b"x")
+
+
+def test_token_code_is_as_long_as_the_cross_entropy():
+    decoder, ids = tiny(), prompt(200)[0].numpy()
+    data = tokens.encode_ids(tokens.TokenModel(decoder), ids)
+    with torch.no_grad():
+        logits = decoder(torch.from_numpy(ids)[None]).logits[0, :-1].double()
+    ideal = float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(ids[1:]), reduction="sum")) / np.log(2)
+    assert 8 * len(data) - 32 <= 1.001 * ideal + 64
+    assert np.array_equal(tokens.decode_ids(tokens.TokenModel(decoder), data, len(ids)), ids)
+
+
+def test_tokens_that_do_not_come_back_are_stored_plainly(monkeypatch):
+    decoder, ids = tiny(), prompt(20)[0].numpy()
+    monkeypatch.setattr(sequence, "_comes_back", lambda *_: False)
+    data = sequence.encode_tokens(decoder, ids, fingerprint=bytes(16))
+    assert np.array_equal(sequence.decode_tokens(data, decoder, fingerprint=bytes(16), salt=b""), ids)
+    stream = sequence.parse_sequence(data)[0]
+    assert stream.chunk(0)[0] == 0 and len(stream.chunk(0)) == 21 + 4 * 20
+
+
+def test_residual_mode_projects(tmp_path):
+    decoder, ids = tiny(num_key_value_heads=4), prompt(50)
+    cache = prefilled(decoder, ids)
+    inputs = residual.capture(decoder, ids[0])
+    for layer, (keys, values) in zip(cache.layers, residual.project(decoder, inputs, 0), strict=True):
+        assert torch.allclose(layer.keys[0], keys, atol=1e-5) and torch.allclose(layer.values[0], values, atol=1e-5)
+    sizes = {}
+    for mode in ("residual", "quantized"):
+        sizes[mode] = save_cache(cache, ids, tmp_path / mode, decoder, settings=KvSettings(mode=mode, quality=80))
+        loaded = load_cache(tmp_path / mode, decoder)
+        assert float((loaded.layers[1].keys - cache.layers[1].keys).norm() / cache.layers[1].keys.norm()) < 0.03
+    assert sizes["residual"] < 0.7 * sizes["quantized"]
+    with pytest.raises(Unsupported, match="give the model that projects them"):
+        load_cache(tmp_path / "residual")
+
+
+def test_residual_mode_is_refused_where_it_is_larger(tmp_path):
+    decoder, ids = tiny(), prompt(20)
+    with pytest.raises(Unsupported, match=r"would store 64 numbers .* for 64 of keys and values"):
+        save_cache(prefilled(decoder, ids), ids, tmp_path / "a", decoder, settings=KvSettings(mode="residual"))
+
+
+def test_calibration_and_evaluation(tmp_path):
+    """A calibrated profile makes keys of known structure smaller at the same fidelity, and the table says so."""
+    decoder = tiny("qwen3")
+    contexts = torch.randint(0, VOCABULARY, (6, 128 + 64), generator=torch.Generator().manual_seed(1))
+    profile = calibrate(decoder, contexts[:4])
+    profile.write(tmp_path / "p.safetensors")
+    assert type(profile).read(tmp_path / "p.safetensors").hash == profile.hash
+    caches = evaluate.prefill(decoder, contexts[4:])
+    evaluation = evaluate.Evaluation(decoder, contexts[4:], caches, greedy_contexts=2)
+    same = evaluation.measure("raw", lambda layers, ids: (layers, 1))
+    assert same.kl_mean == same.attention_error == same.max_error == 0 and same.greedy_match == same.top1_agreement == 1
+    found = {}
+    for mode in ("quantized", "transform", "predictive"):
+        settings = KvSettings(mode=mode, profile=profile, rope=model.rope_of(decoder), quality=60)
+        found[mode] = evaluation.measure(mode, evaluate.through(settings))
+        assert 0 < found[mode].kl_mean < 0.01
+    evaluate.write_csv(tmp_path / "t.csv", list(found.values()))
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 4
