@@ -27,7 +27,7 @@ _ORDER = (0, 2, 3, 1)  # phases of one group: first the diagonal pair, then the 
 
 def active_mask(rows: int, columns: int, channels: int, step: int, device: torch.device) -> Tensor:
     """Which entries of a (rows, columns, channels) latent step ``step`` codes. Bool."""
-    group = torch.arange(channels, device=device) * STEPS // channels
+    group = torch.arange(channels, device=device) % STEPS
     order = torch.tensor(_ORDER, device=device)[phases(rows, columns, device)]
     return (group + order[..., None]) % STEPS == step
 

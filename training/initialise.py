@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ..codecs.image.dcvc_rt import PATCH, ImageNetwork
-from ..entropy_models.channel_context import STEPS
 
 CHROMA_COST = 4.0
 """Chroma keeps the frequencies up to half of luma's."""
@@ -47,8 +46,7 @@ def merge_matrix(latent_channels: int) -> Tensor:
     u = torch.arange(1, 2 * PATCH + 1, dtype=torch.float64)
     cost = (u[:, None] ** 2 + u**2)[..., None] * torch.tensor([1.0, CHROMA_COST, CHROMA_COST], dtype=torch.float64)
     chosen = cost.reshape(-1).argsort()[:latent_channels]
-    spread = torch.arange(latent_channels).reshape(-1, STEPS).T.reshape(-1)  # every context group gets some of all
-    return full.reshape(3 * 4 * PATCH**2, -1)[chosen[spread]]
+    return full.reshape(3 * 4 * PATCH**2, -1)[chosen]
 
 
 @torch.no_grad()
@@ -62,7 +60,7 @@ def start_as_dct(network: ImageNetwork) -> None:
     if config.trunk_channels != 3 * PATCH**2 or config.latent_channels > 12 * PATCH**2:
         raise ValueError(f"a DCT start needs trunk_channels={3 * PATCH**2}, this network has {config.trunk_channels}")
     patch, merge = patch_matrix(), merge_matrix(config.latent_channels)
-    a, s, eye = network.analysis, network.synthesis, torch.eye(config.latent_channels)
+    a, s, eye = network.analysis, network.synthesis, torch.eye(config.latent_width)
     for layer, weight in (
         (a.patch, patch), (a.down, merge), (a.last, eye), (s.first, eye), (s.up, merge.T), (s.patch, patch.T)
     ):  # fmt: skip
