@@ -26,7 +26,7 @@ from .cache_io import filled_cache
 from .model import check_model, rope_of
 from .place import KEY
 from .predictive import sources
-from .profile import Profile
+from .profile import Profile, use_profile
 from .rope import Rope
 
 TARGET_KL = 0.002
@@ -45,7 +45,7 @@ TAIL = 64
 
 @torch.no_grad()
 def calibrate(model: Any, contexts: Tensor, progress: Callable[[str], None] = lambda _: None) -> Profile:
-    """A profile of a model.
+    """A profile of a model, put to use (`profile.use_profile`).
 
     Args:
         model: a transformers decoder with full attention; float32 measures most exactly.
@@ -71,7 +71,9 @@ def calibrate(model: Any, contexts: Tensor, progress: Callable[[str], None] = la
         _put_basis(tensors, "", at, rows[at], weight)
     ids = contexts[:, :-TAIL].reshape(-1)
     _put_predictors(tensors, rows, importance, ids, np.exp(exponents * scale_ratio()))
-    return Profile.of(tensors)
+    profile = Profile.of(tensors)
+    use_profile(profile)
+    return profile
 
 
 def _observe(model: Any, contexts: Tensor) -> tuple[list[list[tuple[Tensor, Tensor]]], dict[int, Tensor]]:
