@@ -26,6 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 OURS = "rdcodec"
+KODAK_IMAGES = 24
 RATES_BPP = (0.12, 1.2)
 """BD-rates are over this range (and where both curves exist)."""
 METRICS = {"psnr_db": "PSNR, RGB (dB)", "ms_ssim": "MS-SSIM (dB)"}
@@ -125,6 +126,8 @@ def main(
     files = sorted(folder.glob("*.png"))
     if not files:
         raise typer.BadParameter(f"{folder} holds no PNG files")
+    if anchor_csv and len(files) != KODAK_IMAGES:
+        raise typer.BadParameter(f"{len(files)} images; published curves are means over all {KODAK_IMAGES}")
     output.mkdir(parents=True, exist_ok=True)
     wanted = [name for name in names.split(",") if name]
     if anchors_only:
