@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from rdcodec.codecs import load
 from rdcodec.codecs.image.demo import sample_photograph
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 WIDTH, HEIGHT = 768, 512
 LARGE = (6000, 4000)
@@ -52,7 +53,7 @@ Row = tuple[str, str, float, str]
 """What, measure, value, unit."""
 
 
-def hyperprior(pixels: np.ndarray, bits: int) -> tuple[nn.Module, Tensor]:
+def hyperprior(pixels: np.ndarray, bits: int) -> tuple[Any, Tensor]:
     """CompressAI's model with random weights whose file of ``pixels`` has about ``bits``, and its input."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -115,15 +116,16 @@ def loaded_models(pixels: np.ndarray, repetitions: int) -> list[Row]:
     return rows
 
 
-def whole_process(name: str, arguments: list[str]) -> tuple[list[Row], list[str]]:
+def whole_process(name: str, arguments: list[str], threads: int) -> tuple[list[Row], list[str]]:
     """Run ``codec`` in a process of its own; rows, and which of `HEAVY` it imported.
 
     Raises:
         RuntimeError: the command fails.
     """
     start = time.perf_counter()
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     run = [sys.executable, "-c", PROBE, json.dumps(arguments), ",".join(HEAVY)]
-    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    done = subprocess.run(run, capture_output=True, text=True, check=False, env=environment)
     seconds = time.perf_counter() - start
     if done.returncode:
         raise RuntimeError(f"codec {' '.join(arguments)}: {done.stderr}")
@@ -131,7 +133,7 @@ def whole_process(name: str, arguments: list[str]) -> tuple[list[Row], list[str]
     return [(name, "whole process", seconds, "s"), (name, "peak memory", peak_kib / 2**20, "GiB")], imported
 
 
-def whole_processes(photograph: Image.Image, pixels: np.ndarray) -> list[Row]:
+def whole_processes(photograph: Image.Image, pixels: np.ndarray, threads: int) -> list[Row]:
     """The command line on a small and on a 24-megapixel picture.
 
     Raises:
@@ -149,7 +151,7 @@ def whole_processes(photograph: Image.Image, pixels: np.ndarray) -> list[Row]:
                 "decode": ["decode", stream, "-o", back, "--device", "cpu"],
                 "info": ["info", stream],
             }.items():
-                measured, imported = whole_process(f"codec {verb}, {name}", arguments)
+                measured, imported = whole_process(f"codec {verb}, {name}", arguments, threads)
                 if imported:
                     raise RuntimeError(f"codec {verb} imports {', '.join(imported)}")
                 rows += measured
@@ -167,7 +169,7 @@ def main(
     with Image.open(photograph or sample_photograph()) as file:
         picture = file.convert("RGB")
     pixels = np.asarray(ImageOps.fit(picture, (WIDTH, HEIGHT), Image.Resampling.LANCZOS))
-    rows = loaded_models(pixels, repetitions) + whole_processes(picture, pixels)
+    rows = loaded_models(pixels, repetitions) + whole_processes(picture, pixels, threads)
     table = Table("what", "measure", "value", "unit", title=f"{threads} threads, {WIDTH}x{HEIGHT}, quality {QUALITY}")
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("w", newline="") as file:
