@@ -1,0 +1,104 @@
+"""Speed of the cache modes on one core, beside zstd -3 on the same bytes in the same run.
+
+    OMP_NUM_THREADS=1 python benchmarks/kv_speed.py --model ../shared/data/lm/llama-7m --text ../shared/data/text
+
+Two shapes: the model's own cache, and the same contexts' heads side by side in 8 KV heads of 64, the chunk size of
+a model with 512 key channels (small chunks pay more for each Python call). CPU time of this process, best of --repeats.
+Writes benchmarks/results/kv_speed.csv. Columns: MB/s of raw bf16; break_even_mb_s = (raw - coded bytes) / (encode +
+decode time), the link speed below which coding before sending pays; decode_ns_per_saved_byte, lower is better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import zstandard
+from kv_fidelity import contexts_of
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rdcodec.codecs.kv_cache import KvSettings
+from rdcodec.codecs.kv_cache.codec import KvCodec
+from rdcodec.codecs.kv_cache.evaluate import prefill
+from rdcodec.codecs.kv_cache.model import rope_of
+
+RESULTS = Path(__file__).parent / "results"
+WIDE_CONTEXTS = 4
+
+
+def best(call: Callable[[], object], repeats: int) -> tuple[float, object]:
+    """Least CPU seconds of several calls, and the result."""
+    seconds, result = float("inf"), None
+    for _ in range(repeats):
+        start = time.process_time()
+        result = call()
+        seconds = min(seconds, time.process_time() - start)
+    return seconds, result
+
+
+def line(shape: str, name: str, raw: int, size: int, encode_s: float, decode_s: float) -> dict[str, str]:
+    """One row of the table."""
+    saved = max(raw - size, 1)
+    return {
+        "shape": shape,
+        "mode": name,
+        "bits_per_element": f"{16 * size / raw:.3f}",
+        "encode_mb_s": f"{raw / encode_s / 1e6:.0f}",
+        "decode_mb_s": f"{raw / decode_s / 1e6:.0f}",
+        "decode_ns_per_saved_byte": f"{1e9 * decode_s / saved:.2f}",
+        "break_even_mb_s": f"{saved / (encode_s + decode_s) / 1e6:.0f}",
+    }
+
+
+def measure(shape: str, layers, ids: np.ndarray, rope, repeats: int) -> list[dict[str, str]]:
+    """All modes and zstd on one cache."""
+    raw_bytes = b"".join(x.contiguous().view(torch.int16).numpy().tobytes() for pair in layers for x in pair)
+    rows = []
+    compressor, decompressor = zstandard.ZstdCompressor(level=3), zstandard.ZstdDecompressor()
+    encode_s, packed = best(lambda: compressor.compress(raw_bytes), repeats)
+    decode_s, _ = best(lambda: decompressor.decompress(packed), repeats)
+    rows.append(line(shape, "zstd -3", len(raw_bytes), len(packed), encode_s, decode_s))
+    modes = [("lossless", 60), ("fp8", 60), ("turboquant", 60), ("turboquant-ec", 60)]
+    for mode, quality in [*modes, ("quantized", 40), ("quantized", 50), ("quantized", 60)]:
+        codec = KvCodec(KvSettings(mode=mode, quality=quality, rope=rope))
+        codec.decode(codec.encode(layers, ids))
+        encode_s, data = best(lambda codec=codec: codec.encode(layers, ids), repeats)
+        decode_s, _ = best(lambda codec=codec, data=data: codec.decode(data), repeats)
+        rows.append(line(shape, f"{mode} q{quality}" if mode == "quantized" else mode, len(raw_bytes), len(data), encode_s, decode_s))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="../shared/data/lm/llama-7m")
+    parser.add_argument("--text", default="../shared/data/text")
+    parser.add_argument("--repeats", type=int, default=7)
+    arguments = parser.parse_args()
+    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.bfloat16).eval()
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    contexts = contexts_of(tokenizer, Path(arguments.text) / "eval", WIDE_CONTEXTS)
+    caches, rope = prefill(model, contexts), rope_of(model)
+    ids = contexts[0, : caches[0][0][0].shape[1]].numpy()
+    wide = tuple(
+        (torch.cat([c[i][0] for c in caches]), torch.cat([c[i][1] for c in caches])) for i in range(len(caches[0]))
+    )
+    rows = []
+    for layers in (caches[0], wide):
+        heads, tokens, width = layers[0][0].shape
+        rows += measure(f"{len(layers)} x {heads} x {tokens} x {width}", layers, ids, rope, arguments.repeats)
+    with (RESULTS / "kv_speed.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print("  ".join(f"{k} {v}" for k, v in row.items()))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
