@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -41,12 +42,14 @@ QUALITY = 50
 HEAVY = ("compressai", "lightning", "torchvision")
 """Packages that encoding and decoding must not import."""
 PROBE = """
-import json, resource, sys
+import json, sys
 from rdcodec.codecs.cli import app
 try:
     app(json.loads(sys.argv[1]), prog_name="codec", standalone_mode=False)
 finally:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # not getrusage: its maximum is inherited from the process that starts this one
+    with open("/proc/self/status") as status:
+        peak = next((int(line.split()[1]) for line in status if line.startswith("VmHWM")), None)
     print(json.dumps([peak, [name for name in sys.argv[2].split(",") if name in sys.modules]]), file=sys.stderr)
 """
 Row = tuple[str, str, float, str]
@@ -130,7 +133,8 @@ def whole_process(name: str, arguments: list[str], threads: int) -> tuple[list[R
     if done.returncode:
         raise RuntimeError(f"codec {' '.join(arguments)}: {done.stderr}")
     peak_kib, imported = json.loads(done.stderr.strip().splitlines()[-1])
-    return [(name, "whole process", seconds, "s"), (name, "peak memory", peak_kib / 2**20, "GiB")], imported
+    peak_gib = math.nan if peak_kib is None else peak_kib / 2**20
+    return [(name, "whole process", seconds, "s"), (name, "peak memory", peak_gib, "GiB")], imported
 
 
 def whole_processes(photograph: Image.Image, pixels: np.ndarray, threads: int) -> list[Row]:
