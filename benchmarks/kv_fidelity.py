@@ -4,7 +4,7 @@
 
 Writes benchmarks/results/kv_fidelity.csv (a line per mode and quality), kv_fidelity_matched.csv (bytes at the KL that each
 baseline reaches) and kv_fidelity.png. Prompts are 1,024 tokens from TEXT/eval, tails 64 tokens; calibration uses TEXT/train.
-The greedy columns use the first 8 contexts. About 12 minutes on one core; --contexts 8 takes two.
+Greedy columns use the first 8 contexts. About 12 minutes on one core; --contexts 8 takes two.
 """
 
 from __future__ import annotations
@@ -17,12 +17,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rdcodec.codecs.kv_cache import KvSettings, Profile, calibrate
+from rdcodec.codecs.kv_cache.evaluate import (
+    TAIL,
+    Evaluation,
+    Fidelity,
+    bits_at,
+    plot,
+    prefill,
+    through,
+    write_csv,
+)
+from rdcodec.codecs.kv_cache.model import rope_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import HQQQuantizedLayer, QuantoQuantizedLayer
-
-from rdcodec.codecs.kv_cache import KvSettings, Profile, calibrate
-from rdcodec.codecs.kv_cache.evaluate import TAIL, Evaluation, Fidelity, bits_at, plot, prefill, through, write_csv
-from rdcodec.codecs.kv_cache.model import rope_of
 
 RESULTS = Path(__file__).parent / "results"
 PROMPT = 1024
@@ -130,11 +138,17 @@ def matched(curves: dict[str, list[Fidelity]], lines: list[Fidelity]) -> list[di
     """Bytes at each baseline's mean KL, as a share of the baseline's."""
     out = []
     for base in lines:
-        row = {"baseline": base.name, "bits_per_element": f"{base.bits_per_element:.4f}", "kl_bits": f"{base.kl_mean:.6f}"}
+        row = {
+            "baseline": base.name,
+            "bits_per_element": f"{base.bits_per_element:.4f}",
+            "kl_bits": f"{base.kl_mean:.6f}",
+        }
         for name, curve in curves.items():
             bits = bits_at(curve, base.kl_mean)
             row[f"{name}: bits"] = "" if math.isnan(bits) else f"{bits:.4f}"
-            row[f"{name}: fewer bytes %"] = "" if math.isnan(bits) else f"{100 * (1 - bits / base.bits_per_element):.1f}"
+            row[f"{name}: fewer bytes %"] = (
+                "" if math.isnan(bits) else f"{100 * (1 - bits / base.bits_per_element):.1f}"
+            )
         out.append(row)
     return out
 

@@ -17,16 +17,20 @@ from pathlib import Path
 
 import torch
 from kv_fidelity import contexts_of, profile_of
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from rdcodec.codecs.kv_cache import calibration
 from rdcodec.codecs.kv_cache.evaluate import TAIL, prefill
 from rdcodec.codecs.kv_cache.expectation import expected_next
 from rdcodec.codecs.kv_cache.model import rope_of
 from rdcodec.codecs.kv_cache.place import Choices, Place
 from rdcodec.codecs.kv_cache.predictive import sources
-from rdcodec.codecs.kv_cache.quantized import channel_offsets, channel_rows, code_rows, step_exponent
+from rdcodec.codecs.kv_cache.quantized import (
+    channel_offsets,
+    channel_rows,
+    code_rows,
+    step_exponent,
+)
 from rdcodec.codecs.kv_cache.rows import MeasureRows
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 RESULTS = Path(__file__).parent / "results"
 BLOCK = 256
@@ -99,7 +103,9 @@ def main() -> None:
     train = contexts_of(tokenizer, Path(arguments.text) / "train", 24)
     rows = calibration._rows(prefill(model, train), rope)
     places = {at: place_of(*at, (1, 1, rows[at].shape[0]), None, profile, arguments.quality) for at in rows}
-    noise = {at: float(torch.tensor(1.1063) ** step_exponent(rows[at], place)) / 12**0.5 for at, place in places.items()}
+    noise = {
+        at: float(torch.tensor(1.1063) ** step_exponent(rows[at], place)) / 12**0.5 for at, place in places.items()
+    }
     fitted = fit(rows, train[:, :-TAIL].reshape(-1), noise)
     contexts = contexts_of(tokenizer, Path(arguments.text) / "eval", arguments.contexts)
     total: dict[tuple, dict[str, float]] = {}
@@ -111,7 +117,9 @@ def main() -> None:
             turned = []
             for kind in (0, 1):
                 place = place_of(layer, kind, shape, rope, profile, arguments.quality)
-                known[layer, kind] = coded(channel_rows(pair[kind], place), layer, kind, shape, profile, arguments.quality)[0]
+                known[layer, kind] = coded(
+                    channel_rows(pair[kind], place), layer, kind, shape, profile, arguments.quality
+                )[0]
                 x = known[layer, kind].view(shape[0], shape[2], shape[1])
                 turned.append((rope.turned(x.contiguous(), 0, 1.0) if rope and kind == 0 else x).transpose(1, 2))
             restored.append(tuple(turned))
@@ -131,8 +139,10 @@ def main() -> None:
         elements += cache[0][0].numel()
     write(total, elements)
     per_token = 2 * len(profile.exponents) * shape[0] * shape[2]
-    print(f"bound: {float(torch.stack(surprise).mean()):.3f} bits per token = "
-          f"{float(torch.stack(surprise).mean()) / per_token:.5f} bits per element, reached by mode tokens")
+    print(
+        f"bound: {float(torch.stack(surprise).mean()):.3f} bits per token = "
+        f"{float(torch.stack(surprise).mean()) / per_token:.5f} bits per element, reached by mode tokens"
+    )
     print(f"expectation over top 4: {seconds / arguments.contexts:.1f} s per context of {len(ids)} tokens")
 
 

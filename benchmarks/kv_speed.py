@@ -20,12 +20,11 @@ import numpy as np
 import torch
 import zstandard
 from kv_fidelity import contexts_of
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from rdcodec.codecs.kv_cache import KvSettings
 from rdcodec.codecs.kv_cache.codec import KvCodec
 from rdcodec.codecs.kv_cache.evaluate import prefill
 from rdcodec.codecs.kv_cache.model import rope_of
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 RESULTS = Path(__file__).parent / "results"
 WIDE_CONTEXTS = 4
@@ -69,7 +68,16 @@ def measure(shape: str, layers, ids: np.ndarray, rope, repeats: int) -> list[dic
         codec.decode(codec.encode(layers, ids))
         encode_s, data = best(lambda codec=codec: codec.encode(layers, ids), repeats)
         decode_s, _ = best(lambda codec=codec, data=data: codec.decode(data), repeats)
-        rows.append(line(shape, f"{mode} q{quality}" if mode == "quantized" else mode, len(raw_bytes), len(data), encode_s, decode_s))
+        rows.append(
+            line(
+                shape,
+                f"{mode} q{quality}" if mode == "quantized" else mode,
+                len(raw_bytes),
+                len(data),
+                encode_s,
+                decode_s,
+            )
+        )
     return rows
 
 

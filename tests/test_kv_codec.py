@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
 from rdcodec.codecs import container
 from rdcodec.codecs.kv_cache import calibration, commands, rows, turboquant
 from rdcodec.codecs.kv_cache.blocks import (
@@ -25,7 +24,12 @@ from rdcodec.codecs.kv_cache.codec import KvCodec
 from rdcodec.codecs.kv_cache.modes import MODES
 from rdcodec.codecs.kv_cache.profile import Profile
 from rdcodec.codecs.kv_cache.rope import Rope
-from rdcodec.entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
+from rdcodec.entropy_models.errors import (
+    BitstreamError,
+    Corrupt,
+    Truncated,
+    Unsupported,
+)
 from rdcodec.entropy_models.tables import TOTAL, gaussian_tables
 
 ROOT, MODEL, SALT = bytes(16), bytes(range(16)), b"tenant"
@@ -46,7 +50,9 @@ def make_block(heads: int, n: int, dim: int, dtype: torch.dtype = torch.bfloat16
 
     def tensor(spread: float) -> torch.Tensor:
         scale = torch.exp(spread * torch.randn(heads, 1, dim, generator=g))
-        return (torch.randn(heads, n, dim, generator=g) * scale + scale * torch.randn(heads, 1, dim, generator=g)).to(dtype)
+        return (torch.randn(heads, n, dim, generator=g) * scale + scale * torch.randn(heads, 1, dim, generator=g)).to(
+            dtype
+        )
 
     tokens = torch.randint(0, 50, (n,), generator=g).numpy()
     return KvBlock(tokens, tuple((tensor(0.8), tensor(0.3)) for _ in range(LAYERS)))
@@ -77,9 +83,7 @@ def settings_for(mode: str, heads: int, dim: int, **options) -> KvSettings:
 
 
 def encode(block: KvBlock, settings: KvSettings, start: int = 0, total: int | None = None) -> bytes:
-    return encode_block(
-        block, parent=ROOT, fingerprint=MODEL, salt=SALT, start=start, settings=settings, total=total
-    )
+    return encode_block(block, parent=ROOT, fingerprint=MODEL, salt=SALT, start=start, settings=settings, total=total)
 
 
 def decode(data: bytes, settings: KvSettings, **options) -> KvBlock:
@@ -92,7 +96,9 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def all_same(a, b) -> bool:
-    return len(a) == len(b) and all(same_bits(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True))
+    return len(a) == len(b) and all(
+        same_bits(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)
+    )
 
 
 @pytest.mark.parametrize("mode", ALL)
@@ -157,7 +163,9 @@ def test_quality_is_monotonic(mode):
         data = encode(block, used)
         sizes.append(len(data))
         layers = decode(data, used).layers
-        errors.append(sum(float((a[0].float() - b[0].float()).norm()) for a, b in zip(layers, block.layers, strict=True)))
+        errors.append(
+            sum(float((a[0].float() - b[0].float()).norm()) for a, b in zip(layers, block.layers, strict=True))
+        )
     assert sizes == sorted(sizes)
     assert errors == sorted(errors, reverse=True)
 
@@ -396,7 +404,13 @@ def test_block_id_depends_on_everything():
 def test_header_is_read_without_tensors():
     block = make_block(2, 20, 6)
     header = read_block_header(encode(block, KvSettings(quality=33), start=512))
-    assert (header.mode, header.quality, header.start, header.layers, header.shape) == ("quantized", 33, 512, 3, (2, 20, 6))
+    assert (header.mode, header.quality, header.start, header.layers, header.shape) == (
+        "quantized",
+        33,
+        512,
+        3,
+        (2, 20, 6),
+    )
     assert header.id == block_id(ROOT, MODEL, SALT, block.tokens) and header.parent == ROOT
     assert np.array_equal(header.tokens, block.tokens)
 
@@ -490,7 +504,9 @@ def test_safetensors_in_and_out():
     from safetensors.torch import load, save
 
     block = make_block(2, 50, 8)
-    names = {f"layers.{i}.{n}": x.contiguous() for i, p in enumerate(block.layers) for n, x in zip("kv", p, strict=True)}
+    names = {
+        f"layers.{i}.{n}": x.contiguous() for i, p in enumerate(block.layers) for n, x in zip("kv", p, strict=True)
+    }
     data, fields = commands.encode_bytes(save({**names, "tokens": torch.from_numpy(block.tokens)}), mode="lossless")
     assert fields["raw_bytes"] == sum(x.numel() * 2 for x in names.values()) and not fields["notices"]
     out = load(commands.decode_bytes(data)[0])
@@ -498,7 +514,10 @@ def test_safetensors_in_and_out():
     assert out["tokens"].tolist() == block.tokens.tolist()
     info = commands.info_fields(data)
     assert info["mode"] == "lossless" and "layer_2_bits_per_element" in info
-    other = {name.replace("layers.", "m.").replace(".k", ".key").replace(".v", ".value"): x[None] for name, x in names.items()}
+    other = {
+        name.replace("layers.", "m.").replace(".k", ".key").replace(".v", ".value"): x[None]
+        for name, x in names.items()
+    }
     stream, fields = commands.encode_bytes(save(other), keys="m.{i}.{k}")
     assert fields["notices"] and len(stream) < len(data)
     commands.verify_bytes(stream)

@@ -8,9 +8,18 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
 
-from rdcodec.codecs.kv_cache import KvSettings, calibrate, load_cache, save_cache  # noqa: E402
-from rdcodec.codecs.kv_cache import evaluate, model, residual, sequence, tokens  # noqa: E402
-from rdcodec.entropy_models.errors import BitstreamError, Unsupported  # noqa: E402
+from rdcodec.codecs.kv_cache import (
+    KvSettings,
+    calibrate,
+    evaluate,
+    load_cache,
+    model,
+    residual,
+    save_cache,
+    sequence,
+    tokens,
+)
+from rdcodec.entropy_models.errors import BitstreamError, Unsupported
 
 VOCABULARY = 97
 

@@ -15,14 +15,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import container
 from ...entropy_models.errors import BitstreamError, Unsupported
+from .. import container
 from . import residual
 from .blocks import KvSettings
 from .codec import join
 from .model import check_cache, check_model, fingerprint, rope_of
 from .modes import MODES
-from .sequence import BLOCKS, Progress, decode_blocks, decode_tokens, encode_sequence, encode_tokens, parse_sequence
+from .sequence import (
+    BLOCKS,
+    Progress,
+    decode_blocks,
+    decode_tokens,
+    encode_sequence,
+    encode_tokens,
+    parse_sequence,
+)
 from .splice import layers_of, tokens_of
 
 _RECOMPUTE_TOKENS = 512

@@ -83,7 +83,7 @@ def _observe(model: Any, contexts: Tensor) -> tuple[list[list[tuple[Tensor, Tens
     power: dict[int, list[Tensor]] = {}
     hooks = []
     for name, module in model.named_modules():
-        if name.endswith(("self_attn.q_norm" if _has(model, "q_norm") else "self_attn.q_proj")):
+        if name.endswith("self_attn.q_norm" if _has(model, "q_norm") else "self_attn.q_proj"):
             layer = int(name.split(".layers.")[1].split(".")[0])
             hooks.append(
                 module.register_forward_hook(
@@ -149,15 +149,17 @@ def _offsets(importance: Tensor) -> np.ndarray:
     return np.clip(offset, -MAX_OFFSET, MAX_OFFSET).astype(np.int32)
 
 
-def _allocate(model: Any, contexts: Tensor, caches: list, rope: Rope | None, rows: dict, importance: dict) -> np.ndarray:
+def _allocate(
+    model: Any, contexts: Tensor, caches: list, rope: Rope | None, rows: dict, importance: dict
+) -> np.ndarray:
     """Step exponents at quality 60, int, shape (layers, 2)."""
     layers = len(caches[0])
     tails = contexts[:, -TAIL:]
     clean = _tail_log_probs(model, caches, tails)
     sensitivity = np.zeros((layers, 2))
     generator = torch.Generator().manual_seed(0)
-    for layer, kind in rows:
-        rms = float(rows[layer, kind].square().mean().sqrt())
+    for (layer, kind), row in rows.items():
+        rms = float(row.square().mean().sqrt())
         deviation = PROBE_NOISE * rms
         noisy = [list(cache) for cache in caches]
         for cache in noisy:
@@ -204,7 +206,7 @@ def _put_basis(tensors: dict[str, Tensor], name: str, at: tuple[int, int], x: Te
 def _put_predictors(tensors: dict[str, Tensor], rows: dict, importance: dict, ids: Tensor, steps: np.ndarray) -> None:
     """Predictors fitted on inputs with the noise of quantisation, so that they do not amplify it; and residual bases."""
     generator = torch.Generator().manual_seed(1)
-    unique, at, counts = torch.unique(ids, return_inverse=True, return_counts=True)
+    unique, counts = torch.unique(ids, return_counts=True)
     kept = unique[counts.argsort(descending=True)[:TABLE_TOKENS]].sort().values
     tensors["token_ids"] = kept
     index = torch.searchsorted(kept, ids).clamp_max(len(kept) - 1)

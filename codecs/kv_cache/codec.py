@@ -23,9 +23,7 @@ class KvCodec:
         salt: the tenant's.
     """
 
-    def __init__(
-        self, settings: KvSettings | None = None, fingerprint: bytes = bytes(16), salt: bytes = b""
-    ) -> None:
+    def __init__(self, settings: KvSettings | None = None, fingerprint: bytes = bytes(16), salt: bytes = b"") -> None:
         self.settings, self.fingerprint, self.salt = settings or KvSettings(), fingerprint, salt
 
     @classmethod

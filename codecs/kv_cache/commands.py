@@ -68,7 +68,9 @@ def read_tensors(data: bytes, pattern: str) -> tuple[tuple[tuple[Tensor, Tensor]
             found.setdefault(int(match["i"]), {})[_KINDS[match["k"]]] = tensor
     if not found or sorted(found) != list(range(len(found))) or any(len(pair) != 2 for pair in found.values()):
         names = ", ".join(sorted(tensors)[:4])
-        raise ValueError(f"no keys and values named {pattern!r} for layers 0, 1, ...; the file has {names} ... (--keys)")
+        raise ValueError(
+            f"no keys and values named {pattern!r} for layers 0, 1, ...; the file has {names} ... (--keys)"
+        )
     layers = tuple((_three(found[i][0], i), _three(found[i][1], i)) for i in range(len(found)))
     count = layers[0][0].shape[1]
     if TOKENS_NAME in tensors:

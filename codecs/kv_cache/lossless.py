@@ -38,7 +38,7 @@ def planes_of(x: Tensor) -> list[np.ndarray]:
 
 def from_planes(planes: list[np.ndarray], place: Place) -> Tensor:
     """Inverse of `planes_of`."""
-    signed, unsigned = _INTEGER.get(place.dtype, (torch.int32, np.uint32))
+    unsigned = _INTEGER.get(place.dtype, (torch.int32, np.uint32))[1]
     p = [plane.astype(unsigned) for plane in planes]
     if place.dtype == torch.bfloat16:
         u = (p[1] & 0x80) << 8 | p[0] << 7 | (p[1] & 0x7F)

@@ -14,7 +14,21 @@ from ...entropy_models.errors import Unsupported
 from .rope import Rope
 
 HALF_ROTATION = frozenset(
-    "llama mistral mixtral qwen2 qwen2_moe qwen3 qwen3_moe phi phi3 gemma granite olmo2 smollm3 stablelm".split()
+    (
+        "llama",
+        "mistral",
+        "mixtral",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+        "qwen3_moe",
+        "phi",
+        "phi3",
+        "gemma",
+        "granite",
+        "olmo2",
+    )
+    + ("smollm3", "stablelm")
 )
 """Model types whose RoPE pairs channel i with i + rotary_dim / 2. Others keep their keys as they are."""
 STATIC_ROPE = frozenset(("default", "linear", "llama3", "yarn"))

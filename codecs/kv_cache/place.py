@@ -74,5 +74,7 @@ def finite(x: Tensor, place: Place) -> Tensor:
     """float32 of a tensor; ValueError if a number is not finite (a sum is finite only if all its terms are)."""
     y = x.to(torch.float32)
     if not math.isfinite(float(y.sum())) and not bool(torch.isfinite(y).all()):
-        raise ValueError(f"{KIND_NAMES[place.kind]} of layer {place.layer} are not all finite; mode lossless takes them")
+        raise ValueError(
+            f"{KIND_NAMES[place.kind]} of layer {place.layer} are not all finite; mode lossless takes them"
+        )
     return y

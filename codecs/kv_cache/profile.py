@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .. import container
 from ...entropy_models.errors import Corrupt, Unsupported
+from .. import container
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,9 @@ class Profile:
         """
         found = len(self.exponents), *(self.tensors[f"offsets.0.{t}"].numel() for t in (0, 1))
         if found != (layers, *channels):
-            raise Unsupported(f"a profile for (layers, key and value channels) {found}; the cache has {(layers, *channels)}")
+            raise Unsupported(
+                f"a profile for (layers, key and value channels) {found}; the cache has {(layers, *channels)}"
+            )
 
 
 _in_use: dict[bytes, Profile] = {}

@@ -24,7 +24,14 @@ from safetensors.numpy import load
 
 from ...entropy_models import coder
 from ...entropy_models.errors import Corrupt, Truncated
-from ...entropy_models.tables import LEVELS, SCALE_MIN, TOTAL, Tables, categorical, scale_ratio
+from ...entropy_models.tables import (
+    LEVELS,
+    SCALE_MIN,
+    TOTAL,
+    Tables,
+    categorical,
+    scale_ratio,
+)
 from .pairs import pairs_of
 
 TABLES_FILE = Path(__file__).with_name("gaussian.safetensors")

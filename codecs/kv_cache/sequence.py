@@ -27,22 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import container
 from ...entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
+from .. import container
 from . import tokens as token_coding
-from .blocks import (
-    CODEC_ID,
-    ROOT,
-    SEQUENCE,
-    START_MAX,
-    TOKENS_MAX,
-    KvBlock,
-    KvSettings,
-    block_id,
-    decode_block,
-    encode_block,
-    read_block_header,
-)
+from .blocks import KvBlock, KvSettings, decode_block, encode_block, read_block_header
+from .header import CODEC_ID, ROOT, SEQUENCE, START_MAX, TOKENS_MAX, block_id
 
 BLOCKS, TOKEN_IDS = 0, 1
 _SIGNAL = struct.Struct("<BBHQ16s16s")
@@ -95,7 +84,9 @@ def encode_sequence(
     return _write(BLOCKS, len(tokens), fingerprint, parent, chunks)
 
 
-def encode_tokens(model: Any, tokens: np.ndarray, *, fingerprint: bytes, salt: bytes = b"", verify: bool = True) -> bytes:
+def encode_tokens(
+    model: Any, tokens: np.ndarray, *, fingerprint: bytes, salt: bytes = b"", verify: bool = True
+) -> bytes:
     """Only the ids, coded by the model; ``verify`` decodes each run and keeps plain ids where it does not come back."""
     writer, reader, chunks, parent = token_coding.TokenModel(model), token_coding.TokenModel(model), [], ROOT
     for start in range(0, len(tokens), CODED_TOKENS):

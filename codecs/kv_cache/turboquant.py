@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -33,21 +34,25 @@ def rotation(width: int) -> Tensor:
 @cache
 def codebook(bits: int) -> tuple[Tensor, Tensor]:
     """Lloyd-Max centroids (2^bits) and the boundaries between them for N(0, 1), float32, by Lloyd's iteration."""
-    pdf = lambda t: math.exp(-t * t / 2) / math.sqrt(2 * math.pi) if math.isfinite(t) else 0.0  # noqa: E731
-    cdf = lambda t: 0.5 * (1 + math.erf(t / math.sqrt(2)))  # noqa: E731
     count = 1 << bits
     centroids = [(2 * i + 1 - count) * 3.0 / count for i in range(count)]
     for _ in range(4000):
-        edges = [-math.inf, *((a + b) / 2 for a, b in zip(centroids, centroids[1:], strict=False)), math.inf]
-        moved = [
-            (pdf(a) - pdf(b)) / max(cdf(b) - cdf(a), 1e-30) for a, b in zip(edges, edges[1:], strict=False)
-        ]
+        edges = [-math.inf, *((a + b) / 2 for a, b in pairwise(centroids)), math.inf]
+        moved = [(_density(a) - _density(b)) / max(_below(b) - _below(a), 1e-30) for a, b in pairwise(edges)]
         change = max(abs(a - b) for a, b in zip(moved, centroids, strict=True))
         centroids = moved
         if change < 1e-9:
             break
     c = torch.tensor(centroids)
     return c, (c[1:] + c[:-1]) / 2
+
+
+def _density(t: float) -> float:
+    return math.exp(-t * t / 2) / math.sqrt(2 * math.pi)
+
+
+def _below(t: float) -> float:
+    return 0.5 * (1 + math.erf(t / math.sqrt(2)))
 
 
 def code_fixed(coder, x: Tensor | None, place: Place) -> Tensor:
