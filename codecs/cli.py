@@ -21,6 +21,7 @@ from rich.table import Table
 from ..entropy_models.errors import BitstreamError
 from . import REGISTRY, container, files, name_of, weights
 from .files import Job, show_size
+from .kv_cache.cli import app as kv
 
 app = typer.Typer(
     help="Learned compression: photographs and language-model KV caches to .rdc files and back.",
@@ -33,6 +34,7 @@ evaluate = typer.Typer(help="Measure a codec against others: real bytes, quality
 train = typer.Typer(help="Train a codec (needs the extra: pip install 'rdcodec[train]').")
 app.add_typer(evaluate, name="eval", no_args_is_help=True)
 app.add_typer(train, name="train", no_args_is_help=True)
+app.add_typer(kv, name="kv", no_args_is_help=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
 

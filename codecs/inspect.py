@@ -23,7 +23,7 @@ def describe(data: bytes) -> dict[str, Any]:
     else:
         from .kv_cache.describe import describe_kv
 
-        fields |= describe_kv(stream)
+        fields |= describe_kv(data)
     return fields
 
 

@@ -9,7 +9,14 @@ import torch
 from rdcodec.entropy_models.coder import SYMBOL_MAX, Measure, Plan, Read, Write
 from rdcodec.entropy_models.errors import BitstreamError, Corrupt
 from rdcodec.entropy_models.tables import (
-    LEVELS, TOTAL, Tables, categorical, escape_counts, gaussian_tables, integer_counts, scale,
+    LEVELS,
+    TOTAL,
+    Tables,
+    categorical,
+    escape_counts,
+    gaussian_tables,
+    integer_counts,
+    scale,
 )  # fmt: skip
 
 
@@ -91,7 +98,8 @@ def test_tables_survive_storage():
 
 
 @pytest.mark.parametrize(
-    "change", [lambda t: t[:-1], lambda t: [*t[:-1], t[-1] * 2], lambda t: [*t[:-1], t[-1][:-1]], lambda t: [t[0] * 0, *t[1:]]]
+    "change",
+    [lambda t: t[:-1], lambda t: [*t[:-1], t[-1] * 2], lambda t: [*t[:-1], t[-1][:-1]], lambda t: [t[0] * 0, *t[1:]]],
 )
 def test_bad_tables_are_refused(change):
     with pytest.raises(ValueError, match="table|need"):

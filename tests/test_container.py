@@ -10,7 +10,12 @@ from rdcodec.codecs import container, name_of
 from rdcodec.codecs.container import CHUNKS_MAX, SIGNAL_MAX, parse, write
 from rdcodec.entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
 
-PARTS = {"codec_id": 1, "weights": bytes(range(8)), "signal": b"signal", "chunks": [(0, b"first"), (1, b""), (0, b"x" * 300)]}
+PARTS = {
+    "codec_id": 1,
+    "weights": bytes(range(8)),
+    "signal": b"signal",
+    "chunks": [(0, b"first"), (1, b""), (0, b"x" * 300)],
+}
 
 
 def test_the_specification_holds():

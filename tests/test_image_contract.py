@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from rdcodec.codecs import REGISTRY, container, load
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.header import STREAM_ID, ImageHeader

@@ -21,9 +21,7 @@ def activations(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("ceiling", [63, ACTIVATION_MAX])
 def test_frozen_linear_equals_its_shadow(ceiling):
-    shadow, layer = frozen_pair(
-        ShadowLinear(397, 128, ceiling=ceiling), IntegerLinear(397, 128, ceiling=ceiling)
-    )
+    shadow, layer = frozen_pair(ShadowLinear(397, 128, ceiling=ceiling), IntegerLinear(397, 128, ceiling=ceiling))
     x = activations(3, 5, 397)
     assert torch.equal(shadow(x).detach(), layer(x)) and layer(x).std() > 1
 

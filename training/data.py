@@ -134,11 +134,11 @@ class ImageData(L.LightningDataModule):
 
     def __init__(
         self,
-        train: Path,
-        validation: Path | None = None,
+        train: Path | str,
+        validation: Path | str | None = None,
         crop: int = 128,
         batch_size: int = 8,
-        cache: Path = Path("runs/cache"),
+        cache: Path | str = "runs/cache",
         validation_images: int = 8,
         seed: int = 0,
         workers: int = 0,
@@ -146,8 +146,10 @@ class ImageData(L.LightningDataModule):
         super().__init__()
         if crop % 64:
             raise ValueError(f"crop={crop} is not a multiple of 64")
-        self.train, self.validation, self.crop, self.batch_size = train, validation, crop, batch_size
-        self.cache, self.validation_images, self.seed, self.workers = cache, validation_images, seed, workers
+        self.train, self.cache = Path(train), Path(cache)
+        self.validation = None if validation is None else Path(validation)
+        self.crop, self.batch_size, self.seed = crop, batch_size, seed
+        self.validation_images, self.workers = validation_images, workers
 
     def prepare_data(self) -> None:
         PixelCache(self.train, self.cache)

@@ -41,7 +41,7 @@ class ImageTraining(L.LightningModule):
         self,
         architecture: dict[str, Any] | None = None,
         lambda_range: tuple[float, float] = (0.001, 0.2),
-        muon_lr: float = 2e-3,
+        muon_lr: float = 5e-4,
         adamw_lr: float = 1e-3,
         warmup_steps: int = 200,
         duration_s: float | None = None,

@@ -97,8 +97,10 @@ class ShadowLinear(_Shadow):
     def __init__(self, inputs: int, outputs: int, *, ceiling: int = ACTIVATION_MAX) -> None:
         super().__init__()
         self.ceiling = ceiling
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) * (1.5 / inputs) ** 0.5)
-        self.bias = nn.Parameter(torch.full((outputs,), 0.5 if ceiling == ACTIVATION_MAX else 1.5))
+        hidden = ceiling == ACTIVATION_MAX
+        spread = 1.0 if hidden else 0.1  # levels start near the middle: a level of 0 codes nothing
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) * spread * (1.5 / inputs) ** 0.5)
+        self.bias = nn.Parameter(torch.full((outputs,), 0.5 if hidden else 1.5))
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias, shift = self.integers()

@@ -125,9 +125,7 @@ class ImageNetwork(nn.Module):
     ``linear`` and ``depthwise`` build the layers of the parse path: exact integer layers, or their trainable shadows.
     """
 
-    def __init__(
-        self, config: ImageConfig, linear: Make = IntegerLinear, depthwise: Make = IntegerDepthwise
-    ) -> None:
+    def __init__(self, config: ImageConfig, linear: Make = IntegerLinear, depthwise: Make = IntegerDepthwise) -> None:
         super().__init__()
         c = config
         self.config = config

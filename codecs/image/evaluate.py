@@ -133,6 +133,12 @@ def curve(rows: Sequence[MeanPoint], codec: str, metric: str, rates: tuple[float
     return [x for x, _ in kept], [y for _, y in kept]
 
 
+def rising(rates: list, values: list) -> tuple[list, list]:
+    """The points of a curve that are better than every cheaper one; interpolation needs them strictly rising."""
+    kept = [i for i, value in enumerate(values) if value > max(values[:i], default=-math.inf)]
+    return [rates[i] for i in kept], [values[i] for i in kept]
+
+
 def bd_rate(
     rows: Sequence[MeanPoint], anchor: str, metric: str = "psnr_db", rates: tuple[float, float] = (0.0, math.inf)
 ) -> float:
@@ -140,6 +146,7 @@ def bd_rate(
     import bjontegaard
 
     ours, theirs = (curve(rows, name, metric, rates) for name in ("rdcodec", anchor))
+    ours, theirs = rising(*ours), rising(*theirs)
     if min(len(ours[0]), len(theirs[0])) < 4:
         return math.nan
     if metric == "ms_ssim":  # in decibels, as the field plots it

@@ -1,0 +1,40 @@
+"""``codec info`` of a cache: what its headers say, and the bits per element of each layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import container
+from .header import BLOCK
+from .header import parse as parse_block
+from .sequence import BLOCKS, parse_sequence
+
+
+def describe_kv(data: bytes) -> dict[str, Any]:
+    """Fields of a block or a sequence of blocks.
+
+    Raises:
+        BitstreamError: a header is damaged.
+    """
+    blocks = [bytes(data)]
+    if container.parse(data).signal[:1] != bytes([BLOCK]):
+        whole, head = parse_sequence(data)
+        if head.content != BLOCKS:
+            return {"content": "token ids, coded with the model", "tokens": head.tokens}
+        blocks = [whole.chunk(i) for i in range(len(whole.entries))]
+    heads = [parse_block(block)[1] for block in blocks]
+    first, tokens = heads[0], sum(len(head.tokens) for head in heads)
+    elements = tokens * first.heads * (first.key_dim + first.value_dim)
+    by_layer = [sum(sum(head.chunk_bytes[i]) for head in heads) for i in range(len(first.chunk_bytes))]
+    return {
+        "mode": first.mode,
+        "quality": first.quality,
+        "element type": str(first.dtype).removeprefix("torch."),
+        "blocks": len(blocks),
+        "tokens": tokens,
+        "layers": first.layers,
+        "kv heads x width": f"{first.heads} x {first.key_dim}",
+        "fingerprint": first.fingerprint.hex(),
+        "bits per element": round(8 * len(data) / (elements * first.layers), 3),
+        "by layer": " ".join(f"{8 * size / elements:.2f}" for size in by_layer),
+    }

@@ -1,0 +1,73 @@
+"""The import graph and the package's contents are part of the design, so they have tests."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from rdcodec.codecs import REGISTRY, weights
+
+ROOT = Path(__file__).parents[1]
+PARTS = "codecs", "entropy_models", "training"
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [
+        ("rdcodec.entropy_models.coder", ("rdcodec.codecs", "rdcodec.training", "lightning")),
+        ("rdcodec.codecs.image.codec", ("rdcodec.training", "lightning", "compressai", "torchvision", "matplotlib")),
+        ("rdcodec.codecs", ("torch", "numpy", "rdcodec.training")),
+        ("rdcodec.codecs.cli", ("torch", "numpy", "PIL", "rdcodec.training")),
+    ],
+)
+def test_arrows_run_one_way(module, forbidden):
+    command = [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert module in loaded and not set(loaded) & set(forbidden)
+
+
+def test_codecs_never_mention_training():
+    for path in (ROOT / "codecs").rglob("*.py"):
+        text = path.read_text()
+        assert "self.training" not in text, path
+        if path.name != "cli.py":
+            assert "from ..training" not in text and "rdcodec.training" not in text, path
+
+
+def test_the_package_holds_every_module_and_weight_file():
+    for part in PARTS:
+        installed = Path(str(resources.files(f"rdcodec.{part}")))
+        for path in (ROOT / part).rglob("*"):
+            if path.suffix in {".py", ".yaml", ".safetensors", ".json"} and "__pycache__" not in path.parts:
+                assert (installed / path.relative_to(ROOT / part)).is_file(), path
+
+
+def test_every_manifest_line_has_its_file_and_the_whole_stays_small():
+    lines = weights.manifest()
+    assert {line.codec for line in lines.values()} <= set(REGISTRY)
+    for line in lines.values():
+        assert len(weights.verified_bytes(line)) <= 12_000_000
+    files = {p.name for p in weights.FOLDER.glob("*.safetensors")}
+    assert files == {line.file for line in lines.values()}
+    assert len({line.stream_hash for line in lines.values()}) == len(lines)
+
+
+def test_damaged_weights_are_refused(tmp_path, monkeypatch):
+    line = weights.line_named("image")
+    data = bytearray(weights.verified_bytes(line))
+    data[1000] ^= 1
+    (tmp_path / line.file).write_bytes(data)
+    monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    with pytest.raises(ValueError, match="manifest says"):
+        weights.verified_bytes(line)
+
+
+def test_manifest_lines_are_complete():
+    for name, line in json.loads((weights.FOLDER / "manifest.json").read_text()).items():
+        for key in ("licence", "data", "recipe", "steps", "hardware"):
+            assert line[key], (name, key)
+        assert (ROOT / line["recipe"]).is_file()

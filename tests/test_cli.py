@@ -1,0 +1,178 @@
+"""The command as people run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rdcodec.codecs import cli
+from typer.testing import CliRunner
+
+CODEC = Path(sys.executable).with_name("codec")
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capfd):
+    """Run the entry point in ``tmp_path``; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["codec", *arguments])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def photo(tmp_path, photograph) -> Path:
+    Image.fromarray(photograph[:96, :120]).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_encode_info_verify_decode(run, photo, tmp_path):
+    code, out, err = run("encode", "photo.png")
+    assert (code, err) == (0, "") and out.count("\n") == 1 and "bpp" in out and ":1" in out
+    code, out, _ = run("info", "photo.rdc", "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["size"] == "120x96" and facts["quality"] == 60
+    assert run("verify", "photo.rdc")[:2] == (0, "photo.rdc  ok\n")
+    code, out, _ = run("decode", "photo.rdc", "-o", "out.png")
+    assert code == 0 and Image.open(tmp_path / "out.png").size == (120, 96)
+    assert run("decode", "photo.rdc", "-o", "crop.webp", "--crop", "5,6,70,80")[0] == 0
+    assert Image.open(tmp_path / "crop.webp").size == (70, 80)
+
+
+def test_content_decides_not_the_suffix(run, photo, tmp_path):
+    photo.rename(tmp_path / "photo.txt")
+    assert run("encode", "photo.txt")[0] == 0
+    (tmp_path / "lie.png").write_text("this is no image")
+    code, out, err = run("encode", "lie.png")
+    assert (code, out) == (1, "") and err.count("\n") == 1 and "neither an image nor" in err
+    assert not (tmp_path / "lie.rdc").exists()
+
+
+def test_targets(run, photo, tmp_path):
+    run("encode", "photo.png", "-q", "40", "-o", "q40.rdc")
+    size = (tmp_path / "q40.rdc").stat().st_size
+    assert run("encode", "photo.png", "--size", f"{size}B", "-o", "s.rdc")[0] == 0
+    assert 0.9 * size < (tmp_path / "s.rdc").stat().st_size <= size
+    bpp = size * 8 / (96 * 120)
+    assert run("encode", "photo.png", "--bpp", f"{bpp:.6f}", "-o", "b.rdc")[0] == 0
+    assert 0.9 * bpp < (tmp_path / "b.rdc").stat().st_size * 8 / (96 * 120) <= bpp
+    code, _, err = run("encode", "photo.png", "--size", "60B", "-o", "x.rdc")
+    assert code == 1 and "too small" in err and not (tmp_path / "x.rdc").exists()
+    assert run("encode", "photo.png", "--size", "60 parsecs", "-o", "x.rdc")[0] == 1
+    assert run("encode", "photo.png", "--size", "1kB", "--bpp", "1")[0] == 2
+    assert run("encode", "photo.png", "-q", "101")[0] == 2
+
+
+def test_nothing_is_overwritten_without_force(run, photo, tmp_path):
+    (tmp_path / "photo.rdc").write_bytes(b"precious")
+    code, _, err = run("encode", "photo.png")
+    assert code == 1 and "--force" in err and (tmp_path / "photo.rdc").read_bytes() == b"precious"
+    assert run("encode", "photo.png", "--force")[0] == 0
+
+
+def test_folders_and_globs(run, photo, tmp_path, photograph):
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        Image.fromarray(photograph[: 20 + i, :30]).save(tmp_path / "in" / f"{i}.jpg")
+    (tmp_path / "in" / "notes.txt").write_text("not an image, not asked for")
+    assert run("encode", "in", "-o", "packed/")[0] == 0
+    assert run("decode", "packed/*.rdc", "-o", "back/")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "back").iterdir()) == ["0.png", "1.png", "2.png"]
+    (tmp_path / "in" / "bad.jpg").write_bytes(b"\xff\xd8 broken")
+    code, _, err = run("encode", "in", "-o", "again/")
+    assert code == 1 and "bad.jpg" in err and len(list((tmp_path / "again").iterdir())) == 3  # the others are done
+    assert run("encode", "missing*.png")[0] == 1
+
+
+def test_damage(run, photo, tmp_path):
+    run("encode", "photo.png")
+    data = bytearray((tmp_path / "photo.rdc").read_bytes())
+    data[-20] ^= 1
+    (tmp_path / "bad.rdc").write_bytes(data)
+    for command in ("decode", "verify"):
+        code, out, err = run(command, "bad.rdc")
+        assert (code, out) == (1, "") and err.startswith("codec: bad.rdc: corrupt: ") and err.count("\n") == 1
+    assert not (tmp_path / "bad.png").exists()
+    code, _, err = run("decode", "bad.rdc", "--salvage")
+    assert code == 0 and "tile 1 of 1 is lost" in err and (tmp_path / "bad.png").exists()
+    (tmp_path / "empty.rdc").touch()
+    assert run("info", "empty.rdc")[0] == 1 and run("decode", "photo.png")[0] == 1
+
+
+def test_models_and_help(run):
+    assert "image-1" in run("models")[1]
+    for arguments in ([], ["encode"], ["decode"], ["info"], ["verify"], ["eval", "image"], ["demo"], ["train"]):
+        assert CliRunner().invoke(cli.app, [*arguments, "--help"]).exit_code == 0
+
+
+def test_demo_draws_its_sheet(run, photo, tmp_path):
+    code, out, _ = run("demo", "photo.png", "-o", "shown")
+    assert code == 0 and "sheet.png" in out
+    assert Image.open(tmp_path / "shown" / "sheet.png").size[0] > 1000
+    assert len(list((tmp_path / "shown").glob("*.rdc"))) == 3
+
+
+def test_eval_writes_its_report(run, tmp_path, photograph):
+    pytest.importorskip("bjontegaard")
+    Image.fromarray(photograph[:200, :200]).save(tmp_path / "one.png")
+    qualities = "5,30,60,90"
+    code, out, _ = run("eval", "image", "one.png", "--anchors", "jpeg,webp", "--qualities", qualities, "-o", "report")
+    assert code == 0 and "webp" in out
+    names = {"points.csv", "means.csv", "bd_rate.csv", "rate_distortion.png"}
+    assert {p.name for p in (tmp_path / "report").iterdir()} == names
+    assert run("eval", "image", "one.png", "--anchors", "gif")[0] == 1
+
+
+def test_standard_input_and_output(photo, tmp_path):
+    """As a process, in a pipe: bytes only on standard output."""
+    encoded = subprocess.run([CODEC, "encode", "-"], stdin=photo.open("rb"), capture_output=True, check=True)
+    assert encoded.stdout[:4] == b"\x89RDC" and b"bpp" in encoded.stderr
+    decoded = subprocess.run([CODEC, "decode", "-"], input=encoded.stdout, capture_output=True, check=True)
+    assert decoded.stdout[:4] == b"\x89PNG"
+
+
+def test_info_needs_no_torch_and_little_time(run, photo):
+    run("encode", "photo.png")
+    code = "import sys; from rdcodec.codecs import cli; sys.argv = ['codec', 'info', 'photo.rdc']; cli.main()"
+    durations = []
+    for _ in range(5):
+        start = time.perf_counter()
+        loaded = subprocess.run(
+            [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True
+        )
+        durations.append(time.perf_counter() - start)
+    assert not any(f" {name}\n" in loaded.stderr for name in ("torch", "numpy", "PIL"))
+    assert min(durations) < (0.6 if os.environ.get("CI") else 1.5)  # 0.3 s on a machine that does nothing else
+
+
+def test_decode_imports_nothing_it_does_not_need(run, photo):
+    run("encode", "photo.png")
+    code = "import sys; from rdcodec.codecs import cli; sys.argv = ['codec', 'decode', 'photo.rdc', '-o', 'out.png']\n"
+    code += "try: cli.main()\nfinally: print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in loaded
+    forbidden = {"compressai", "lightning", "torchvision", "matplotlib", "torch._dynamo", "transformers"}
+    assert not set(loaded) & forbidden
+
+
+def test_notices_go_to_standard_error(run, tmp_path):
+    Image.fromarray((np.arange(400).reshape(20, 20) * 160).astype(np.uint16)).save(tmp_path / "deep.png")
+    code, out, err = run("encode", "deep.png")
+    assert code == 0 and out.count("\n") == 1 and "8 bits" in err

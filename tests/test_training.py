@@ -1,0 +1,214 @@
+"""Training end to end on tiny networks: learn, resume, validate with the real coder, export, encode; and two processes."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("lightning")
+
+import lightning as L
+from rdcodec.codecs import weights
+from rdcodec.codecs.image.codec import ImageCodec
+from rdcodec.codecs.image.dcvc_rt import ImageConfig, ImageNetwork
+from rdcodec.entropy_models.coder import Measure
+from rdcodec.entropy_models.tables import gaussian_tables
+from rdcodec.training.coder import Train, gaussian_bits
+from rdcodec.training.data import ImageData, PixelCache, RandomCrops, iterate_images
+from rdcodec.training.export import export
+from rdcodec.training.freeze import frozen
+from rdcodec.training.image import ImageTraining, stratified_qualities
+from rdcodec.training.initialise import dct, start_as_dct
+from rdcodec.training.losses import rate_distortion, rate_distortion_weight
+from rdcodec.training.main import image as train_image
+from rdcodec.training.quantisation import LAYERS
+
+TINY = {
+    "latent_channels": 64, "latent_width": 32, "hyper_channels": 8, "context_channels": 16, "level_channels": 16,
+    "trunk_blocks": (1, 1), "latent_blocks": (1, 1),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory, photograph) -> Path:
+    """A folder of four photographs, one of them in a tar shard."""
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(3):
+        Image.fromarray(photograph[i * 150 : i * 150 + 200, :300]).save(folder / f"{i}.png")
+    buffer = io.BytesIO()
+    Image.fromarray(photograph[300:, 100:400]).save(buffer, "PNG")
+    with tarfile.open(folder / "shard.tar", "w") as shard:
+        member = tarfile.TarInfo("inside/a.png")
+        member.size = len(buffer.getvalue())
+        shard.addfile(member, io.BytesIO(buffer.getvalue()))
+    return folder
+
+
+def recipe(photos: Path, folder: Path, steps: int, *more: str) -> list[str]:
+    architecture = "{" + ", ".join(f"{k}: {list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()) + "}"
+    return [
+        "fit", "--config", str(Path(__file__).parents[1] / "training/recipes/image_tiny.yaml"),
+        f"--model.architecture={architecture}", f"--data.train={photos}", f"--data.validation={photos}",
+        f"--data.cache={folder / 'cache'}", f"--trainer.max_steps={steps}", f"--trainer.default_root_dir={folder}",
+        *more,
+    ]  # fmt: skip
+
+
+def test_the_recipe_learns_resumes_and_exports(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train_image(recipe(photos, tmp_path, 30))
+    first = torch.load(tmp_path / "runs/tiny/last.ckpt", weights_only=True)
+    assert first["global_step"] == 30 and first["elapsed_s"] > 0
+    train_image(recipe(photos, tmp_path, 60, "--ckpt_path", str(tmp_path / "runs/tiny/last.ckpt")))
+    newest = max((tmp_path / "runs/tiny").glob("*.ckpt"), key=lambda p: p.stat().st_mtime)
+    second = torch.load(newest, weights_only=True)
+    assert second["global_step"] == 60 and second["elapsed_s"] > first["elapsed_s"]
+    assert list((tmp_path / "runs").rglob("events.out.tfevents*"))
+    (tmp_path / "exported").mkdir()
+    assert export(newest, "tiny", photos, tmp_path / "exported", 2).stat().st_size < 3_000_000
+    monkeypatch.setattr(weights, "FOLDER", tmp_path / "exported")
+    weights.manifest.cache_clear()
+    try:
+        codec = ImageCodec.load(model="tiny")
+        picture = np.asarray(Image.open(photos / "0.png"))
+        data = codec.encode(picture, 100)
+        np.testing.assert_array_equal(codec.decode(data), codec.estimate(picture, 100).pixels)
+        mse = np.mean((codec.decode(data).astype(float) - picture) ** 2)
+        assert 10 * math.log10(255**2 / mse) > 24
+    finally:
+        weights.manifest.cache_clear()
+
+
+def test_loss_falls(photos, tmp_path):
+    """On a batch that stays the same, before and after."""
+    L.seed_everything(0)
+    module = ImageTraining(TINY, warmup_steps=5, muon_lr=2e-4)
+    data = ImageData(photos, crop=64, batch_size=4, cache=tmp_path)
+    data.prepare_data()
+    batch = next(iter(data.train_dataloader())).float() / 255 - 0.5
+    quality = torch.tensor([10, 40, 60, 90])
+
+    def loss() -> float:
+        torch.manual_seed(1)
+        with torch.no_grad():
+            rate_bpp, mse, _ = module.rate_and_distortion(batch, quality)
+        return float(rate_distortion(rate_bpp, mse, rate_distortion_weight(quality, 0.001, 0.2)))
+
+    before = loss()
+    trainer = L.Trainer(
+        max_steps=60, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        gradient_clip_val=1.0, num_sanity_val_steps=0, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    assert loss() < 0.9 * before
+
+
+def test_two_processes_take_one_step_together(photos, tmp_path):
+    """DDP over gloo: both ranks end with the same weights, having seen different crops."""
+    script = f"""
+import lightning as L, torch
+from rdcodec.training.image import ImageTraining
+from rdcodec.training.data import ImageData
+class Check(L.Callback):
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
+        flat = torch.cat([p.detach().flatten() for p in module.parameters()])
+        weights = module.all_gather(flat); crops = module.all_gather(batch.float())
+        assert torch.equal(weights[0], weights[1]) and not torch.equal(crops[0], crops[1])
+        print("same weights", trainer.world_size)
+if __name__ == "__main__":
+    L.seed_everything(0)
+    trainer = L.Trainer(max_steps=1, accelerator="cpu", devices=2, strategy="ddp", logger=False, limit_val_batches=0,
+                        enable_checkpointing=False, enable_progress_bar=False, callbacks=[Check()])
+    trainer.fit(ImageTraining({TINY!r}), ImageData({str(photos)!r}, crop=64, batch_size=2, cache={str(tmp_path)!r}))
+"""
+    PixelCache(photos, tmp_path)
+    (tmp_path / "ddp.py").write_text(script)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "ddp.py")], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0 and done.stdout.count("same weights 2") == 2, done.stdout + done.stderr
+
+
+def test_training_and_coding_run_the_same_integers(photograph):
+    """The shadow network under `Measure` gives the symbols and levels of the frozen one."""
+    network = ImageNetwork(ImageConfig(**TINY), *LAYERS["integer"])
+    start_as_dct(network)
+    for parameter in network.parameters():  # exactly what float16 keeps
+        parameter.data = parameter.data.half().float()
+    deployed, quality = frozen(network), torch.tensor([40])
+    image = torch.from_numpy(photograph[None, :96, :80].copy()).float() / 255 - 0.5
+    with torch.no_grad():
+        measures = [Measure(gaussian_tables(3)), Measure(gaussian_tables(3))]
+        decoded = [
+            n.coding_pass(m, n.to_latent(image, quality), quality)
+            for n, m in zip((network, deployed), measures, strict=True)
+        ]
+    assert torch.equal(*decoded) and measures[0].bits == measures[1].bits
+
+
+def test_train_counts_what_measure_counts(photograph):
+    """With integers in place of noise, differentiable bits are the tables' ideal bits."""
+    level = torch.randint(10, 50, (1, 8, 8, 16)).float()
+    symbols = (torch.randn(1, 8, 8, 16) * 3).round()
+    measure = Measure(gaussian_tables())
+    measure.code(symbols, level)
+    assert float(gaussian_bits(symbols, level).clamp_max(24).sum()) == pytest.approx(measure.bits[0], rel=0.02)
+    coder = Train()
+    residual = torch.randn(2, 3, 3, 4, requires_grad=True)
+    coder.code(residual, torch.full((2, 3, 3, 4), 20.0))
+    known = coder.code(residual, torch.full((2, 3, 3, 4), 20.0), torch.ones(3, 3, 4, dtype=torch.bool))
+    assert torch.equal(known, residual.round())
+    (coder.bits().sum() + coder.side_bits().sum()).backward()
+    assert coder.bits().shape == (2,) and (residual.grad != 0).any()
+
+
+def test_a_float_ablation_trains_but_cannot_be_exported(photos, tmp_path):
+    trainer = L.Trainer(
+        max_steps=2, accelerator="cpu", logger=False, enable_progress_bar=False, limit_val_batches=0,
+        default_root_dir=tmp_path, enable_checkpointing=False,
+    )  # fmt: skip
+    module = ImageTraining(TINY, level_branch="float")
+    trainer.fit(module, ImageData(photos, crop=64, batch_size=2, cache=tmp_path))
+    trainer.save_checkpoint(tmp_path / "float.ckpt")
+    with pytest.raises(ValueError, match="only integer can be exported"):
+        export(tmp_path / "float.ckpt", "x", photos, tmp_path, 1)
+
+
+def test_data(photos, tmp_path):
+    assert [name for name, _ in iterate_images(photos)] == ["0.png", "1.png", "2.png", "inside/a.png"]
+    crops = iter(RandomCrops(PixelCache(photos, tmp_path), 64))
+    assert next(crops).shape == (64, 64, 3) and next(crops).dtype == torch.uint8
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        list(iterate_images(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="multiple of 64"):
+        ImageData(photos, crop=100)
+    with pytest.raises(ValueError, match="as large as the crop"):
+        RandomCrops(PixelCache(photos, tmp_path), 1024)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no images"):
+        PixelCache(tmp_path / "empty", tmp_path / "cache")
+
+
+def test_qualities_cover_the_range():
+    drawn = torch.stack([stratified_qualities(8) for _ in range(400)])
+    assert drawn.min() == 0 and drawn.max() == 100
+    assert (drawn[:, 1:] >= drawn[:, :-1]).all()
+    weight = rate_distortion_weight(torch.tensor([0, 50, 100]), 0.001, 0.2)
+    torch.testing.assert_close(weight, torch.tensor([0.001, (0.001 * 0.2) ** 0.5, 0.2]))
+
+
+def test_dct_is_orthonormal():
+    torch.testing.assert_close(dct(16) @ dct(16).T, torch.eye(16, dtype=torch.float64))
+    with pytest.raises(ValueError, match="trunk_channels"):
+        start_as_dct(ImageNetwork(ImageConfig(**TINY | {"trunk_channels": 64}), *LAYERS["integer"]))
