@@ -3,8 +3,8 @@
     python benchmarks/kv_store_sessions.py sharing    # 100 airline conversations, real caches: kv_store_sharing.csv
     python benchmarks/kv_store_sessions.py eviction   # Mooncake's conversation trace: kv_store_eviction.csv
 
-``sharing`` runs the model once over each conversation (cut to the model's 4,096 positions) and encodes every block there
-is: once into a store of its own per conversation ("without"), once into one store ("with"), turn by turn as a server
+``sharing`` runs the model once over each conversation (cut to the model's 4,096 positions) and encodes every block
+there is: once into a store of its own per conversation ("without"), once into one store ("with"), turn by turn as a server
 would. A turn is every prompt up to a message of the assistant; it asks for its prefix, then stores prompt and
 answer. ``eviction`` replays block hashes, lengths and times of 1,000 requests; no tensors.
 """
@@ -32,6 +32,8 @@ TRACE = "text/sessions/mooncake_conversation_trace_first1000.jsonl"
 MODEL = "lm/llama-7m"
 MOONCAKE_BLOCK = 512
 POSITIONS_MAX = 4096
+CROSSOVER_TOKENS = 30_000
+"""Of the trace's model, taken as one of 8 billion parameters; for the column ``recompute_saved``."""
 
 
 # ---- sharing ----
@@ -145,7 +147,7 @@ class Replay:
         self.trie, self.reuse, self.now, self.size = Trie(), ReuseModel(MOONCAKE_BLOCK), 0.0, 0
         self.asked = self.found = self.asked_tokens = self.found_tokens = 0
         self.saved = self.work = 0.0
-        self.cost = RecomputeCost()
+        self.cost = RecomputeCost(CROSSOVER_TOKENS)
 
     def request(self, hashes: list[int], length: int, now: float) -> None:
         """Ask for a prompt's prefix, then store all of it."""
@@ -203,7 +205,8 @@ def eviction(data: Path) -> list[dict[str, Any]]:
     requests = [json.loads(line) for line in (data / TRACE).read_text().splitlines()]
     policies: dict[str, Callable[[Replay], Value]] = {
         "lru": lambda _: recency,
-        "worth": lambda replay: worth(replay.trie, replay.reuse, replay.now, replay.cost),
+        "worth": lambda replay: worth(replay.trie, replay.reuse, replay.now),
+        "worth-attention": lambda replay: worth(replay.trie, replay.reuse, replay.now, replay.cost),
         "clairvoyant": clairvoyant(requests),
     }
     unlimited = _replayed(requests, float("inf"), policies["lru"])

@@ -49,9 +49,10 @@ class RecomputeCost:
     A token at position t costs 1 + t / crossover_tokens: the second part is attention over the tokens before it.
     """
 
-    crossover_tokens: float = 30_000.0
-    """Position where attention costs as much as the matrix products: parameters / (2 layers x hidden).
-    30,000 is an 8-billion-parameter Llama's (8e9 / (2 x 32 x 4096))."""
+    crossover_tokens: float = math.inf
+    """Position where attention costs as much as the matrix products: parameters / (2 layers x hidden), e.g. 30,000 for
+    an 8-billion-parameter Llama (8e9 / (2 x 32 x 4096)). Infinite, the default: every token costs the same. On the one
+    trace at hand the attention term made eviction worse even by its own measure (`benchmarks/kv_store_sessions.py`)."""
 
     def of(self, start: int, count: int) -> float:
         """Work for ``count`` tokens from position ``start``, at least ``count``."""

@@ -147,7 +147,7 @@ def _layers(chunk: Tensor, head_dim: int | None) -> tuple[tuple[Tensor, Tensor],
 def _unframe(buffer: np.ndarray) -> tuple[int, bytes]:
     if len(buffer) < FRAME.size:
         raise Truncated(f"{len(buffer)} bytes, the frame's header has {FRAME.size}")
-    kind, length, crc = FRAME.unpack_from(buffer)
+    kind, length, crc = FRAME.unpack(buffer[: FRAME.size].tobytes())
     if kind not in {BLOCK, RAW}:
         raise Unsupported(f"frame kind {kind}; this program reads {BLOCK} and {RAW}")
     if length > len(buffer) - FRAME.size:
