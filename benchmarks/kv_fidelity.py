@@ -2,9 +2,9 @@
 
     python benchmarks/kv_fidelity.py --model ../shared/data/lm/llama-7m --text ../shared/data/text
 
-Writes benchmarks/results/kv_fidelity.csv (a line per mode and quality), kv_fidelity_matched.csv (bytes at the KL that each
-baseline reaches) and kv_fidelity.png. Prompts are 1,024 tokens from TEXT/eval, tails 64 tokens; calibration uses TEXT/train.
-Greedy columns use the first 8 contexts. About 12 minutes on one core; --contexts 8 takes two.
+Writes benchmarks/results/kv_fidelity.csv (a line per mode and quality), kv_fidelity_matched.csv (bytes at the KL that
+each baseline reaches) and kv_fidelity.png. Prompts are 1,024 tokens from TEXT/eval, tails 64 tokens; calibration uses
+TEXT/train. Greedy columns use the first 8 contexts. About 12 minutes on one core; --contexts 8 takes two.
 """
 
 from __future__ import annotations
@@ -157,7 +157,8 @@ def show(line: Fidelity) -> None:
     """One line of the table."""
     print(
         f"{line.name:36s} {line.bits_per_element:7.3f} bits  KL {line.kl_mean:.5f} p99 {line.kl_p99:.4f}  top-1 "
-        f"{line.top1_agreement:.4f}  attention {line.attention_error:.4f}  diverges at {line.greedy_first_divergence:.1f}",
+        f"{line.top1_agreement:.4f}  attention {line.attention_error:.4f}  diverges "
+        f"at {line.greedy_first_divergence:.1f}",
         flush=True,
     )
 

@@ -188,7 +188,9 @@ def decode_block(
 
 def run(coders, head: BlockHeader, rope, profile, tensors, settings, chosen: range | None = None):
     """The coding pass of a block: the same for writing, measuring and reading (``tensors`` None)."""
-    code, known, out = MODES[head.mode].code, {}, []
+    code = MODES[head.mode].code
+    known: dict[tuple[int, int], Tensor] = {}
+    out: list[tuple[Tensor, Tensor]] = []
     if profile is not None:
         profile.check(head.layers, (head.heads * head.key_dim, head.heads * head.value_dim))
     token_ids = torch.from_numpy(head.tokens)
@@ -202,7 +204,7 @@ def run(coders, head: BlockHeader, rope, profile, tensors, settings, chosen: ran
                 head.sinks, head.recent, head.bits, rope, profile, choices, known, token_ids,
             )  # fmt: skip
             x = tensors[layer][kind] if tensors is not None else None
-            if dim == 0:
+            if dim == 0 or code is None:
                 pair.append(torch.zeros(place.shape, dtype=head.dtype))
             else:
                 pair.append(code(coders[2 * i + kind], x, place))

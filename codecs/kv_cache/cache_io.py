@@ -52,8 +52,8 @@ def save_cache(
     Args:
         cache: a transformers ``DynamicCache`` of one sequence, or (keys, values) per layer of shape
             (kv_heads, n, head_dim); bf16, fp16 or fp32, CPU or CUDA.
-        tokens: ids that made it, shape (n,) or (1, n); more than n are cut (generation ends on a token whose keys are not
-            there yet).
+        tokens: ids that made it, shape (n,) or (1, n); more than n are cut (generation ends on a token
+            whose keys are not there yet).
         path: of the file.
         model: the transformers model: its fingerprint protects against loading into another one, and its RoPE is undone
             before quantising. Modes ``tokens`` and ``residual`` need it.
@@ -107,7 +107,8 @@ def load_cache(
     Args:
         path: of the file.
         model: the model that will go on; a cache of another one is refused. None: not checked.
-        tokens: ids that the cache must start with, shape (m,) or (1, m): the cache is cut after the last one that agrees.
+        tokens: ids that the cache must start with, shape (m,) or (1, m): the cache is cut after the last one
+            that agrees.
         prefix: cut after so many tokens.
         salt: the tenant's.
         device: of the tensors; the model's by default.

@@ -2,12 +2,13 @@
 
 Importance of a channel, the square of what an error in it does to the attention output:
 
-    keys     a logit moves by q . dk / sqrt(d): the mean square of the query channels that read it, over the heads of its
-             group, before RoPE; RoPE turns channels i and i + d/2 into each other, so the two share their mean
+    keys     a logit moves by q . dk / sqrt(d): the mean square of the query channels that read it, over the heads
+             of its group, before RoPE; RoPE turns channels i and i + d/2 into each other, so the two share their mean
     values   the output moves by W_o dv: the squared norm of the columns of W_o that read it
 
-Importance of a layer and of keys against values: the next-token KL that white noise of a known size (in channels weighted
-as above) in that tensor alone causes, measured. With D_i = s_i step_i^2 and a rate of -log2 step_i, the sum of D at a
+Importance of a layer and of keys against values: the next-token KL that white noise of a known size (in channels
+weighted as above) in that tensor alone causes, measured. With D_i = s_i step_i^2 and a rate of -log2 step_i, the sum
+of D at a
 given rate is least where s_i step_i^2 is the same everywhere (reverse water-filling), so step_i ~ 1 / sqrt(s_i).
 """
 
@@ -92,7 +93,7 @@ def _observe(model: Any, contexts: Tensor) -> tuple[list[list[tuple[Tensor, Tens
             )
     caches = []
     for context in contexts:
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         getattr(model, "model", model)(context[None].to(model.device), past_key_values=cache, use_cache=True)
         caches.append([(layer.keys[0].cpu(), layer.values[0].cpu()) for layer in cache.layers])
     for hook in hooks:
@@ -204,7 +205,7 @@ def _put_basis(tensors: dict[str, Tensor], name: str, at: tuple[int, int], x: Te
 
 
 def _put_predictors(tensors: dict[str, Tensor], rows: dict, importance: dict, ids: Tensor, steps: np.ndarray) -> None:
-    """Predictors fitted on inputs with the noise of quantisation, so that they do not amplify it; and residual bases."""
+    """Predictors fitted on inputs with the noise of quantisation, so that they do not amplify it."""
     generator = torch.Generator().manual_seed(1)
     unique, counts = torch.unique(ids, return_counts=True)
     kept = unique[counts.argsort(descending=True)[:TABLE_TOKENS]].sort().values

@@ -1,7 +1,7 @@
 """What a lossy cache does to a model: bits per element beside next-token KL, attention error and greedy tokens.
 
-Each context is a prompt, whose cache is coded, and a tail of 64 tokens, which the model reads after it. The reference is the
-same model on the uncompressed cache, in float32 so that its own rounding does not blur small divergences.
+Each context is a prompt, whose cache is coded, and a tail of 64 tokens, which the model reads after it. The reference
+is the same model on the uncompressed cache, in float32 so that its own rounding does not blur small divergences.
 """
 
 from __future__ import annotations
@@ -176,7 +176,8 @@ def prefill(model: Any, contexts: Tensor, chunk: int | None = None) -> list[Laye
     caches = []
     with torch.no_grad():
         for context in contexts:
-            cache, prompt = DynamicCache(), context[None, :-TAIL]
+            cache: Any = DynamicCache()
+            prompt = context[None, :-TAIL]
             for part in prompt.split(chunk or prompt.shape[1], 1):
                 getattr(model, "model", model)(part, past_key_values=cache, use_cache=True)
             caches.append(tuple((layer.keys[0], layer.values[0]) for layer in cache.layers))

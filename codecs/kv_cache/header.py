@@ -26,8 +26,8 @@ offset  size  field
 ======  ====  =======================================================================================
 
 Chunk 0 (metadata): token ids, each 4 bytes. Chunk 1 (metadata): RoPE frequencies, float32, or nothing. Then,
-for each layer, a chunk of keys and one of values (`rows` gives the layout), none in mode ``tokens``. The 8 bytes that the
-container keeps for a weights hash name the calibrated profile. layers x heads x widths x n is at most 2^31.
+for each layer, a chunk of keys and one of values (`rows` gives the layout), none in mode ``tokens``. The 8 bytes that
+the container keeps for a weights hash name the calibrated profile. layers x heads x widths x n is at most 2^31.
 """
 
 from __future__ import annotations

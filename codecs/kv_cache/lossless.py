@@ -6,11 +6,13 @@ The bits of each number are split into planes of at most a byte:
     fp16   exponent 5 | sign and high mantissa 3 | low mantissa 8
     fp32   exponent 8 | sign and high mantissa 8 | 8 | 8
 
-A plane is stored raw (flag 0) or coded (flag 1), whichever is smaller. Every bit pattern survives: NaN with its payload,
-infinities, -0.
+A plane is stored raw (flag 0) or coded (flag 1), whichever is smaller. Every bit pattern survives: NaN with its
+payload, infinities, -0.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +21,10 @@ from torch import Tensor
 from .place import Place
 from .rows import SYMBOL_TOTAL, symbol_counts
 
-_INTEGER = {torch.bfloat16: (torch.int16, np.uint16), torch.float16: (torch.int16, np.uint16)}
+_INTEGER: dict[torch.dtype, tuple[torch.dtype, Any]] = {
+    torch.bfloat16: (torch.int16, np.uint16),
+    torch.float16: (torch.int16, np.uint16),
+}
 _WORTH_BITS = 7.9
 """A plane above this many bits per byte is stored raw: decoding it costs 14 ns a byte and saves 1 %."""
 

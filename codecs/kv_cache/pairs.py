@@ -1,7 +1,8 @@
 """Two symbols in one step of the entropy coder, for the tables of small levels.
 
-Decoding costs some 3 ns a call of the coder's inner loop plus 5 ns a bit (branches that cannot be predicted); pairs halve
-the first. The counts of a pair are the product of its symbols' counts, in integers, so both sides make the same table.
+Decoding costs some 3 ns a call of the coder's inner loop plus 5 ns a bit (branches that cannot be predicted); pairs
+halve the first. The counts of a pair are the product of its symbols' counts, in integers,
+so both sides make the same table.
 """
 
 from __future__ import annotations

@@ -56,8 +56,15 @@ class Place:
     choices: Choices = field(default_factory=Choices)
     known: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     """Reconstructions so far by (layer, kind), float32 with RoPE undone: the context of predictions."""
-    token_ids: Tensor | None = None
+    token_ids: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     """int64, shape (tokens,)."""
+
+    @property
+    def calibration(self) -> Profile:
+        """The profile of a mode that cannot do without."""
+        if self.profile is None:
+            raise ValueError("this mode needs a calibrated profile")
+        return self.profile
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -5,8 +5,8 @@
     keys of layer l       keys and values of layer l - 1
     values of layer l     keys of layer l, keys and values of layer l - 1
 
-The predictors are linear, fitted on the calibration text, and see only reconstructions (closed loop). A prediction moves
-the mean; the tables come from levels in the stream, so its last bits never decide how the stream is parsed.
+The predictors are linear, fitted on the calibration text, and see only reconstructions (closed loop). A prediction
+moves the mean; the tables come from levels in the stream, so its last bits never decide how the stream is parsed.
 The residual is transformed by its own principal components and coded in rows as by `quantized`.
 """
 
@@ -29,7 +29,7 @@ def sources(layer: int, kind: int) -> list[tuple[int, int]]:
 def code(coder, x: Tensor | None, place: Place) -> Tensor:
     """The coding pass; ``place.known`` holds the tensors before, by (layer, kind), and receives this one."""
     guess = predict(place)
-    basis = place.profile.residual_basis(place.layer, place.kind)
+    basis = place.calibration.residual_basis(place.layer, place.kind)
     y = None if x is None else forward(channel_rows(x, place).cpu() - guess, basis)
     known = inverse(code_coefficients(coder, y, place), basis).add_(guess)
     place.known[place.layer, place.kind] = known
@@ -38,11 +38,11 @@ def code(coder, x: Tensor | None, place: Place) -> Tensor:
 
 def predict(place: Place) -> Tensor:
     """The prediction, float32, shape (heads * dim, tokens)."""
-    predictor = place.profile.predictor(place.layer, place.kind)
+    predictor = place.calibration.predictor(place.layer, place.kind)
     if place.layer == 0 and place.kind == KEY:
         return predictor.of_tokens(place.token_ids).T
     inputs = torch.cat([place.known[source] for source in sources(place.layer, place.kind)])
     if place.layer == 0:
-        inputs = inputs - place.profile.predictor(0, KEY).of_tokens(place.token_ids).T
+        inputs = inputs - place.calibration.predictor(0, KEY).of_tokens(place.token_ids).T
         return predictor.of_tokens(place.token_ids).T + predictor.weight.T @ inputs
     return predictor.weight.T @ inputs + predictor.bias[:, None]

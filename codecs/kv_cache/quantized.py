@@ -1,17 +1,17 @@
 """The default mode: uniform steps, one Gaussian table per row, integers only where it is parsed.
 
     keys --undo RoPE--+
-                      +--> rows (a channel along the block) --minus mean, / step, round--> integers --table by level--> bits
-    values -----------+                                                                      |
-                                                                       level = spread of the row in steps
+                      +--> rows (a channel along the block) --minus mean, / step, round--> integers
+    values -----------+
+    level of a row = its spread in steps;  integers --table of the level--> bits
 
 A uniform quantiser with an entropy coder needs 10 % fewer bits than Lloyd-Max at a fixed rate and equal error, and it
 gains from every difference between rows that a random rotation would wash out. Values go by channel or by token,
 whichever is cheaper for the tensor (KIVI, 2402.02750, section 3, explains why keys go by channel).
 
-A tensor's chunk: step exponent (int16), axis (1 byte: 0 channels, 1 tokens), step offsets of the channels (1 byte: 0 none,
-1 a vector follows), means in quarter steps (vector), levels (vector), then the rows. A step is RATIO^exponent, and RATIO is
-the ratio of neighbouring tables, so that a step finer by k exponents moves every level by exactly k.
+A tensor's chunk: step exponent (int16), axis (1 byte: 0 channels, 1 tokens), step offsets of the channels (1 byte: 0
+none, 1 a vector follows), means in quarter steps (vector), levels (vector), then the rows. A step is RATIO^exponent,
+and RATIO is the ratio of neighbouring tables, so that a step finer by k exponents moves every level by exactly k.
 """
 
 from __future__ import annotations

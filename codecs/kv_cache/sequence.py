@@ -15,7 +15,8 @@ offset  size  field
 
 Content 0: each chunk is the file of one block (`blocks`), in order; ids chain, so a missing or foreign one shows.
 Content 1: each chunk is a coding byte (0 plain ids of 4 bytes, 1 coded by the model, `tokens`), the number of tokens
-(4 bytes), the block id of those tokens (16 bytes), and the ids. A reader can stop at any chunk: a prefix is the first few.
+(4 bytes), the block id of those tokens (16 bytes), and the ids. A reader can stop at any chunk: a prefix is the first
+few.
 """
 
 from __future__ import annotations
@@ -156,7 +157,8 @@ def decode_blocks(
     stream, head = parse_sequence(data)
     if head.content != BLOCKS:
         raise Unsupported("the file holds token ids only; the cache has to be recomputed by the model")
-    parent, at, out = ROOT, 0, []
+    parent, at = ROOT, 0
+    out: list[tuple[int, KvBlock]] = []
     wanted = head.tokens if prefix is None else min(prefix, head.tokens)
     for i in range(len(stream.entries)):
         if at >= wanted:
@@ -188,13 +190,14 @@ def decode_tokens(data: bytes | memoryview, model: Any, *, fingerprint: bytes | 
         raise Unsupported("the file holds blocks, not token ids alone")
     if fingerprint is not None and head.fingerprint != fingerprint:
         raise Unsupported(f"the file is of model {head.fingerprint.hex()}, expected {fingerprint.hex()}")
-    state, runs, parent = token_coding.TokenModel(model), [], ROOT
+    state, parent = token_coding.TokenModel(model), ROOT
+    runs: list[np.ndarray] = []
     for i in range(len(stream.entries)):
         body = stream.chunk(i)
         if len(body) < _TOKENS_HEAD.size:
             raise Truncated(f"run {i} has {len(body)} bytes; at least {_TOKENS_HEAD.size}")
         coding, count, name = _TOKENS_HEAD.unpack_from(body)
-        if coding > 1 or not 1 <= count <= TOKENS_MAX or sum(map(len, runs)) + count > head.tokens:
+        if coding > 1 or not 1 <= count <= TOKENS_MAX or sum(len(run) for run in runs) + count > head.tokens:
             raise Corrupt(f"run {i}: coding {coding}, {count} of {head.tokens} tokens: out of range")
         ids = _run_ids(state, coding, body[_TOKENS_HEAD.size :], count)
         if block_id(parent, head.fingerprint, salt, ids) != name:

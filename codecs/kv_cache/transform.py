@@ -19,14 +19,14 @@ from .quantized import channel_rows, code_rows, from_channel_rows, quality_expon
 
 def code(coder, x: Tensor | None, place: Place) -> Tensor:
     """The coding pass of one tensor, shape (heads, tokens, dim)."""
-    basis = place.profile.basis(place.layer, place.kind)
+    basis = place.calibration.basis(place.layer, place.kind)
     y = forward(channel_rows(x, place), basis) if x is not None else None
     return from_channel_rows(inverse(code_coefficients(coder, y, place), basis), place)
 
 
 def code_coefficients(coder, y: Tensor | None, place: Place) -> Tensor:
     """`quantized.code_rows` with the profile's step; y and the result have shape (components, tokens)."""
-    exponent = int(place.profile.exponents[place.layer][place.kind]) + quality_exponents(place)
+    exponent = int(place.calibration.exponents[place.layer][place.kind]) + quality_exponents(place)
     return code_rows(coder, y, place, exponent, None, channels_only=True)
 
 

@@ -1,10 +1,11 @@
 """TurboQuant (2504.19874), MSE variant, section 3.1: norm, random rotation, Lloyd-Max codes.
 
-    g = |x|,  u = x / g,  y = R u,  code each coordinate with the b-bit Lloyd-Max quantiser of N(0, 1/d),  x_hat = g R' y_hat
+    g = |x|,  u = x / g,  y = R u,  code each coordinate with the b-bit Lloyd-Max quantiser of N(0, 1/d)
+    x_hat = g R' y_hat
 
-R is orthogonal, drawn from a fixed seed for each width. The norm is a float16, so the published rate is b + 16 / d bits per
-element. ``turboquant-ec`` stores the same codes under an order-0 table, which the paper skips for speed. The second stage
-(QJL) is left out, as by nearly all who built it: softmax amplifies its variance.
+R is orthogonal, drawn from a fixed seed for each width. The norm is a float16, so the published rate is b + 16 / d
+bits per element. ``turboquant-ec`` stores the same codes under an order-0 table, which the paper skips for speed. The
+second stage (QJL) is left out, as by nearly all who built it: softmax amplifies its variance.
 """
 
 from __future__ import annotations
