@@ -1,7 +1,8 @@
 """`Write`, `Read` and `Measure`: three of the four coders that run a codec's coding pass.
 
 Each has one method, ``code(residual, level, active)``: it returns the integers the decoder knows.
-`Write` rounds the residual and appends it to a stream, `Read` ignores the residual and takes the
+`Write` rounds the residual (towards zero a little, if the
+tables have a dead zone) and appends it to a stream, `Read` ignores the residual and takes the
 integers from a stream, `Measure` rounds and counts ideal bits. (`training.coder.Train` is the fourth.)
 
 Symbols are coded grouped by level, one constriction call per level: ten times faster than a model per
@@ -58,8 +59,11 @@ def _plans(level: Tensor, active: Tensor | None, skip_level: int) -> list[Plan]:
     return [Plan(row, skip_level) for row in flat]
 
 
-def _rounded(residual: Tensor) -> np.ndarray:
-    """Nearest integers (ties to even), int32, shape (batch, symbols)."""
+def _quantised(residual: Tensor, level: Tensor, tables: Tables) -> np.ndarray:
+    """Nearest integers (ties to even) after the tables' dead zone, int32, shape (batch, symbols)."""
+    if tables.deadzone is not None:
+        pull = torch.from_numpy(tables.deadzone).to(residual.device)[level.to(torch.int32)]
+        residual = torch.copysign((residual.abs() - pull).clamp_min(0), residual)
     symbols = residual.round().cpu()
     if symbols.numel():
         magnitude = max(abs(float(end)) for end in symbols.aminmax())
@@ -104,7 +108,7 @@ class Write:
 
     def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None) -> Tensor:
         """Append a residual of shape (batch, ...); see the module's docstring."""
-        rounded = _rounded(residual)
+        rounded = _quantised(residual, level, self.tables)
         rows = np.empty_like(rounded)
         plans = _plans(level, active, self.tables.skip_level)
         for i, (symbols, plan, encoder) in enumerate(zip(rounded, plans, self._encoders, strict=True)):
@@ -200,7 +204,7 @@ class Measure:
 
     def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None) -> Tensor:
         """As `Write.code`, without a stream."""
-        rounded = _rounded(residual)
+        rounded = _quantised(residual, level, self.tables)
         rows = np.empty_like(rounded)
         plans = _plans(level, active, self.tables.skip_level)
         for i, (symbols, plan) in enumerate(zip(rounded, plans, strict=True)):

@@ -21,6 +21,7 @@ SCALE_MAX = 64.0
 TOTAL = 1 << 24
 """Counts of a table add up to this: constriction's fixed-point precision."""
 REACH_MAX = 1 << 12
+DEADZONE_MAX = 0.35
 ESCAPE_EXPONENTS = 24
 """An escape's excess lies in 1..2^24 - 1, as far as float32 counts exactly."""
 
@@ -42,12 +43,14 @@ class Tables:
         counts: for each level an integer array of shape (2 * reach + 2,): symbols -reach..reach, then the escape.
             Every count is positive; each table sums to `TOTAL`.
         skip_level: symbols of lower levels are not coded and are zero (entropy skip); at least 1.
+        deadzone: for each level, how far an encoder pulls a residual towards zero before it rounds, 0 to 0.5;
+            a decoder never looks at it. None: plain rounding.
 
     Raises:
         ValueError: a table breaks these rules.
     """
 
-    def __init__(self, counts: Sequence[np.ndarray], skip_level: int) -> None:
+    def __init__(self, counts: Sequence[np.ndarray], skip_level: int, deadzone: np.ndarray | None = None) -> None:
         if len(counts) != LEVELS or not 1 <= skip_level < LEVELS:
             raise ValueError(f"{len(counts)} tables and skip level {skip_level}; need {LEVELS} and 1..{LEVELS - 1}")
         for level, table in enumerate(counts):
@@ -57,6 +60,16 @@ class Tables:
         self.counts = [np.asarray(table, np.int64) for table in counts]
         self.reach = np.array([len(table) // 2 - 1 for table in counts])
         self.skip_level = skip_level
+        self.deadzone = None if deadzone is None else np.asarray(deadzone, np.float32)
+
+    def with_deadzone(self, lagrangian: float) -> Tables:
+        """The same tables for an encoder that weighs bits against error (rate-distortion optimised quantisation).
+
+        A residual rounds up from k to k + 1 only if that removes more squared error than ``lagrangian`` times the bits
+        it costs, k = 0 standing for all: at high rate that is 2 ln 2 / 12 = 0.116 squared steps per bit.
+        """
+        cost = np.array([bits[len(bits) // 2] - bits[len(bits) // 2 - 1] for bits in self.bits])
+        return Tables(self.counts, self.skip_level, np.clip(lagrangian / 2 * cost, 0, DEADZONE_MAX))
 
     @cached_property
     def models(self) -> list[constriction.stream.model.Categorical]:
@@ -69,8 +82,10 @@ class Tables:
         return [-np.log2(table / TOTAL) for table in self.counts]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """As stored with the weights: int32 ``counts`` end to end, int32 ``reach``, int32 ``skip_level``."""
+        """As stored with the weights: int32 ``counts`` end to end, ``reach``, ``skip_level``; float32 ``deadzone``."""
+        deadzone = np.zeros(LEVELS) if self.deadzone is None else self.deadzone
         return {
+            "deadzone": deadzone.astype(np.float32),
             "counts": np.concatenate(self.counts).astype(np.int32),
             "reach": self.reach.astype(np.int32),
             "skip_level": np.array([self.skip_level], np.int32),
@@ -80,7 +95,7 @@ class Tables:
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Tables:
         """Inverse of `to_arrays`."""
         ends = np.cumsum(2 * arrays["reach"].astype(np.int64) + 2)
-        return cls(np.split(arrays["counts"].astype(np.int64), ends[:-1]), int(arrays["skip_level"][0]))
+        return cls(np.split(arrays["counts"].astype(np.int64), ends[:-1]), int(arrays["skip_level"][0]), arrays["deadzone"])
 
 
 def categorical(counts: np.ndarray) -> constriction.stream.model.Categorical:

@@ -59,6 +59,17 @@ def test_symbols_are_rounded_residuals_except_where_skipped(seed):
     assert torch.equal(coded, expected) and coded.abs().max() > 1000
 
 
+def test_a_dead_zone_pulls_towards_zero_and_decodes():
+    tables, (residual, level, _) = gaussian_tables(3).with_deadzone(0.05), random_case(4)
+    writer = Write(tables, batch=2)
+    coded = writer.code(residual, level)
+    pull = torch.from_numpy(tables.deadzone)[level.long()]
+    expected = (residual.abs() - pull).clamp_min(0).round() * residual.sign() * (level >= 3)
+    assert torch.equal(coded.abs(), expected.abs()) and 0.01 < pull.mean() < 0.3
+    assert not torch.equal(coded, Write(gaussian_tables(3), batch=2).code(residual, level))
+    assert torch.equal(Read(tables, writer.close()).code(residual * 0, level), coded)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_measure_is_the_length_that_write_gives(seed):
     tables = gaussian_tables(3)
@@ -94,6 +105,8 @@ def test_tables_survive_storage():
     tables = random_tables(3)
     again = Tables.from_arrays(tables.to_arrays())
     assert all(np.array_equal(a, b) for a, b in zip(tables.counts, again.counts, strict=True))
+    again = Tables.from_arrays(tables.with_deadzone(0.05).to_arrays())
+    assert np.array_equal(again.deadzone, tables.with_deadzone(0.05).deadzone)
     assert again.skip_level == tables.skip_level and escape_counts().sum() == TOTAL
 
 

@@ -327,7 +327,7 @@ def read_weights(data: bytes) -> tuple[ImageNetwork, Tables]:
     config = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["config"])
     config = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items()}
     tensors = safetensors.torch.load(data)
-    tables = Tables.from_arrays({n: tensors.pop(f"tables.{n}").numpy() for n in ("counts", "reach", "skip_level")})
+    tables = Tables.from_arrays({n: tensors.pop(f"tables.{n}").numpy() for n in ("counts", "reach", "skip_level", "deadzone")})
     network = ImageNetwork(ImageConfig(**config))
     state = {n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()}
     network.load_state_dict(state, assign=True)
