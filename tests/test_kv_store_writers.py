@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 
 import numpy as np
 import torch
@@ -59,6 +60,8 @@ def child(url, writer, start_at, *, forever=False):
     try:
         write(url, writer, start_at, forever)
         code = 0
+    except Exception:  # a child's error must be seen before it exits
+        traceback.print_exc()
     finally:
         os._exit(code)
 

@@ -83,9 +83,7 @@ def put(
         from .commands import KEYS, read_tensors
 
         if tokens and len(caches) > 1:
-            raise ValueError(
-                f"--tokens is of one cache, here are {len(caches)}; put the ids into the files as 'tokens'"
-            )
+            raise ValueError(f"--tokens is of one cache, here are {len(caches)}; put the ids into the files as 'tokens'")
         with _opened(store, model, fingerprint, salt, block_tokens, mode=mode, quality=quality) as opened:
             for path in caches:
                 layers, ids, notices = read_tensors(path.read_bytes(), keys or KEYS)
@@ -94,8 +92,8 @@ def put(
                 with bar(path.name) as progress:
                     stored = opened.put(_ids(tokens) if tokens else ids, layers, progress=progress)
                 line = (
-                    f"{path}: {stored.shared_tokens} tokens shared, {stored.new_tokens} new in {stored.new_blocks} blocks, "
-                    f"{_size(stored.new_bytes)}"
+                    f"{path}: {stored.shared_tokens} tokens shared, {stored.new_tokens} new "
+                    f"in {stored.new_blocks} blocks, {_size(stored.new_bytes)}"
                 )
                 out.print(json.dumps({"file": str(path), **asdict(stored)}) if as_json else line, markup=False)
 

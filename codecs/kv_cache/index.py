@@ -175,7 +175,7 @@ class BlockIndex:
         return block
 
     def encode(self, node: Node, layers: Layers, settings: KvSettings, total: int | None) -> bytes:
-        """The bytes of a block at ``node``'s place in a prompt of ``total`` tokens (None: not known); ``layers`` hold its positions."""
+        """The bytes of a block at ``node``'s place in a prompt of ``total`` tokens (None: not known)."""
         return encode_block(
             KvBlock(node.tokens, layers),
             parent=node.parent_id,

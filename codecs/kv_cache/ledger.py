@@ -5,8 +5,9 @@ JSON files that are written once and never changed, each the increments one proc
 tear. A reader adds all files up (hits and exposure are sums, the last use is a maximum). One that does not parse
 is left out. `fold` replaces many files by their sum.
 
-    usage/<namespace>/<random>.json     {"version": 1, "blocks": {<id>: [hits, last used in seconds, edge bits or null]},
-                                         "reuse": [[class, bucket, hits, exposure in seconds], ...]}
+    usage/<namespace>/<random>.json
+        {"version": 1, "blocks": {<id>: [hits, last used in seconds, edge bits or null]},
+         "reuse": [[class, bucket, hits, exposure in seconds], ...]}
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
 """A serde for LMCache: its chunks of a KV cache as this package's blocks, through LMCache's L2 adapters.
 
-LMCache (0.5, ``lmcache/v1/distributed/serde``) hands a serializer a chunk of 256 tokens and a byte buffer of the size it
-estimated, and keeps as many bytes as `KvSerializer.serialize` returns. In an adapter's JSON:
+LMCache (0.5, ``lmcache/v1/distributed/serde``) hands a serializer a chunk of 256 tokens and a byte buffer of the size
+it estimated, and keeps as many bytes as `KvSerializer.serialize` returns. In an adapter's JSON:
 
     {"type": "fs", "base_path": "/cache",
      "serde": {"type": "rdcodec", "head_dim": 128, "mode": "quantized", "quality": 60, "max_workers": 4}}
 
 LMCache looks serdes up in a table, by name, and does not scan entry points; so `register` must run in its process once:
 ``python -m rdcodec.codecs.kv_cache.lmcache_serde server ...`` is ``lmcache server ...`` with that done. The entry point
-group ``lmcache.serde`` names `create` for versions, and other programs, that do scan.
+group ``lmcache.serde`` names `register` for versions, and other programs, that do scan.
 
-In the buffer, little-endian: kind (1 byte: 1 a block, 2 the chunk's raw bytes, where the block would be longer), 3 zeros,
-length n (8 bytes), CRC-32 of what follows (4 bytes), then n bytes. A chunk's tokens are not known here, only its hash:
-the block's parent field holds a hash of it, its fingerprint one of model, rank and group, its salt is the chunk's.
-So a chunk that lies in another's place is refused.
+In the buffer, little-endian: kind (1 byte: 1 a block, 2 the chunk's raw bytes, where the block would be longer), 3
+zeros, length n (8 bytes), CRC-32 of what follows (4 bytes), then n bytes. A chunk's tokens are not known here, only
+its hash: the block's parent field holds a hash of it, its fingerprint one of model, rank and group, its salt is the
+chunk's. So a chunk that lies in another's place is refused.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def _check_shape(shape: Any, head_dim: int | None) -> tuple[int, int, int, int]:
             raise ValueError(f"hidden dimension {shape[3]} is no multiple of head_dim {width}")
         return shape[1], shape[3] // width, shape[2], width
     raise ValueError(
-        f"a chunk of shape {shape}; supported are [2, layers, tokens, hidden] and [layers, 2, tokens, heads, head_dim]; "
-        "latent (MLA) caches are not"
+        f"a chunk of shape {shape}; supported are [2, layers, tokens, hidden] and "
+        "[layers, 2, tokens, heads, head_dim]; latent (MLA) caches are not"
     )
 
 
@@ -188,9 +188,7 @@ def settings_of(options: Mapping[str, Any]) -> KvSettings:
     """
     unknown = set(options) - set(_OPTIONS) - {"head_dim", "max_workers", "type"}
     if unknown:
-        raise ValueError(
-            f"unknown options {sorted(unknown)}; there are {sorted({*_OPTIONS, 'head_dim', 'max_workers'})}"
-        )
+        raise ValueError(f"unknown options {sorted(unknown)}; there are {sorted({*_OPTIONS, 'head_dim', 'max_workers'})}")
     settings = KvSettings(**{name: kind(options[name]) for name, kind in _OPTIONS.items() if name in options})
     if settings.mode in {"tokens", "residual"}:
         raise ValueError(f"mode {settings.mode} needs the model to restore a cache; LMCache has none at hand")

@@ -4,9 +4,9 @@
     store.put(tokens, cache)            # only blocks that are not there yet are encoded and written
     hit = store.get(other_tokens)       # the longest stored prefix: hit.tokens positions of hit.layers
 
-Promises. A hit is compared token by token. A block that is damaged, missing or not what its name says is a miss, and is
-removed, so that the next put heals it. Blocks are never changed, except by `transcode`, which replaces them whole. A put
-writes parents before children, and a tail that a longer block replaces goes after that block is there. A block
+Promises. A hit is compared token by token. A block that is damaged, missing or not what its name says is a miss, and
+is removed, so that the next put heals it. Blocks are never changed, except by `transcode`, which replaces them whole.
+A put writes parents before children, and a tail that a longer block replaces goes after that block is there. A block
 whose parent is lost cannot be reached, until someone puts the parent again.
 One store object belongs to one thread; any number of processes may open the same backend.
 """
@@ -110,7 +110,8 @@ class PrefixStore:
             layers: decode only these.
 
         Returns:
-            None if nothing is stored; else at most n tokens, without layers where they are stored in mode ``tokens``. Use n - 1 of them where the model must be run for logits.
+            None if nothing is stored; else at most n tokens, without layers where they are stored in mode ``tokens``.
+            Use n - 1 of them where the model must be run for logits.
         """
         tokens = tokens_of(tokens)
         runs: dict[bytes, Layers] = {}
@@ -130,7 +131,7 @@ class PrefixStore:
             one hit of one layer for each of ``layers``; nothing if no prefix is stored.
 
         Raises:
-            BitstreamError: a block turned out damaged after a layer of it was handed out; `get` then finds what is left.
+            BitstreamError: a block turned out damaged after a layer was handed out; `get` then finds what is left.
         """
         tokens = tokens_of(tokens)
         wanted: list[tuple[Node, int]] = []
@@ -208,9 +209,7 @@ class PrefixStore:
         start = len(tokens) - new[0][0].shape[1]
         match = self.index.match(tokens[: max(start, 0)])
         if start < 0 or match.tokens < start:
-            raise ValueError(
-                f"{match.tokens} of the {start} tokens before the new ones are stored; put the whole cache"
-            )
+            raise ValueError(f"{match.tokens} of the {start} tokens before the new ones are stored; put the whole cache")
         if match.tail is not None:  # a block holds the rest with another continuation: cut ours out of it
             block = self.index.read(match.tail)
             if block is None or not alike(block.layers, new):
