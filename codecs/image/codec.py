@@ -88,7 +88,7 @@ class ImageCodec:
         for index in range(len(header.grid)):
             writer = Write(self.tables)
             writer.checks[0] = seed
-            self._coding_pass(writer, self._latent(picture.pixels, header, index), header)
+            self._coding_pass(writer, self._latent(picture.pixels, header, index), header, index)
             chunks.append((container.DATA, _CHECK.pack(writer.checks[0]) + writer.close()[0]))
             if progress:
                 progress(index + 1, len(header.grid))
@@ -176,7 +176,7 @@ class ImageCodec:
         measure = Measure(self.tables)
 
         def compute(index: int) -> Tensor:
-            return self._coding_pass(measure, self._latent(picture.pixels, header, index), header)
+            return self._coding_pass(measure, self._latent(picture.pixels, header, index), header, index)
 
         whole = (0, 0, header.height, header.width)
         pixels = self._pixels(RecentTiles(header.grid, compute), header, whole, None)
@@ -188,7 +188,7 @@ class ImageCodec:
         header = self._header(picture, quality)
         measure = Measure(self.tables)
         for index in range(len(header.grid)):
-            self._coding_pass(measure, self._latent(picture.pixels, header, index), header)
+            self._coding_pass(measure, self._latent(picture.pixels, header, index), header, index)
         extras = [len(getattr(picture, name) or b"") for name in TAGS.values()]
         extras.append(_CHECK.size + len(_png(picture.alpha)) if picture.alpha is not None else 0)
         overhead = 38 + (9 + _CHECK.size + 4) * len(header.grid) + sum(13 + n for n in extras if n)
@@ -224,8 +224,10 @@ class ImageCodec:
         return y[:, rows, columns]
 
     @torch.inference_mode()
-    def _coding_pass(self, coder: Write | Read | Measure, y: Tensor, header: ImageHeader) -> Tensor:
-        return self.network.coding_pass(coder, y, self._quality(header))
+    def _coding_pass(self, coder: Write | Read | Measure, y: Tensor, header: ImageHeader, index: int) -> Tensor:
+        fineness = header.grid.fineness(index)
+        finer = None if fineness is None else torch.tensor(fineness, device=self.device)[..., None]
+        return self.network.coding_pass(coder, y, self._quality(header), finer)
 
     def _read(self, chunk: bytes, header: ImageHeader, index: int) -> Tensor:
         if len(chunk) < _CHECK.size:
@@ -233,7 +235,7 @@ class ImageCodec:
         reader = Read(self.tables, [chunk[_CHECK.size :]])
         reader.checks[0] = zlib.crc32(header.pack())
         try:
-            latent = self._coding_pass(reader, self._blank(header, index), header)
+            latent = self._coding_pass(reader, self._blank(header, index), header, index)
         except ValueError as error:  # symbols that no encoder writes
             raise error if isinstance(error, BitstreamError) else Corrupt(str(error)) from None
         reader.close()

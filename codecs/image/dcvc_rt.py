@@ -152,15 +152,18 @@ class ImageNetwork(nn.Module):
         """Anchor weights of the pixel path, summing to about one."""
         return quality_hats(quality, self.config.anchors).to(dtype) / ACTIVATION_MAX
 
-    def coding_pass(self, coder: Coder, y: Tensor, quality: Tensor) -> Tensor:
+    def coding_pass(self, coder: Coder, y: Tensor, quality: Tensor, fineness: Tensor | None = None) -> Tensor:
         """Code a latent and return what the decoder knows. The only description of the bitstream.
 
         ``y``: float (B, H, W, latent), as `to_latent` gives it; a reader passes zeros of that shape. Means live on
-        the latent's own scale whatever the quality; only residuals are multiplied by the quality's gain.
+        the latent's own scale whatever the quality; only residuals are multiplied by the quality's gain, and by
+        ``fineness``, (H, W, 1), where a tile's edge needs smaller steps.
         """
         batch, rows, columns, channels = y.shape
         hats, weights = quality_hats(quality, self.config.anchors), self.pixel_hats(quality, y.dtype)
         gain, inverse_gain = self.gain(weights), self.inverse_gain(weights)
+        if fineness is not None:
+            gain, inverse_gain = gain * fineness, inverse_gain / fineness
         z = self.hyper_analysis(y, weights).to(y.dtype)
         z_hat = coder.code(z, self.exact(self.hyper_prior, hats).expand(*z.shape[:3], -1))
         mean_context = self.mean_synthesis(z_hat.to(y.dtype), weights)[:, :rows, :columns].to(y.dtype)

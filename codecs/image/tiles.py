@@ -18,6 +18,8 @@ LATENT_STRIDE = 16
 """Pixels per latent position, each way."""
 TILE = 1024
 """Side of a tile in pixels; a multiple of 64, so that hyper-latents do not straddle tiles."""
+EDGE_FINENESS = 1.18
+"""Of the latents beside another tile, against the rest; measured to level the error (`tests/test_image_contract.py`)."""
 _SIDE = TILE // LATENT_STRIDE
 
 Box = tuple[int, int, int, int]
@@ -51,6 +53,23 @@ class TileGrid:
         row, column = divmod(index, self.columns)
         top, left = row * _SIDE, column * _SIDE
         return clip(grown((top, left, top + _SIDE, left + _SIDE), halo), self.latent_bounds)
+
+    def fineness(self, index: int) -> list[list[float]] | None:
+        """Factor on the quantiser's resolution at each latent position of a tile; None: 1 everywhere.
+
+        Next to another tile the context lacks one side, predictions are worse and so is the error; finer steps along
+        that edge make up for it.
+        """
+        if len(self) == 1:
+            return None
+        top, left, bottom, right = self.latent_box(index)
+        _, _, height, width = self.latent_bounds
+        rows = [r for r, shared in ((top, top > 0), (bottom - 1, bottom < height)) if shared]
+        columns = [c for c, shared in ((left, left > 0), (right - 1, right < width)) if shared]
+        return [
+            [EDGE_FINENESS if r in rows or c in columns else 1.0 for c in range(left, right)]
+            for r in range(top, bottom)
+        ]
 
     def touching(self, box: Box) -> Iterator[int]:
         """Numbers of the tiles that overlap a box of latent positions."""
