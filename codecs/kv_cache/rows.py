@@ -19,17 +19,19 @@ import struct
 from functools import cache
 from pathlib import Path
 
+import constriction
 import numpy as np
 from safetensors.numpy import load
 
-from ...entropy_models import coder
 from ...entropy_models.errors import Corrupt, Truncated
 from ...entropy_models.tables import (
+    ESCAPE_EXPONENTS,
     LEVELS,
     SCALE_MIN,
     TOTAL,
     Tables,
     categorical,
+    escape_counts,
     scale_ratio,
 )
 from .pairs import pairs_of
@@ -38,12 +40,17 @@ TABLES_FILE = Path(__file__).with_name("gaussian.safetensors")
 SYMBOL_TOTAL = 1 << 16
 """Counts of an order-0 table, as stored, add up to this."""
 _WORDS = struct.Struct("<I")
+_EXPONENT = categorical(escape_counts())
+_EXPONENT_BITS = np.append(np.arange(1, ESCAPE_EXPONENTS), ESCAPE_EXPONENTS - 1)
+_SIGN = constriction.stream.model.Uniform(2)
 
 
 @cache
 def tables() -> Tables:
     """Gaussian tables of the 64 levels, integers read from the package; level 0 is not coded."""
-    return Tables.from_arrays(load(TABLES_FILE.read_bytes()))
+    stored = load(TABLES_FILE.read_bytes())
+    ends = np.cumsum(2 * stored["reach"].astype(np.int64) + 2)
+    return Tables(np.split(stored["counts"].astype(np.int64), ends[:-1]), int(stored["skip_level"][0]))
 
 
 def level_of(deviation: np.ndarray) -> np.ndarray:
@@ -71,13 +78,14 @@ def symbol_counts(values: np.ndarray) -> tuple[int, np.ndarray]:
     return low, counts
 
 
-class WriteRows(coder.Write):
+class WriteRows:
     """Builds one chunk."""
 
     writing = True
 
     def __init__(self) -> None:
-        super().__init__(tables())
+        self.tables = tables()
+        self._encoder = constriction.stream.queue.RangeEncoder()
         self._raw: list[bytes] = []
 
     def raw(self, values: np.ndarray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -93,7 +101,7 @@ class WriteRows(coder.Write):
         if len(counts) > 1:
             self.raw(counts, (len(counts),), "<u2")
             entries = values.ravel().astype(np.int32) - np.int32(low)
-            self._encoders[0].encode(entries, categorical(counts * (TOTAL // SYMBOL_TOTAL)))
+            self._encoder.encode(entries, categorical(counts * (TOTAL // SYMBOL_TOTAL)))
         return values.reshape(shape)
 
     def rows(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
@@ -104,7 +112,7 @@ class WriteRows(coder.Write):
             pairs = pairs_of(self.tables, index)
             if pairs is not None:
                 entries, part = pairs.split(part)
-                self._encoders[0].encode(entries, pairs.model)
+                self._encoder.encode(entries, pairs.model)
             if len(part):
                 self._singly(part, index)
         return values
@@ -114,8 +122,20 @@ class WriteRows(coder.Write):
         beyond = part[np.abs(part) > reach] if part.min() < -reach or part.max() > reach else part[:0]
         if len(beyond):
             part = np.where(np.abs(part) > reach, np.int32(reach + 1), part)
-        self._encoders[0].encode(part + np.int32(reach), self.tables.models[index])
-        self._escapes(self._encoders[0], np.abs(beyond.astype(np.int64)) - reach, (beyond < 0).astype(np.int32))
+        self._encoder.encode(part + np.int32(reach), self.tables.models[index])
+        if len(beyond):
+            self._escapes(np.abs(beyond) - np.int32(reach), (beyond < 0).astype(np.int32))
+
+    def _escapes(self, excess: np.ndarray, sign: np.ndarray) -> None:
+        """Elias' gamma code of the excess over reach: exponents, then signs, then mantissas by exponent."""
+        exponent = _exponent(excess)
+        if exponent.max() >= ESCAPE_EXPONENTS:
+            raise ValueError(f"a number of {excess.max()} steps beyond its table; at most {2**ESCAPE_EXPONENTS - 1}")
+        self._encoder.encode(exponent, _EXPONENT)
+        self._encoder.encode(sign, _SIGN)
+        for e in np.unique(exponent[exponent > 0]):
+            mantissa = excess[exponent == e] - np.int32(1 << int(e))
+            self._encoder.encode(mantissa, constriction.stream.model.Uniform(1 << int(e)))
 
     def vector(self, values: np.ndarray, count: int) -> np.ndarray:
         """A few integers, int32, as offset + row."""
@@ -127,11 +147,11 @@ class WriteRows(coder.Write):
 
     def chunk(self) -> bytes:
         """The finished bytes."""
-        words = self.close()[0]
+        words = self._encoder.get_compressed().astype("<u4").tobytes()
         return b"".join([_WORDS.pack(len(words) // 4), words, *self._raw])
 
 
-class ReadRows(coder.Read):
+class ReadRows:
     """Reads one chunk; raises BitstreamError for bytes that are not one."""
 
     writing = False
@@ -142,7 +162,9 @@ class ReadRows(coder.Read):
         end = _WORDS.size + 4 * _WORDS.unpack_from(data)[0]
         if end > len(data):
             raise Truncated(f"a chunk of {len(data)} bytes whose entropy-coded part ends at {end}")
-        super().__init__(tables(), [data[_WORDS.size : end]])
+        self.tables = tables()
+        words = np.frombuffer(data[_WORDS.size : end], "<u4").astype(np.uint32)
+        self._decoder = constriction.stream.queue.RangeDecoder(words)
         self._data, self._at = data, end
 
     def raw(self, values: np.ndarray | None, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -193,10 +215,17 @@ class ReadRows(coder.Read):
         at = np.flatnonzero(part > 2 * reach) if part.max() > 2 * reach else part[:0]
         part -= np.int32(reach)
         if len(at):
-            wide = part.astype(np.int64)
-            self._guarded(self._escapes, self._decoders[0], wide, [(at, np.full(len(at), reach))])
-            part = wide.astype(np.int32)
+            part[at] = self._escapes(len(at), reach)
         return part
+
+    def _escapes(self, count: int, reach: int) -> np.ndarray:
+        exponent = self._decode(_EXPONENT, count)
+        sign = self._decode(_SIGN, count)
+        excess = np.left_shift(np.int32(1), exponent, dtype=np.int32)
+        for e in np.unique(exponent[exponent > 0]):
+            where = exponent == e
+            excess[where] += self._decode(constriction.stream.model.Uniform(1 << int(e)), int(where.sum()))
+        return (np.int32(reach) + excess) * (1 - 2 * sign)
 
     def vector(self, values: np.ndarray | None, count: int) -> np.ndarray:
         """Inverse of `WriteRows.vector`."""
@@ -206,27 +235,26 @@ class ReadRows(coder.Read):
 
     def finish(self) -> None:
         """Raise Corrupt if anything is left over."""
-        self.close()
+        if not self._decoder.maybe_exhausted():
+            raise Corrupt("words are left over after a chunk's last symbol")
         if self._at != len(self._data):
             raise Corrupt(f"{len(self._data) - self._at} bytes are left over after a chunk's raw part")
 
     def _decode(self, model, count: int) -> np.ndarray:
-        return self._guarded(self._decoders[0].decode, model, count)
-
-    def _guarded(self, call, *arguments):
         try:
-            return call(*arguments)
+            return self._decoder.decode(model, count)
         except AssertionError as error:  # constriction: "tried to decode from invalid compressed data"
             raise Corrupt(f"entropy decoder: {error}") from None
 
 
-class MeasureRows(coder.Measure):
+class MeasureRows:
     """Counts the ideal bits of one chunk in ``bits[0]``."""
 
     writing = True
 
     def __init__(self) -> None:
-        super().__init__(tables())
+        self.tables = tables()
+        self.bits = np.zeros(1)
 
     def raw(self, values: np.ndarray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """As `WriteRows.raw`."""
@@ -254,8 +282,8 @@ class MeasureRows(coder.Measure):
             magnitude, reach = np.abs(part.astype(np.int64)), int(self.tables.reach[index])
             entries = np.where(magnitude > reach, 2 * reach + 1, part + reach)
             self.bits[0] += self.tables.bits[index][entries].sum()
-            exponent = np.frexp((magnitude[magnitude > reach] - reach).astype(np.float64))[1] - 1
-            self.bits[0] += (coder._EXPONENT_BITS[exponent] + 1 + exponent).sum()
+            exponent = _exponent(magnitude[magnitude > reach] - reach)
+            self.bits[0] += (_EXPONENT_BITS[exponent] + 1 + exponent).sum()
         return values
 
     def vector(self, values: np.ndarray, count: int) -> np.ndarray:
@@ -271,3 +299,8 @@ def _vector_head(values: np.ndarray) -> tuple[int, int]:
     offset = int(np.median(values))
     spread = values.astype(np.float64) - offset
     return offset, int(level_of(np.sqrt(np.mean(spread**2)))) if spread.any() else 0
+
+
+def _exponent(excess: np.ndarray) -> np.ndarray:
+    """floor(log2(excess)), int32, exact for 1..2^31 - 1."""
+    return (np.frexp(excess.astype(np.float64))[1] - 1).astype(np.int32)
