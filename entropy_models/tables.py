@@ -82,10 +82,9 @@ class Tables:
         return [-np.log2(table / TOTAL) for table in self.counts]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """As stored with the weights: int32 ``counts`` end to end, ``reach``, ``skip_level``; float32 ``deadzone``."""
-        deadzone = np.zeros(LEVELS) if self.deadzone is None else self.deadzone
-        return {
-            "deadzone": deadzone.astype(np.float32),
+        """As stored with the weights: int32 ``counts`` end to end, ``reach``, ``skip_level``; float32 ``deadzone`` if any."""
+        optional = {} if self.deadzone is None else {"deadzone": self.deadzone}
+        return optional | {
             "counts": np.concatenate(self.counts).astype(np.int32),
             "reach": self.reach.astype(np.int32),
             "skip_level": np.array([self.skip_level], np.int32),
@@ -95,7 +94,9 @@ class Tables:
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Tables:
         """Inverse of `to_arrays`."""
         ends = np.cumsum(2 * arrays["reach"].astype(np.int64) + 2)
-        return cls(np.split(arrays["counts"].astype(np.int64), ends[:-1]), int(arrays["skip_level"][0]), arrays["deadzone"])
+        return cls(
+            np.split(arrays["counts"].astype(np.int64), ends[:-1]), int(arrays["skip_level"][0]), arrays.get("deadzone")
+        )
 
 
 def categorical(counts: np.ndarray) -> constriction.stream.model.Categorical:

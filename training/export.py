@@ -51,9 +51,7 @@ def load_checkpoint(path: Path) -> tuple[ImageNetwork, dict[str, Any]]:
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     hparams = checkpoint["hyper_parameters"]
     if hparams["level_branch"] != "integer":
-        raise ValueError(
-            f"{path} was trained with level_branch={hparams['level_branch']}; only integer can be exported"
-        )
+        raise ValueError(f"{path} was trained with level_branch={hparams['level_branch']}; only integer can be exported")
     network = ImageNetwork(ImageConfig(**(hparams["architecture"] or {})), *LAYERS["integer"])
     prefix = "network."
     state = {n.removeprefix(prefix): v for n, v in checkpoint["state_dict"].items() if n.startswith(prefix)}

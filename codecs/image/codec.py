@@ -69,9 +69,7 @@ class ImageCodec:
         network, tables = read_weights(weights.verified_bytes(line))
         return cls(network, tables, line.stream_hash, resolve_device(device))
 
-    def encode(
-        self, image: np.ndarray | str | Path | Picture, quality: int = 60, progress: Progress | None = None
-    ) -> bytes:
+    def encode(self, image: np.ndarray | str | Path | Picture, quality: int = 60, progress: Progress | None = None) -> bytes:
         """Compress one image to the bytes of an .rdc file.
 
         Args:
@@ -329,7 +327,8 @@ def read_weights(data: bytes) -> tuple[ImageNetwork, Tables]:
     config = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["config"])
     config = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items()}
     tensors = safetensors.torch.load(data)
-    tables = Tables.from_arrays({n: tensors.pop(f"tables.{n}").numpy() for n in ("counts", "reach", "skip_level", "deadzone")})
+    stored = [name for name in tensors if name.startswith("tables.")]
+    tables = Tables.from_arrays({name.removeprefix("tables."): tensors.pop(name).numpy() for name in stored})
     network = ImageNetwork(ImageConfig(**config))
     state = {n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()}
     network.load_state_dict(state, assign=True)

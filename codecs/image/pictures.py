@@ -58,9 +58,7 @@ def as_picture(image: np.ndarray | str | Path | Picture) -> Picture:
     if array.ndim == 2:
         array = array[..., None]
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4) or not array.size:
-        raise ValueError(
-            f"need a uint8 array (height, width) or (height, width, 1..4), got {array.dtype} {array.shape}"
-        )
+        raise ValueError(f"need a uint8 array (height, width) or (height, width, 1..4), got {array.dtype} {array.shape}")
     if array.shape[-1] in (2, 4):
         return Picture(array[..., :-1], np.ascontiguousarray(array[..., -1]))
     return Picture(array)

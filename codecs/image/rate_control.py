@@ -29,9 +29,7 @@ def quality_for_bytes(codec: ImageCodec, picture: Picture, size: int) -> int:
     return low
 
 
-def encode_to_bytes(
-    codec: ImageCodec, picture: Picture, size: int, progress: Progress | None = None
-) -> tuple[bytes, int]:
+def encode_to_bytes(codec: ImageCodec, picture: Picture, size: int, progress: Progress | None = None) -> tuple[bytes, int]:
     """The best stream of at most ``size`` bytes, and its quality.
 
     Raises:

@@ -67,8 +67,7 @@ class TileGrid:
         rows = [r for r, shared in ((top, top > 0), (bottom - 1, bottom < height)) if shared]
         columns = [c for c, shared in ((left, left > 0), (right - 1, right < width)) if shared]
         return [
-            [EDGE_FINENESS if r in rows or c in columns else 1.0 for c in range(left, right)]
-            for r in range(top, bottom)
+            [EDGE_FINENESS if r in rows or c in columns else 1.0 for c in range(left, right)] for r in range(top, bottom)
         ]
 
     def touching(self, box: Box) -> Iterator[int]:
