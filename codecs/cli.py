@@ -258,7 +258,7 @@ def models(as_json: AsJson = False) -> None:
         return
     table = Table("name", "codec", "size", "sha256", "trained on", "licence")
     for line in lines:
-        table.add_row(line.name, line.codec, show_size(line.bytes), line.sha256[:16], line.data, line.licence)
+        table.add_row(line.name, line.codec, show_size(line.file_bytes), line.sha256[:16], line.data, line.licence)
     out.print(table)
 
 

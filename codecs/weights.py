@@ -27,7 +27,7 @@ class WeightsLine:
     codec: str
     """Key of `rdcodec.codecs.REGISTRY`."""
     file: str
-    bytes: int
+    file_bytes: int
     sha256: str
     licence: str
     data: str
@@ -87,9 +87,9 @@ def verified_bytes(line: WeightsLine) -> bytes:
     """
     data = (FOLDER / line.file).read_bytes()
     digest = hashlib.sha256(data).hexdigest()
-    if len(data) != line.bytes or digest != line.sha256:
+    if len(data) != line.file_bytes or digest != line.sha256:
         raise ValueError(
             f"weights {line.file}: {len(data)} bytes, sha256 {digest[:16]}...; "
-            f"the manifest says {line.bytes} bytes, {line.sha256[:16]}... (reinstall the package)"
+            f"the manifest says {line.file_bytes} bytes, {line.sha256[:16]}... (reinstall the package)"
         )
     return data

@@ -28,6 +28,10 @@ EXACT_LIMIT = 2**24
 class IntegerLinear(nn.Module):
     """``clamp((weight @ x + bias + half) >> shift, 0, ceiling)`` on the last axis, exactly."""
 
+    weight: Tensor
+    bias: Tensor
+    shift: Tensor
+
     def __init__(self, inputs: int, outputs: int, *, ceiling: int = ACTIVATION_MAX) -> None:
         super().__init__()
         self.ceiling = ceiling
@@ -50,6 +54,10 @@ class IntegerLinear(nn.Module):
 
 class IntegerDepthwise(nn.Module):
     """3x3 depthwise filter, zero padding, on (batch, rows, columns, channels); else as `IntegerLinear`."""
+
+    weight: Tensor
+    bias: Tensor
+    shift: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -82,7 +82,7 @@ class Tables:
         return [-np.log2(table / TOTAL) for table in self.counts]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """As stored with the weights: int32 ``counts`` end to end, ``reach``, ``skip_level``; float32 ``deadzone`` if any."""
+        """As stored with the weights: int32 ``counts`` end to end, ``reach``, ``skip_level``; maybe float32 ``deadzone``."""
         optional = {} if self.deadzone is None else {"deadzone": self.deadzone}
         return optional | {
             "counts": np.concatenate(self.counts).astype(np.int32),

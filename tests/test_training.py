@@ -124,7 +124,7 @@ class Check(L.Callback):
         flat = torch.cat([p.detach().flatten() for p in module.parameters()])
         weights = module.all_gather(flat); crops = module.all_gather(batch.float())
         assert torch.equal(weights[0], weights[1]) and not torch.equal(crops[0], crops[1])
-        print("same weights", trainer.world_size)
+        print("same weights", trainer.world_size, flush=True)
 if __name__ == "__main__":
     L.seed_everything(0)
     trainer = L.Trainer(max_steps=1, accelerator="cpu", devices=2, strategy="ddp", logger=False, limit_val_batches=0,

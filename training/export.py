@@ -65,7 +65,7 @@ def write_line(folder: Path, name: str, blob: bytes, **fields: Any) -> None:
     lines = json.loads(path.read_text()) if path.exists() else {}
     file = f"{name}.safetensors"
     (folder / file).write_bytes(blob)
-    line = {"codec": "image", "file": file, "bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest(), **fields}
+    line = {"codec": "image", "file": file, "file_bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest(), **fields}
     lines = {name: line} | {other: value for other, value in lines.items() if other != name}
     path.write_text(json.dumps(lines, indent=1) + "\n")
 

@@ -67,16 +67,16 @@ class ImageTraining(L.LightningModule):
         return muon_with_adamw(
             self.network.named_parameters(),
             is_pixel_path_matrix,
-            muon_lr=h.muon_lr,
-            adamw_lr=h.adamw_lr,
-            weight_decay=h.weight_decay,
-            newton_schulz_steps=h.newton_schulz_steps,
+            muon_lr=h["muon_lr"],
+            adamw_lr=h["adamw_lr"],
+            weight_decay=h["weight_decay"],
+            newton_schulz_steps=h["newton_schulz_steps"],
         )
 
     def progress(self) -> float:
         """Part of the training that is done, 0..1."""
-        if self.hparams.duration_s is not None:
-            return min(1.0, self.elapsed_s / self.hparams.duration_s)
+        if self.hparams["duration_s"] is not None:
+            return min(1.0, self.elapsed_s / self.hparams["duration_s"])
         return min(1.0, self.global_step / max(1, self.trainer.max_steps))
 
     def on_train_batch_start(self, batch: Tensor, batch_index: int) -> int | None:
@@ -86,10 +86,9 @@ class ImageTraining(L.LightningModule):
         if self.progress() >= 1.0:
             self.trainer.should_stop = True
             return -1
-        warmup = min(1.0, (self.global_step + 1) / max(1, self.hparams.warmup_steps))
+        warmup = min(1.0, (self.global_step + 1) / max(1, self.hparams["warmup_steps"]))
         factor = warmup * 0.5 * (1 + math.cos(math.pi * self.progress()))
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        for group in optimizer.param_groups:
+        for group in self.trainer.optimizers[0].param_groups:
             group.setdefault("peak_lr", group["lr"])
             group["lr"] = group["peak_lr"] * factor
         return None
@@ -99,7 +98,7 @@ class ImageTraining(L.LightningModule):
         image = batch.float() / PEAK - 0.5
         quality = stratified_qualities(len(batch)).to(image.device)
         rate_bpp, mse, side_bpp = self.rate_and_distortion(image, quality)
-        weight = rate_distortion_weight(quality, *self.hparams.lambda_range)
+        weight = rate_distortion_weight(quality, *self.hparams["lambda_range"])
         loss = rate_distortion(rate_bpp, mse, weight)
         self.log_dict(
             {
@@ -129,9 +128,9 @@ class ImageTraining(L.LightningModule):
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
         """``batch``: one uint8 image (rows, columns, 3); real bytes through the frozen codec."""
         picture = self._validation.add(batch.cpu().numpy())
-        writer = getattr(self.logger, "experiment", None)
-        if batch_index < 2 and hasattr(writer, "add_image"):
-            writer.add_image(f"validation/{batch_index}", picture, self.global_step, dataformats="HWC")
+        add_image = getattr(getattr(self.logger, "experiment", None), "add_image", None)
+        if batch_index < 2 and add_image:
+            add_image(f"validation/{batch_index}", picture, self.global_step, dataformats="HWC")
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict(self._validation.figures(), prog_bar=True, sync_dist=True)

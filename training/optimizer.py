@@ -50,7 +50,8 @@ def muon_with_adamw(
     newton_schulz_steps: int,
 ) -> Joint:
     """Muon on the parameters ``is_matrix`` picks, AdamW on the rest. ``muon_lr=0`` means AdamW throughout."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in named:
         (matrices if muon_lr and is_matrix(name, parameter) else others).append(parameter)
     adamw = torch.optim.AdamW(others, lr=adamw_lr, weight_decay=weight_decay)

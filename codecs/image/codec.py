@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -91,7 +92,7 @@ class ImageCodec:
             if progress:
                 progress(index + 1, len(header.grid))
         if picture.alpha is not None:
-            chunks.append((ALPHA, _CHECK.pack(zlib.crc32(np.ascontiguousarray(picture.alpha))) + _png(picture.alpha)))
+            chunks.append((ALPHA, _CHECK.pack(zlib.crc32(picture.alpha.tobytes())) + _png(picture.alpha)))
         for tag, name in TAGS.items():
             if getattr(picture, name):
                 chunks.append((container.METADATA, tag + getattr(picture, name)))
@@ -273,7 +274,7 @@ def _with_extras(
     picture: Picture, stream: container.Stream, header: ImageHeader, box: Box, lost: list[str] | None
 ) -> Picture:
     """Add alpha and metadata; damage goes to ``lost`` if that is a list, else it raises."""
-    found: dict[str, bytes | np.ndarray] = {}
+    found: dict[str, Any] = {}
     for index in range(len(header.grid), len(stream.entries)):
         try:
             body = stream.chunk(index)
@@ -304,7 +305,7 @@ def _alpha(body: bytes, header: ImageHeader) -> np.ndarray:
             if plane.size != (header.width, header.height) or plane.mode != "L":
                 raise Corrupt(f"alpha is {plane.size} {plane.mode}, the image {header.width}x{header.height}")
             alpha = np.asarray(plane)
-        if _CHECK.pack(zlib.crc32(alpha)) != body[: _CHECK.size]:
+        if _CHECK.pack(zlib.crc32(alpha.tobytes())) != body[: _CHECK.size]:
             raise Corrupt("the alpha plane does not match its checksum")
         return alpha
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error, zlib.error) as error:

@@ -10,6 +10,7 @@ import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageSequence, UnidentifiedImageError
@@ -20,7 +21,11 @@ _SUFFIX_FORMATS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF",
     ".bmp": "BMP", ".ppm": "PPM", ".pgm": "PPM",
 }  # fmt: skip
-_LOSSLESS = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}, "AVIF": {"quality": 95}}
+_LOSSLESS: dict[str, dict[str, Any]] = {
+    "WEBP": {"lossless": True},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "AVIF": {"quality": 95},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +105,9 @@ def read_picture(data: bytes) -> Picture:
 
 def _notices(image: Image.Image, data: bytes) -> list[str]:
     notices = []
-    if getattr(image, "n_frames", 1) > 1:
-        notices.append(f"only the first of {image.n_frames} frames is kept")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        notices.append(f"only the first of {frames} frames is kept")
         next(iter(ImageSequence.Iterator(image)))
     if _is_deep(image, data):
         notices.append(f"{image.mode} with more than 8 bits per channel is converted to 8 bits")
@@ -117,7 +123,7 @@ def _is_deep(image: Image.Image, data: bytes) -> bool:
     if image.format == "PNG":
         return data[24] > 8
     if image.format == "TIFF":
-        return max(image.tag_v2.get(258, (8,))) > 8  # BitsPerSample
+        return max(getattr(image, "tag_v2", {}).get(258, (8,))) > 8  # BitsPerSample
     return False
 
 
@@ -185,7 +191,7 @@ def write_picture(picture: Picture, image_format: str = "PNG") -> bytes:
     array = picture.array()
     if picture.alpha is not None and image_format in ("JPEG", "PPM", "BMP"):
         raise ValueError(f"{image_format} cannot hold the picture's alpha; use PNG, WebP, AVIF or TIFF")
-    options: dict = dict(_LOSSLESS.get(image_format, {}))
+    options = dict(_LOSSLESS.get(image_format, {}))
     if image_format not in ("BMP", "PPM"):
         options |= {"icc_profile": picture.icc, "exif": picture.exif, "xmp": picture.xmp}
     options = {name: value for name, value in options.items() if value is not None}
