@@ -19,7 +19,7 @@ pytest.importorskip("lightning")
 
 import lightning as L
 from rdcodec.codecs import weights
-from rdcodec.codecs.image.codec import ImageCodec
+from rdcodec.codecs.image.codec import ImageCodec, read_weights
 from rdcodec.codecs.image.dcvc_rt import ImageConfig, ImageNetwork
 from rdcodec.entropy_models.coder import Measure
 from rdcodec.entropy_models.tables import gaussian_tables
@@ -183,6 +183,17 @@ def test_a_float_ablation_trains_but_cannot_be_exported(photos, tmp_path):
     trainer.save_checkpoint(tmp_path / "float.ckpt")
     with pytest.raises(ValueError, match="only integer can be exported"):
         export(tmp_path / "float.ckpt", "x", photos, tmp_path, 1)
+
+
+def test_training_goes_on_from_shipped_weights():
+    """Thawing and freezing again gives the same integers and pixels."""
+    deployed, _ = read_weights(weights.verified_bytes(weights.line_named("image")))
+    again = frozen(ImageTraining(init=weights.line_named("image").name).network)
+    for name, value in deployed.state_dict().items():
+        if not name.endswith(".shift"):  # a peak of exactly 63.5 may sit in either of two neighbouring shifts
+            torch.testing.assert_close(again.state_dict()[name].float(), value.float(), atol=1e-3, rtol=1e-3)
+    with pytest.raises(KeyError, match="no image model"):
+        ImageTraining(init="nothing")
 
 
 def test_data(photos, tmp_path):

@@ -23,7 +23,7 @@ from ..entropy_models.tables import Tables, gaussian_tables
 from .calibrate import calibrated
 from .data import ImageData
 from .freeze import SKIP_LEVEL, frozen
-from .image import stratified_qualities
+from .image import checkpoint_state, stratified_qualities
 from .quantisation import LAYERS
 
 LAGRANGIAN = 0.05
@@ -53,9 +53,7 @@ def load_checkpoint(path: Path) -> tuple[ImageNetwork, dict[str, Any]]:
     if hparams["level_branch"] != "integer":
         raise ValueError(f"{path} was trained with level_branch={hparams['level_branch']}; only integer can be exported")
     network = ImageNetwork(ImageConfig(**(hparams["architecture"] or {})), *LAYERS["integer"])
-    prefix = "network."
-    state = {n.removeprefix(prefix): v for n, v in checkpoint["state_dict"].items() if n.startswith(prefix)}
-    network.load_state_dict(state)
+    network.load_state_dict(checkpoint_state(checkpoint))
     return network, {"steps": checkpoint["global_step"], "elapsed_s": checkpoint["elapsed_s"]}
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..codecs.image.codec import ImageCodec
 from ..codecs.image.dcvc_rt import ImageNetwork
-from ..entropy_models.integer_net import IntegerDepthwise, IntegerLinear
+from ..entropy_models.integer_net import ACTIVATION_SCALE, IntegerDepthwise, IntegerLinear
 from ..entropy_models.tables import Tables, gaussian_tables
 
 SKIP_LEVEL = 3
@@ -32,6 +32,19 @@ def frozen(network: ImageNetwork) -> ImageNetwork:
     deployed.load_state_dict({name: value.cpu() for name, value in state.items()})
     check_exact(deployed)
     return deployed.eval().requires_grad_(False)
+
+
+def thawed(deployed: ImageNetwork) -> dict[str, Tensor]:
+    """Trainable state of a deployed network, to go on training from shipped weights; `frozen` undoes it."""
+    state = dict(deployed.state_dict())
+    for name, module in deployed.named_modules():
+        if isinstance(module, IntegerLinear | IntegerDepthwise):
+            unit = torch.exp2(module.shift.float())
+            state.pop(f"{name}.shift")
+            by_output = unit[:, None] if isinstance(module, IntegerLinear) else unit
+            state[f"{name}.weight"] = module.weight.float() / by_output
+            state[f"{name}.bias"] = module.bias.float() / unit / ACTIVATION_SCALE
+    return state
 
 
 def check_exact(network: nn.Module) -> None:

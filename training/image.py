@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from ..codecs import weights
+from ..codecs.image.codec import read_weights
 from ..codecs.image.dcvc_rt import ImageConfig, ImageNetwork
 from ..entropy_models.hyperprior import QUALITIES
 from .coder import Train
+from .freeze import thawed
 from .initialise import start_as_dct
 from .losses import PEAK, psnr_db, rate_distortion, rate_distortion_weight
 from .optimizer import Joint, muon_with_adamw
@@ -34,7 +38,7 @@ class ImageTraining(L.LightningModule):
         newton_schulz_steps: Muon's iterations; three are enough here and cost half of five.
         level_branch: ``integer`` is what can be exported; ``float`` is the ablation.
         dct_start: begin as a block DCT (`initialise`) instead of with random transforms.
-        init: a checkpoint whose weights to start from (the optimizer starts anew).
+        init: weights to start from while the optimizer starts anew: a checkpoint, or an installed model's name.
     """
 
     def __init__(
@@ -57,8 +61,7 @@ class ImageTraining(L.LightningModule):
         if dct_start:
             start_as_dct(self.network)
         if init:
-            state = torch.load(init, map_location="cpu", weights_only=True)["state_dict"]
-            self.load_state_dict(state)
+            self.network.load_state_dict(initial_state(init))
         self.elapsed_s = 0.0
         self._tick: float | None = None
 
@@ -140,6 +143,24 @@ class ImageTraining(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.elapsed_s = checkpoint["elapsed_s"]
+
+
+def initial_state(init: str) -> dict[str, Tensor]:
+    """Trainable state of the averaged network of a checkpoint, or of an installed model.
+
+    Raises:
+        KeyError: neither a file nor a model's name.
+    """
+    if Path(init).is_file():
+        return checkpoint_state(torch.load(init, map_location="cpu", weights_only=True))
+    network, _ = read_weights(weights.verified_bytes(weights.line_named("image", init)))
+    return thawed(network)
+
+
+def checkpoint_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The part of a Lightning checkpoint that is the network's."""
+    prefix = "network."
+    return {n.removeprefix(prefix): v for n, v in checkpoint["state_dict"].items() if n.startswith(prefix)}
 
 
 def is_pixel_path_matrix(name: str, parameter: torch.nn.Parameter) -> bool:

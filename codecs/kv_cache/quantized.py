@@ -89,7 +89,7 @@ def step_exponent(t: Tensor, place: Place) -> int:
 
 def relative_exponent(t: Tensor, place: Place) -> int:
     """Exponent of a step that is a fixed part of the tensor's root mean square."""
-    rms = float(torch.linalg.vector_norm(t)) / math.sqrt(t.numel())
+    rms = float(torch.linalg.vector_norm(t, dtype=torch.float64)) / math.sqrt(t.numel())  # squares leave float32
     exponent = round(math.log(max(rms, 1e-20) * RELATIVE_STEP) / scale_ratio()) + quality_exponents(place)
     edge = place.choices.edge
     if place.layer < edge or place.layer >= place.layers - edge:

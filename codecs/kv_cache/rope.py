@@ -6,6 +6,7 @@ A key channel without RoPE keeps its mean and scale along a block; with it, pair
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -43,17 +44,10 @@ class Rope:
         return out
 
 
-_angles: dict[tuple[bytes, int, int, str], tuple[Tensor, Tensor]] = {}
-
-
+@lru_cache(maxsize=8)
 def _cos_sin(frequencies: bytes, start: int, tokens: int, device: str) -> tuple[Tensor, Tensor]:
     """Shape (rotary_dim / 2, tokens), float32; the last few are kept, as every layer asks for the same."""
-    key = frequencies, start, tokens, device
-    if key not in _angles:
-        position = np.arange(start, start + tokens, dtype=np.float64)
-        # reduced in float64: float32 angles lose a thousandth of a turn at a position of 100,000
-        angle = torch.from_numpy(np.outer(np.frombuffer(frequencies, np.float32), position)).to(device)
-        while len(_angles) >= 8:
-            _angles.pop(next(iter(_angles)))
-        _angles[key] = angle.cos().float(), angle.sin().float()
-    return _angles[key]
+    position = np.arange(start, start + tokens, dtype=np.float64)
+    # reduced in float64: float32 angles lose a thousandth of a turn at a position of 100,000
+    angle = torch.from_numpy(np.outer(np.frombuffer(frequencies, np.float32), position)).to(device)
+    return angle.cos().float(), angle.sin().float()
