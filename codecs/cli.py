@@ -303,6 +303,26 @@ def evaluate_image(
     out.print(f"written: {output}/points.csv, means.csv, bd_rate.csv, rate_distortion.png")
 
 
+@evaluate.command("kv")
+def evaluate_kv(
+    model: Annotated[Path, typer.Option(help="Folder of a transformers model with its tokenizer.")],
+    text: Annotated[Path, typer.Option(help="Text file: prompts, what follows them, and text to calibrate on.")],
+    modes: Annotated[
+        str, typer.Option(help="Comma-separated; also tokens, turboquant-ec, transform, residual.")
+    ] = "lossless,fp8,turboquant,quantized,predictive",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")] = Path("report"),
+    contexts: Annotated[int, typer.Option(min=1, help="How many prompts.")] = 4,
+    length: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 1024,
+) -> None:
+    """Bits per element against next-token KL of KV caches of your model: kv_points.csv, kv_rate_kl.png."""
+    from .kv_cache.report import evaluate_text
+
+    with bar(disable=not errors.is_terminal) as progress:
+        table = evaluate_text(model, text, modes, output, contexts, length, progress)
+    out.print(table)
+    out.print(f"written: {output}/kv_points.csv, kv_rate_kl.png")
+
+
 @train.command("image", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train_image(context: typer.Context) -> None:
     """Train the image codec with Lightning: `codec train image --config RECIPE.yaml [--model.muon_lr ...]`.

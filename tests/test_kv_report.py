@@ -1,0 +1,100 @@
+"""`codec eval kv` on a tiny, randomly initialised model with a tokenizer of a few words."""
+
+from __future__ import annotations
+
+import csv
+import sys
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
+tokenizers = pytest.importorskip("tokenizers", reason="needs the extra 'kv'")
+
+from rdcodec.codecs.cli import app
+from rdcodec.codecs.kv_cache.report import evaluate_text
+from rich.progress import Progress
+from typer.testing import CliRunner
+
+WORDS = [f"w{i}" for i in range(95)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Folder of a bfloat16 Llama of 2 layers and 2 of 4 heads for keys and values."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    vocabulary = {word: i for i, word in enumerate(["<s>", "<unk>", *WORDS])}
+    raw = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    raw.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", unk_token="<unk>").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, vocab_size=len(vocabulary), max_position_embeddings=256, bos_token_id=0, eos_token_id=None,
+        initializer_range=0.1,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    ids = torch.randint(0, len(WORDS), (1200,), generator=torch.Generator().manual_seed(3))
+    path.write_text(" ".join(WORDS[i] for i in ids), encoding="utf-8")
+    return path
+
+
+def test_command_writes_table_csv_and_plot(model, text, tmp_path):
+    modes = "lossless,turboquant,quantized,predictive"
+    options = ["--model", str(model), "--text", str(text), "--modes", modes, "-o", str(tmp_path / "report")]
+    done = CliRunner().invoke(app, ["eval", "kv", *options, "--contexts", "2", "--length", "64"])
+    assert done.exit_code == 0, done.output
+    assert "2 prompts of 64 tokens, bfloat16 cache" in done.output and "is not counted" in done.output
+    with (tmp_path / "report" / "kv_points.csv").open(newline="") as file:
+        points = {row["name"]: row for row in csv.DictReader(file)}
+    assert len(points) == 1 + 3 + 4 + 4
+    assert float(points["lossless"]["kl_mean"]) == 0 and float(points["lossless"]["greedy_match"]) == 1
+    for coarse, fine in (("quantized q30", "quantized q60"), ("predictive q30", "predictive q60")):
+        assert float(points[coarse]["kl_mean"]) > float(points[fine]["kl_mean"]) > 0
+        assert float(points[coarse]["bits_per_element"]) < float(points[fine]["bits_per_element"])
+    assert (tmp_path / "report" / "kv_rate_kl.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "report" / "kv_profile.safetensors").stat().st_size > 0
+
+
+def test_mode_that_needs_the_model(model, text, tmp_path):
+    with Progress(disable=True) as progress:
+        table = evaluate_text(model, text, "tokens, fp8", tmp_path, 1, 40, progress)
+    assert table.row_count == 2
+    with (tmp_path / "kv_points.csv").open(newline="") as file:
+        tokens, fp8 = csv.DictReader(file)
+    assert float(tokens["bits_per_element"]) < 0.2 * float(fp8["bits_per_element"])
+    assert float(tokens["key_error"]) < 0.02
+    assert not (tmp_path / "kv_profile.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modes": "fp8,fp9"}, "no mode fp9; there are tokens, lossless"),
+        ({"modes": " , "}, "no mode given"),
+        ({"model": "absent"}, "no model there"),
+        ({"text": "absent.txt"}, "no such text file"),
+        ({"contexts": 0}, "need at least 1"),
+        ({"contexts": 20}, "words.txt has 1200 tokens; 20 prompts of 64 and 64 more need 2540"),
+        ({"contexts": 8, "modes": "predictive"}, "and the calibration need 1270"),
+        ({"length": 200}, "tiny takes 256"),
+    ],
+)
+def test_wrong_inputs_are_named(model, text, tmp_path, change, message):
+    values = {"model": model, "text": text, "modes": "fp8", "contexts": 2, "length": 64} | change
+    values |= {name: tmp_path / change[name] for name in ("model", "text") if name in change}
+    with Progress(disable=True) as progress, pytest.raises(ValueError, match=message):
+        evaluate_text(**values, output=tmp_path / "report", progress=progress)
+    assert not (tmp_path / "report").exists()
+
+
+def test_without_transformers_the_extra_is_named(model, text, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with Progress(disable=True) as progress, pytest.raises(ImportError, match=r"pip install 'rdcodec\[kv\]'"):
+        evaluate_text(model, text, "fp8", tmp_path, 1, 64, progress)
