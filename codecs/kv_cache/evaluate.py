@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -204,7 +204,7 @@ def write_csv(path: Path, lines: Sequence[Fidelity]) -> None:
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(line).items()})
 
 
-def plot(path: Path, curves: dict[str, Sequence[Fidelity]]) -> None:
+def plot(path: Path, curves: Mapping[str, Sequence[Fidelity]]) -> None:
     """Bits per element against mean KL, a curve per mode, to a PNG or SVG file."""
     import matplotlib
 
