@@ -280,7 +280,7 @@ def demo(
     table = Table("file", "bytes", "bpp", "PSNR (dB)", "JPEG at equal bytes (dB)", "encode (s)", "decode (s)")
     for row in rows:
         figures = f"{row.rate_bpp:.3f}", f"{row.psnr_db:.2f}", f"{row.jpeg_psnr_db:.2f}"
-        table.add_row(str(row.file), str(row.bytes), *figures, f"{row.encode_s:.2f}", f"{row.decode_s:.2f}")
+        table.add_row(row.file.name, str(row.bytes), *figures, f"{row.encode_s:.2f}", f"{row.decode_s:.2f}")
     out.print(table)
     out.print(f"the sheet to look at: {sheet}")
 
