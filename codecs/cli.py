@@ -320,7 +320,7 @@ def evaluate_kv(
     with bar(disable=not errors.is_terminal) as progress:
         table = evaluate_text(model, text, modes, output, contexts, length, progress)
     out.print(table)
-    out.print(f"written: {output}/kv_points.csv, kv_rate_kl.png")
+    out.print(f"written to {output}: {', '.join(sorted(path.name for path in output.glob('kv_*')))}")
 
 
 @train.command("image", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -161,7 +161,7 @@ class Evaluation:
         out = []
         for at in range(0, len(caches), _BATCH):
             cache, tokens = _batched(caches[at : at + _BATCH]), []
-            ids = self.contexts[at : at + _BATCH, -TAIL : -TAIL + 1]
+            ids = self.contexts[at : min(at + _BATCH, len(caches)), -TAIL : -TAIL + 1]
             for _ in range(TAIL):
                 ids = self.model(ids, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
                 tokens.append(ids)
