@@ -116,7 +116,7 @@ def encode(
     bpp: Annotated[float | None, typer.Option(help="Images: at most this many bits per pixel.")] = None,
     size: Annotated[str | None, typer.Option(help="Images: at most this file size, like 50kB.")] = None,
     model: Annotated[str | None, typer.Option(help="Weights by name, see `codec models`.")] = None,
-    mode: Annotated[str | None, typer.Option(help="KV caches: quantized (default), lossless, fp8, turboquant, turboquant-ec.")] = None,
+    mode: Annotated[str | None, typer.Option(help="KV caches: quantized (default), lossless, fp8, turboquant.")] = None,
     keys: Annotated[str | None, typer.Option(help="KV caches: pattern of tensor names.")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
