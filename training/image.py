@@ -35,7 +35,7 @@ class ImageTraining(L.LightningModule):
         warmup_steps: linear warm-up, then cosine to zero at the end.
         duration_s: length of the cosine in seconds of training, resumed sessions added up; None: ``max_steps``.
         weight_decay: decoupled.
-        newton_schulz_steps: Muon's iterations; three are enough here and cost half of five.
+        newton_schulz_steps: Muon's iterations; three cost two thirds of five.
         level_branch: ``integer`` is what can be exported; ``float`` is the ablation.
         dct_start: begin as a block DCT (`initialise`) instead of with random transforms.
         init: weights to start from while the optimizer starts anew: a checkpoint, or an installed model's name.

@@ -1,8 +1,8 @@
 """Start the transforms as a 16x16 block DCT instead of noise.
 
-With orthonormal DCT matrices in the linear layers and blocks that start as the identity, step 0 is already a
-transform codec at about JPEG's level; training improves on that instead of first finding invertibility,
-which takes thousands of steps.
+With orthonormal DCT matrices in the linear layers and blocks that start as the identity, step 0 already gives
+photographs back at more than 40 dB before quantisation; training improves on that instead of first finding an invertible
+transform, which took thousands of steps.
 """
 
 from __future__ import annotations
