@@ -91,9 +91,7 @@ def jobs(sources: list[Path | None], output: str | None, suffix: str, *, force: 
     for job in planned:
         if job.target and job.target.exists() and not force:
             raise ValueError(f"{job.target} exists; --force overwrites it")
-        if job.target and output and len(planned) > 1:
-            job.target.parent.mkdir(parents=True, exist_ok=True)
-        if job.target and not job.target.parent.is_dir():
+        if job.target:
             job.target.parent.mkdir(parents=True, exist_ok=True)
     return planned
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningCLI
 
 from .data import ImageData
@@ -14,6 +13,3 @@ def image(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         arguments = ["fit", *arguments]
     LightningCLI(ImageTraining, ImageData, args=arguments, save_config_kwargs={"overwrite": True})
-
-
-__all__ = ["EMAWeightAveraging", "ModelCheckpoint", "RichProgressBar", "image"]
