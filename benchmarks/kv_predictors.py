@@ -53,6 +53,7 @@ def coded(residual: torch.Tensor, layer: int, kind: int, shape, profile, quality
         coder = MeasureRows()
         place = place_of(layer, kind, (shape[0], part.shape[1], shape[2]), None, profile, quality)
         parts.append(code_rows(coder, part.contiguous(), place, step_exponent(part, place), channel_offsets(place)))
+        coder.finish()
         bits += float(coder.bits[0])
     return torch.cat(parts, 1), bits
 

@@ -110,7 +110,8 @@ def encode_block(
     """
     head = _header_of(block, parent, fingerprint, salt, start, settings, total)
     coders = [WriteRows() for _ in range(2 * stored_layers(head))]
-    run(coders, head, settings.rope, settings.profile, block.layers, settings)
+    predicts = MODES[settings.mode].needs_earlier_layers
+    run(coders, head, settings.rope, settings.profile, block.layers, settings, wanted=predicts)
     ids = np.ascontiguousarray(block.tokens, "<u4").tobytes()
     rope = settings.rope.frequencies.astype("<f4").tobytes() if settings.rope else b""
     chunks = [(container.METADATA, ids), (container.METADATA, rope)]
@@ -181,13 +182,14 @@ def decode_block(
     chosen = range(first, want.stop) if len(want) else range(0)
     coders = [ReadRows(stream.chunk(FIRST + 2 * i + kind)) for i in chosen for kind in (KEY, VALUE)]
     decoded = run(coders, head, rope, profile, None, None, chosen)
-    for coder in coders:
-        coder.finish()
     return KvBlock(head.tokens, decoded[want.start - first :] if len(want) else ())
 
 
-def run(coders, head: BlockHeader, rope, profile, tensors, settings, chosen: range | None = None):
-    """The coding pass of a block: the same for writing, measuring and reading (``tensors`` None)."""
+def run(coders, head: BlockHeader, rope, profile, tensors, settings, chosen: range | None = None, wanted=True):
+    """The coding pass of a block: the same for writing, measuring and reading (``tensors`` None).
+
+    ``wanted``: whether the result will be looked at.
+    """
     code = MODES[head.mode].code
     known: dict[tuple[int, int], Tensor] = {}
     out: list[tuple[Tensor, Tensor]] = []
@@ -201,13 +203,14 @@ def run(coders, head: BlockHeader, rope, profile, tensors, settings, chosen: ran
         for kind, dim in ((KEY, head.key_dim), (VALUE, head.value_dim)):
             place = Place(
                 layer, head.layers, kind, head.heads, len(head.tokens), dim, head.dtype, head.start,
-                head.sinks, head.recent, head.bits, rope, profile, choices, known, token_ids,
+                head.sinks, head.recent, head.bits, rope, profile, choices, known, token_ids, wanted,
             )  # fmt: skip
             x = tensors[layer][kind] if tensors is not None else None
             if dim == 0 or code is None:
                 pair.append(torch.zeros(place.shape, dtype=head.dtype))
             else:
                 pair.append(code(coders[2 * i + kind], x, place))
+            coders[2 * i + kind].finish()
         out.append((pair[0], pair[1]))
     return tuple(out)
 

@@ -56,12 +56,8 @@ def from_planes(planes: list[np.ndarray], place: Place) -> Tensor:
 
 def code_plane(coder, plane: np.ndarray | None, count: int) -> np.ndarray:
     """One plane of ``count`` bytes; ``plane`` is None for the reader."""
-    flag = int(coder.raw(np.array([_pays(plane)]), (1,), "u1")[0]) if plane is not None else int(_flag(coder))
+    flag = coder.number(int(plane is not None and _pays(plane)), "B")
     return coder.symbols(plane, (count,)) if flag else coder.raw(plane, (count,), "u1")
-
-
-def _flag(coder) -> int:
-    return coder.raw(None, (1,), "u1")[0]
 
 
 def _pays(plane: np.ndarray) -> bool:

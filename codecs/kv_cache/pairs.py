@@ -7,11 +7,13 @@ so both sides make the same table.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 
-from ...entropy_models.tables import TOTAL, Tables, categorical
+from ...entropy_models.tables import LEVELS, TOTAL, Tables, categorical
 
 REACH_MAX = 15
 """Largest reach of a table that is coded in pairs: (2 * 15 + 1)^2 = 961 entries."""
@@ -27,54 +29,95 @@ class Pairs:
     """
 
     def __init__(self, counts: np.ndarray) -> None:
-        self.reach = len(counts) // 2 - 1
-        self.width = 2 * self.reach + 1
+        self.width = len(counts) - 1
         single = np.asarray(counts[: self.width], np.int64)
         product = np.maximum(np.outer(single, single) // TOTAL, 1).reshape(-1)
         self.counts = np.append(product, _ESCAPE_COUNT)
         self.counts[np.argmax(self.counts)] += TOTAL - self.counts.sum()
         self.model = categorical(self.counts)
-        symbol = np.arange(-self.reach, self.reach + 1, dtype=np.int32)
-        table = np.stack(np.broadcast_arrays(symbol[:, None], symbol[None]), 2).reshape(-1, 2)
-        self.symbols = np.ascontiguousarray(np.append(table, np.zeros((1, 2), np.int32), 0)).view(np.int64)[:, 0]
-
-    @property
-    def escape(self) -> int:
-        """The entry of a pair beyond reach."""
-        return self.width**2
 
     @cached_property
     def bits(self) -> np.ndarray:
         """Ideal length of each entry."""
         return -np.log2(self.counts / TOTAL)
 
-    def split(self, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Entries of all whole pairs, int32, and the symbols that are coded singly after them, int32."""
-        even = symbols[: len(symbols) // 2 * 2].reshape(-1, 2)
-        entries = (even[:, 0] + np.int32(self.reach)) * np.int32(self.width) + even[:, 1] + np.int32(self.reach)
-        single = symbols[len(even) * 2 :]
-        if symbols.size and (symbols.min() < -self.reach or symbols.max() > self.reach):
-            beyond = (np.abs(even) > self.reach).any(axis=1)
-            entries[beyond] = self.escape
-            single = np.concatenate([even[beyond].reshape(-1), single])
-        return entries, single
 
-    def single_count(self, entries: np.ndarray, count: int) -> int:
-        """How many symbols follow singly, of ``count`` in all."""
-        return 2 * int(np.count_nonzero(entries == self.escape)) + count % 2
-
-    def join(self, entries: np.ndarray, single: np.ndarray, count: int) -> np.ndarray:
-        """Inverse of `split`: int32, shape (count,)."""
-        out = np.empty(count, np.int32)
-        out[: len(entries) * 2] = self.symbols[entries].view(np.int32)
-        if len(single):
-            at = np.flatnonzero(entries == self.escape)
-            out[: len(entries) * 2].reshape(-1, 2)[at] = single[: 2 * len(at)].reshape(-1, 2)
-            out[len(entries) * 2 :] = single[2 * len(at) :]
-        return out
+@cache
+def pairs_of(tables: Tables, level: int) -> Pairs:
+    """The pair table of a level below `first_wide_level`."""
+    return Pairs(tables.counts[level])
 
 
 @cache
-def pairs_of(tables: Tables, level: int) -> Pairs | None:
-    """The pair table of a level, None where the level is too wide for one."""
-    return Pairs(tables.counts[level]) if tables.reach[level] <= REACH_MAX else None
+def first_wide_level(tables: Tables) -> int:
+    """The first level whose table is too wide for pairs; reach grows with the level."""
+    return int(np.searchsorted(tables.reach, REACH_MAX, side="right"))
+
+
+class Order:
+    """In which order the rows of a call are coded: both sides make it from the levels.
+
+    ``rows``: indices of the coded rows, sorted by level (stable); rows of level 0 are zero and not among them.
+    ``pairs`` and ``wide``: (level, slice of ``rows``) of the levels with and without a pair table. ``paired``: how many of
+    ``rows`` are of the first kind. In such a row, column j of the first half and column j of the second make one entry,
+    ``(first + reach) * width + second + reach``; the escape entry is ``width**2``.
+    """
+
+    def __init__(self, level: np.ndarray, tables: Tables) -> None:
+        counts = np.bincount(level, minlength=LEVELS)
+        ends = counts.cumsum().tolist()
+        zeros, first_wide = ends[0], first_wide_level(tables)
+        self.rows = level.argsort(kind="stable")[zeros:]
+        runs = [(i, slice(ends[i - 1] - zeros, ends[i] - zeros)) for i in counts.nonzero()[0].tolist() if i]
+        self.pairs = [run for run in runs if run[0] < first_wide]
+        self.wide = runs[len(self.pairs) :]
+        self.paired = self.pairs[-1][1].stop if self.pairs else 0
+        self.reach = tables.reach[level[self.rows[: self.paired]]].astype(np.int32)[:, None]
+
+    def split(self, ordered: np.ndarray) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
+        """Entries of the paired rows, int32 (paired, columns // 2), and what is coded singly, by level.
+
+        ``ordered``: int32 (len(rows), columns).
+        """
+        half, reach = ordered.shape[1] // 2, self.reach
+        first, second = ordered[: self.paired, :half], ordered[: self.paired, half : 2 * half]
+        entries = first * (2 * reach + 1)
+        entries += second
+        entries += 2 * reach * (reach + 1)
+        singles = []
+        odd, loud = ordered.shape[1] % 2 == 1, self._loud(ordered[: self.paired])
+        for index, run in self.pairs if odd or loud.any() else ():
+            parts = [ordered[run, 2 * half :].reshape(-1)]
+            if loud[run].any():
+                a, b, limit = first[run], second[run], reach[run.start, 0]
+                beyond = (np.abs(a) > limit) | (np.abs(b) > limit)
+                entries[run][beyond] = (2 * limit + 1) ** 2
+                parts += [a[beyond], b[beyond]]
+            singles.append((index, np.concatenate(parts)))
+        singles += [(index, ordered[run].reshape(-1)) for index, run in self.wide]
+        return entries, [single for single in singles if single[1].size]
+
+    def _loud(self, paired: np.ndarray) -> np.ndarray:
+        """Whether a row holds a symbol beyond its table's reach."""
+        reach = self.reach[:, 0]
+        return (paired.max(1, initial=0) > reach) | (paired.min(1, initial=0) < -reach)
+
+    def join(self, entries: np.ndarray, ordered: np.ndarray) -> Iterator[tuple[int, Any]]:
+        """Inverse of `split`: fill the pairs into ``ordered``, then name (level, index into it) of what comes singly."""
+        half, width = ordered.shape[1] // 2, (2 * self.reach + 1).astype(np.float32)
+        number = entries.astype(np.float32)  # up to 961: quotients by a reciprocal are safe, and integers are slower
+        first = np.floor((number + 0.5) * (1 / width))
+        ordered[: self.paired, :half] = first - self.reach
+        ordered[: self.paired, half : 2 * half] = number - first * width - self.reach
+        escaped = entries == (2 * self.reach + 1) ** 2
+        odd, loud = ordered.shape[1] % 2 == 1, escaped.any(1)
+        for index, run in self.pairs if odd or loud.any() else ():
+            rows = [np.arange(run.start, run.stop)] if odd else []
+            columns = [np.full(run.stop - run.start, 2 * half)] if odd else []
+            if loud[run].any():
+                row, column = escaped[run].nonzero()
+                rows += [row + run.start, row + run.start]
+                columns += [column, column + half]
+            if rows:
+                yield index, (np.concatenate(rows), np.concatenate(columns))
+        yield from self.wide

@@ -58,6 +58,8 @@ class Place:
     """Reconstructions so far by (layer, kind), float32 with RoPE undone: the context of predictions."""
     token_ids: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     """int64, shape (tokens,)."""
+    wanted: bool = True
+    """Whether anyone will look at the reconstruction: a writer without predictions does not."""
 
     @property
     def calibration(self) -> Profile:

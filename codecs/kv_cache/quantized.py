@@ -26,7 +26,7 @@ from torch import Tensor
 from ...entropy_models.errors import Corrupt
 from ...entropy_models.tables import LEVELS, scale_ratio
 from .place import KEY, Place, finite
-from .rows import level_of
+from .rows import coarse_levels
 
 EXPONENT_MAX = 600
 FINER_SINKS = 14
@@ -48,7 +48,8 @@ def code(coder, x: Tensor | None, place: Place) -> Tensor:
     t = channel_rows(x, place) if x is not None else None
     exponent = step_exponent(t, place) if t is not None else 0
     offsets = channel_offsets(place) if t is not None else None
-    return from_channel_rows(code_rows(coder, t, place, exponent, offsets), place)
+    known = code_rows(coder, t, place, exponent, offsets)
+    return from_channel_rows(known, place) if place.wanted else known
 
 
 def code_inputs(coder, x: Tensor | None, place: Place) -> Tensor:
@@ -89,7 +90,10 @@ def step_exponent(t: Tensor, place: Place) -> int:
 
 def relative_exponent(t: Tensor, place: Place) -> int:
     """Exponent of a step that is a fixed part of the tensor's root mean square."""
-    rms = float(torch.linalg.vector_norm(t, dtype=torch.float64)) / math.sqrt(t.numel())  # squares leave float32
+    energy = float(torch.dot(t.view(-1), t.view(-1)))
+    if not 1e-30 < energy < math.inf:  # squares left float32
+        energy = float(t.double().square().sum())
+    rms = math.sqrt(energy / t.numel())
     exponent = round(math.log(max(rms, 1e-20) * RELATIVE_STEP) / scale_ratio()) + quality_exponents(place)
     edge = place.choices.edge
     if place.layer < edge or place.layer >= place.layers - edge:
@@ -107,11 +111,6 @@ def channel_offsets(place: Place) -> np.ndarray | None:
     return place.profile.offsets[place.layer][place.kind] if place.profile else None
 
 
-def steps(exponents: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-    """RATIO^exponents, float32."""
-    return torch.from_numpy(np.exp(exponents * scale_ratio()).astype(np.float32)).to(device)
-
-
 def code_rows(
     coder, t: Tensor | None, place: Place, exponent: int, offsets: np.ndarray | None, channels_only: bool = False
 ) -> Tensor:
@@ -127,12 +126,10 @@ def code_rows(
     Returns:
         float32, the shape of t.
     """
-    exponent = int(coder.raw(np.array([exponent]), (1,), "<i2")[0])
-    head = None
-    if t is not None:
-        by_token = not channels_only and offsets is None and place.kind != KEY and _tokens_are_cheaper(t, place)
-        head = np.array([TOKENS if by_token else CHANNELS, offsets is not None])
-    axis, has_offsets = (int(v) for v in coder.raw(head, (2,), "u1"))
+    by_token = t is not None and not channels_only and offsets is None and place.kind != KEY
+    exponent = coder.number(exponent, "h")
+    axis = coder.number(TOKENS if by_token and _tokens_are_cheaper(t, place) else CHANNELS, "B")
+    has_offsets = coder.number(int(offsets is not None), "B")
     if abs(exponent) > EXPONENT_MAX or axis > TOKENS or has_offsets > 1:
         raise Corrupt(f"step exponent {exponent}, axis {axis}, offsets {has_offsets}: out of range")
     if axis == TOKENS:
@@ -145,39 +142,51 @@ def code_rows(
 
 def _tokens_are_cheaper(t: Tensor, place: Place) -> bool:
     """Whether one table per head and token codes the tensor in fewer bits than one per channel."""
-    tiny = 1e-20
-    centred = t - t.mean(1, keepdim=True)
-    by_channel = torch.linalg.vector_norm(centred, dim=1).div_(math.sqrt(place.tokens)).clamp_min_(tiny)
-    per_head = t.view(place.heads, place.dim, place.tokens)
-    by_token = torch.linalg.vector_norm(per_head, dim=1).div_(math.sqrt(place.dim)).clamp_min_(tiny)
-    channel_bits = float(by_channel.log2_().mean()) + _CHANNEL_SIDE_BITS / place.tokens
-    return float(by_token.log2_().mean()) + _TOKEN_SIDE_BITS / place.dim < channel_bits
+    power = t.square()
+    by_token = power.view(place.heads, place.dim, place.tokens).mean(1).cpu().numpy()
+    by_channel = (power.mean(1) - t.mean(1).square_()).cpu().numpy()
+    channel_bits = _mean_log2(by_channel) / 2 + _CHANNEL_SIDE_BITS / place.tokens
+    return _mean_log2(by_token) / 2 + _TOKEN_SIDE_BITS / place.dim < channel_bits
+
+
+def _mean_log2(power: np.ndarray) -> float:
+    return float(np.log2(np.maximum(power, 1e-20)).mean())
 
 
 def _by_channel(coder, t: Tensor | None, place: Place, exponents: np.ndarray) -> Tensor:
     """Channels as rows: first tokens, middle and last tokens have steps of their own."""
     channels, sinks, recent = place.heads * place.dim, place.sinks, place.recent
-    device = t.device if t is not None else "cpu"
-    step = steps(exponents, device)[:, None]
-    out = torch.empty(channels, place.tokens, device=device)
-    middle, last = slice(sinks, place.tokens - recent), slice(place.tokens - recent, place.tokens)
-    mean, scaled = torch.zeros_like(step), None
+    step = np.exp(exponents * scale_ratio()).astype(np.float32)  # one, or one per channel
+    mean, level, scaled = np.zeros(channels, np.float32), np.zeros(channels, np.uint8), None
     if sinks < place.tokens:
-        mean = _code_means(coder, t[:, sinks:] if t is not None else None, step, channels)
-        scaled = (t[:, sinks:] - mean).mul_(1 / step) if t is not None else None
+        rest = t[:, sinks:] if t is not None else None
+        mean = _code_means(coder, rest, step, channels)
+        scaled = (rest - _column(mean, rest)).mul_(_column(1 / step, rest)) if rest is not None else None
         level = _code_levels(coder, scaled, channels)
+    middle, last = slice(sinks, place.tokens - recent), slice(place.tokens - recent, place.tokens)
+    coded: list[tuple[slice, Tensor, float]] = []  # part, integers, factor of the step
     if middle.stop > middle.start:
         q = scaled[:, : middle.stop - sinks] if scaled is not None else None
-        torch.mul(_known_rows(coder, q, level, middle), step, out=out[:, middle]).add_(mean)
+        coded.append((middle, _known_rows(coder, q, level, middle), 1.0))
     if recent:
         q = scaled[:, middle.stop - sinks :] * _factor(-FINER_RECENT) if scaled is not None else None
         finer = np.minimum(np.maximum(level, 1) + np.uint8(FINER_RECENT), np.uint8(LEVELS - 1))
-        torch.mul(_known_rows(coder, q, finer, last), step * _factor(FINER_RECENT), out=out[:, last]).add_(mean)
+        coded.append((last, _known_rows(coder, q, finer, last), _factor(FINER_RECENT)))
     if sinks:
-        step = step * _factor(FINER_SINKS)
-        q = (t[:, :sinks] - mean) / step if t is not None else None
-        out[:, :sinks] = _code_sinks(coder, q, place, device) * step + mean
+        factor = _factor(FINER_SINKS)
+        q = (t[:, :sinks] - _column(mean, t)) / _column(step * factor, t) if t is not None else None
+        coded.append((slice(0, sinks), _code_sinks(coder, q, place), factor))
+    if not place.wanted:
+        return torch.empty(0)
+    out = torch.empty(channels, place.tokens, device=t.device if t is not None else "cpu")
+    for part, known, factor in coded:
+        torch.mul(known.to(out.device), _column(step * np.float32(factor), out), out=out[:, part]).add_(_column(mean, out))
     return out
+
+
+def _column(values: np.ndarray, like: Tensor) -> Tensor:
+    """float32 per channel, or one for all, on the device of ``like``."""
+    return torch.from_numpy(values.astype(np.float32, copy=False))[:, None].to(like.device)
 
 
 def _factor(finer: int) -> float:
@@ -185,30 +194,21 @@ def _factor(finer: int) -> float:
     return math.exp(-finer * scale_ratio())
 
 
-def _code_means(coder, t: Tensor | None, step: Tensor, channels: int) -> Tensor:
-    """Means of the rows in quarter steps; float32, shape (channels, 1)."""
-    part = step / _MEAN_PARTS
-    wanted = (t.mean(1, keepdim=True) / part).round_().cpu().numpy().astype(np.int32)[:, 0] if t is not None else None
-    known = coder.vector(wanted, channels).astype(np.float32)
-    return torch.from_numpy(known).to(step.device)[:, None] * part
+def _code_means(coder, t: Tensor | None, step: np.ndarray, channels: int) -> np.ndarray:
+    """Means of the rows in quarter steps; float32, shape (channels,)."""
+    part = step / np.float32(_MEAN_PARTS)
+    wanted = np.rint(t.mean(1).cpu().numpy() / part).astype(np.int32) if t is not None else None
+    return coder.vector(wanted, channels).astype(np.float32) * part
 
 
 def _code_levels(coder, scaled: Tensor | None, channels: int) -> np.ndarray:
     """Level of each row, uint8; ``scaled`` is in steps and has no mean."""
-    wanted = None
-    if scaled is not None:
-        deviation = torch.linalg.vector_norm(scaled, dim=1).cpu().numpy() / math.sqrt(scaled.shape[1])
-        wanted = level_of(deviation).astype(np.int32)
-    return checked_levels(coder.vector(_coarse(wanted), channels))
-
-
-def _coarse(level: np.ndarray | None) -> np.ndarray | None:
-    """Levels are 0 or odd; in the stream 0, 1, 2 ... stand for them."""
-    return None if level is None else (level + 1) // 2
+    coarse = coarse_levels(scaled.square().mean(1).cpu().numpy()) if scaled is not None else None
+    return checked_levels(coder.vector(coarse, channels))
 
 
 def checked_levels(coarse: np.ndarray) -> np.ndarray:
-    """Levels of a vector read from a chunk, uint8."""
+    """Levels of a vector read from a chunk, uint8: 0, 1, 2, 3 ... stand for 0, 1, 3, 5 ..."""
     if coarse.min() < 0 or coarse.max() > LEVELS // 2:
         raise Corrupt(f"row levels {coarse.min()}..{coarse.max()}; need 0..{LEVELS // 2}")
     return np.maximum(2 * coarse - 1, 0).astype(np.uint8)
@@ -216,32 +216,34 @@ def checked_levels(coarse: np.ndarray) -> np.ndarray:
 
 def _known_rows(coder, q: Tensor | None, level: np.ndarray, part: slice) -> Tensor:
     """Round rows in steps to integers and code them; what the decoder knows."""
-    if q is None:
-        return torch.from_numpy(coder.rows(np.empty((len(level), part.stop - part.start), np.int32), level))
-    return torch.from_numpy(coder.rows(q.round().to(torch.int32).cpu().numpy(), level)).to(q.device)
+    wanted = np.empty((len(level), part.stop - part.start), np.int32) if q is None else integers(q)
+    return torch.from_numpy(coder.rows(wanted, level))
 
 
-def _code_sinks(coder, q: Tensor | None, place: Place, device) -> Tensor:
+def integers(q: Tensor) -> np.ndarray:
+    """Nearest integers, int32."""
+    return q.round().to(torch.int32).cpu().numpy()
+
+
+def _code_sinks(coder, q: Tensor | None, place: Place) -> Tensor:
     """The first tokens, one row per token and head: too few for a table per channel, and often outliers.
 
     ``q`` and the result are in steps, shape (heads * dim, sinks).
     """
-    shape = (place.heads * place.sinks, place.dim)
-    wanted = levels = None
+    per_head = None if q is None else q.view(place.heads, place.dim, place.sinks).transpose(1, 2)
+    rows = _code_centred(coder, per_head, place.heads * place.sinks, place.dim)
+    return rows.view(place.heads, place.sinks, place.dim).transpose(1, 2).reshape(-1, place.sinks)
+
+
+def _code_centred(coder, q: Tensor | None, count: int, columns: int) -> Tensor:
+    """Levels and rows of numbers in steps about zero; what the decoder knows, shape (count, columns)."""
+    wanted = np.empty((count, columns), np.int32)
+    coarse = None
     if q is not None:
-        per_head = q.round().view(place.heads, place.dim, place.sinks).transpose(1, 2)
-        wanted = per_head.reshape(shape).to(torch.int32).cpu().numpy()
-        levels = row_levels(wanted)
-    level = checked_levels(coder.vector(_coarse(levels), shape[0]))
-    known = coder.rows(wanted if wanted is not None else np.empty(shape, np.int32), level)
-    rows = torch.from_numpy(known.astype(np.float32)).view(place.heads, place.sinks, place.dim)
-    return rows.transpose(1, 2).reshape(-1, place.sinks).to(device)
-
-
-def row_levels(q: np.ndarray) -> np.ndarray:
-    """Level of each row of integers about zero, int32; 0 where all are zero."""
-    level = level_of(np.sqrt(np.mean(q.astype(np.float64) ** 2, axis=1))).astype(np.int32)
-    return np.where(q.any(axis=1), level, 0)
+        wanted = integers(q.reshape(count, columns))
+        energy = np.einsum("ij,ij->i", wanted, wanted, dtype=np.float64)
+        coarse = np.where(energy > 0, coarse_levels(energy / columns), 0)
+    return torch.from_numpy(coder.rows(wanted, checked_levels(coder.vector(coarse, count))))
 
 
 def _by_token(coder, t: Tensor | None, place: Place, exponent: int) -> Tensor:
@@ -249,14 +251,13 @@ def _by_token(coder, t: Tensor | None, place: Place, exponent: int) -> Tensor:
     exponents = np.full((place.heads, place.tokens), exponent)
     exponents[:, place.tokens - place.recent :] -= FINER_RECENT
     exponents[:, : place.sinks] -= FINER_SINKS
-    step = steps(exponents.reshape(-1, 1), t.device if t is not None else "cpu")
-    shape = (place.heads * place.tokens, place.dim)
-    wanted = levels = None
+    step = torch.from_numpy(np.exp(exponents.reshape(-1, 1) * scale_ratio()).astype(np.float32))
+    step = step.to(t.device if t is not None else "cpu")
+    q = None
     if t is not None:
-        per_token = t.view(place.heads, place.dim, place.tokens).transpose(1, 2).reshape(shape)
-        wanted = (per_token / step).round_().to(torch.int32).cpu().numpy()
-        levels = row_levels(wanted)
-    level = checked_levels(coder.vector(_coarse(levels), shape[0]))
-    known = coder.rows(wanted if wanted is not None else np.empty(shape, np.int32), level)
-    rows = (torch.from_numpy(known).to(step.device) * step).view(place.shape)
-    return rows.transpose(1, 2).reshape(-1, place.tokens)
+        per_token = t.view(place.heads, place.dim, place.tokens).transpose(1, 2)
+        q = per_token.reshape(-1, place.dim) / step
+    known = _code_centred(coder, q, place.heads * place.tokens, place.dim).to(step.device)
+    if not place.wanted:
+        return torch.empty(0)
+    return (known * step).view(place.shape).transpose(1, 2).reshape(-1, place.tokens)

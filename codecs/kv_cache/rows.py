@@ -2,22 +2,31 @@
 
 A chunk holds an entropy-coded part and a raw part, and a mode's coding pass is written once for all three coders:
 
-- ``raw(values, shape, dtype)``: little-endian numbers, as they are;
+- ``number(value, kind)``: one integer, as `struct` packs it; ``raw(values, shape, dtype)``: little-endian numbers;
 - ``symbols(values, shape)``: bytes under an order-0 table that is itself in the raw part;
 - ``rows(values, level)``: integers of shape (rows, columns), every row under the Gaussian table of its level;
 - ``vector(values, count)``: a few integers (side information): an offset, a level, then one row.
 
-Each returns what the decoder knows; ``values`` is ignored by `Read`. A row costs one gather instead of a sort of
-its symbols, which is what lets a cache be coded at 100 MB/s and more on one core.
+Each returns what the decoder knows; ``values`` is ignored by `Read`. ``finish`` ends the chunk. A row costs one gather
+instead of a sort of its symbols, which is what lets a cache be coded at 100 MB/s and more on one core.
+
+The entropy coder is constriction's ANS: its decoder takes four fifths of the range decoder's time at the same length.
+It is a stack, so the writer notes its calls down and makes them backwards at the end.
+
+Order of ``rows``: sorted by level (stable; rows of level 0 are zero and not coded). Levels with a pair table come first:
+in each row, column j of the first half and column j of the second half make one entry. Then, by level: the last columns of
+rows of odd length, the symbols of pairs that reach beyond their table, and the rows of levels without a pair table.
 
 Layout of a chunk, little-endian: number of 32-bit words of the entropy-coded part (4 bytes), those words, raw part.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import constriction
 import numpy as np
@@ -34,7 +43,7 @@ from ...entropy_models.tables import (
     escape_counts,
     scale_ratio,
 )
-from .pairs import pairs_of
+from .pairs import Order, pairs_of
 
 TABLES_FILE = Path(__file__).with_name("gaussian.safetensors")
 SYMBOL_TOTAL = 1 << 16
@@ -43,6 +52,7 @@ _WORDS = struct.Struct("<I")
 _EXPONENT = categorical(escape_counts())
 _EXPONENT_BITS = np.append(np.arange(1, ESCAPE_EXPONENTS), ESCAPE_EXPONENTS - 1)
 _SIGN = constriction.stream.model.Uniform(2)
+WORD_BYTES = 4
 
 
 @cache
@@ -53,19 +63,13 @@ def tables() -> Tables:
     return Tables(np.split(stored["counts"].astype(np.int64), ends[:-1]), int(stored["skip_level"][0]))
 
 
-def level_of(deviation: np.ndarray) -> np.ndarray:
-    """Nearest odd level of a standard deviation in steps, uint8, 1..63: half the calls, for 0.003 bits a symbol."""
-    position = np.log(np.maximum(deviation, 1e-9) / SCALE_MIN) / scale_ratio()
-    return np.clip(2 * np.rint((position - 1) / 2) + 1, 1, LEVELS - 1).astype(np.uint8)
+def coarse_levels(variance: np.ndarray) -> np.ndarray:
+    """1..32 for variances in squared steps: the nearest odd level, 2 c - 1. Half the calls, for 0.003 bits a symbol."""
+    position = np.log(np.maximum(variance, 1e-18)) * (0.25 / scale_ratio()) + _COARSE_OFFSET
+    return np.minimum(np.maximum(np.rint(position), 1), LEVELS // 2).astype(np.int32)
 
 
-def _runs(level: np.ndarray) -> tuple[np.ndarray, list[tuple[int, slice]]]:
-    """Rows sorted by level, and the slice of each coded level among them."""
-    counts = np.bincount(level, minlength=LEVELS)
-    ends = np.cumsum(counts)
-    return np.argsort(level, kind="stable"), [
-        (int(i), slice(int(ends[i] - counts[i]), int(ends[i]))) for i in np.flatnonzero(counts) if i
-    ]
+_COARSE_OFFSET = 0.5 - math.log(SCALE_MIN) / (2 * scale_ratio())
 
 
 def symbol_counts(values: np.ndarray) -> tuple[int, np.ndarray]:
@@ -81,12 +85,16 @@ def symbol_counts(values: np.ndarray) -> tuple[int, np.ndarray]:
 class WriteRows:
     """Builds one chunk."""
 
-    writing = True
-
     def __init__(self) -> None:
         self.tables = tables()
-        self._encoder = constriction.stream.queue.RangeEncoder()
+        self._calls: list[tuple[np.ndarray, Any]] = []
         self._raw: list[bytes] = []
+        self._words = b""
+
+    def number(self, value: int, kind: str) -> int:
+        """One integer as `struct` packs it, little-endian."""
+        self._raw.append(struct.pack("<" + kind, value))
+        return value
 
     def raw(self, values: np.ndarray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """Numbers of a little-endian numpy ``dtype``; returned as they will be read."""
@@ -97,89 +105,121 @@ class WriteRows:
     def symbols(self, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Bytes (uint8) under their own order-0 table."""
         low, counts = symbol_counts(values)
-        self.raw(np.array([low, low + len(counts) - 1]), (2,), "u1")
+        self.number(low, "B")
+        self.number(low + len(counts) - 1, "B")
         if len(counts) > 1:
             self.raw(counts, (len(counts),), "<u2")
             entries = values.ravel().astype(np.int32) - np.int32(low)
-            self._encoder.encode(entries, categorical(counts * (TOTAL // SYMBOL_TOTAL)))
+            bits = -np.log2(counts / SYMBOL_TOTAL)
+            self._encode(entries, categorical(counts * (TOTAL // SYMBOL_TOTAL)), bits)
         return values.reshape(shape)
 
     def rows(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
         """int32 of shape (rows, columns); rows of level 0 must be zero."""
-        order, runs = _runs(level)
-        for index, run in runs:
-            part = values[order[run]].reshape(-1)
+        order = Order(level, self.tables)
+        entries, singles = order.split(values[order.rows])
+        for index, run in order.pairs:
             pairs = pairs_of(self.tables, index)
-            if pairs is not None:
-                entries, part = pairs.split(part)
-                self._encoder.encode(entries, pairs.model)
-            if len(part):
-                self._singly(part, index)
+            self._encode(entries[run].reshape(-1), pairs.model, pairs.bits)
+        for index, part in singles:
+            self._singly(part, index)
         return values
 
     def _singly(self, part: np.ndarray, index: int) -> None:
-        reach = int(self.tables.reach[index])
-        beyond = part[np.abs(part) > reach] if part.min() < -reach or part.max() > reach else part[:0]
-        if len(beyond):
-            part = np.where(np.abs(part) > reach, np.int32(reach + 1), part)
-        self._encoder.encode(part + np.int32(reach), self.tables.models[index])
-        if len(beyond):
-            self._escapes(np.abs(beyond) - np.int32(reach), (beyond < 0).astype(np.int32))
+        """Symbols of one level, int32, one by one."""
+        entries, excess, sign = self._escaped(part, index)
+        self._encode(entries, self.tables.models[index], self.tables.bits[index])
+        if len(excess):
+            self._escapes(excess, sign)
+
+    def _escaped(self, part: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Table entries; excess over the table's reach and sign of the symbols beyond it. All int32."""
+        reach = np.int32(self.tables.reach[index])
+        entries = part + reach
+        if entries.view(np.uint32).max() <= 2 * reach:  # as unsigned, what lies below zero lies far above
+            return entries, part[:0], part[:0]
+        at = entries.view(np.uint32) > 2 * reach
+        entries[at] = 2 * reach + 1
+        beyond = part[at]
+        excess = np.abs(beyond) - reach
+        if excess.max() >= 1 << ESCAPE_EXPONENTS:
+            raise ValueError(f"a number of {excess.max()} steps beyond its table; at most {2**ESCAPE_EXPONENTS - 1}")
+        return entries, excess, (beyond < 0).astype(np.int32)
 
     def _escapes(self, excess: np.ndarray, sign: np.ndarray) -> None:
         """Elias' gamma code of the excess over reach: exponents, then signs, then mantissas by exponent."""
         exponent = _exponent(excess)
-        if exponent.max() >= ESCAPE_EXPONENTS:
-            raise ValueError(f"a number of {excess.max()} steps beyond its table; at most {2**ESCAPE_EXPONENTS - 1}")
-        self._encoder.encode(exponent, _EXPONENT)
-        self._encoder.encode(sign, _SIGN)
+        self._encode(exponent, _EXPONENT, _EXPONENT_BITS)
+        self._encode(sign, _SIGN, 1)
         for e in np.unique(exponent[exponent > 0]):
             mantissa = excess[exponent == e] - np.int32(1 << int(e))
-            self._encoder.encode(mantissa, constriction.stream.model.Uniform(1 << int(e)))
+            self._encode(mantissa, constriction.stream.model.Uniform(1 << int(e)), int(e))
 
     def vector(self, values: np.ndarray, count: int) -> np.ndarray:
         """A few integers, int32, as offset + row."""
-        offset, level = _vector_head(values)
-        self.raw(np.array([offset]), (1,), "<i4")
-        self.raw(np.array([level]), (1,), "u1")
-        self.rows((values - offset).astype(np.int32)[None], np.array([level], np.uint8))
+        centred, offset, level = _vector_head(values)
+        self.number(offset, "i")
+        self.number(level, "B")
+        if level:
+            self._singly(centred, level)
         return values
+
+    def _encode(self, entries: np.ndarray, model: Any, bits: np.ndarray | int) -> None:
+        """``bits``: ideal length of each entry of the model, or of all alike; what `MeasureRows` wants."""
+        self._calls.append((entries, model))
+
+    def finish(self) -> None:
+        """Run the entropy coder over all that was noted down, which frees it."""
+        coder = constriction.stream.stack.AnsCoder()
+        for entries, model in reversed(self._calls):
+            coder.encode_reverse(entries, model)
+        self._calls.clear()
+        self._words = coder.get_compressed().astype("<u4").tobytes()
 
     def chunk(self) -> bytes:
         """The finished bytes."""
-        words = self._encoder.get_compressed().astype("<u4").tobytes()
-        return b"".join([_WORDS.pack(len(words) // 4), words, *self._raw])
+        if self._calls:
+            self.finish()
+        return b"".join([_WORDS.pack(len(self._words) // WORD_BYTES), self._words, *self._raw])
 
 
 class ReadRows:
     """Reads one chunk; raises BitstreamError for bytes that are not one."""
 
-    writing = False
-
     def __init__(self, data: bytes) -> None:
         if len(data) < _WORDS.size:
             raise Truncated(f"a chunk of {len(data)} bytes; at least {_WORDS.size}")
-        end = _WORDS.size + 4 * _WORDS.unpack_from(data)[0]
+        end = _WORDS.size + WORD_BYTES * _WORDS.unpack_from(data)[0]
         if end > len(data):
             raise Truncated(f"a chunk of {len(data)} bytes whose entropy-coded part ends at {end}")
         self.tables = tables()
         words = np.frombuffer(data[_WORDS.size : end], "<u4").astype(np.uint32)
-        self._decoder = constriction.stream.queue.RangeDecoder(words)
+        try:
+            self._decoder = constriction.stream.stack.AnsCoder(words)
+        except ValueError as error:  # constriction: the last word of a stack is never zero
+            raise Corrupt(f"entropy decoder: {error}") from None
         self._data, self._at = data, end
+
+    def number(self, value: int | None, kind: str) -> int:
+        """Next number of the raw part."""
+        return struct.unpack_from("<" + kind, self._data, self._take(struct.calcsize("<" + kind)))[0]
 
     def raw(self, values: np.ndarray | None, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """Next numbers of the raw part."""
-        count, kind = int(np.prod(shape, dtype=np.int64)), np.dtype(dtype)
-        end = self._at + count * kind.itemsize
+        count, kind = math.prod(shape), np.dtype(dtype)
+        return np.frombuffer(self._data, kind, count, self._take(count * kind.itemsize)).reshape(shape)
+
+    def _take(self, size: int) -> int:
+        """Where the next ``size`` bytes of the raw part begin."""
+        start, end = self._at, self._at + size
         if end > len(self._data):
             raise Truncated(f"a chunk of {len(self._data)} bytes; its raw part needs {end}")
-        found = np.frombuffer(self._data, kind, count, self._at).reshape(shape)
         self._at = end
-        return found
+        return start
 
     def symbols(self, values: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
         """Inverse of `WriteRows.symbols`."""
-        low, high = (int(x) for x in self.raw(None, (2,), "u1"))
+        low, high = self.number(None, "B"), self.number(None, "B")
         if low > high:
             raise Corrupt(f"symbol range {low}..{high}")
         if low == high:
@@ -187,26 +227,23 @@ class ReadRows:
         counts = self.raw(None, (high - low + 1,), "<u2").astype(np.int64)
         if counts.min() < 1 or counts.sum() != SYMBOL_TOTAL:
             raise Corrupt(f"order-0 table from {counts.min()}, sum {counts.sum()}; need 1 and {SYMBOL_TOTAL}")
-        entries = self._decode(categorical(counts * (TOTAL // SYMBOL_TOTAL)), int(np.prod(shape)))
+        entries = self._decode(categorical(counts * (TOTAL // SYMBOL_TOTAL)), math.prod(shape))
         return (entries + low).astype(np.uint8).reshape(shape)
 
     def rows(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
-        """Inverse of `WriteRows.rows`; only the shape of ``values`` counts."""
+        """Inverse of `WriteRows.rows`, float32; only the shape of ``values`` counts."""
         if level.size and int(level.max()) >= LEVELS:
             raise Corrupt(f"level {level.max()}; at most {LEVELS - 1}")
-        order, runs = _runs(level)
-        columns = values.shape[1]
-        out = np.zeros(values.shape, np.int32)
-        for index, run in runs:
-            count = (run.stop - run.start) * columns
-            pairs = pairs_of(self.tables, index)
-            if pairs is None:
-                part = self._singly(count, index)
-            else:
-                entries = self._decode(pairs.model, count // 2)
-                single = pairs.single_count(entries, count)
-                part = pairs.join(entries, self._singly(single, index) if single else entries[:0], count)
-            out[order[run]] = part.reshape(-1, columns)
+        order, columns = Order(level, self.tables), values.shape[1]
+        entries = np.empty((order.paired, columns // 2), np.int32)
+        for index, run in order.pairs:
+            part = entries[run]
+            part[...] = self._decode(pairs_of(self.tables, index).model, part.size).reshape(part.shape)
+        ordered = np.empty((len(order.rows), columns), np.float32)
+        for index, where in order.join(entries, ordered):
+            ordered[where] = self._singly(ordered[where].size, index).reshape(ordered[where].shape)
+        out = np.zeros(values.shape, np.float32)
+        out[order.rows] = ordered
         return out
 
     def _singly(self, count: int, index: int) -> np.ndarray:
@@ -229,13 +266,14 @@ class ReadRows:
 
     def vector(self, values: np.ndarray | None, count: int) -> np.ndarray:
         """Inverse of `WriteRows.vector`."""
-        offset = int(self.raw(None, (1,), "<i4")[0])
-        level = self.raw(None, (1,), "u1")
-        return self.rows(np.empty((1, count), np.int32), level)[0] + np.int32(offset)
+        offset, level = np.int32(self.number(None, "i")), self.number(None, "B")
+        if level >= LEVELS:
+            raise Corrupt(f"level {level}; at most {LEVELS - 1}")
+        return self._singly(count, level) + offset if level else np.full(count, offset, np.int32)
 
     def finish(self) -> None:
         """Raise Corrupt if anything is left over."""
-        if not self._decoder.maybe_exhausted():
+        if not self._decoder.is_empty():
             raise Corrupt("words are left over after a chunk's last symbol")
         if self._at != len(self._data):
             raise Corrupt(f"{len(self._data) - self._at} bytes are left over after a chunk's raw part")
@@ -247,58 +285,29 @@ class ReadRows:
             raise Corrupt(f"entropy decoder: {error}") from None
 
 
-class MeasureRows:
-    """Counts the ideal bits of one chunk in ``bits[0]``."""
-
-    writing = True
+class MeasureRows(WriteRows):
+    """Counts the ideal bits of one chunk in ``bits[0]``: `WriteRows` whose calls are added up instead of coded."""
 
     def __init__(self) -> None:
-        self.tables = tables()
+        super().__init__()
         self.bits = np.zeros(1)
 
-    def raw(self, values: np.ndarray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        """As `WriteRows.raw`."""
-        stored = np.ascontiguousarray(values, dtype).reshape(shape)
-        self.bits[0] += 8 * stored.nbytes
-        return stored
+    def _encode(self, entries: np.ndarray, model: Any, bits: np.ndarray | int) -> None:
+        self.bits[0] += bits[entries].sum() if isinstance(bits, np.ndarray) else bits * len(entries)
 
-    def symbols(self, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """As `WriteRows.symbols`."""
-        low, counts = symbol_counts(values)
-        self.bits[0] += 16 + 16 * len(counts) * (len(counts) > 1)
-        histogram = np.bincount(values.ravel(), minlength=low + len(counts))[low:]
-        self.bits[0] -= (histogram * np.log2(counts / SYMBOL_TOTAL)).sum()
-        return values.reshape(shape)
-
-    def rows(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
-        """As `WriteRows.rows`."""
-        order, runs = _runs(level)
-        for index, run in runs:
-            part = values[order[run]].reshape(-1)
-            pairs = pairs_of(self.tables, index)
-            if pairs is not None:
-                entries, part = pairs.split(part)
-                self.bits[0] += pairs.bits[entries].sum()
-            magnitude, reach = np.abs(part.astype(np.int64)), int(self.tables.reach[index])
-            entries = np.where(magnitude > reach, 2 * reach + 1, part + reach)
-            self.bits[0] += self.tables.bits[index][entries].sum()
-            exponent = _exponent(magnitude[magnitude > reach] - reach)
-            self.bits[0] += (_EXPONENT_BITS[exponent] + 1 + exponent).sum()
-        return values
-
-    def vector(self, values: np.ndarray, count: int) -> np.ndarray:
-        """As `WriteRows.vector`."""
-        offset, level = _vector_head(values)
-        self.bits[0] += 40
-        self.rows((values - offset).astype(np.int32)[None], np.array([level], np.uint8))
-        return values
+    def finish(self) -> None:
+        """Add the raw part up."""
+        self.bits[0] += 8 * sum(map(len, self._raw))
+        self._raw.clear()
 
 
-def _vector_head(values: np.ndarray) -> tuple[int, int]:
-    """Offset and level of a short vector; level 0 only for a constant one."""
-    offset = int(np.median(values))
-    spread = values.astype(np.float64) - offset
-    return offset, int(level_of(np.sqrt(np.mean(spread**2)))) if spread.any() else 0
+def _vector_head(values: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Centred vector (int32), offset and level of a short vector; level 0 only for a constant one."""
+    offset = round(int(values.sum(dtype=np.int64)) / len(values))
+    centred = values.astype(np.int64) - offset
+    energy = int(centred @ centred)
+    level = 2 * int(coarse_levels(np.float64(energy / len(values)))) - 1 if energy else 0
+    return centred.astype(np.int32), offset, level
 
 
 def _exponent(excess: np.ndarray) -> np.ndarray:

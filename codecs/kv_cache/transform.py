@@ -21,7 +21,8 @@ def code(coder, x: Tensor | None, place: Place) -> Tensor:
     """The coding pass of one tensor, shape (heads, tokens, dim)."""
     basis = place.calibration.basis(place.layer, place.kind)
     y = forward(channel_rows(x, place), basis) if x is not None else None
-    return from_channel_rows(inverse(code_coefficients(coder, y, place), basis), place)
+    known = code_coefficients(coder, y, place)
+    return from_channel_rows(inverse(known, basis), place) if place.wanted else known
 
 
 def code_coefficients(coder, y: Tensor | None, place: Place) -> Tensor:
