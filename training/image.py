@@ -37,6 +37,8 @@ class ImageTraining(L.LightningModule):
         weight_decay: decoupled.
         newton_schulz_steps: Muon's iterations; three cost two thirds of five.
         level_branch: ``integer`` is what can be exported; ``float`` is the ablation.
+        side_warmup_steps: the hyper-latent's bits count in full only after so many steps, linearly from nothing. While the
+            networks around it know nothing yet, bits that tell them nothing are not worth paying, and it dies for good.
         dct_start: begin as a block DCT (`initialise`) instead of with random transforms.
         init: weights to start from while the optimizer starts anew: a checkpoint, or an installed model's name.
     """
@@ -52,6 +54,7 @@ class ImageTraining(L.LightningModule):
         weight_decay: float = 1e-4,
         newton_schulz_steps: int = 3,
         level_branch: Literal["integer", "float"] = "integer",
+        side_warmup_steps: int = 0,
         dct_start: bool = True,
         init: str | None = None,
     ) -> None:
@@ -86,6 +89,8 @@ class ImageTraining(L.LightningModule):
         now = time.monotonic()
         self.elapsed_s += now - (self._tick or now)
         self._tick = now
+        if self.trainer.world_size > 1:  # all processes must agree on the learning rate and on the last step
+            self.elapsed_s = self.trainer.strategy.broadcast(self.elapsed_s)
         if self.progress() >= 1.0:
             self.trainer.should_stop = True
             return -1
@@ -123,7 +128,9 @@ class ImageTraining(L.LightningModule):
         mse = (decoded - image).square().mean((1, 2, 3)) * PEAK**2
         pixels = image.shape[1] * image.shape[2]
         side_bpp = coder.side_bits() / pixels
-        return coder.bits() / pixels + side_bpp, mse, side_bpp.detach()
+        warmup = self.hparams["side_warmup_steps"]
+        share = min(1.0, self.global_step / warmup) if warmup else 1.0
+        return coder.bits() / pixels + share * side_bpp, mse, side_bpp.detach()
 
     def on_validation_epoch_start(self) -> None:
         self._validation = Validation(self.network)

@@ -1,8 +1,12 @@
-"""Start the transforms as a 16x16 block DCT instead of noise.
+"""Start the transforms as a 16x16 block DCT, and the hyper-latent as the energy of its bands, instead of noise.
 
 With orthonormal DCT matrices in the linear layers and blocks that start as the identity, step 0 already gives
 photographs back at more than 40 dB before quantisation; training improves on that instead of first finding an invertible
 transform, which took thousands of steps.
+
+A hyper-latent that starts small rounds to zero, tells the decoder nothing, and so is never worth its bits: with random
+layers it stood at a deviation of 0.07 steps and died for good, at a fifth of the rate (weights image-1). So it starts
+as what a hyperprior is for: the local energy of bands of the spectrum, about one step apart.
 """
 
 from __future__ import annotations
@@ -16,6 +20,14 @@ from ..codecs.image.dcvc_rt import PATCH, ImageNetwork
 
 CHROMA_COST = 4.0
 """Chroma keeps the frequencies up to half of luma's."""
+SPECTRUM = 10.0
+"""Deviation of a coefficient of photographs times its cost; measured from 7 to 16 over all 384."""
+BAND_WIDTH = 8.0
+"""Coefficients, in order of cost, over which one energy is taken."""
+BAND_GAIN = 1.5
+"""Deviations of the band filters' outputs: large enough for SiLU to bend, so that its mean is an energy."""
+BAND_MEAN, BAND_DEVIATION = 0.35, 0.33
+"""Of the energies of photographs, measured."""
 
 
 def dct(size: int) -> Tensor:
@@ -38,15 +50,19 @@ def patch_matrix() -> Tensor:
     return torch.einsum("ui,vj,kc->uvkijc", d, d, opponent()).reshape(3 * PATCH**2, -1)
 
 
+def costs() -> Tensor:
+    """What the 16x16 spectrum's entries cost, flat; low ones are worth keeping first."""
+    u = torch.arange(1, 2 * PATCH + 1, dtype=torch.float64)
+    luma = (u[:, None] ** 2 + u**2)[..., None]
+    return (luma * torch.tensor([1.0, CHROMA_COST, CHROMA_COST], dtype=torch.float64)).reshape(-1)
+
+
 def merge_matrix(latent_channels: int) -> Tensor:
     """From 2x2 neighbouring 8x8 spectra to the ``latent_channels`` most useful entries of a 16x16 spectrum."""
     inverse = torch.block_diag(dct(PATCH).T, dct(PATCH).T)
     line = (dct(2 * PATCH) @ inverse).reshape(2 * PATCH, 2, PATCH)  # frequency, block, frequency in the block
     full = torch.einsum("Uau,Vbv,kc->UVkabuvc", line, line, torch.eye(3, dtype=torch.float64))
-    u = torch.arange(1, 2 * PATCH + 1, dtype=torch.float64)
-    cost = (u[:, None] ** 2 + u**2)[..., None] * torch.tensor([1.0, CHROMA_COST, CHROMA_COST], dtype=torch.float64)
-    chosen = cost.reshape(-1).argsort()[:latent_channels]
-    return full.reshape(3 * 4 * PATCH**2, -1)[chosen]
+    return full.reshape(3 * 4 * PATCH**2, -1)[costs().argsort()[:latent_channels]]
 
 
 @torch.no_grad()
@@ -69,3 +85,30 @@ def start_as_dct(network: ImageNetwork) -> None:
     for block in (*a.trunk, *a.latent, *s.latent, *s.trunk):
         block.project.weight.zero_()
         block.project.bias.zero_()
+    start_as_band_energies(network)
+
+
+@torch.no_grad()
+def start_as_band_energies(network: ImageNetwork) -> None:
+    """Overwrite the hyper analysis: filters over bands, SiLU, means over 4x4 positions, scaled to about one step."""
+    h = network.hyper_analysis
+    bands, channels = h.first.weight.shape
+    hyper = h.last.weight.shape[0]
+    spread = SPECTRUM / costs().sort().values[:channels]
+    filters = bumps(bands, channels, BAND_WIDTH) * torch.randn(bands, channels, dtype=torch.float64)
+    filters /= filters.norm(dim=1, keepdim=True)
+    h.first.weight.copy_(BAND_GAIN * filters / spread)
+    h.first.bias.zero_()
+    mean = torch.eye(bands).repeat(1, 4) / 4
+    for down in (h.down1, h.down2):
+        down.weight.copy_(mean + 0.005 * torch.randn_like(mean))
+        down.bias.zero_()
+    mix = bumps(hyper, bands, bands / hyper)
+    h.last.weight.copy_(mix / mix.sum(1, keepdim=True) / BAND_DEVIATION)
+    h.last.bias.fill_(-BAND_MEAN / BAND_DEVIATION)
+
+
+def bumps(rows: int, columns: int, width: float) -> Tensor:
+    """Gaussians along the columns, centred evenly from the first row to the last; float64."""
+    centre = (torch.arange(rows, dtype=torch.float64)[:, None] + 0.5) * columns / rows - 0.5
+    return torch.exp(-(((torch.arange(columns, dtype=torch.float64) - centre) / width) ** 2))
