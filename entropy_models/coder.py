@@ -40,62 +40,74 @@ class Plan:
 
     def __init__(self, level: np.ndarray, skip_level: int) -> None:
         """``level``: uint8, flat; inactive entries hold 0."""
-        self.coded = level >= skip_level
-        where = np.flatnonzero(self.coded)  # most of a latent is inactive or skipped: sort only the rest
-        levels = level[where]
-        order = np.argsort(levels, kind="stable")
-        self.order = where[order]
-        self.size = level.size
-        bounds = np.searchsorted(levels, np.arange(skip_level, LEVELS + 1), sorter=order).tolist()
-        self.runs = [(skip_level + i, slice(*ends)) for i, ends in enumerate(pairwise(bounds)) if ends[0] < ends[1]]
+        where = None
+        if level.min(initial=LEVELS) < skip_level:  # most of a latent is inactive or skipped: sort only the rest
+            where = np.flatnonzero(level >= skip_level)
+            level = level.take(where)
+        order = np.argsort(level, kind="stable")
+        bounds = np.searchsorted(level, np.arange(LEVELS + 1), sorter=order)
+        self.order = torch.from_numpy(order if where is None else where.take(order))
+        self.counts = np.diff(bounds)
+        self.runs = [(i, slice(*ends)) for i, ends in enumerate(pairwise(bounds.tolist())) if ends[0] < ends[1]]
+
+    def spread(self, of_level: np.ndarray) -> np.ndarray:
+        """A property of levels, as one of symbols in coding order."""
+        return np.repeat(of_level, self.counts)
 
 
 def _plans(level: Tensor, active: Tensor | None, skip_level: int) -> list[Plan]:
     """One plan per item of the batch."""
-    level = level.to(torch.uint8)
+    level = level.to(torch.int16).to(torch.uint8)  # straight from float to uint8 takes torch twice as long
     if active is not None:
         level = level * active
     flat = level.cpu().numpy().reshape(level.shape[0], -1)
     return [Plan(row, skip_level) for row in flat]
 
 
-def _quantised(residual: Tensor, level: Tensor, tables: Tables) -> np.ndarray:
-    """Nearest integers (ties to even) after the tables' dead zone, int32, shape (batch, symbols)."""
-    if tables.deadzone is not None:
-        pull = torch.from_numpy(tables.deadzone).to(residual.device)[level.to(torch.int32)]
-        residual = torch.copysign((residual.abs() - pull).clamp_min(0), residual)
-    symbols = residual.round().cpu()
-    if symbols.numel():
-        magnitude = max(abs(float(end)) for end in symbols.aminmax())
+def _rows(residual: Tensor) -> Tensor:
+    """The residual in shape (batch, symbols), on the CPU.
+
+    Raises:
+        ValueError: a value that cannot be coded.
+    """
+    if residual.numel():
+        magnitude = max(abs(float(end)) for end in residual.aminmax())
         if not math.isfinite(magnitude):
             raise ValueError("the latent holds a value that is not finite; is the input finite?")
-        if magnitude > SYMBOL_MAX:
+        if round(magnitude) > SYMBOL_MAX:
             raise ValueError(f"a symbol of magnitude {magnitude:.0f}; at most {SYMBOL_MAX} can be coded")
-    return symbols.to(torch.int32).numpy().reshape(residual.shape[0], -1)
+    return residual.cpu().reshape(residual.shape[0], -1)
 
 
-def _entries(ordered: np.ndarray, plan: Plan, tables: Tables) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Symbols in ``plan`` order to table entries, int32, one array per run; the last entry of a table is the escape.
+def _quantised(row: Tensor, plan: Plan, tables: Tables) -> np.ndarray:
+    """Nearest integers (ties to even) after the tables' dead zone, int32, in coding order."""
+    ordered = row.index_select(0, plan.order)
+    if tables.deadzone is not None:
+        pull = torch.from_numpy(plan.spread(tables.deadzone))
+        ordered = torch.copysign((ordered.abs() - pull).clamp_min(0), ordered)
+    return ordered.round_().to(torch.int32).numpy()
+
+
+def _entries(ordered: np.ndarray, plan: Plan, tables: Tables) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Symbols to table entries, int32; the last entry of a table is the escape.
 
     Also excess over the table's reach (positive) and sign (0 or 1) of the symbols that need an escape, int32.
+    All in coding order.
     """
-    entries, excess, sign = [], [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
-    for level, run in plan.runs:
-        reach, symbols = int(tables.reach[level]), ordered[run]
-        entry = symbols + reach
-        beyond = entry.view(np.uint32) > 2 * reach  # as unsigned, what lies below zero lies far above
-        if beyond.any():
-            entry[beyond] = 2 * reach + 1
-            escaped = symbols[beyond]
-            excess.append(np.abs(escaped) - reach)
-            sign.append((escaped < 0).astype(np.int32))
-        entries.append(entry)
-    return entries, np.concatenate(excess), np.concatenate(sign)
+    entries = plan.spread(tables.reach)
+    beyond = np.flatnonzero(np.abs(ordered) > entries)
+    escaped, reach = ordered[beyond], entries[beyond]
+    entries += ordered
+    entries[beyond] = 2 * reach + 1
+    return entries, np.abs(escaped) - reach, (escaped < 0).astype(np.int32)
 
 
-def _as_tensor(rows: np.ndarray, like: Tensor) -> Tensor:
-    """Integers as float32, whatever the pixel path's dtype: bfloat16 would round them."""
-    return torch.from_numpy(rows).to(torch.float32).to(like.device).reshape(like.shape)
+def _as_tensor(ordered: list[np.ndarray], plans: list[Plan], like: Tensor) -> Tensor:
+    """Symbols in the tensor's order, as float32, whatever the pixel path's dtype: bfloat16 would round them."""
+    rows = torch.zeros(like.shape, dtype=torch.int32)
+    for row, plan, symbols in zip(rows.view(len(plans), -1), plans, ordered, strict=True):
+        row.scatter_(0, plan.order, torch.from_numpy(symbols))
+    return rows.to(torch.float32).to(like.device)
 
 
 class Write:
@@ -108,18 +120,15 @@ class Write:
 
     def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None) -> Tensor:
         """Append a residual of shape (batch, ...); see the module's docstring."""
-        rounded = _quantised(residual, level, self.tables)
-        rows = np.empty_like(rounded)
         plans = _plans(level, active, self.tables.skip_level)
-        for i, (symbols, plan, encoder) in enumerate(zip(rounded, plans, self._encoders, strict=True)):
-            ordered = symbols[plan.order]
+        coded = [_quantised(row, plan, self.tables) for row, plan in zip(_rows(residual), plans, strict=True)]
+        for i, (ordered, plan, encoder) in enumerate(zip(coded, plans, self._encoders, strict=True)):
             self.checks[i] = _check(ordered, self.checks[i])
             entries, excess, sign = _entries(ordered, plan, self.tables)
-            for (index, _), entry in zip(plan.runs, entries, strict=True):
-                encoder.encode(entry, self.tables.models[index])
+            for index, run in plan.runs:
+                encoder.encode(entries[run], self.tables.models[index])
             self._escapes(encoder, excess, sign)
-            rows[i] = symbols * plan.coded
-        return _as_tensor(rows, residual)
+        return _as_tensor(coded, plans, residual)
 
     @staticmethod
     def _escapes(encoder: constriction.stream.queue.RangeEncoder, excess: np.ndarray, sign: np.ndarray) -> None:
@@ -156,37 +165,33 @@ class Read:
             Corrupt: the stream is impossible under these tables.
         """
         plans = _plans(level, active, self.tables.skip_level)
-        rows = np.zeros((len(plans), plans[0].size if plans else 0), np.int32)
+        coded = []
         for i, (plan, decoder) in enumerate(zip(plans, self._decoders, strict=True)):
-            ordered = np.empty(len(plan.order), np.int32)
-            escaped = []
+            ordered, reach = np.empty(len(plan.order), np.int32), plan.spread(self.tables.reach)
             try:
                 for index, run in plan.runs:
-                    reach = int(self.tables.reach[index])
-                    entries = decoder.decode(self.tables.models[index], run.stop - run.start)
-                    np.subtract(entries, reach, out=ordered[run])
-                    if entries.max() > 2 * reach:
-                        at = np.flatnonzero(entries > 2 * reach)
-                        escaped.append((run.start + at, np.full(len(at), reach, np.int32)))
-                self._escapes(decoder, ordered, escaped)
+                    ordered[run] = decoder.decode(self.tables.decoding_models[index], run.stop - run.start)
+                ordered -= reach
+                beyond = np.flatnonzero(ordered > reach)
+                ordered[beyond] = self._escapes(decoder, reach[beyond])
             except AssertionError as error:  # constriction: "tried to decode from invalid compressed data"
                 raise Corrupt(f"entropy decoder: {error}") from None
             self.checks[i] = _check(ordered, self.checks[i])
-            rows[i, plan.order] = ordered
-        return _as_tensor(rows, residual)
+            coded.append(ordered)
+        return _as_tensor(coded, plans, residual)
 
     @staticmethod
-    def _escapes(decoder, ordered: np.ndarray, escaped: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        if not escaped:
-            return
-        at, reach = (np.concatenate(parts) for parts in zip(*escaped, strict=True))
-        exponent = decoder.decode(_EXPONENT, len(at))
-        sign = decoder.decode(constriction.stream.model.Uniform(2), len(at))
+    def _escapes(decoder: constriction.stream.queue.RangeDecoder, reach: np.ndarray) -> np.ndarray:
+        """Symbols beyond the reach of their tables."""
+        if not len(reach):
+            return reach
+        exponent = decoder.decode(_EXPONENT, len(reach))
+        sign = decoder.decode(constriction.stream.model.Uniform(2), len(reach))
         excess = np.int32(1) << exponent
         for e in np.unique(exponent[exponent > 0]):
             where = exponent == e
             excess[where] += decoder.decode(constriction.stream.model.Uniform(1 << int(e)), int(where.sum()))
-        ordered[at] = (reach + excess) * (1 - 2 * sign)
+        return (reach + excess) * (1 - 2 * sign)
 
     def close(self) -> None:
         """Raise Corrupt if a stream holds more than was read: the sign of wrong weights or tables."""
@@ -204,18 +209,16 @@ class Measure:
 
     def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None) -> Tensor:
         """As `Write.code`, without a stream."""
-        rounded = _quantised(residual, level, self.tables)
-        rows = np.empty_like(rounded)
         plans = _plans(level, active, self.tables.skip_level)
-        for i, (symbols, plan) in enumerate(zip(rounded, plans, strict=True)):
-            entries, excess, _ = _entries(symbols[plan.order], plan, self.tables)
-            for (index, _), entry in zip(plan.runs, entries, strict=True):
-                self.bits[i] += self.tables.bits[index][entry].sum()
-                self.tally(index, entry)
+        coded = [_quantised(row, plan, self.tables) for row, plan in zip(_rows(residual), plans, strict=True)]
+        for i, (ordered, plan) in enumerate(zip(coded, plans, strict=True)):
+            entries, excess, _ = _entries(ordered, plan, self.tables)
+            for index, run in plan.runs:
+                self.bits[i] += self.tables.bits[index][entries[run]].sum()
+                self.tally(index, entries[run])
             exponent = _exponent(excess)
             self.bits[i] += (_EXPONENT_BITS[exponent] + 1 + exponent).sum()
-            rows[i] = symbols * plan.coded
-        return _as_tensor(rows, residual)
+        return _as_tensor(coded, plans, residual)
 
     def tally(self, level: int, entries: np.ndarray) -> None:
         """Called with the entries coded at a level; for those who look closer."""

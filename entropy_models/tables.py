@@ -21,6 +21,8 @@ SCALE_MAX = 64.0
 TOTAL = 1 << 24
 """Counts of a table add up to this: constriction's fixed-point precision."""
 REACH_MAX = 1 << 12
+SCAN_MAX = 10
+"""Tables of up to so many entries are decoded faster by a scan than by bisection (measured)."""
 DEADZONE_MAX = 0.35
 ESCAPE_EXPONENTS = 24
 """An escape's excess lies in 1..2^24 - 1, as far as float32 counts exactly."""
@@ -58,7 +60,7 @@ class Tables:
             if not sane or table.min() < 1 or int(table.sum()) != TOTAL:
                 raise ValueError(f"table {level}: {table.shape} counts from {table.min()}, sum {table.sum()}")
         self.counts = [np.asarray(table, np.int64) for table in counts]
-        self.reach = np.array([len(table) // 2 - 1 for table in counts])
+        self.reach = np.array([len(table) // 2 - 1 for table in counts], np.int32)
         self.skip_level = skip_level
         self.deadzone = None if deadzone is None else np.asarray(deadzone, np.float32)
 
@@ -75,6 +77,12 @@ class Tables:
     def models(self) -> list[constriction.stream.model.Categorical]:
         """The coder's model of each level. Weights of count - 1 make its quantiser the identity (a test checks)."""
         return [categorical(table) for table in self.counts]
+
+    @cached_property
+    def decoding_models(self) -> list[constriction.stream.model.Categorical]:
+        """The same for a decoder, which finds an entry of a short table sooner by a scan than by bisection."""
+        pairs = zip(self.counts, self.models, strict=True)
+        return [categorical(table, scan=True) if len(table) <= SCAN_MAX else model for table, model in pairs]
 
     @cached_property
     def bits(self) -> list[np.ndarray]:
@@ -99,13 +107,13 @@ class Tables:
         )
 
 
-def categorical(counts: np.ndarray) -> constriction.stream.model.Categorical:
+def categorical(counts: np.ndarray, *, scan: bool = False) -> constriction.stream.model.Categorical:
     """A model with exactly these counts (positive, summing to `TOTAL`).
 
     constriction gives every symbol one unit and shares the rest in proportion, so weights of count - 1
-    come out unchanged, without rounding.
+    come out unchanged, without rounding. With ``scan`` it adds them up anew for each symbol (constriction's ``lazy``).
     """
-    return constriction.stream.model.Categorical((counts - 1).astype(np.float64), perfect=False)
+    return constriction.stream.model.Categorical((counts - 1).astype(np.float64), perfect=False, lazy=scan)
 
 
 def escape_counts() -> np.ndarray:

@@ -101,6 +101,28 @@ def test_a_model_has_exactly_the_counts_it_is_made_from():
         assert encoder.num_bits() == pytest.approx(4096 * -np.log2(counts[symbol] / TOTAL), abs=64)
 
 
+def decoded(words: np.ndarray, model: constriction.stream.model.Categorical) -> list[int]:
+    """Up to 2000 symbols, or as many as come before the decoder finds the words impossible."""
+    decoder, symbols = constriction.stream.queue.RangeDecoder(words), []
+    try:
+        while len(symbols) < 2000:
+            symbols.append(decoder.decode(model))
+    except AssertionError:
+        pass
+    return symbols
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scan_and_bisection_decode_the_same(seed):
+    """From any words, not only from those an encoder writes."""
+    rng = np.random.default_rng(seed)
+    words = rng.integers(0, 2**31, 1000, dtype=np.uint32)
+    for size in (4, 6, 10, 50):
+        counts = integer_counts(rng.random(size) ** 6)
+        scanned = decoded(words, categorical(counts, scan=True))
+        assert scanned == decoded(words, categorical(counts)) and len(scanned) > 10
+
+
 def test_tables_survive_storage():
     tables = random_tables(3)
     again = Tables.from_arrays(tables.to_arrays())
@@ -146,6 +168,21 @@ def test_leftover_words_are_refused():
 def test_values_that_cannot_be_coded_are_refused(value):
     with pytest.raises(ValueError, match="finite|magnitude"):
         Write(gaussian_tables()).code(torch.full((1, 3), value), torch.full((1, 3), 9.0))
+
+
+def test_a_value_that_is_not_finite_is_refused_even_where_nothing_is_coded():
+    residual, level = torch.tensor([[1.0, float("nan")]]), torch.tensor([[9.0, 0.0]])
+    for coder in (Write(gaussian_tables()), Measure(gaussian_tables())):
+        with pytest.raises(ValueError, match="finite"):
+            coder.code(residual, level)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_residuals_of_any_dtype_are_coded(dtype):
+    residual, level, active = random_case(3, outliers=0)
+    residual = residual.to(dtype)
+    coded = Write(gaussian_tables(3), batch=2).code(residual, level, active)
+    assert coded.dtype == torch.float32 and torch.equal(coded, residual.round().float() * (level >= 3) * active)
 
 
 def test_plan_groups_by_level_in_tensor_order():
