@@ -224,3 +224,26 @@ def test_dct_is_orthonormal():
     torch.testing.assert_close(dct(16) @ dct(16).T, torch.eye(16, dtype=torch.float64))
     with pytest.raises(ValueError, match="trunk_channels"):
         start_as_dct(ImageNetwork(ImageConfig(**TINY | {"trunk_channels": 64}), *LAYERS["integer"]))
+
+
+def photograph_like(side: int) -> torch.Tensor:
+    """Noise with the spectrum of photographs (amplitude 1/f), float (1, side, side, 3) in -0.5..0.5, deviation 0.2."""
+    generator = torch.Generator().manual_seed(0)
+    frequency = torch.fft.fftfreq(side)
+    radius = (frequency[:, None] ** 2 + frequency**2).sqrt().clamp_min(1 / side)
+    noise = torch.fft.fft2(torch.randn(3, side, side, generator=generator)) / radius
+    image = torch.fft.ifft2(noise).real
+    return (0.2 * image / image.std()).permute(1, 2, 0)[None]
+
+
+def test_hyper_latent_starts_alive():
+    """One that rounds to zero never earns its bits, and training never wakes it."""
+    torch.manual_seed(0)
+    network = ImageNetwork(ImageConfig(), *LAYERS["integer"])
+    start_as_dct(network)
+    quality = torch.tensor([50])
+    with torch.no_grad():
+        y = network.to_latent(photograph_like(512), quality)
+        z = network.hyper_analysis(y, network.pixel_hats(quality, y.dtype))
+    assert 0.4 < z.std() < 3 and (z.round() != 0).float().mean() > 0.2
+    assert z.std((0, 1, 2)).median() > 0.3  # it differs from place to place, not only from channel to channel
