@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/kv_speed.py --model ../shared/data/lm/llama-7m --text ../shared/data/text
 
-Two shapes: the model's own cache, and the same contexts' heads side by side in 8 KV heads of 64, the chunk size of
-a model with 512 key channels (small chunks pay more for each Python call). CPU time of this process, best of --repeats.
+Three shapes: the model's own cache; the same contexts' heads side by side in 8 KV heads of 64; and the cache of a randomly
+initialised model with the 8 KV heads of 128 that models of 8 billion parameters have (small chunks pay more for each
+Python call). CPU time of this process, best of --repeats.
 Writes benchmarks/results/kv_speed.csv. Columns: MB/s of raw bf16; break_even_mb_s = (raw - coded bytes) / (encode +
 decode time), the link speed below which coding before sending pays; decode_ns_per_saved_byte, lower is better.
 """
@@ -24,7 +25,8 @@ from rdcodec.codecs.kv_cache import KvSettings
 from rdcodec.codecs.kv_cache.codec import KvCodec
 from rdcodec.codecs.kv_cache.evaluate import prefill
 from rdcodec.codecs.kv_cache.model import rope_of
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from rdcodec.codecs.kv_cache.rope import Rope
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 RESULTS = Path(__file__).parent / "results"
 WIDE_CONTEXTS = 4
@@ -81,6 +83,19 @@ def measure(shape: str, layers, ids: np.ndarray, rope, repeats: int) -> list[dic
     return rows
 
 
+def random_gqa(tokens: int) -> tuple[tuple, np.ndarray, Rope | None]:
+    """Cache, ids and RoPE of a model with the KV heads of Llama 3 8B, four layers, random weights."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=1000, hidden_size=1024, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=32,
+        num_key_value_heads=8, head_dim=128,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).to(torch.bfloat16).eval()
+    ids = torch.randint(1000, (1, tokens))
+    layers = prefill(model, ids)[0]
+    return layers, ids[0, : layers[0][0].shape[1]].numpy(), rope_of(model)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="../shared/data/lm/llama-7m")
@@ -96,9 +111,9 @@ def main() -> None:
         (torch.cat([c[i][0] for c in caches]), torch.cat([c[i][1] for c in caches])) for i in range(len(caches[0]))
     )
     rows = []
-    for layers in (caches[0], wide):
+    for layers, of, turns in ((caches[0], ids, rope), (wide, ids, rope), random_gqa(contexts.shape[1])):
         heads, tokens, width = layers[0][0].shape
-        rows += measure(f"{len(layers)} x {heads} x {tokens} x {width}", layers, ids, rope, arguments.repeats)
+        rows += measure(f"{len(layers)} x {heads} x {tokens} x {width}", layers, of, turns, arguments.repeats)
     with (RESULTS / "kv_speed.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
