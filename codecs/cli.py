@@ -133,10 +133,10 @@ def encode(
     """
     if sum(x is not None for x in (bpp, size)) > 1:
         raise typer.BadParameter("give --bpp or --size, not both")
+    limit = None if size is None else files.parse_size(size)
     suffixes = IMAGE_SUFFIXES | {".safetensors"}
     planned = files.jobs(files.expand(inputs, suffixes), output, ".rdc", force=force)
     codecs: dict[str, Any] = {}
-    limit = None if size is None else files.parse_size(size)
 
     def work(job: Job, progress: Progress) -> None:
         start = time.perf_counter()

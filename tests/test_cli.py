@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rdcodec.codecs import cli
+from rdcodec.codecs import cli, files
 from typer.testing import CliRunner
 
 CODEC = Path(sys.executable).with_name("codec")
@@ -75,9 +75,32 @@ def test_targets(run, photo, tmp_path):
     assert 0.9 * bpp < (tmp_path / "b.rdc").stat().st_size * 8 / (96 * 120) <= bpp
     code, _, err = run("encode", "photo.png", "--size", "60B", "-o", "x.rdc")
     assert code == 1 and "too small" in err and not (tmp_path / "x.rdc").exists()
-    assert run("encode", "photo.png", "--size", "60 parsecs", "-o", "x.rdc")[0] == 1
+    code, _, err = run("encode", "photo.png", "--size", "60 parsecs", "-o", "new/x.rdc")
+    assert code == 1 and "size '60 parsecs'; need a number and a unit" in err and not (tmp_path / "new").exists()
     assert run("encode", "photo.png", "--size", "1kB", "--bpp", "1")[0] == 2
     assert run("encode", "photo.png", "-q", "101")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0), ("10", 10), ("10B", 10), ("1.001kB", 1001), ("2 MB", 2 * 10**6), ("3gb", 3 * 10**9), ("1T", 10**12),
+        ("1TB", 10**12), ("1.5KiB", 1536), (" 2MiB ", 2**21), ("3GiB", 3 * 2**30), ("1TiB", 2**40), ("4Ki", 4096),
+    ],
+)  # fmt: skip
+def test_sizes(text, size):
+    assert files.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "kB", "-5", "1e3", "inf", "nan", "1,5MB", "5 kBB", "5iB", "1PB", "٣kB"])
+def test_what_is_no_size(text):
+    with pytest.raises(ValueError, match=r"size .*; need a number and a unit: 4096, 50kB"):
+        files.parse_size(text)
+
+
+def test_sizes_for_people():
+    sizes = 0, 999, 1500, 999_949, 999_950, 2 * 10**9, 5.25e12
+    assert [files.show_size(n) for n in sizes] == ["0 B", "999 B", "1.5 kB", "999.9 kB", "1.0 MB", "2.0 GB", "5.2 TB"]
 
 
 def test_nothing_is_overwritten_without_force(run, photo, tmp_path):
