@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -72,8 +72,16 @@ def expand(inputs: Iterable[str], suffixes: frozenset[str] | None) -> list[Path 
     return found
 
 
-def jobs(sources: list[Path | None], output: str | None, suffix: str, *, force: bool) -> list[Job]:
+def jobs(
+    sources: list[Path | None], output: str | None, suffix_of: Callable[[Path | None], str], *, force: bool
+) -> list[Job]:
     """Give every input its output: beside it, in the folder ``output``, or the file ``output`` for a single input.
+
+    Args:
+        sources: None is standard input.
+        output: file, folder or ``-``; None: beside the inputs.
+        suffix_of: an input's output suffix; not called where ``output`` names the file.
+        force: outputs may exist.
 
     Raises:
         ValueError: many inputs for one file, two inputs for one output, or an output that exists without ``force``.
@@ -83,9 +91,9 @@ def jobs(sources: list[Path | None], output: str | None, suffix: str, *, force: 
         if output == STDIO or (source is None and output is None):
             target = None
         elif output is None:
-            target = source.with_suffix(suffix)  # type: ignore[union-attr]
+            target = source.with_suffix(suffix_of(source))  # type: ignore[union-attr]
         elif Path(output).is_dir() or output.endswith(("/", "\\")) or len(sources) > 1:
-            target = Path(output) / ((source.stem if source else "stdin") + suffix)
+            target = Path(output) / ((source.stem if source else "stdin") + suffix_of(source))
         else:
             target = Path(output)
         planned.append(Job(source, target))

@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from PIL import Image
 from rdcodec.codecs import cli, files
 from typer.testing import CliRunner
@@ -122,6 +125,34 @@ def test_folders_and_globs(run, photo, tmp_path, photograph):
     code, _, err = run("encode", "in", "-o", "again/")
     assert code == 1 and "bad.jpg" in err and len(list((tmp_path / "again").iterdir())) == 3  # the others are done
     assert run("encode", "missing*.png")[0] == 1
+
+
+def test_each_output_is_named_after_what_its_file_holds(run, photo, tmp_path):
+    (tmp_path / "in").mkdir()
+    photo.rename(tmp_path / "in" / "photo.png")
+    safetensors.torch.save_file({f"layers.0.{n}": torch.randn(2, 5, 8) for n in "kv"}, tmp_path / "in" / "c.safetensors")
+    assert run("encode", "in", "-o", "packed/")[0] == 0
+    assert run("decode", "packed", "-o", "back/")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "back").iterdir()) == ["c.safetensors", "photo.png"]
+    assert set(safetensors.torch.load_file(tmp_path / "back" / "c.safetensors")) == {"layers.0.k", "layers.0.v", "tokens"}
+    (tmp_path / "junk.rdc").write_bytes(b"junk")
+    code, out, err = run("decode", "junk.rdc")
+    assert (code, out) == (1, "") and err.startswith("codec: junk.rdc: unsupported: ")
+
+
+def test_decode_reads_its_input_once(run, photo, tmp_path):
+    """A pipe, as the shell's <(...), can be read only once."""
+    run("encode", "photo.png")
+    os.mkfifo(tmp_path / "pipe")
+    data = (tmp_path / "photo.rdc").read_bytes()
+    threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(data,), daemon=True).start()
+    subprocess.run([CODEC, "decode", "pipe"], check=True, capture_output=True, timeout=60)  # a second read waits for ever
+    assert Image.open(tmp_path / "pipe.png").size == (120, 96)
+    reads, original = [], Path.read_bytes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda self: reads.append(self.name) or original(self))
+        assert run("decode", "photo.rdc", "--force")[0] == 0
+    assert reads.count("photo.rdc") == 1
 
 
 def test_damage(run, photo, tmp_path):
