@@ -140,6 +140,16 @@ def test_each_output_is_named_after_what_its_file_holds(run, photo, tmp_path):
     assert (code, out) == (1, "") and err.startswith("codec: junk.rdc: unsupported: ")
 
 
+def test_layouts_of_caches_that_are_not_supported_are_one_line(run, tmp_path):
+    latent = {"layers.0.compressed_kv": torch.zeros(40, 512), "layers.0.k_pe": torch.zeros(40, 64)}
+    window = {f"layers.{i}.{n}": torch.zeros(2, (40, 15)[i], 8) for i in range(2) for n in "kv"}
+    for tensors, name in ((latent, "multi-head latent attention (MLA)"), (window, "sliding-window")):
+        safetensors.torch.save_file(tensors, tmp_path / "cache.safetensors")
+        code, out, err = run("encode", "cache.safetensors")
+        assert (code, out, err.count("\n")) == (1, "", 1) and name in err and "supported are" in err
+        assert not (tmp_path / "cache.rdc").exists()
+
+
 def test_decode_reads_its_input_once(run, photo, tmp_path):
     """A pipe, as the shell's <(...), can be read only once."""
     run("encode", "photo.png")

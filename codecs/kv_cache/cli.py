@@ -87,7 +87,9 @@ def put(
         with _opened(store, model, fingerprint, salt, block_tokens, mode=mode, quality=quality) as opened:
             for path in caches:
                 layers, ids, notices = read_tensors(path.read_bytes(), keys or KEYS)
-                if notices and not tokens:
+                for notice in notices:
+                    errors.print(f"codec kv: {path}: note: {notice}", markup=False)
+                if ids is None and not tokens:
                     raise ValueError(f"{path} holds no tensor 'tokens'; give the ids with --tokens")
                 with bar(path.name) as progress:
                     stored = opened.put(_ids(tokens) if tokens else ids, layers, progress=progress)

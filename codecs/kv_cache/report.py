@@ -74,7 +74,7 @@ def evaluate_text(
     ids = _token_ids(AutoTokenizer.from_pretrained(model, local_files_only=True), text)
     measured, others = _contexts(ids, text.name, contexts, length, needs_profile)
     source = AutoModelForCausalLM.from_pretrained(model, dtype="auto", local_files_only=True).eval()
-    check_model(source)
+    check_model(source, latent=False)
     exact = source
     if source.dtype != torch.float32:
         exact = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, local_files_only=True).eval()
