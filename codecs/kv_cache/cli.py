@@ -251,12 +251,10 @@ def _opened(
 
     rope = None
     if model:
-        from transformers import AutoModelForCausalLM
-
         from .model import fingerprint as fingerprint_of
-        from .model import rope_of
+        from .model import load_model, rope_of
 
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+        loaded = load_model(model)
         name, rope = fingerprint_of(loaded), rope_of(loaded)
     elif fingerprint and re.fullmatch("[0-9a-fA-F]{32}", fingerprint):
         name = bytes.fromhex(fingerprint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,20 @@ _LAYER_TYPES = {
     "hybrid": "attention and state-space (SSM)", "mamba": "state-space (SSM)",
 }  # fmt: skip
 """``layer_types`` of a transformers config: the field's word."""
+
+
+def load_model(folder: str | Path, dtype: Any = "auto") -> Any:
+    """The transformers model in a folder, on the CPU; its own progress bars stay hidden, which would mix with ours."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def fingerprint(model: Any) -> bytes:
