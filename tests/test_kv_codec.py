@@ -333,6 +333,28 @@ def test_header_fields_are_bounded(offset, form, value, match):
         decode_block(forged(data, change))
 
 
+def test_a_block_of_few_bytes_cannot_claim_a_huge_cache():
+    """Each size within its bound, all together 20 GB: refused before anything is allocated."""
+    data = encode(make_block(1, 100, 6), KvSettings(mode="lossless"))
+
+    def change(signal, chunks):
+        struct.pack_into("<HHH", signal, 6, 1024, 4096, 4096)
+
+    with pytest.raises(Corrupt, match="3 layers, 1024 heads, widths 4096 and 4096, 100 tokens: out of range"):
+        decode_block(forged(data, change))
+
+
+@pytest.mark.parametrize("mode", ALL)
+def test_a_chunk_that_is_longer_than_its_symbols_is_refused(mode):
+    settings = settings_for(mode, 1, 6)
+
+    def change(signal, chunks):
+        chunks[-1] += b"\0\0\0\0"
+
+    with pytest.raises(BitstreamError, match="left over"):
+        decode(forged(encode(make_block(1, 20, 6), settings), change), settings)
+
+
 def test_foreign_blocks_are_named():
     block, settings = make_block(2, 20, 6), KvSettings()
     data = encode(block, settings)
