@@ -133,10 +133,10 @@ def encode(
     """
     if sum(x is not None for x in (bpp, size)) > 1:
         raise typer.BadParameter("give --bpp or --size, not both")
-    suffixes = IMAGE_SUFFIXES | {".safetensors"}
-    planned = files.jobs(files.expand(inputs, suffixes), output, ".rdc", force=force)
-    codecs: dict[str, Any] = {}
     limit = None if size is None else files.parse_size(size)
+    suffixes = IMAGE_SUFFIXES | {".safetensors"}
+    planned = files.jobs(files.expand(inputs, suffixes), output, lambda source: ".rdc", force=force)
+    codecs: dict[str, Any] = {}
 
     def work(job: Job, progress: Progress) -> None:
         start = time.perf_counter()
@@ -180,9 +180,12 @@ def decode(
     """Turn .rdc files back into images (PNG unless OUT says otherwise) or KV caches (safetensors)."""
     sources = files.expand(inputs, frozenset({".rdc"}))
     codecs: dict[str, Any] = {}
-    first = container.parse(sources[0].read_bytes(), salvage=True) if sources[0] and len(sources) == 1 else None
-    suffix = ".safetensors" if first and first.codec_id == REGISTRY["kv"].stream_id else ".png"
-    planned = files.jobs(sources, output, suffix, force=force)
+    kv_id = REGISTRY["kv"].stream_id
+
+    def suffix_of(source: Path | None) -> str:
+        return ".safetensors" if source and container.codec_id_at(source) == kv_id else ".png"
+
+    planned = files.jobs(sources, output, suffix_of, force=force)
 
     def work(job: Job, progress: Progress) -> None:
         start = time.perf_counter()

@@ -29,6 +29,7 @@ parallel work and damage: its offset is the sum of the lengths before it, and ea
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import tempfile
@@ -155,6 +156,19 @@ def parse(data: bytes | memoryview, *, salvage: bool = False) -> Stream:
         kind_of = Truncated if len(data) < offset else Corrupt
         raise kind_of(f"{len(data)} bytes, the chunk table adds up to {offset}")
     return Stream(codec_id, weights, bytes(data[_FIXED.size : table]), tuple(entries), data)
+
+
+def codec_id_at(path: Path) -> int | None:
+    """The codec id in a file's first bytes, unchecked; None where it cannot be had without consuming the data.
+
+    To name outputs before files are read: pipes are left alone, and what is wrong shows when the file is read.
+    """
+    try:
+        with path.open("rb") if path.is_file() else io.BytesIO() as file:
+            head = file.read(_FIXED.size)
+    except OSError:
+        return None
+    return _FIXED.unpack(head)[3] if len(head) == _FIXED.size and head.startswith(MAGIC) else None
 
 
 def _table_end(signal_bytes: int, count: int) -> int:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import glob
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 from . import container
 
 STDIO = "-"
+PREFIXES = ("", "k", "m", "g", "t")
+_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*((?P<prefix>[kmgt])(?P<binary>i)?)?b?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +72,16 @@ def expand(inputs: Iterable[str], suffixes: frozenset[str] | None) -> list[Path 
     return found
 
 
-def jobs(sources: list[Path | None], output: str | None, suffix: str, *, force: bool) -> list[Job]:
+def jobs(
+    sources: list[Path | None], output: str | None, suffix_of: Callable[[Path | None], str], *, force: bool
+) -> list[Job]:
     """Give every input its output: beside it, in the folder ``output``, or the file ``output`` for a single input.
+
+    Args:
+        sources: None is standard input.
+        output: file, folder or ``-``; None: beside the inputs.
+        suffix_of: an input's output suffix; not called where ``output`` names the file.
+        force: outputs may exist.
 
     Raises:
         ValueError: many inputs for one file, two inputs for one output, or an output that exists without ``force``.
@@ -79,9 +91,9 @@ def jobs(sources: list[Path | None], output: str | None, suffix: str, *, force: 
         if output == STDIO or (source is None and output is None):
             target = None
         elif output is None:
-            target = source.with_suffix(suffix)  # type: ignore[union-attr]
+            target = source.with_suffix(suffix_of(source))  # type: ignore[union-attr]
         elif Path(output).is_dir() or output.endswith(("/", "\\")) or len(sources) > 1:
-            target = Path(output) / ((source.stem if source else "stdin") + suffix)
+            target = Path(output) / ((source.stem if source else "stdin") + suffix_of(source))
         else:
             target = Path(output)
         planned.append(Job(source, target))
@@ -102,33 +114,29 @@ def looks_like_safetensors(data: bytes) -> bool:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of ``50kB``, ``1.5MB``, ``20KiB`` or ``4096``.
+    """Whole bytes of ``50kB``, ``1.5 MB``, ``2GiB``, ``4096``; units of 1000 up to TB and of 1024 up to TiB, in any case.
 
-    >>> parse_size("50kB"), parse_size("1.5 MB"), parse_size("2KiB"), parse_size("4096")
-    (50000, 1500000, 2048, 4096)
+    >>> parse_size("50kB"), parse_size("1.5 MB"), parse_size("2KiB"), parse_size("1T"), parse_size("4096")
+    (50000, 1500000, 2048, 1000000000000, 4096)
 
     Raises:
         ValueError: not such a size.
     """
-    units = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9, "k": 10**3, "m": 10**6}
-    low = text.strip().lower()
-    unit = next((u for u in (*units, "b") if low.endswith(u)), "")
-    try:
-        size = round(float(low.removesuffix(unit)) * units.get(unit, 1))
-    except ValueError:
-        size = 0
-    if size < 1:
-        raise ValueError(f"size {text!r}; write it like 50kB, 1.5MB, 20KiB or 4096")
-    return size
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"size {text!r}; need a number and a unit: 4096, 50kB, 1.5MB, 20GB, 2TB, or KiB, MiB, GiB, TiB")
+    prefix = (match["prefix"] or "").lower()
+    base = 1024 if match["binary"] else 1000
+    return int(Decimal(match["number"]) * base ** PREFIXES.index(prefix))  # as a float, 1.001kB would be 1000 bytes
 
 
 def show_size(size: float) -> str:
     """Bytes for people.
 
-    >>> show_size(999), show_size(12345), show_size(2.5e6)
-    ('999 B', '12.3 kB', '2.5 MB')
+    >>> show_size(999), show_size(12345), show_size(999_990), show_size(2.5e6), show_size(3 * 10**12)
+    ('999 B', '12.3 kB', '1.0 MB', '2.5 MB', '3.0 TB')
     """
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= 0.99995 * scale:  # what rounds to 1000.0 is shown as 1.0 of the next unit
             return f"{size / scale:.1f} {unit}"
     return f"{size:.0f} B"

@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from PIL import Image
-from rdcodec.codecs import cli
+from rdcodec.codecs import cli, files
 from typer.testing import CliRunner
 
 CODEC = Path(sys.executable).with_name("codec")
@@ -75,9 +78,32 @@ def test_targets(run, photo, tmp_path):
     assert 0.9 * bpp < (tmp_path / "b.rdc").stat().st_size * 8 / (96 * 120) <= bpp
     code, _, err = run("encode", "photo.png", "--size", "60B", "-o", "x.rdc")
     assert code == 1 and "too small" in err and not (tmp_path / "x.rdc").exists()
-    assert run("encode", "photo.png", "--size", "60 parsecs", "-o", "x.rdc")[0] == 1
+    code, _, err = run("encode", "photo.png", "--size", "60 parsecs", "-o", "new/x.rdc")
+    assert code == 1 and "size '60 parsecs'; need a number and a unit" in err and not (tmp_path / "new").exists()
     assert run("encode", "photo.png", "--size", "1kB", "--bpp", "1")[0] == 2
     assert run("encode", "photo.png", "-q", "101")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0), ("10", 10), ("10B", 10), ("1.001kB", 1001), ("2 MB", 2 * 10**6), ("3gb", 3 * 10**9), ("1T", 10**12),
+        ("1TB", 10**12), ("1.5KiB", 1536), (" 2MiB ", 2**21), ("3GiB", 3 * 2**30), ("1TiB", 2**40), ("4Ki", 4096),
+    ],
+)  # fmt: skip
+def test_sizes(text, size):
+    assert files.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "kB", "-5", "1e3", "inf", "nan", "1,5MB", "5 kBB", "5iB", "1PB", "٣kB"])
+def test_what_is_no_size(text):
+    with pytest.raises(ValueError, match=r"size .*; need a number and a unit: 4096, 50kB"):
+        files.parse_size(text)
+
+
+def test_sizes_for_people():
+    sizes = 0, 999, 1500, 999_949, 999_950, 2 * 10**9, 5.25e12
+    assert [files.show_size(n) for n in sizes] == ["0 B", "999 B", "1.5 kB", "999.9 kB", "1.0 MB", "2.0 GB", "5.2 TB"]
 
 
 def test_nothing_is_overwritten_without_force(run, photo, tmp_path):
@@ -99,6 +125,44 @@ def test_folders_and_globs(run, photo, tmp_path, photograph):
     code, _, err = run("encode", "in", "-o", "again/")
     assert code == 1 and "bad.jpg" in err and len(list((tmp_path / "again").iterdir())) == 3  # the others are done
     assert run("encode", "missing*.png")[0] == 1
+
+
+def test_each_output_is_named_after_what_its_file_holds(run, photo, tmp_path):
+    (tmp_path / "in").mkdir()
+    photo.rename(tmp_path / "in" / "photo.png")
+    safetensors.torch.save_file({f"layers.0.{n}": torch.randn(2, 5, 8) for n in "kv"}, tmp_path / "in" / "c.safetensors")
+    assert run("encode", "in", "-o", "packed/")[0] == 0
+    assert run("decode", "packed", "-o", "back/")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "back").iterdir()) == ["c.safetensors", "photo.png"]
+    assert set(safetensors.torch.load_file(tmp_path / "back" / "c.safetensors")) == {"layers.0.k", "layers.0.v", "tokens"}
+    (tmp_path / "junk.rdc").write_bytes(b"junk")
+    code, out, err = run("decode", "junk.rdc")
+    assert (code, out) == (1, "") and err.startswith("codec: junk.rdc: unsupported: ")
+
+
+def test_layouts_of_caches_that_are_not_supported_are_one_line(run, tmp_path):
+    latent = {"layers.0.compressed_kv": torch.zeros(40, 512), "layers.0.k_pe": torch.zeros(40, 64)}
+    window = {f"layers.{i}.{n}": torch.zeros(2, (40, 15)[i], 8) for i in range(2) for n in "kv"}
+    for tensors, name in ((latent, "multi-head latent attention (MLA)"), (window, "sliding-window")):
+        safetensors.torch.save_file(tensors, tmp_path / "cache.safetensors")
+        code, out, err = run("encode", "cache.safetensors")
+        assert (code, out, err.count("\n")) == (1, "", 1) and name in err and "supported are" in err
+        assert not (tmp_path / "cache.rdc").exists()
+
+
+def test_decode_reads_its_input_once(run, photo, tmp_path):
+    """A pipe, as the shell's <(...), can be read only once."""
+    run("encode", "photo.png")
+    os.mkfifo(tmp_path / "pipe")
+    data = (tmp_path / "photo.rdc").read_bytes()
+    threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(data,), daemon=True).start()
+    subprocess.run([CODEC, "decode", "pipe"], check=True, capture_output=True, timeout=60)  # a second read waits for ever
+    assert Image.open(tmp_path / "pipe.png").size == (120, 96)
+    reads, original = [], Path.read_bytes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda self: reads.append(self.name) or original(self))
+        assert run("decode", "photo.rdc", "--force")[0] == 0
+    assert reads.count("photo.rdc") == 1
 
 
 def test_damage(run, photo, tmp_path):

@@ -21,6 +21,7 @@ from rdcodec.codecs.kv_cache.blocks import (
     read_block_header,
 )
 from rdcodec.codecs.kv_cache.codec import KvCodec
+from rdcodec.codecs.kv_cache.describe import describe_kv
 from rdcodec.codecs.kv_cache.modes import MODES
 from rdcodec.codecs.kv_cache.profile import Profile
 from rdcodec.codecs.kv_cache.rope import Rope
@@ -332,6 +333,28 @@ def test_header_fields_are_bounded(offset, form, value, match):
         decode_block(forged(data, change))
 
 
+def test_a_block_of_few_bytes_cannot_claim_a_huge_cache():
+    """Each size within its bound, all together 20 GB: refused before anything is allocated."""
+    data = encode(make_block(1, 100, 6), KvSettings(mode="lossless"))
+
+    def change(signal, chunks):
+        struct.pack_into("<HHH", signal, 6, 1024, 4096, 4096)
+
+    with pytest.raises(Corrupt, match="3 layers, 1024 heads, widths 4096 and 4096, 100 tokens: out of range"):
+        decode_block(forged(data, change))
+
+
+@pytest.mark.parametrize("mode", ALL)
+def test_a_chunk_that_is_longer_than_its_symbols_is_refused(mode):
+    settings = settings_for(mode, 1, 6)
+
+    def change(signal, chunks):
+        chunks[-1] += b"\0\0\0\0"
+
+    with pytest.raises(BitstreamError, match="left over"):
+        decode(forged(encode(make_block(1, 20, 6), settings), change), settings)
+
+
 def test_foreign_blocks_are_named():
     block, settings = make_block(2, 20, 6), KvSettings()
     data = encode(block, settings)
@@ -525,3 +548,48 @@ def test_safetensors_in_and_out():
         commands.encode_bytes(save(other))
     with pytest.raises(ValueError, match="not a safetensors file"):
         commands.encode_bytes(b"hello")
+
+
+def test_safetensors_with_keys_and_values_of_different_widths():
+    from safetensors.torch import load, save
+
+    block = make_block(2, 40, 24)
+    names = {f"layers.{i}.{n}": x for i, p in enumerate(block.layers) for n, x in zip("kv", p, strict=True)}
+    names = {n: x[..., :16].contiguous() if n.endswith("v") else x for n, x in names.items()}
+    data, fields = commands.encode_bytes(save(names), mode="lossless")
+    assert fields["shape"] == "3 layers x 2 heads x 40 tokens x 24 (values 16)"
+    assert describe_kv(data)["kv heads x width"] == "2 x 24 (values 16)"
+    out = load(commands.decode_bytes(data)[0])
+    assert all(same_bits(out[name], x) for name, x in names.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers.0.compressed_kv": (40, 576)}, r"layers\.0\.compressed_kv: a cache of multi-head latent attention \(MLA\)"),
+        ({"layers.0.kv_c": (40, 512), "layers.0.k_pe": (40, 64)}, r"layers\.0\.k_pe, .*kv_c: .*\(MLA\); supported are"),
+        ({"layers.1.ssm_states": (1, 64, 16)}, r"ssm_states: a cache of linear-attention or state-space \(SSM\) layers"),
+        ({"layers.1.k": (2, 15, 8), "layers.1.v": (2, 15, 8)}, r"layer 1 hold 15 positions for 40 .*sliding-window layer"),
+        ({"tokens": (50,)}, r"layer 0 hold 40 positions for 50 tokens; is it a sliding-window layer"),
+        ({"layers.0.v": (2, 40, 0)}, r"width 0; of multi-head latent attention \(MLA\)"),
+        ({"layers.0.k": (3, 2, 40, 8)}, r"keys of layer 0 hold a batch of 3"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("alone", [False, True])
+def test_safetensors_of_other_layouts_are_refused_by_name(change, message, alone):
+    """Also beside keys and values: what would be left out is part of the cache."""
+    from safetensors.torch import save
+
+    own = any(name.endswith((".k", ".v", "tokens")) for name in change)
+    shapes = {} if alone and not own else {f"layers.{i}.{n}": (2, 40, 8) for i in range(2) for n in "kv"}
+    tensors = {n: torch.zeros(s, dtype=torch.int64 if n == "tokens" else None) for n, s in (shapes | change).items()}
+    with pytest.raises(ValueError, match=message):
+        commands.encode_bytes(save(tensors))
+
+
+def test_other_tensors_of_a_safetensors_file_are_told():
+    from safetensors.torch import save
+
+    shapes = {"layers.0.k": (2, 40, 8), "layers.0.v": (2, 40, 8), "logits": (97,)}
+    _, fields = commands.encode_bytes(save({name: torch.zeros(shape) for name, shape in shapes.items()}))
+    assert [n.split(",")[0].split(":")[0] for n in fields["notices"]] == ["not stored", "no tensor 'tokens'"]

@@ -10,6 +10,7 @@ transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'"
 
 from rdcodec.codecs.kv_cache import (
     KvSettings,
+    PrefixStore,
     calibrate,
     evaluate,
     load_cache,
@@ -19,6 +20,8 @@ from rdcodec.codecs.kv_cache import (
     sequence,
     tokens,
 )
+from rdcodec.codecs.kv_cache.backends import open_backend
+from rdcodec.codecs.kv_cache.splice import layers_of
 from rdcodec.entropy_models.errors import BitstreamError, Unsupported
 
 VOCABULARY = 97
@@ -125,12 +128,110 @@ def test_sliding_window_is_refused_by_name(tmp_path):
     decoder, ids = tiny("mistral", sliding_window=16), prompt(40)
     with torch.no_grad():
         cache = decoder(ids, past_key_values=transformers.DynamicCache(config=decoder.config)).past_key_values
-    with pytest.raises(Unsupported, match="layer 0 is a sliding-window layer"):
+    with pytest.raises(Unsupported, match=r"layer 0 is a sliding-window layer.*supported are keys and values of every"):
         save_cache(cache, ids, tmp_path / "a.rdc", decoder)
-    with pytest.raises(Unsupported, match="sliding_attention"):
-        model.check_model(decoder)
-    with pytest.raises(Unsupported, match="no layers"):
-        save_cache(transformers.DynamicCache(), ids, tmp_path / "a.rdc", decoder)
+    for check in (model.check_model, lambda d: save_cache(prefilled(d, ids), ids, tmp_path / "a.rdc", d)):
+        with pytest.raises(Unsupported, match=r"mistral has .*: sliding-window \(sliding_attention\); supported are"):
+            check(decoder)  # what load_cache would refuse is not saved either
+    tensors = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+    with pytest.raises(ValueError, match=r"tensors of 15 positions for 40 token ids; .*sliding-window layers"):
+        save_cache(tensors, ids, tmp_path / "a.rdc")  # else the last positions would pass for the first
+    with pytest.raises(ValueError, match=r"keys of layer 0 hold 15 positions for 40 tokens; is it a sliding-window"):
+        layers_of([tensors[0], *((k.repeat(1, 3, 1)[:, :40], v.repeat(1, 3, 1)[:, :40]) for k, v in tensors[1:])])
+    assert not list(tmp_path.iterdir())
+
+
+def cache_for(kind: str):
+    """An empty cache with the layers of a config."""
+    options = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    types = ["full_attention", kind]
+    window = {"use_sliding_window": True, "sliding_window": 512, "layer_types": ["full_attention", "sliding_attention"]}
+    if kind == "encoder-decoder":
+        return transformers.EncoderDecoderCache(transformers.DynamicCache(), transformers.DynamicCache())
+    if kind.startswith("static"):
+        options |= window if kind == "static sliding" else {}
+        return transformers.StaticCache(config=transformers.Qwen3Config(**options), max_cache_len=64)
+    if kind == "sliding_attention":
+        return transformers.DynamicCache(config=transformers.Qwen3Config(**options, **window))
+    if kind == "chunked_attention":
+        return transformers.DynamicCache(
+            config=transformers.Llama4TextConfig(**options, attention_chunk_size=512, layer_types=types)
+        )
+    config = transformers.Lfm2Config if kind == "conv" else transformers.Qwen3NextConfig
+    return transformers.DynamicCache(config=config(**options, layer_types=types))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("sliding_attention", r"layer 1 is a sliding-window layer \(DynamicSlidingWindowLayer\)"),  # window not full yet
+        ("chunked_attention", r"layer 1 is a sliding-window layer"),
+        ("linear_attention", r"layer 1 is a linear-attention or state-space \(SSM\) layer \(LinearAttentionLayer\)"),
+        ("conv", r"layer 1 is a linear-attention or state-space \(SSM\) layer"),
+        ("static", r"layer 0 is a static \(preallocated\) layer \(StaticLayer\)"),
+        ("static sliding", r"layer 0 is a static \(preallocated\) layer"),
+        ("encoder-decoder", r"EncoderDecoderCache is an encoder-decoder cache"),
+    ],
+)
+def test_layouts_that_are_not_supported_are_refused_by_name(tmp_path, kind, message):
+    cache = cache_for(kind)
+    for layer in getattr(cache, "layers", ()):
+        if type(layer) is transformers.cache_utils.DynamicLayer:
+            layer.update(torch.zeros(1, 2, 5, 16), torch.zeros(1, 2, 5, 16))
+    store = PrefixStore(open_backend(str(tmp_path / "store")), fingerprint=bytes(16))
+    for save in (lambda: save_cache(cache, range(5), tmp_path / "a.rdc"), lambda: store.put(range(5), cache)):
+        with pytest.raises(Unsupported, match=message + ".*supported are keys and values of every position"):
+            save()
+    assert not (tmp_path / "a.rdc").exists() and store.longest_prefix(range(5)) == 0
+
+
+def test_what_is_no_cache_is_named(tmp_path):
+    for cache, message in (
+        (object(), "a cache of type object; need a transformers Cache"),
+        ([(torch.zeros(2, 5, 4),) * 3], r"layers of \[3\] tensors; need 2"),
+        (None, "no cache to save"),
+        ([(torch.zeros(1, 5, 72), torch.zeros(1, 5, 0))], r"width 0; of multi-head latent attention \(MLA\) give"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            save_cache(cache, range(5), tmp_path / "a.rdc")
+
+
+def latent_decoder():
+    """Multi-head latent attention: one head of 24 latent channels, and 8 that RoPE turns."""
+    config = transformers.DeepseekV3Config(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4,
+        vocab_size=VOCABULARY, q_lora_rank=16, kv_lora_rank=24, qk_rope_head_dim=8, qk_nope_head_dim=16, v_head_dim=16,
+        first_k_dense_replace=3, n_routed_experts=2, max_position_embeddings=512, bos_token_id=0, eos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return transformers.DeepseekV3ForCausalLM(config).eval()
+
+
+def test_latent_attention_is_stored_and_goes_on(tmp_path):
+    """Keys and values of different widths: in transformers 5.23 the latent and the turned channels."""
+    decoder, ids = latent_decoder(), prompt()
+    cache = prefilled(decoder, ids)
+    assert cache.layers[0].keys.shape[-1] != cache.layers[0].values.shape[-1]
+    for mode, bound in (("lossless", 0), ("quantized", 0.15), ("fp8", 0.15)):
+        save_cache(cache, ids, tmp_path / mode, decoder, settings=KvSettings(mode=mode, block_tokens=32))
+        loaded = load_cache(tmp_path / mode, decoder)
+        for a, b in zip(cache.layers, loaded.layers, strict=True):
+            for x, y in ((a.keys, b.keys), (a.values, b.values)):
+                assert x.shape == y.shape and float((x - y).norm()) <= bound * float(x.norm())
+        assert len(go_on(decoder, loaded, ids)) == ids.shape[1] + 13
+    whole = load_cache(tmp_path / "lossless", decoder)
+    assert go_on(decoder, whole, ids) == go_on(decoder, prefilled(decoder, ids), ids)
+
+
+def test_what_latent_attention_cannot_do_is_refused_by_name():
+    decoder, contexts = latent_decoder(), torch.zeros(2, 100, dtype=torch.long)
+    for use in (
+        lambda: calibrate(decoder, contexts),
+        lambda: evaluate.Evaluation(decoder, contexts, []),
+        lambda: residual.capture(decoder, contexts[0]),
+    ):
+        with pytest.raises(Unsupported, match=r"deepseek_v3 has multi-head latent attention \(MLA\): its caches can be"):
+            use()
 
 
 def test_rope_is_undone_only_where_that_is_known_to_be_right():

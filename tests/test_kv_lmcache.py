@@ -139,6 +139,21 @@ def test_every_damage_is_an_error_and_leaves_the_destination_alone():
         assert (out.tensor == 7).all()
 
 
+def test_damage_of_a_chunk_that_is_stored_raw_is_an_error():
+    """Noise is stored as it is; only the frame's checksum guards it."""
+    noise = torch.randint(-(2**15), 2**15, (2, LAYERS, TOKENS, DIM), generator=torch.Generator().manual_seed(1))
+    chunk = torch.where(torch.isfinite(noise := noise.to(torch.int16).view(torch.bfloat16)), noise, torch.ones_like(noise))
+    serializer, deserializer = serde_of(mode="lossless")
+    good = stored(serializer, chunk).tensor
+    assert good[0] == 2 and torch.equal(restored(deserializer, MemoryObj(good), chunk), chunk)
+    for at in (FRAME.size, len(good) // 2, len(good) - 1):
+        bad, out = good.clone(), MemoryObj(torch.full_like(chunk, 7.0))
+        bad[at] ^= 1
+        with pytest.raises(BitstreamError, match="checksum"):
+            deserializer.deserialize(MemoryObj(bad), out, KEY)
+        assert (out.tensor == 7).all()
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +14,10 @@ transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'"
 tokenizers = pytest.importorskip("tokenizers", reason="needs the extra 'kv'")
 
 from rdcodec.codecs.cli import app
-from rdcodec.codecs.kv_cache.report import evaluate_text
+from rdcodec.codecs.kv_cache.evaluate import Fidelity
+from rdcodec.codecs.kv_cache.model import load_model
+from rdcodec.codecs.kv_cache.report import _table, evaluate_text
+from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner
 
@@ -43,6 +48,23 @@ def text(tmp_path_factory):
     ids = torch.randint(0, len(WORDS), (1200,), generator=torch.Generator().manual_seed(3))
     path.write_text(" ".join(WORDS[i] for i in ids), encoding="utf-8")
     return path
+
+
+def test_table_fits_80_columns():
+    long = Fidelity("turboquant-ec 4 bit", 10.6789, 6300.1, 1, 1, 1, 0.12345, 0.123456, 12.3456, 0.98765, 64, 1, 1, 1, 1)
+    console = Console(width=80, file=io.StringIO())
+    console.print(_table({"turboquant-ec": [long], "fp8": [replace(long, name="fp8")]}, "title " * 20, "notes " * 30))
+    shown = console.file.getvalue()
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= 80
+    figures = "turboquant-ec 4 bit 10.679 6300.1 0.12346 12.3456 0.988 0.1235 64.0".split()
+    assert any(line.split() == figures for line in shown.splitlines()), shown
+    assert all(word in shown for word in ("element", "ratio", "(bit)", "p99", "top-1", "error", "greedy"))
+
+
+def test_no_progress_bars_but_ours(model, capfd):
+    load_model(model)
+    assert "it/s" not in capfd.readouterr().err
+    assert transformers.utils.logging.is_progress_bar_enabled()  # as it was
 
 
 def test_command_writes_table_csv_and_plot(model, text, tmp_path):

@@ -426,7 +426,7 @@ def test_bad_tokens_are_refused(tokens, message):
 
 def test_bad_caches_are_refused_by_name():
     good = cache_of(PROMPT)
-    with pytest.raises(ValueError, match=r"keys of layer 1 hold 29 positions for 30 tokens; a sliding-window"):
+    with pytest.raises(ValueError, match=r"keys of layer 1 hold 29 positions for 30 tokens; is it a sliding-window"):
         layers_of([good[0], (good[1][0][:, 1:], good[1][1])], 30)
     with pytest.raises(ValueError, match="batch of 2"):
         layers_of([(torch.zeros(2, 2, 30, 4), torch.zeros(2, 2, 30, 4))], 30)

@@ -181,17 +181,29 @@ class ImageCodec:
         pixels = self._pixels(RecentTiles(header.grid, compute), header, whole, None)
         return Estimate(float(measure.bits[0]), pixels)
 
-    def measure_bytes(self, image: np.ndarray | str | Path | Picture, quality: int) -> int:
-        """Size of the file `encode` would write, within a few bytes, without a stream or a reconstruction."""
+    def measure_bytes(
+        self, image: np.ndarray | str | Path | Picture, quality: int, *, extra_bytes: int | None = None
+    ) -> int:
+        """Size of the file `encode` would write, within a few bytes, without a stream or a reconstruction.
+
+        Args:
+            image: as `encode` takes it.
+            quality: 0..100.
+            extra_bytes: what `extra_bytes` returned for this picture; None: it is called.
+        """
         picture = as_picture(image)
         header = self._header(picture, quality)
         measure = Measure(self.tables)
         for index in range(len(header.grid)):
             self._coding_pass(measure, self._latent(picture.pixels, header, index), header, index)
-        extras = [len(getattr(picture, name) or b"") for name in TAGS.values()]
-        extras.append(_CHECK.size + len(_png(picture.alpha)) if picture.alpha is not None else 0)
-        overhead = 38 + (9 + _CHECK.size + 4) * len(header.grid) + sum(13 + n for n in extras if n)
-        return int(measure.bits[0] / 8) + overhead
+        overhead = 38 + (9 + _CHECK.size + 4) * len(header.grid)
+        return int(measure.bits[0] / 8) + overhead + (self.extra_bytes(picture) if extra_bytes is None else extra_bytes)
+
+    def extra_bytes(self, picture: Picture) -> int:
+        """Bytes of the alpha and metadata chunks, the same at every quality; compresses the alpha plane."""
+        sizes = [len(getattr(picture, name) or b"") for name in TAGS.values()]
+        sizes.append(_CHECK.size + len(_png(picture.alpha)) if picture.alpha is not None else 0)
+        return sum(13 + size for size in sizes if size)
 
     # One tile ---------------------------------------------------------------------------------------
 

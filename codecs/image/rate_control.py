@@ -13,7 +13,8 @@ def quality_for_bytes(codec: ImageCodec, picture: Picture, size: int) -> int:
         ValueError: even quality 0 is larger.
     """
     low, high = 0, 100
-    smallest = codec.measure_bytes(picture, 0)
+    extra_bytes = codec.extra_bytes(picture)  # once: compressing a large alpha plane takes seconds
+    smallest = codec.measure_bytes(picture, 0, extra_bytes=extra_bytes)
     if smallest > size:
         pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
         raise ValueError(
@@ -22,7 +23,7 @@ def quality_for_bytes(codec: ImageCodec, picture: Picture, size: int) -> int:
         )
     while low < high:
         middle = (low + high + 1) // 2
-        if codec.measure_bytes(picture, middle) <= size:
+        if codec.measure_bytes(picture, middle, extra_bytes=extra_bytes) <= size:
             low = middle
         else:
             high = middle - 1

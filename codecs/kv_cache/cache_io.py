@@ -20,7 +20,7 @@ from .. import container
 from . import residual
 from .blocks import KvSettings
 from .codec import join
-from .model import check_cache, check_model, fingerprint, rope_of
+from .model import SUPPORTED, check_model, fingerprint, rope_of
 from .modes import MODES
 from .sequence import (
     BLOCKS,
@@ -53,7 +53,7 @@ def save_cache(
         cache: a transformers ``DynamicCache`` of one sequence, or (keys, values) per layer of shape
             (kv_heads, n, head_dim); bf16, fp16 or fp32, CPU or CUDA.
         tokens: ids that made it, shape (n,) or (1, n); more than n are cut (generation ends on a token
-            whose keys are not there yet).
+            whose keys are not there yet; of bare tensors only that one is).
         path: of the file.
         model: the transformers model: its fingerprint protects against loading into another one, and its RoPE is undone
             before quantising. Modes ``tokens`` and ``residual`` need it.
@@ -69,14 +69,20 @@ def save_cache(
     """
     settings = settings or KvSettings()
     ids = tokens_of(tokens)
-    if hasattr(cache, "layers"):
-        check_cache(cache)
     layers = layers_of(cache)
+    if not layers:
+        raise ValueError("no cache to save")
     held = layers[0][0].shape[1]
     if held > len(ids):
         raise ValueError(f"the cache holds {held} positions, but there are {len(ids)} token ids")
+    if held + 1 < len(ids) and not hasattr(cache, "layers"):  # a Cache names its kind of layer, tensors do not
+        raise ValueError(
+            f"tensors of {held} positions for {len(ids)} token ids; give the ids of the positions. Are they of "
+            f"sliding-window layers, which hold the last ones? {SUPPORTED}"
+        )
     ids, name = ids[:held], bytes(16)
     if model is not None:
+        check_model(model)
         name = fingerprint(model)
         settings = settings if settings.rope else replace(settings, rope=rope_of(model))
     elif MODES[settings.mode].needs_model:

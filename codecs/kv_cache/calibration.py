@@ -55,9 +55,9 @@ def calibrate(model: Any, contexts: Tensor, progress: Callable[[str], None] = la
         progress: called with a line of text now and then.
 
     Raises:
-        Unsupported: a model with other than full-attention layers.
+        Unsupported: a model with other than full-attention layers, or with latent ones.
     """
-    check_model(model)
+    check_model(model, latent=False)
     rope = rope_of(model)
     progress("running the model")
     caches, power = _observe(model, contexts[:, :-TAIL])

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ...entropy_models.errors import BitstreamError
+from ..files import parse_size, show_size
 
 if TYPE_CHECKING:
     from .store import PrefixStore
@@ -41,7 +42,6 @@ Salt = Annotated[str, typer.Option(envvar="RDCODEC_SALT", help="A tenant's; othe
 Tokens = Annotated[Path | None, typer.Option(help="Token ids: a JSON list, or numbers with spaces between.")]
 Keys = Annotated[str | None, typer.Option(help="Pattern of tensor names, default 'layers.{i}.{k}'.")]
 BlockTokens = Annotated[int, typer.Option(min=1, max=65536, help="Tokens per block; the same for all who share.")]
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]i?)?B?", re.IGNORECASE)
 
 
 @contextmanager
@@ -87,13 +87,15 @@ def put(
         with _opened(store, model, fingerprint, salt, block_tokens, mode=mode, quality=quality) as opened:
             for path in caches:
                 layers, ids, notices = read_tensors(path.read_bytes(), keys or KEYS)
-                if notices and not tokens:
+                for notice in notices:
+                    errors.print(f"codec kv: {path}: note: {notice}", markup=False)
+                if ids is None and not tokens:
                     raise ValueError(f"{path} holds no tensor 'tokens'; give the ids with --tokens")
                 with bar(path.name) as progress:
                     stored = opened.put(_ids(tokens) if tokens else ids, layers, progress=progress)
                 line = (
                     f"{path}: {stored.shared_tokens} tokens shared, {stored.new_tokens} new "
-                    f"in {stored.new_blocks} blocks, {_size(stored.new_bytes)}"
+                    f"in {stored.new_blocks} blocks, {show_size(stored.new_bytes)}"
                 )
                 out.print(json.dumps({"file": str(path), **asdict(stored)}) if as_json else line, markup=False)
 
@@ -167,7 +169,7 @@ def stats(store: Store, as_json: AsJson = False) -> None:
             fields["sharing"] = round(fields["sharing"], 3)
             if not as_json:
                 fields["modes"] = ", ".join(f"{count} {mode}" for mode, count in fields["modes"].items())
-                fields["size_bytes"] = _size(fields["size_bytes"])
+                fields["size_bytes"] = show_size(fields["size_bytes"])
             rows.append({"namespace": name, **fields})
         _show(rows, as_json, store)
 
@@ -183,7 +185,7 @@ def evict(
     with one_line():
         if policy not in ("worth", "recency"):
             raise ValueError(f"no policy {policy!r}; there are worth and recency")
-        limit, spaces = _bytes(budget), _all(store)
+        limit, spaces = parse_size(budget), _all(store)
         total = sum(opened.stats().size_bytes for _, opened in spaces)
         rows = []
         for name, opened in spaces:
@@ -232,7 +234,7 @@ def transcode(
         bar("transcode") as progress,
     ):
         before, after = opened.transcode(opened.settings, progress)
-        out.print(f"{store}: {_size(before)} -> {_size(after)}", markup=False)
+        out.print(f"{store}: {show_size(before)} -> {show_size(after)}", markup=False)
 
 
 def _opened(
@@ -249,12 +251,10 @@ def _opened(
 
     rope = None
     if model:
-        from transformers import AutoModelForCausalLM
-
         from .model import fingerprint as fingerprint_of
-        from .model import rope_of
+        from .model import load_model, rope_of
 
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+        loaded = load_model(model)
         name, rope = fingerprint_of(loaded), rope_of(loaded)
     elif fingerprint and re.fullmatch("[0-9a-fA-F]{32}", fingerprint):
         name = bytes.fromhex(fingerprint)
@@ -294,22 +294,6 @@ def _range(text: str | None) -> range | None:
     if not match or int(match[1]) >= int(match[2]):
         raise ValueError(f"layers {text!r}; need first:last, e.g. 0:8")
     return range(int(match[1]), int(match[2]))
-
-
-def _bytes(text: str) -> int:
-    match = _SIZE.fullmatch(text.strip())
-    if not match:
-        raise ValueError(f"a size of {text!r}; need a number with kB, MB, GB or TB, or KiB, MiB, ...")
-    unit = (match[2] or "").lower()
-    base = 1024 if unit.endswith("i") else 1000
-    return int(float(match[1]) * base ** (" kmgt".index(unit[0]) if unit else 0))
-
-
-def _size(count: int) -> str:
-    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size, units = size / 1000, units[1:]
-    return f"{size:.3g} {units[0]}" if units[0] != "B" else f"{count} B"
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool, title: str, hidden: set[str] = frozenset()) -> None:  # type: ignore[assignment]

@@ -11,14 +11,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ...entropy_models.errors import BitstreamError
+from ...entropy_models.errors import BitstreamError, Unsupported
 from .blocks import KvSettings, read_block_header
 from .codec import KvCodec
+from .model import SUPPORTED
 from .sequence import BLOCKS, parse_sequence
+from .splice import Layers, layers_of
 
 KEYS = "layers.{i}.{k}"
 """Default pattern of tensor names: {i} the layer, {k} ``k``/``keys``/``key`` or ``v``/``values``/``value``."""
 TOKENS_NAME = "tokens"
+_LAYOUTS = (
+    (
+        "multi-head latent attention (MLA)",
+        r"(?:compressed_kv|kv_compressed|kv_latent|latent|c_?kv|kv_c|kv_a|k_?pe|k_rope|pe_cache)(?:_cache)?",
+        "; name the latent layers.{i}.k and what RoPE turns layers.{i}.v, shape (1, tokens, width) each",
+    ),
+    ("linear-attention or state-space (SSM) layers", r"(?:conv|ssm|recurrent|temporal)_?states?", ""),
+)
+"""Layout, names of its tensors, what to do about it."""
 _KINDS = {"k": 0, "key": 0, "keys": 0, "v": 1, "value": 1, "values": 1}
 
 
@@ -40,11 +51,14 @@ def encode_bytes(
     Raises:
         ValueError: the file does not hold a cache; the message says what it holds.
     """
-    tensors, tokens, notices = read_tensors(data, keys or KEYS)
+    tensors, ids, notices = read_tensors(data, keys or KEYS)
     codec = KvCodec(KvSettings(mode=mode or "quantized", quality=60 if quality is None else quality))
     if codec.settings.mode in ("tokens", "residual"):
         raise ValueError(f"mode {codec.settings.mode} needs the model; use save_cache from Python")
-    stream = codec.encode(tensors, tokens)
+    if ids is None:
+        ids = np.zeros(tensors[0][0].shape[1], np.int64)
+        notices = [*notices, "no tensor 'tokens': ids are stored as 0, so prefixes cannot be matched"]
+    stream = codec.encode(tensors, ids)
     raw = sum(x.numel() * x.element_size() for pair in tensors for x in pair)
     elements = sum(x.numel() for pair in tensors for x in pair)
     rate = f"{8 * len(stream) / elements:.3f} bits per element"
@@ -52,8 +66,12 @@ def encode_bytes(
     return stream, fields | {"notices": notices}
 
 
-def read_tensors(data: bytes, pattern: str) -> tuple[tuple[tuple[Tensor, Tensor], ...], np.ndarray, list[str]]:
-    """Layers, token ids and notices of a safetensors file."""
+def read_tensors(data: bytes, pattern: str) -> tuple[Layers, np.ndarray | None, list[str]]:
+    """Layers, token ids (None: the file has none) and notices of a safetensors file.
+
+    Raises:
+        ValueError: no keys and values by these names, or a layout that cannot be stored (`Unsupported` names it).
+    """
     try:
         tensors = load(data)
     except SafetensorError as error:
@@ -62,30 +80,34 @@ def read_tensors(data: bytes, pattern: str) -> tuple[tuple[tuple[Tensor, Tensor]
         raise ValueError(f"pattern {pattern!r} of tensor names; it needs {{i}} for the layer and {{k}} for k or v")
     regex = re.escape(pattern).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{k\}", r"(?P<k>keys?|values?|k|v)")
     found: dict[int, dict[int, Tensor]] = {}
+    others = []
     for name, tensor in tensors.items():
-        match = re.fullmatch(regex, name)
-        if match:
+        if match := re.fullmatch(regex, name):
             found.setdefault(int(match["i"]), {})[_KINDS[match["k"]]] = tensor
+        elif name != TOKENS_NAME:
+            others.append(name)
+    _refuse_layouts(others)
     if not found or sorted(found) != list(range(len(found))) or any(len(pair) != 2 for pair in found.values()):
         names = ", ".join(sorted(tensors)[:4])
         raise ValueError(
             f"no keys and values named {pattern!r} for layers 0, 1, ...; the file has {names} ... (--keys)"
         )
-    layers = tuple((_three(found[i][0], i), _three(found[i][1], i)) for i in range(len(found)))
-    count = layers[0][0].shape[1]
-    if TOKENS_NAME in tensors:
-        ids = tensors[TOKENS_NAME].reshape(-1).to(torch.int64).numpy()
-        if len(ids) != count:
-            raise ValueError(f"{len(ids)} token ids for {count} positions")
-        return layers, ids, []
-    return layers, np.zeros(count, np.int64), ["no tensor 'tokens': ids are stored as 0, so prefixes cannot be matched"]
+    ids = tensors[TOKENS_NAME].reshape(-1).to(torch.int64).numpy() if TOKENS_NAME in tensors else None
+    layers = layers_of([(found[i][0], found[i][1]) for i in range(len(found))], None if ids is None else len(ids))
+    notices = [f"not stored: {_some(others)}, which do not fit {pattern!r}"] if others else []
+    return layers, ids, notices
 
 
-def _three(x: Tensor, layer: int) -> Tensor:
-    x = x[0] if x.ndim == 4 and x.shape[0] == 1 else x
-    if x.ndim != 3:
-        raise ValueError(f"layer {layer} has shape {tuple(x.shape)}; need (kv_heads, tokens, head_dim), batch 1")
-    return x
+def _refuse_layouts(names: list[str]) -> None:
+    """Name the layout of tensors that are neither keys nor values."""
+    for layout, regex, hint in _LAYOUTS:
+        those = [name for name in names if re.search(rf"(?:^|[._/]){regex}(?:$|[._/])", name, re.IGNORECASE)]
+        if those:
+            raise Unsupported(f"{_some(those)}: a cache of {layout}; {SUPPORTED}{hint}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def decode_bytes(data: bytes) -> tuple[bytes, dict[str, Any]]:
@@ -123,5 +145,6 @@ def info_fields(data: bytes) -> dict[str, Any]:
 
 
 def _shape_text(layers: Any) -> str:
-    heads, count, width = layers[0][0].shape
-    return f"{len(layers)} layers x {heads} heads x {count} tokens x {width}"
+    (heads, count, width), values = layers[0][0].shape, layers[0][1].shape[2]
+    both = str(width) if width == values else f"{width} (values {values})"
+    return f"{len(layers)} layers x {heads} heads x {count} tokens x {both}"

@@ -33,8 +33,12 @@ def describe_kv(data: bytes) -> dict[str, Any]:
         "blocks": len(blocks),
         "tokens": tokens,
         "layers": first.layers,
-        "kv heads x width": f"{first.heads} x {first.key_dim}",
+        "kv heads x width": f"{first.heads} x {_width(first.key_dim, first.value_dim)}",
         "fingerprint": first.fingerprint.hex(),
         "bits per element": round(8 * len(data) / (elements * first.layers), 3),
         "by layer": " ".join(f"{8 * size / elements:.2f}" for size in by_layer),
     }
+
+
+def _width(keys: int, values: int) -> str:
+    return str(keys) if keys == values else f"{keys} (values {values})"

@@ -68,7 +68,7 @@ class Evaluation:
     """
 
     def __init__(self, model: Any, contexts: Tensor, caches: Sequence[Layers], greedy_contexts: int = 16) -> None:
-        check_model(model)
+        check_model(model, latent=False)
         self.model, self.contexts, self.caches = model, contexts, list(caches)
         self.greedy_contexts = min(greedy_contexts, len(contexts))
         self.queries: list[Tensor] = []

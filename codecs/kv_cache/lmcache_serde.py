@@ -130,7 +130,7 @@ def _check_shape(shape: Any, head_dim: int | None) -> tuple[int, int, int, int]:
         return shape[1], shape[3] // width, shape[2], width
     raise ValueError(
         f"a chunk of shape {shape}; supported are [2, layers, tokens, hidden] and "
-        "[layers, 2, tokens, heads, head_dim]; latent (MLA) caches are not"
+        "[layers, 2, tokens, heads, head_dim]; chunks of multi-head latent attention (MLA) are not"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,33 @@ STATIC_ROPE = frozenset(("default", "linear", "llama3", "yarn"))
 """RoPE types whose frequencies do not depend on the length of the sequence."""
 _IGNORED_CONFIG = frozenset(("transformers_version", "_name_or_path", "_attn_implementation", "use_cache", "dtype"))
 _SAMPLES = 4096
+
+SUPPORTED = "supported are keys and values of every position, as a DynamicCache of full-attention layers holds them"
+_LAYER_CLASSES = {
+    "LinearAttention": "linear-attention or state-space (SSM)", "SlidingWindow": "sliding-window",
+    "Static": "static (preallocated)", "Quantized": "quantised", "Indexed": "sparse-attention", "Dummy": "shared or empty",
+}  # fmt: skip
+"""Part of the name of a transformers cache layer's class: the field's word for it. The first that fits."""
+_LAYER_TYPES = {
+    "sliding_attention": "sliding-window", "chunked_attention": "sliding-window", "conv": "convolution",
+    "hybrid_sliding": "sliding-window and state-space (SSM)", "linear_attention": "linear-attention",
+    "hybrid": "attention and state-space (SSM)", "mamba": "state-space (SSM)",
+}  # fmt: skip
+"""``layer_types`` of a transformers config: the field's word."""
+
+
+def load_model(folder: str | Path, dtype: Any = "auto") -> Any:
+    """The transformers model in a folder, on the CPU; its own progress bars stay hidden, which would mix with ours."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def fingerprint(model: Any) -> bytes:
@@ -81,31 +109,47 @@ def check_cache(cache: Any) -> None:
     """Refuse, by name, cache layers that a run of tokens does not determine position by position.
 
     Raises:
-        Unsupported: sliding-window, linear-attention, quantised or otherwise unknown layers, or an empty cache.
+        Unsupported: sliding-window, linear-attention, static, quantised or otherwise unknown layers, the cache of an
+            encoder and a decoder, or an empty cache.
     """
     from transformers.cache_utils import DynamicLayer
 
+    if hasattr(cache, "cross_attention_cache"):
+        raise Unsupported(f"{type(cache).__name__} is an encoder-decoder cache; {SUPPORTED}")
     if not len(cache.layers):
         raise Unsupported("the cache has no layers; run the model on a prompt first")
     for i, layer in enumerate(cache.layers):
         name = type(layer).__name__
-        if getattr(layer, "is_sliding", False):
-            raise Unsupported(f"layer {i} is a sliding-window layer ({name}), which no longer holds all positions")
         if type(layer) is not DynamicLayer:
-            raise Unsupported(f"layer {i} is a {name}; only DynamicLayer (full attention) can be stored")
+            kind = next((kind for part, kind in _LAYER_CLASSES.items() if part in name), "unknown")
+            raise Unsupported(f"layer {i} is a {kind} layer ({name}); {SUPPORTED}")
         if not isinstance(layer.keys, Tensor) or layer.keys.ndim != 4:
             raise Unsupported(f"layer {i} holds no keys of shape (batch, kv_heads, tokens, head_dim); is it filled?")
 
 
-def check_model(model: Any) -> None:
+def check_model(model: Any, *, latent: bool = True) -> None:
     """Refuse, by name, models whose cache cannot be restored from keys and values of every position.
 
+    Args:
+        model: a transformers decoder.
+        latent: whether multi-head latent attention will do: its cache can be stored, but it has no query of the
+            width of its keys to measure with.
+
     Raises:
-        Unsupported: sliding-window or linear-attention layers.
+        Unsupported: sliding-window, linear-attention or otherwise unknown layers, or latent ones that will not do.
     """
     config = text_config(model)
-    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    default = ["sliding_attention" if windowed else "full_attention"]
-    kinds = set(getattr(config, "layer_types", None) or default)
-    if kinds != {"full_attention"}:
-        raise Unsupported(f"{config.model_type} has {', '.join(sorted(kinds))} layers; need full_attention")
+    default = "full_attention"
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        default = "sliding_attention"
+    elif getattr(config, "attention_chunk_size", None):
+        default = "chunked_attention"
+    kinds = set(getattr(config, "layer_types", None) or [default]) - {"full_attention"}
+    if kinds:
+        named = ", ".join(f"{_LAYER_TYPES.get(kind, 'other')} ({kind})" for kind in sorted(kinds))
+        raise Unsupported(f"{config.model_type} has layers of other kinds: {named}; {SUPPORTED}")
+    if getattr(config, "kv_lora_rank", None) and not latent:
+        raise Unsupported(
+            f"{config.model_type} has multi-head latent attention (MLA): its caches can be stored, "
+            "but calibration, evaluation and mode residual need full attention with keys per head"
+        )

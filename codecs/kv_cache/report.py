@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.box import SIMPLE
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
@@ -17,7 +18,7 @@ from .blocks import KvSettings
 from .cache_io import load_cache, save_cache
 from .calibration import calibrate
 from .evaluate import TAIL, Coded, Evaluation, Fidelity, plot, prefill, through, write_csv
-from .model import check_model, rope_of
+from .model import check_model, load_model, rope_of
 from .modes import MODES
 from .profile import Profile
 from .sequence import Layers
@@ -63,7 +64,7 @@ def evaluate_text(
     wanted = _modes(modes)
     _check(model, text, contexts, length)
     try:
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoTokenizer
     except ImportError as error:
         raise ImportError(f"this needs transformers ({error}): pip install 'rdcodec[kv]'") from None
     task = progress.add_task("loading", total=None)
@@ -73,11 +74,11 @@ def evaluate_text(
     needs_profile = any(MODES[mode].needs_profile for mode in wanted)
     ids = _token_ids(AutoTokenizer.from_pretrained(model, local_files_only=True), text)
     measured, others = _contexts(ids, text.name, contexts, length, needs_profile)
-    source = AutoModelForCausalLM.from_pretrained(model, dtype="auto", local_files_only=True).eval()
-    check_model(source)
+    source = load_model(model)
+    check_model(source, latent=False)
     exact = source
     if source.dtype != torch.float32:
-        exact = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, local_files_only=True).eval()
+        exact = load_model(model, torch.float32)
     profile = None
     if needs_profile:
         profile = calibrate(exact, others, lambda line: progress.update(task, description=f"calibrating: {line}"))
@@ -205,15 +206,16 @@ def _notes(curves: dict[str, list[Fidelity]], profile: Profile | None, others: T
 
 
 def _table(curves: dict[str, list[Fidelity]], title: str, notes: str) -> Table:
-    table = Table(title=title, caption=notes or None, caption_justify="left")
-    table.add_column("mode")
-    for name in ("bits per element", "ratio", "KL (bit)", "KL p99", "top-1", "attention error", "first greedy difference"):
+    """Fits 80 columns; the CSV has all figures and more decimals."""
+    table = Table(title=title, caption=notes or None, caption_justify="left", box=SIMPLE, padding=0)
+    table.add_column("mode", no_wrap=True)
+    for name in ("bits / element", "ratio", "KL (bit)", "KL p99", "top-1", "attn. error", "same greedy tokens"):
         table.add_column(name, justify="right")
     for lines in curves.values():
         for line in lines:
             table.add_row(
-                line.name, f"{line.bits_per_element:.3f}", f"{line.ratio:.2f}", f"{line.kl_mean:.5f}",
-                f"{line.kl_p99:.4f}", f"{line.top1_agreement:.4f}", f"{line.attention_error:.4f}",
+                line.name, f"{line.bits_per_element:.3f}", f"{line.ratio:.1f}", f"{line.kl_mean:.5f}",
+                f"{line.kl_p99:.4f}", f"{line.top1_agreement:.3f}", f"{line.attention_error:.4f}",
                 f"{line.greedy_first_divergence:.1f}",
             )  # fmt: skip
     return table

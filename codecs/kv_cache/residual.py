@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 
 from ...entropy_models.errors import Unsupported
-from .model import text_config
+from .model import check_model, text_config
 
 
 def check_worth(model: Any) -> None:
     """Refuse models whose layer inputs are not smaller than their keys and values.
 
     Raises:
-        Unsupported: d_model >= 2 n_kv d_head, or layers of an unknown build.
+        Unsupported: d_model >= 2 n_kv d_head, latent attention, or layers of an unknown build.
     """
+    check_model(model, latent=False)
     config = text_config(model)
     attention = _layers(model)[0].self_attn
     kv_width = attention.k_proj.out_features + attention.v_proj.out_features

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .model import SUPPORTED, check_cache
 
 Layers = tuple[tuple[Tensor, Tensor], ...]
 """Keys and values of each layer, shape (kv_heads, n, head_dim)."""
@@ -35,19 +37,27 @@ def layers_of(cache: Any, count: int | None = None) -> Layers:
     Args:
         cache: a transformers ``Cache`` (``cache.layers[i].keys`` and ``.values``), or a sequence of (keys, values):
             tensors of shape (kv_heads, n, head_dim), or with a batch of 1 before. None has no layers.
-        count: n, the number of tokens the cache must hold; None: as many as its first layer does.
+        count: n, the number of tokens the cache must hold; None: as many as its longest layer does.
 
     Raises:
-        ValueError: another shape or batch, or a layer that does not hold every position.
-        TypeError: a layer without tensors, e.g. of an empty cache.
+        ValueError: another shape or batch, or a layer that does not hold every position (`Unsupported` names its kind).
+        TypeError: no cache, or a layer without tensors, e.g. of an empty cache.
     """
     if cache is None:
         return ()
-    pairs = [(layer.keys, layer.values) for layer in cache.layers] if hasattr(cache, "layers") else list(cache)
+    if hasattr(cache, "layers") or hasattr(cache, "cross_attention_cache"):
+        check_cache(cache)
+        pairs = [(layer.keys, layer.values) for layer in cache.layers]
+    elif isinstance(cache, Iterable):
+        pairs = [tuple(pair) for pair in cache]
+    else:
+        raise TypeError(f"a cache of type {type(cache).__name__}; need a transformers Cache or (keys, values) per layer")
     if not pairs:
         raise ValueError("the cache has no layers")
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"layers of {sorted({len(pair) for pair in pairs})} tensors; need 2, keys and values")
     if count is None:
-        count = int(pairs[0][0].shape[-2]) if isinstance(pairs[0][0], Tensor) else 0
+        count = max((int(x.shape[-2]) for pair in pairs for x in pair if isinstance(x, Tensor) and x.ndim > 1), default=0)
     return tuple((_flat(k, i, "keys", count), _flat(v, i, "values", count)) for i, (k, v) in enumerate(pairs))
 
 
@@ -61,8 +71,13 @@ def _flat(tensor: Any, layer: int, name: str, count: int) -> Tensor:
     if tensor.ndim != 3:
         raise ValueError(f"{name} of layer {layer} have shape {tuple(tensor.shape)}, need (kv_heads, tokens, head_dim)")
     if tensor.shape[1] != count:
-        hint = "; a sliding-window layer cannot be cut into prefix blocks" if tensor.shape[1] < count else ""
+        hint = f"; is it a sliding-window layer? {SUPPORTED}" if tensor.shape[1] < count else ""
         raise ValueError(f"{name} of layer {layer} hold {tensor.shape[1]} positions for {count} tokens{hint}")
+    if not tensor.shape[2]:
+        raise ValueError(
+            f"{name} of layer {layer} have width 0; of multi-head latent attention (MLA) give the latent as keys and "
+            "what RoPE turns as values, as a DynamicCache holds them"
+        )
     return tensor
 
 
