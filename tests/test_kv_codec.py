@@ -535,8 +535,8 @@ def test_safetensors_in_and_out():
     out = load(commands.decode_bytes(data)[0])
     assert all(same_bits(out[name], x) for name, x in names.items())
     assert out["tokens"].tolist() == block.tokens.tolist()
-    info = commands.info_fields(data)
-    assert info["mode"] == "lossless" and "layer_2_bits_per_element" in info
+    info = describe_kv(data)
+    assert info["mode"] == "lossless" and len(info["by layer"].split()) == 3
     other = {
         name.replace("layers.", "m.").replace(".k", ".key").replace(".v", ".value"): x[None]
         for name, x in names.items()

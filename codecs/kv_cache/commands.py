@@ -11,11 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ...entropy_models.errors import BitstreamError, Unsupported
-from .blocks import KvSettings, read_block_header
+from ...entropy_models.errors import Unsupported
+from .blocks import KvSettings
 from .codec import KvCodec
 from .model import SUPPORTED
-from .sequence import BLOCKS, parse_sequence
 from .splice import Layers, layers_of
 
 KEYS = "layers.{i}.{k}"
@@ -122,26 +121,6 @@ def verify_bytes(data: bytes) -> None:
     """Decode every symbol; BitstreamError if anything is wrong."""
     KvCodec().decode(data, check=False)
 
-
-def info_fields(data: bytes) -> dict[str, Any]:
-    """For `codec info`: header fields and bits per element by layer, from sizes alone."""
-    stream, head = parse_sequence(data)
-    fields: dict[str, Any] = {"tokens": head.tokens, "fingerprint": head.fingerprint.hex()}
-    if head.content != BLOCKS:
-        return fields | {"content": "token ids"}
-    headers = [read_block_header(stream.chunk(i)) for i in range(len(stream.entries))]
-    if not headers:
-        raise BitstreamError("a cache file without blocks")
-    first = headers[0]
-    fields |= {"mode": first.mode, "quality": first.quality, "element_type": str(first.dtype).removeprefix("torch.")}
-    fields |= {"blocks": len(headers), "layers": first.layers, "kv_heads": first.heads, "head_dim": first.key_dim}
-    for i in range(first.layers if first.chunk_bytes else 0):
-        bits = [
-            8 * sum(h.chunk_bytes[i][t] for h in headers) / max(head.tokens * first.heads * dim, 1)
-            for t, dim in ((0, first.key_dim), (1, first.value_dim))
-        ]
-        fields[f"layer_{i}_bits_per_element"] = f"keys {bits[0]:.3f}  values {bits[1]:.3f}"
-    return fields
 
 
 def _shape_text(layers: Any) -> str:
