@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 from rdcodec.codecs import cli, files
+from rdcodec.codecs.weights import manifest
 from typer.testing import CliRunner
 
 CODEC = Path(sys.executable).with_name("codec")
@@ -181,7 +182,7 @@ def test_damage(run, photo, tmp_path):
 
 
 def test_models_and_help(run):
-    assert "image-1" in run("models")[1]
+    assert all(name in run("models")[1] for name in manifest())
     for arguments in ([], ["encode"], ["decode"], ["info"], ["verify"], ["eval", "image"], ["demo"], ["train"]):
         assert CliRunner().invoke(cli.app, [*arguments, "--help"]).exit_code == 0
 

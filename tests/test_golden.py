@@ -15,7 +15,8 @@ from rdcodec.codecs import container, load
 from rdcodec.codecs.image.header import parse
 
 GOLDEN = Path(__file__).parent / "golden"
-NAMES = ("image-1-rgb", "image-1-grey", "image-1-alpha")
+KINDS = ("rgb", "grey", "alpha")
+NAMES = tuple(f"image-{release}-{kind}" for release in (1, 2) for kind in KINDS)
 
 
 def golden_scene(name: str) -> np.ndarray:
@@ -23,7 +24,7 @@ def golden_scene(name: str) -> np.ndarray:
     y, x = np.mgrid[:61, :83]
     planes = [(x * 5 + y * 3 + 90 * (x > y)) % 256, (x * y // 7) % 256, 255 - 3 * y, 4 * ((x // 8 + y // 8) % 2) * 63]
     image = np.stack(planes, -1).clip(0, 255).astype(np.uint8)
-    return {"image-1-rgb": image[..., :3], "image-1-grey": image[..., 0], "image-1-alpha": image}[name]
+    return {"rgb": image[..., :3], "grey": image[..., 0], "alpha": image}[name.rsplit("-", 1)[1]]
 
 
 def symbol_check(data: bytes) -> str:
