@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,6 +69,34 @@ def test_orientation_profile_and_xmp_are_kept(rgb):
     for image_format in ("PNG", "JPEG", "WEBP", "AVIF", "TIFF"):
         again = Image.open(io.BytesIO(write_picture(picture, image_format)))
         assert again.getexif()[0x0112] == 6 and again.info["icc_profile"] == icc, image_format
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "LAB", "YCbCr", "I;16", "F"])
+def test_tiff_to_tiff(rgb, mode):
+    """Tags that describe the first file's pixels do not reach the second."""
+    if mode == "LAB":
+        image = ImageCms.profileToProfile(
+            rgb, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+        )
+    elif mode == "I;16":
+        image = Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257)
+    else:
+        image = rgb.convert(mode)
+    exif = Image.Exif()
+    exif[0x010E], exif[0x8298] = "a scene", "somebody"
+    picture = read_picture(saved(image, "TIFF", exif=exif))
+    old = Image.Exif()
+    old.load(picture.exif)
+    assert set(old) & {256, 258, 259, 262, 273, 277, 279, 339} == set()
+    old[262], old[273], old[279], old[320] = 5, 9, 9, (1, 2, 3)  # as older files hold them
+    for exif_bytes in (picture.exif, old.tobytes()):
+        data = write_picture(replace(picture, exif=exif_bytes), "TIFF")
+        with Image.open(io.BytesIO(data)) as again:
+            np.testing.assert_array_equal(np.asarray(again), picture.array())
+            assert again.mode == ("L" if mode in ("L", "I;16", "F") else "RGB")
+            assert (again.getexif()[0x010E], again.getexif()[0x8298]) == ("a scene", "somebody")
+    expected = rgb.convert("L") if picture.pixels.shape[-1] == 1 else rgb
+    assert np.abs(picture.array().astype(int) - np.asarray(expected)).mean() < 12
 
 
 def test_first_frame_of_an_animation(rgb):

@@ -26,6 +26,11 @@ _LOSSLESS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "AVIF": {"quality": 95},
 }
+_STRUCTURAL_TAGS = frozenset({
+    *range(254, 260), *range(262, 267), 273, *range(277, 282), 284, *range(288, 294), 297, 301, *range(317, 326),
+    330, *range(332, 348), *range(512, 522), *range(529, 533), 700, 33723, 34377, 34675, 37724, *range(50706, 50976),
+})  # fmt: skip
+"""TIFF tags that say how one file stores its pixels, or hold its XMP, IPTC, Photoshop data and ICC profile: no EXIF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +147,16 @@ def _convert(image: Image.Image, notices: list[str]) -> Picture:
         grey = image.mode in ("1", "L")
         pixels = np.asarray(image.convert("L" if grey else "RGB"))
         pixels = pixels[..., None] if grey else pixels
-    exif, xmp = image.getexif().tobytes() if image.getexif() else None, image.info.get("xmp")
+    xmp = image.info.get("xmp")
     xmp = xmp.encode() if isinstance(xmp, str) else xmp
-    return Picture(np.ascontiguousarray(pixels), alpha, icc or None, exif, xmp or None, tuple(notices))
+    return Picture(np.ascontiguousarray(pixels), alpha, icc or None, _exif(image.getexif()), xmp or None, tuple(notices))
+
+
+def _exif(exif: Image.Exif) -> bytes | None:
+    """EXIF as bytes, without what belongs to the file it came from; a TIFF writer would take it over."""
+    for tag in _STRUCTURAL_TAGS & set(exif):
+        del exif[tag]
+    return exif.tobytes() if len(exif) else None
 
 
 def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
@@ -189,11 +201,13 @@ def write_picture(picture: Picture, image_format: str = "PNG") -> bytes:
         ValueError: the format cannot hold alpha.
     """
     array = picture.array()
+    exif = Image.Exif()
+    exif.load(picture.exif or b"")
     if picture.alpha is not None and image_format in ("JPEG", "PPM", "BMP"):
         raise ValueError(f"{image_format} cannot hold the picture's alpha; use PNG, WebP, AVIF or TIFF")
     options = dict(_LOSSLESS.get(image_format, {}))
     if image_format not in ("BMP", "PPM"):
-        options |= {"icc_profile": picture.icc, "exif": picture.exif, "xmp": picture.xmp}
+        options |= {"icc_profile": picture.icc, "exif": _exif(exif), "xmp": picture.xmp}
     options = {name: value for name, value in options.items() if value is not None}
     buffer = io.BytesIO()
     Image.fromarray(array, {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[1 if array.ndim == 2 else array.shape[-1]]).save(
