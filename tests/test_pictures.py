@@ -71,6 +71,18 @@ def test_orientation_profile_and_xmp_are_kept(rgb):
         assert again.getexif()[0x0112] == 6 and again.info["icc_profile"] == icc, image_format
 
 
+@pytest.mark.parametrize(
+    ("mode", "profile", "kept"),
+    [("RGB", b"RGB ", True), ("L", b"GRAY", True), ("LAB", b"Lab ", False), ("L", b"RGB ", False), ("P", b"GRAY", False)],
+)
+def test_a_profile_stays_only_with_pixels_it_describes(rgb, mode, profile, kept):
+    icc = bytes(16) + profile + bytes(108)
+    image = Image.new("LAB", (9, 9), (120, 130, 120)) if mode == "LAB" else rgb.convert(mode)
+    picture = read_picture(saved(image, "TIFF", icc_profile=icc))
+    assert picture.icc == (icc if kept else None)
+    assert any("ICC profile" in notice for notice in picture.notices) != kept
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "LAB", "YCbCr", "I;16", "F"])
 def test_tiff_to_tiff(rgb, mode):
     """Tags that describe the first file's pixels do not reach the second."""

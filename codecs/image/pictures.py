@@ -149,7 +149,19 @@ def _convert(image: Image.Image, notices: list[str]) -> Picture:
         pixels = pixels[..., None] if grey else pixels
     xmp = image.info.get("xmp")
     xmp = xmp.encode() if isinstance(xmp, str) else xmp
+    if icc and not _profile_fits(icc, pixels):
+        notices = [*notices, f"the ICC profile is for {_colour_space(icc)}, not for the pixels kept; it is dropped"]
+        icc = None
     return Picture(np.ascontiguousarray(pixels), alpha, icc or None, _exif(image.getexif()), xmp or None, tuple(notices))
+
+
+def _colour_space(icc: bytes) -> str:
+    """What the header of an ICC profile says it describes: RGB, GRAY, CMYK, Lab."""
+    return icc[16:20].decode("latin-1").strip()
+
+
+def _profile_fits(icc: bytes, pixels: np.ndarray) -> bool:
+    return _colour_space(icc) == ("GRAY" if pixels.shape[-1] == 1 else "RGB")
 
 
 def _exif(exif: Image.Exif) -> bytes | None:
