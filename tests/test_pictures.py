@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from rdcodec.codecs.image.pictures import format_of, looks_like_image, read_picture, write_picture
+from rdcodec.codecs.image.pictures import Picture, fitting, format_of, looks_like_image, read_picture, write_picture
 
 
 def saved(image: Image.Image, image_format: str, **options) -> bytes:
@@ -81,6 +81,31 @@ def test_a_profile_stays_only_with_pixels_it_describes(rgb, mode, profile, kept)
     picture = read_picture(saved(image, "TIFF", icc_profile=icc))
     assert picture.icc == (icc if kept else None)
     assert any("ICC profile" in notice for notice in picture.notices) != kept
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF"])
+def test_xmp_is_written_and_read_back(scene, image_format):
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    picture = Picture(scene(24, 31), exif=exif.tobytes(), xmp="<x:xmpmeta>é</x:xmpmeta>".encode())
+    assert not fitting(picture, image_format).notices
+    data = write_picture(picture, image_format)
+    assert read_picture(data).xmp == picture.xmp and Image.open(io.BytesIO(data)).getexif()[0x010F] == "maker"
+
+
+@pytest.mark.parametrize(
+    ("image_format", "name", "value"),
+    [("BMP", "xmp", b"<x/>"), ("PPM", "icc", b"profile"), ("PNG", "xmp", b"\xff\xfe<"), ("JPEG", "xmp", b"x" * 70000),
+     ("JPEG", "exif", 70000)],
+)  # fmt: skip
+def test_metadata_that_a_format_cannot_hold_is_left_out_with_a_notice(scene, image_format, name, value):
+    if name == "exif":
+        exif = Image.Exif()
+        exif[0x010E] = "e" * value
+        value = exif.tobytes()
+    picture = Picture(scene(24, 31), **{name: value})
+    assert name.upper() in fitting(picture, image_format).notices[0]
+    assert getattr(read_picture(write_picture(picture, image_format)), name) is None
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "LAB", "YCbCr", "I;16", "F"])

@@ -7,13 +7,15 @@ Pixels are never rotated: the EXIF orientation travels with them.
 from __future__ import annotations
 
 import io
+import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageSequence, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 MEGAPIXELS_MAX = 128
 """Larger files are refused before their pixels are decoded."""
@@ -31,6 +33,10 @@ _STRUCTURAL_TAGS = frozenset({
     330, *range(332, 348), *range(512, 522), *range(529, 533), 700, 33723, 34377, 34675, 37724, *range(50706, 50976),
 })  # fmt: skip
 """TIFF tags that say how one file stores its pixels, or hold its XMP, IPTC, Photoshop data and ICC profile: no EXIF."""
+
+_XMP_TAG = 700
+_JPEG_METADATA_MAX = 65504
+"""Bytes of EXIF or XMP in a JPEG marker, less the longest of their signatures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,21 +212,58 @@ def format_of(path: Path) -> str:
     return _SUFFIX_FORMATS[path.suffix.lower()]
 
 
+def fitting(picture: Picture, image_format: str) -> Picture:
+    """The picture with only the metadata that a file format can hold; ``notices`` name what is left out."""
+    held = {"icc": picture.icc, "exif": _clean_exif(picture.exif), "xmp": picture.xmp}
+    lost = []
+    for name, value in held.items():
+        most = _JPEG_METADATA_MAX if image_format == "JPEG" and name != "icc" else sys.maxsize
+        if value and image_format in ("BMP", "PPM"):
+            lost.append(f"{image_format} holds no {name.upper()}; it is left out")
+        elif value and len(value) > most:
+            lost.append(f"{len(value)} bytes of {name.upper()}, JPEG holds {most}; it is left out")
+        elif value and name == "xmp" and image_format == "PNG" and not _is_utf8(value):
+            lost.append("XMP is not UTF-8, as PNG needs it; it is left out")
+        else:
+            continue
+        held[name] = None
+    return replace(picture, **held, notices=(*picture.notices, *lost))
+
+
+def _clean_exif(data: bytes | None) -> bytes | None:
+    exif = Image.Exif()
+    exif.load(data or b"")
+    return _exif(exif)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        return data.decode() is not None
+    except UnicodeDecodeError:
+        return False
+
+
 def write_picture(picture: Picture, image_format: str = "PNG") -> bytes:
     """Encode as an image file: PNG, TIFF, BMP, PPM and WebP without loss, JPEG and AVIF at quality 95.
+
+    Metadata that the format cannot hold is left out; see `fitting`.
 
     Raises:
         ValueError: the format cannot hold alpha.
     """
     array = picture.array()
-    exif = Image.Exif()
-    exif.load(picture.exif or b"")
     if picture.alpha is not None and image_format in ("JPEG", "PPM", "BMP"):
         raise ValueError(f"{image_format} cannot hold the picture's alpha; use PNG, WebP, AVIF or TIFF")
-    options = dict(_LOSSLESS.get(image_format, {}))
-    if image_format not in ("BMP", "PPM"):
-        options |= {"icc_profile": picture.icc, "exif": _exif(exif), "xmp": picture.xmp}
-    options = {name: value for name, value in options.items() if value is not None}
+    picture = fitting(picture, image_format)
+    metadata: dict[str, Any] = {"icc_profile": picture.icc, "exif": picture.exif, "xmp": picture.xmp}
+    if picture.xmp and image_format == "PNG":
+        metadata["pnginfo"] = PngInfo()
+        metadata["pnginfo"].add_itxt("XML:com.adobe.xmp", picture.xmp.decode())
+    if picture.xmp and image_format == "TIFF":
+        metadata["exif"] = Image.Exif()
+        metadata["exif"].load(picture.exif or b"")
+        metadata["exif"][_XMP_TAG] = picture.xmp
+    options = _LOSSLESS.get(image_format, {}) | {name: value for name, value in metadata.items() if value is not None}
     buffer = io.BytesIO()
     Image.fromarray(array, {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[1 if array.ndim == 2 else array.shape[-1]]).save(
         buffer, image_format, **options
