@@ -133,6 +133,8 @@ def encode(
     """
     if sum(x is not None for x in (bpp, size)) > 1:
         raise typer.BadParameter("give --bpp or --size, not both")
+    if bpp is not None and not 0 < bpp <= 1000:
+        raise ValueError(f"--bpp {bpp}; need a number above 0 and at most 1000, like 0.5")
     limit = None if size is None else files.parse_size(size)
     suffixes = IMAGE_SUFFIXES | {".safetensors"}
     planned = files.jobs(files.expand(inputs, suffixes), output, lambda source: ".rdc", force=force)

@@ -83,6 +83,17 @@ def test_targets(run, photo, tmp_path):
     assert code == 1 and "size '60 parsecs'; need a number and a unit" in err and not (tmp_path / "new").exists()
     assert run("encode", "photo.png", "--size", "1kB", "--bpp", "1")[0] == 2
     assert run("encode", "photo.png", "-q", "101")[0] == 2
+    for value in ("inf", "nan", "-1", "0", "1e308"):
+        code, out, err = run("encode", "photo.png", "--bpp", value, "-o", "new/x.rdc")
+        assert (code, out, err.count("\n")) == (1, "", 1) and "--bpp" in err and "above 0" in err
+        assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:x", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_one_line(run, photo, tmp_path, device):
+    code, out, err = run("encode", "photo.png", "--device", device)
+    assert (code, out, err.count("\n")) == (1, "", 1) and "device " in err and ("need auto" in err or "CUDA" in err)
+    assert not (tmp_path / "photo.rdc").exists()
 
 
 @pytest.mark.parametrize(
