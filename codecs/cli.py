@@ -158,7 +158,7 @@ def encode(
         finish(job, stream, fields, time.perf_counter() - start)
 
     def finish(job: Job, stream: bytes, fields: dict[str, Any], duration_s: float) -> None:
-        for notice in fields.pop("notices", ()):
+        for notice in fields.get("notices", ()):
             errors.print(f"codec: {job.name}: note: {notice}", markup=False)
         ratio = fields["raw_bytes"] / len(stream)
         facts = show_size(len(stream)), fields["rate"], f"{ratio:.1f}:1", f"{duration_s:.2f} s"
@@ -204,7 +204,7 @@ def decode(
                     codecs, data, job.target, crop=crop, salvage=salvage, device=device, progress=tiles
                 )
         job.write(result)
-        for notice in fields.pop("notices", ()):
+        for notice in fields.get("notices", ()):
             errors.print(f"codec: {job.name}: note: {notice}", markup=False)
         duration_s = time.perf_counter() - start
         line = f"{job.target or 'stdout'}  {fields['shape']}  {show_size(len(result))}  {duration_s:.2f} s"

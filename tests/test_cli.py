@@ -186,8 +186,8 @@ def test_damage(run, photo, tmp_path):
         code, out, err = run(command, "bad.rdc")
         assert (code, out) == (1, "") and err.startswith("codec: bad.rdc: corrupt: ") and err.count("\n") == 1
     assert not (tmp_path / "bad.png").exists()
-    code, _, err = run("decode", "bad.rdc", "--salvage")
-    assert code == 0 and "tile 1 of 1 is lost" in err and (tmp_path / "bad.png").exists()
+    code, out, err = run("decode", "bad.rdc", "--salvage")
+    assert (code, out) == (1, "") and "no tile is undamaged; tile 1 of 1" in err and not (tmp_path / "bad.png").exists()
     (tmp_path / "empty.rdc").touch()
     assert run("info", "empty.rdc")[0] == 1 and run("decode", "photo.png")[0] == 1
 
@@ -252,3 +252,7 @@ def test_notices_go_to_standard_error(run, tmp_path):
     Image.fromarray((np.arange(400).reshape(20, 20) * 160).astype(np.uint16)).save(tmp_path / "deep.png")
     code, out, err = run("encode", "deep.png")
     assert code == 0 and out.count("\n") == 1 and "8 bits" in err
+    code, out, _ = run("encode", "deep.png", "--json", "--force")
+    assert code == 0 and "8 bits" in json.loads(out)["notices"][0]
+    code, out, _ = run("decode", "deep.rdc", "--json", "-o", "deep.bmp")
+    assert code == 0 and json.loads(out)["notices"] == []
