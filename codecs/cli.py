@@ -137,7 +137,7 @@ def encode(
         raise ValueError(f"--bpp {bpp}; need a number above 0 and at most 1000, like 0.5")
     limit = None if size is None else files.parse_size(size)
     suffixes = IMAGE_SUFFIXES | {".safetensors"}
-    planned = files.jobs(files.expand(inputs, suffixes), output, lambda source: ".rdc", force=force)
+    planned = files.jobs(files.expand(inputs, suffixes), output, lambda source: ".rdc", roots=inputs, force=force)
     codecs: dict[str, Any] = {}
 
     def work(job: Job, progress: Progress) -> None:
@@ -187,7 +187,7 @@ def decode(
     def suffix_of(source: Path | None) -> str:
         return ".safetensors" if source and container.codec_id_at(source) == kv_id else ".png"
 
-    planned = files.jobs(sources, output, suffix_of, force=force)
+    planned = files.jobs(sources, output, suffix_of, roots=inputs, force=force)
 
     def work(job: Job, progress: Progress) -> None:
         start = time.perf_counter()

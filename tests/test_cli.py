@@ -139,6 +139,20 @@ def test_folders_and_globs(run, photo, tmp_path, photograph):
     assert run("encode", "missing*.png")[0] == 1
 
 
+def test_subfolders_and_equal_stems_keep_apart(run, tmp_path, photograph):
+    for name in ("a/1.png", "b/1.jpg", "g.png", "g.bmp"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photograph[:20, :30]).save(tmp_path / "in" / name)
+    assert run("encode", "in", "-o", "packed")[0] == 0
+    packed = sorted(str(p.relative_to(tmp_path / "packed")) for p in (tmp_path / "packed").rglob("*.rdc"))
+    assert packed == ["a/1.rdc", "b/1.rdc", "g.bmp.rdc", "g.png.rdc"]
+    (tmp_path / "in" / "b" / "1.jpg").rename(tmp_path / "in" / "b" / "1.png")
+    code, out, err = run("encode", "in/a/1.png", "in/g.png", "in/b/1.png", "-o", "flat")
+    assert (code, out, err.count("\n")) == (1, "", 1) and "in/a/1.png, in/b/1.png share" in err and "g.png" not in err
+    (tmp_path / "bad.png").write_text("no image")
+    assert run("encode", "bad.png", "-o", "nothing/")[0] == 1 and not (tmp_path / "nothing").exists()
+
+
 def test_each_output_is_named_after_what_its_file_holds(run, photo, tmp_path):
     (tmp_path / "in").mkdir()
     photo.rename(tmp_path / "in" / "photo.png")
