@@ -60,6 +60,22 @@ def test_sixteen_bits_are_converted_with_a_notice():
     np.testing.assert_array_equal(picture.pixels[..., 0], np.rint(ramp / 257).astype(np.uint8))
 
 
+def test_a_dark_sixteen_bit_picture_stays_dark():
+    dark = np.full((24, 31), 199, np.uint16)
+    picture = read_picture(saved(Image.fromarray(dark), "TIFF"))
+    assert picture.notices == ("16-bit grey is converted to 8 bits",) and (picture.pixels == 1).all()
+
+
+def test_a_float_picture_with_holes_keeps_the_rest():
+    ramp = np.linspace(0, 1, 24 * 31, dtype=np.float32).reshape(24, 31)
+    holes = ramp.copy()
+    holes[3, 4], holes[5, 6], holes[7, 8] = np.nan, np.inf, -np.inf
+    picture = read_picture(saved(Image.fromarray(holes), "TIFF"))
+    assert picture.notices == ("float grey is converted to 8 bits",)
+    np.testing.assert_array_equal(picture.pixels[..., 0][np.isfinite(holes)], np.rint(ramp * 255)[np.isfinite(holes)])
+    assert [picture.pixels[at][0] for at in ((3, 4), (5, 6), (7, 8))] == [0, 255, 0]
+
+
 def test_orientation_profile_and_xmp_are_kept(rgb):
     exif = Image.Exif()
     exif[0x0112] = 6

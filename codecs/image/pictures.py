@@ -121,7 +121,8 @@ def _notices(image: Image.Image, data: bytes) -> list[str]:
         notices.append(f"only the first of {frames} frames is kept")
         next(iter(ImageSequence.Iterator(image)))
     if _is_deep(image, data):
-        notices.append(f"{image.mode} with more than 8 bits per channel is converted to 8 bits")
+        kind = {"F": "float grey", "I": "32-bit grey"}.get(image.mode, "16-bit grey")
+        notices.append(f"{kind if image.mode.startswith(('F', 'I')) else '16-bit ' + image.mode} is converted to 8 bits")
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX") and not _is_deep(image, data):
         notices.append(f"{image.mode} is converted to RGB")
     return notices
@@ -178,8 +179,15 @@ def _exif(exif: Image.Exif) -> bytes | None:
 
 
 def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
-    """16-bit integers by /257; float and 32-bit images by their own range if it exceeds 8 or 16 bits."""
-    low, high = float(values.min()), float(values.max())
+    """16-bit integers by /257; float and 32-bit images by their own range if it exceeds 8 or 16 bits.
+
+    What is not a number counts as the lowest value, and infinities as the lowest and highest.
+    """
+    if mode.startswith("I;16"):
+        return np.rint(values / 257).astype(np.uint8)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
     peak = 65535.0 if mode.startswith("I") and high > 255 else 255.0
     if mode == "F" and high <= 1.0:
         peak = 1.0
