@@ -47,8 +47,12 @@ class Job:
             container.write_file(self.target, data)
 
 
-def expand(inputs: Iterable[str], suffixes: frozenset[str] | None) -> list[Path | None]:
+def expand(
+    inputs: Iterable[str], suffixes: frozenset[str] | None, note: Callable[[str], None] = lambda text: None
+) -> list[Path | None]:
     """Files, globs and folders to files. In folders, files with one of ``suffixes`` (None: all), recursively.
+
+    ``note`` is told how many files of a folder have other suffixes.
 
     Raises:
         ValueError: a name matches nothing.
@@ -59,10 +63,13 @@ def expand(inputs: Iterable[str], suffixes: frozenset[str] | None) -> list[Path 
         if name == STDIO:
             found.append(None)
         elif path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file())
-            inside = [p for p in inside if suffixes is None or p.suffix.lower() in suffixes]
+            every = sorted(p for p in path.rglob("*") if p.is_file())
+            inside = [p for p in every if suffixes is None or p.suffix.lower() in suffixes]
             if not inside:
                 raise ValueError(f"{name}: the folder holds none of {', '.join(sorted(suffixes or ()))}")
+            if len(inside) < len(every):
+                others = sorted({p.suffix or "no suffix" for p in every} - {p.suffix for p in inside})
+                note(f"{name}: {len(every) - len(inside)} of {len(every)} files left out ({', '.join(others)})")
             found += inside
         elif path.exists():
             found.append(path)

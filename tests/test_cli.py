@@ -82,6 +82,9 @@ def test_targets(run, photo, tmp_path):
     code, _, err = run("encode", "photo.png", "--size", "60 parsecs", "-o", "new/x.rdc")
     assert code == 1 and "size '60 parsecs'; need a number and a unit" in err and not (tmp_path / "new").exists()
     assert run("encode", "photo.png", "--size", "1kB", "--bpp", "1")[0] == 2
+    for target in (("--size", "1kB"), ("--bpp", "1")):
+        code, out, err = run("encode", "photo.png", "-q", "60", *target)
+        assert (code, out) == (2, "") and "--quality, --bpp or --size" in err
     assert run("encode", "photo.png", "-q", "101")[0] == 2
     for value in ("inf", "nan", "-1", "0", "1e308"):
         code, out, err = run("encode", "photo.png", "--bpp", value, "-o", "new/x.rdc")
@@ -130,7 +133,8 @@ def test_folders_and_globs(run, photo, tmp_path, photograph):
     for i in range(3):
         Image.fromarray(photograph[: 20 + i, :30]).save(tmp_path / "in" / f"{i}.jpg")
     (tmp_path / "in" / "notes.txt").write_text("not an image, not asked for")
-    assert run("encode", "in", "-o", "packed/")[0] == 0
+    code, _, err = run("encode", "in", "-o", "packed/")
+    assert code == 0 and err == "codec: note: in: 1 of 4 files left out (.txt)\n"
     assert run("decode", "packed/*.rdc", "-o", "back/")[0] == 0
     assert sorted(p.name for p in (tmp_path / "back").iterdir()) == ["0.png", "1.png", "2.png"]
     (tmp_path / "in" / "bad.jpg").write_bytes(b"\xff\xd8 broken")
