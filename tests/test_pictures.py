@@ -166,6 +166,15 @@ def test_broken_input_is_one_clear_error(data, message):
         read_picture(data)
 
 
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF"])
+def test_a_truncated_image_is_called_one(rgb, image_format):
+    data = saved(rgb, image_format)[:30]
+    assert looks_like_image(data)
+    with pytest.raises(ValueError, match="(?i)damaged"):
+        read_picture(data)
+    assert not looks_like_image(b"") and not looks_like_image(b"RIFF1234WAVE") and not looks_like_image(b"hello, world")
+
+
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF"])
 def test_damaged_files_never_crash(rgb, image_format):
     data, rng = saved(rgb, image_format), np.random.default_rng(1)
@@ -185,3 +194,5 @@ def test_unknown_output_formats_are_named():
     assert format_of(Path("a.JPG")) == "JPEG"
     with pytest.raises(ValueError, match=r"\.xyz.*\.png"):
         format_of(Path("a.xyz"))
+    with pytest.raises(ValueError, match=r"'out' has no suffix.*\.png"):
+        format_of(Path("out"))

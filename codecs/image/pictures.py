@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageSequence, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-MEGAPIXELS_MAX = 128
-"""Larger files are refused before their pixels are decoded."""
+from .header import PIXELS_MAX
+
 _SUFFIX_FORMATS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF",
     ".bmp": "BMP", ".ppm": "PPM", ".pgm": "PPM",
@@ -34,6 +34,10 @@ _STRUCTURAL_TAGS = frozenset({
 })  # fmt: skip
 """TIFF tags that say how one file stores its pixels, or hold its XMP, IPTC, Photoshop data and ICC profile: no EXIF."""
 
+_MAGIC = {
+    "PNG": (b"\x89PNG\r\n\x1a\n",), "JPEG": (b"\xff\xd8\xff",), "WebP": (b"WEBP",), "AVIF": (b"avif", b"avis"),
+    "TIFF": (b"II*\0", b"MM\0*"), "GIF": (b"GIF87a", b"GIF89a"),
+}  # fmt: skip
 _XMP_TAG = 700
 _JPEG_METADATA_MAX = 65504
 """Bytes of EXIF or XMP in a JPEG marker, less the longest of their signatures."""
@@ -83,32 +87,45 @@ def as_picture(image: np.ndarray | str | Path | Picture) -> Picture:
 def looks_like_image(data: bytes) -> bool:
     """Whether Pillow knows the format, judged by content."""
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Image.open(io.BytesIO(data)).close()
             return True
     except Image.DecompressionBombError:
         return True
     except (OSError, ValueError, SyntaxError, RuntimeError, LookupError, TypeError):
-        return False
+        return _image_magic(data) is not None  # damaged
+
+
+def _image_magic(data: bytes) -> str | None:
+    """The image format that a file's first bytes announce."""
+    container = data[8:12] if data[:4] == b"RIFF" or data[4:8] == b"ftyp" else b""
+    for name, starts in _MAGIC.items():
+        if data.startswith(starts) or container in starts:
+            return name
+    return None
 
 
 def read_picture(data: bytes) -> Picture:
     """Decode an image file.
 
     Raises:
-        ValueError: not an image, damaged, or larger than `MEGAPIXELS_MAX`.
+        ValueError: not an image, damaged, or larger than `PIXELS_MAX`.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
-                if image.width * image.height > MEGAPIXELS_MAX << 20:
-                    raise ValueError(f"{image.width}x{image.height} pixels; at most {MEGAPIXELS_MAX} megapixels")
+                if image.width * image.height > PIXELS_MAX:
+                    raise ValueError(f"{image.width}x{image.height} pixels; at most {PIXELS_MAX}")
                 notices = _notices(image, data)
                 image.load()
                 return _convert(image, notices)
     except Image.DecompressionBombError:
-        raise ValueError(f"more pixels than {MEGAPIXELS_MAX} megapixels") from None
+        raise ValueError(f"more than {PIXELS_MAX} pixels") from None
     except UnidentifiedImageError:
+        if name := _image_magic(data):
+            raise ValueError(f"a damaged or unsupported {name} image of {len(data)} bytes") from None
         raise ValueError(f"not an image Pillow can read (starts with {data[:8]!r})") from None
     except (OSError, SyntaxError, RuntimeError, LookupError, TypeError, OverflowError, MemoryError) as error:
         raise ValueError(f"damaged image: {error}") from None
@@ -215,8 +232,10 @@ def format_of(path: Path) -> str:
     Raises:
         ValueError: the suffix is not one we write.
     """
+    if not path.suffix:
+        raise ValueError(f"{path.name!r} has no suffix to tell the image format; use one of {', '.join(_SUFFIX_FORMATS)}")
     if path.suffix.lower() not in _SUFFIX_FORMATS:
-        raise ValueError(f"cannot write {path.suffix or path.name!r} images; use one of {', '.join(_SUFFIX_FORMATS)}")
+        raise ValueError(f"cannot write {path.suffix!r} images; use one of {', '.join(_SUFFIX_FORMATS)}")
     return _SUFFIX_FORMATS[path.suffix.lower()]
 
 
