@@ -64,6 +64,11 @@ def fail(name: str, error: BaseException) -> None:
     errors.print(f"codec: {name + ': ' if name else ''}{kind}{text}", markup=False)
 
 
+def note(text: str) -> None:
+    """One line on standard error about what was done otherwise than one may think."""
+    errors.print(f"codec: note: {text}", markup=False)
+
+
 def run_all(planned: list[Job], work: Callable[[Job, Progress], None], verb: str) -> None:
     """Do every job, with a progress bar; a failed one is reported and the others go on. Exits 1 if any failed."""
     failed = 0
@@ -110,6 +115,7 @@ def report(as_json: bool, line: str, fields: dict[str, Any], *, to_stdout: bool)
 
 @app.command()
 def encode(
+    context: typer.Context,
     inputs: Inputs,
     output: Output = None,
     quality: Annotated[int, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100.")] = 60,
@@ -133,9 +139,14 @@ def encode(
     """
     if sum(x is not None for x in (bpp, size)) > 1:
         raise typer.BadParameter("give --bpp or --size, not both")
+    source = context.get_parameter_source("quality")
+    if (bpp is not None or size is not None) and source is not None and source.name != "DEFAULT":
+        raise typer.BadParameter("give --quality, --bpp or --size, not two of them")
+    if bpp is not None and not 0 < bpp <= 1000:
+        raise ValueError(f"--bpp {bpp}; need a number above 0 and at most 1000, like 0.5")
     limit = None if size is None else files.parse_size(size)
     suffixes = IMAGE_SUFFIXES | {".safetensors"}
-    planned = files.jobs(files.expand(inputs, suffixes), output, lambda source: ".rdc", force=force)
+    planned = files.jobs(files.expand(inputs, suffixes, note), output, lambda source: ".rdc", roots=inputs, force=force)
     codecs: dict[str, Any] = {}
 
     def work(job: Job, progress: Progress) -> None:
@@ -156,7 +167,7 @@ def encode(
         finish(job, stream, fields, time.perf_counter() - start)
 
     def finish(job: Job, stream: bytes, fields: dict[str, Any], duration_s: float) -> None:
-        for notice in fields.pop("notices", ()):
+        for notice in fields.get("notices", ()):
             errors.print(f"codec: {job.name}: note: {notice}", markup=False)
         ratio = fields["raw_bytes"] / len(stream)
         facts = show_size(len(stream)), fields["rate"], f"{ratio:.1f}:1", f"{duration_s:.2f} s"
@@ -178,14 +189,14 @@ def decode(
     force: Force = False,
 ) -> None:
     """Turn .rdc files back into images (PNG unless OUT says otherwise) or KV caches (safetensors)."""
-    sources = files.expand(inputs, frozenset({".rdc"}))
+    sources = files.expand(inputs, frozenset({".rdc"}), note)
     codecs: dict[str, Any] = {}
     kv_id = REGISTRY["kv"].stream_id
 
     def suffix_of(source: Path | None) -> str:
         return ".safetensors" if source and container.codec_id_at(source) == kv_id else ".png"
 
-    planned = files.jobs(sources, output, suffix_of, force=force)
+    planned = files.jobs(sources, output, suffix_of, roots=inputs, force=force)
 
     def work(job: Job, progress: Progress) -> None:
         start = time.perf_counter()
@@ -202,7 +213,7 @@ def decode(
                     codecs, data, job.target, crop=crop, salvage=salvage, device=device, progress=tiles
                 )
         job.write(result)
-        for notice in fields.pop("notices", ()):
+        for notice in fields.get("notices", ()):
             errors.print(f"codec: {job.name}: note: {notice}", markup=False)
         duration_s = time.perf_counter() - start
         line = f"{job.target or 'stdout'}  {fields['shape']}  {show_size(len(result))}  {duration_s:.2f} s"

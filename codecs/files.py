@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -42,11 +43,16 @@ class Job:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         else:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
             container.write_file(self.target, data)
 
 
-def expand(inputs: Iterable[str], suffixes: frozenset[str] | None) -> list[Path | None]:
+def expand(
+    inputs: Iterable[str], suffixes: frozenset[str] | None, note: Callable[[str], None] = lambda text: None
+) -> list[Path | None]:
     """Files, globs and folders to files. In folders, files with one of ``suffixes`` (None: all), recursively.
+
+    ``note`` is told how many files of a folder have other suffixes.
 
     Raises:
         ValueError: a name matches nothing.
@@ -57,10 +63,13 @@ def expand(inputs: Iterable[str], suffixes: frozenset[str] | None) -> list[Path 
         if name == STDIO:
             found.append(None)
         elif path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file())
-            inside = [p for p in inside if suffixes is None or p.suffix.lower() in suffixes]
+            every = sorted(p for p in path.rglob("*") if p.is_file())
+            inside = [p for p in every if suffixes is None or p.suffix.lower() in suffixes]
             if not inside:
                 raise ValueError(f"{name}: the folder holds none of {', '.join(sorted(suffixes or ()))}")
+            if len(inside) < len(every):
+                others = sorted({p.suffix or "no suffix" for p in every} - {p.suffix for p in inside})
+                note(f"{name}: {len(every) - len(inside)} of {len(every)} files left out ({', '.join(others)})")
             found += inside
         elif path.exists():
             found.append(path)
@@ -73,12 +82,20 @@ def expand(inputs: Iterable[str], suffixes: frozenset[str] | None) -> list[Path 
 
 
 def jobs(
-    sources: list[Path | None], output: str | None, suffix_of: Callable[[Path | None], str], *, force: bool
+    sources: list[Path | None],
+    output: str | None,
+    suffix_of: Callable[[Path | None], str],
+    *,
+    roots: Iterable[str] = (),
+    force: bool,
 ) -> list[Job]:
     """Give every input its output: beside it, in the folder ``output``, or the file ``output`` for a single input.
 
+    What lies in a folder of ``roots`` keeps its place below it; beside ``g.tiff``, ``g.png`` becomes ``g.png.rdc``.
+
     Args:
         sources: None is standard input.
+        roots: the inputs as given; those that are folders count.
         output: file, folder or ``-``; None: beside the inputs.
         suffix_of: an input's output suffix; not called where ``output`` names the file.
         force: outputs may exist.
@@ -87,25 +104,47 @@ def jobs(
         ValueError: many inputs for one file, two inputs for one output, or an output that exists without ``force``.
     """
     planned = []
+    folders = [Path(root) for root in roots if Path(root).is_dir()]
     for source in sources:
         if output == STDIO or (source is None and output is None):
             target = None
         elif output is None:
             target = source.with_suffix(suffix_of(source))  # type: ignore[union-attr]
         elif Path(output).is_dir() or output.endswith(("/", "\\")) or len(sources) > 1:
-            target = Path(output) / ((source.stem if source else "stdin") + suffix_of(source))
+            target = Path(output) / _place(source, folders) / ((source.stem if source else "stdin") + suffix_of(source))
         else:
             target = Path(output)
         planned.append(Job(source, target))
-    targets = [job.target for job in planned]
-    if len(planned) > 1 and (None in targets or len(set(targets)) < len(targets)):
-        raise ValueError(f"{len(planned)} inputs share an output; give -o a folder, and inputs with different names")
+    planned = _apart(planned)
     for job in planned:
         if job.target and job.target.exists() and not force:
             raise ValueError(f"{job.target} exists; --force overwrites it")
-        if job.target:
-            job.target.parent.mkdir(parents=True, exist_ok=True)
     return planned
+
+
+def _place(source: Path | None, folders: list[Path]) -> Path:
+    """Where a file lies below the first of ``folders`` that holds it."""
+    for folder in folders:
+        if source and source.is_relative_to(folder):
+            return source.relative_to(folder).parent
+    return Path()
+
+
+def _apart(planned: list[Job]) -> list[Job]:
+    """Jobs of one output get their inputs' whole names; ValueError if that does not tell them apart."""
+    taken = Counter(job.target for job in planned)
+    renamed = [
+        replace(job, target=job.target.with_name(job.source.name + job.target.suffix))
+        if job.source and job.target and taken[job.target] > 1
+        else job
+        for job in planned
+    ]
+    taken = Counter(job.target for job in renamed)
+    if clashing := [job for job in renamed if taken[job.target] > 1]:
+        target = clashing[0].target
+        names = ", ".join(job.name for job in clashing if job.target == target)
+        raise ValueError(f"{names} share the output {target or 'stdout'}; give -o a folder, and inputs with different names")
+    return renamed
 
 
 def looks_like_safetensors(data: bytes) -> bool:

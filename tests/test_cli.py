@@ -82,7 +82,21 @@ def test_targets(run, photo, tmp_path):
     code, _, err = run("encode", "photo.png", "--size", "60 parsecs", "-o", "new/x.rdc")
     assert code == 1 and "size '60 parsecs'; need a number and a unit" in err and not (tmp_path / "new").exists()
     assert run("encode", "photo.png", "--size", "1kB", "--bpp", "1")[0] == 2
+    for target in (("--size", "1kB"), ("--bpp", "1")):
+        code, out, err = run("encode", "photo.png", "-q", "60", *target)
+        assert (code, out) == (2, "") and "--quality, --bpp or --size" in err
     assert run("encode", "photo.png", "-q", "101")[0] == 2
+    for value in ("inf", "nan", "-1", "0", "1e308"):
+        code, out, err = run("encode", "photo.png", "--bpp", value, "-o", "new/x.rdc")
+        assert (code, out, err.count("\n")) == (1, "", 1) and "--bpp" in err and "above 0" in err
+        assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:x", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_one_line(run, photo, tmp_path, device):
+    code, out, err = run("encode", "photo.png", "--device", device)
+    assert (code, out, err.count("\n")) == (1, "", 1) and "device " in err and ("need auto" in err or "CUDA" in err)
+    assert not (tmp_path / "photo.rdc").exists()
 
 
 @pytest.mark.parametrize(
@@ -119,13 +133,28 @@ def test_folders_and_globs(run, photo, tmp_path, photograph):
     for i in range(3):
         Image.fromarray(photograph[: 20 + i, :30]).save(tmp_path / "in" / f"{i}.jpg")
     (tmp_path / "in" / "notes.txt").write_text("not an image, not asked for")
-    assert run("encode", "in", "-o", "packed/")[0] == 0
+    code, _, err = run("encode", "in", "-o", "packed/")
+    assert code == 0 and err == "codec: note: in: 1 of 4 files left out (.txt)\n"
     assert run("decode", "packed/*.rdc", "-o", "back/")[0] == 0
     assert sorted(p.name for p in (tmp_path / "back").iterdir()) == ["0.png", "1.png", "2.png"]
     (tmp_path / "in" / "bad.jpg").write_bytes(b"\xff\xd8 broken")
     code, _, err = run("encode", "in", "-o", "again/")
     assert code == 1 and "bad.jpg" in err and len(list((tmp_path / "again").iterdir())) == 3  # the others are done
     assert run("encode", "missing*.png")[0] == 1
+
+
+def test_subfolders_and_equal_stems_keep_apart(run, tmp_path, photograph):
+    for name in ("a/1.png", "b/1.jpg", "g.png", "g.bmp"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photograph[:20, :30]).save(tmp_path / "in" / name)
+    assert run("encode", "in", "-o", "packed")[0] == 0
+    packed = sorted(str(p.relative_to(tmp_path / "packed")) for p in (tmp_path / "packed").rglob("*.rdc"))
+    assert packed == ["a/1.rdc", "b/1.rdc", "g.bmp.rdc", "g.png.rdc"]
+    (tmp_path / "in" / "b" / "1.jpg").rename(tmp_path / "in" / "b" / "1.png")
+    code, out, err = run("encode", "in/a/1.png", "in/g.png", "in/b/1.png", "-o", "flat")
+    assert (code, out, err.count("\n")) == (1, "", 1) and "in/a/1.png, in/b/1.png share" in err and "g.png" not in err
+    (tmp_path / "bad.png").write_text("no image")
+    assert run("encode", "bad.png", "-o", "nothing/")[0] == 1 and not (tmp_path / "nothing").exists()
 
 
 def test_each_output_is_named_after_what_its_file_holds(run, photo, tmp_path):
@@ -175,8 +204,8 @@ def test_damage(run, photo, tmp_path):
         code, out, err = run(command, "bad.rdc")
         assert (code, out) == (1, "") and err.startswith("codec: bad.rdc: corrupt: ") and err.count("\n") == 1
     assert not (tmp_path / "bad.png").exists()
-    code, _, err = run("decode", "bad.rdc", "--salvage")
-    assert code == 0 and "tile 1 of 1 is lost" in err and (tmp_path / "bad.png").exists()
+    code, out, err = run("decode", "bad.rdc", "--salvage")
+    assert (code, out) == (1, "") and "no tile is undamaged; tile 1 of 1" in err and not (tmp_path / "bad.png").exists()
     (tmp_path / "empty.rdc").touch()
     assert run("info", "empty.rdc")[0] == 1 and run("decode", "photo.png")[0] == 1
 
@@ -241,3 +270,7 @@ def test_notices_go_to_standard_error(run, tmp_path):
     Image.fromarray((np.arange(400).reshape(20, 20) * 160).astype(np.uint16)).save(tmp_path / "deep.png")
     code, out, err = run("encode", "deep.png")
     assert code == 0 and out.count("\n") == 1 and "8 bits" in err
+    code, out, _ = run("encode", "deep.png", "--json", "--force")
+    assert code == 0 and "8 bits" in json.loads(out)["notices"][0]
+    code, out, _ = run("decode", "deep.rdc", "--json", "-o", "deep.bmp")
+    assert code == 0 and json.loads(out)["notices"] == []

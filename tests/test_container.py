@@ -96,3 +96,9 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         container.write_file(target, b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["file.rdc"] and target.read_bytes() == b"old"
+
+
+def test_a_folder_that_is_not_there_is_named_without_the_temporary_file(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        container.write_file(tmp_path / "nowhere" / "x.rdc", b"new")
+    assert caught.value.filename == str(tmp_path / "nowhere" / "x.rdc") and ".part" not in str(caught.value)

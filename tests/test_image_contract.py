@@ -218,6 +218,8 @@ def test_salvage_recovers_the_undamaged_tiles(image_codec, tiled):
     assert len(picture.notices) == 1 and "tile 4 of 4" in picture.notices[0]
     cut = image_codec.decode_picture(data[: stream.entries[2].offset + 9], salvage=True)
     assert len(cut.notices) == 2 and cut.pixels.shape == decoded.shape
+    with pytest.raises(Corrupt, match="no tile is undamaged"):
+        image_codec.decode_picture(damaged, crop=(TILE + 2, TILE + 2, TILE + 40, TILE + 50), salvage=True)
 
 
 def test_metadata_travels(image_codec, scene):

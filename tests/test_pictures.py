@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from rdcodec.codecs.image.pictures import format_of, looks_like_image, read_picture, write_picture
+from rdcodec.codecs.image.pictures import Picture, fitting, format_of, looks_like_image, read_picture, write_picture
 
 
 def saved(image: Image.Image, image_format: str, **options) -> bytes:
@@ -59,6 +60,22 @@ def test_sixteen_bits_are_converted_with_a_notice():
     np.testing.assert_array_equal(picture.pixels[..., 0], np.rint(ramp / 257).astype(np.uint8))
 
 
+def test_a_dark_sixteen_bit_picture_stays_dark():
+    dark = np.full((24, 31), 199, np.uint16)
+    picture = read_picture(saved(Image.fromarray(dark), "TIFF"))
+    assert picture.notices == ("16-bit grey is converted to 8 bits",) and (picture.pixels == 1).all()
+
+
+def test_a_float_picture_with_holes_keeps_the_rest():
+    ramp = np.linspace(0, 1, 24 * 31, dtype=np.float32).reshape(24, 31)
+    holes = ramp.copy()
+    holes[3, 4], holes[5, 6], holes[7, 8] = np.nan, np.inf, -np.inf
+    picture = read_picture(saved(Image.fromarray(holes), "TIFF"))
+    assert picture.notices == ("float grey is converted to 8 bits",)
+    np.testing.assert_array_equal(picture.pixels[..., 0][np.isfinite(holes)], np.rint(ramp * 255)[np.isfinite(holes)])
+    assert [picture.pixels[at][0] for at in ((3, 4), (5, 6), (7, 8))] == [0, 255, 0]
+
+
 def test_orientation_profile_and_xmp_are_kept(rgb):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -68,6 +85,71 @@ def test_orientation_profile_and_xmp_are_kept(rgb):
     for image_format in ("PNG", "JPEG", "WEBP", "AVIF", "TIFF"):
         again = Image.open(io.BytesIO(write_picture(picture, image_format)))
         assert again.getexif()[0x0112] == 6 and again.info["icc_profile"] == icc, image_format
+
+
+@pytest.mark.parametrize(
+    ("mode", "profile", "kept"),
+    [("RGB", b"RGB ", True), ("L", b"GRAY", True), ("LAB", b"Lab ", False), ("L", b"RGB ", False), ("P", b"GRAY", False)],
+)
+def test_a_profile_stays_only_with_pixels_it_describes(rgb, mode, profile, kept):
+    icc = bytes(16) + profile + bytes(108)
+    image = Image.new("LAB", (9, 9), (120, 130, 120)) if mode == "LAB" else rgb.convert(mode)
+    picture = read_picture(saved(image, "TIFF", icc_profile=icc))
+    assert picture.icc == (icc if kept else None)
+    assert any("ICC profile" in notice for notice in picture.notices) != kept
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF"])
+def test_xmp_is_written_and_read_back(scene, image_format):
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    picture = Picture(scene(24, 31), exif=exif.tobytes(), xmp="<x:xmpmeta>é</x:xmpmeta>".encode())
+    assert not fitting(picture, image_format).notices
+    data = write_picture(picture, image_format)
+    assert read_picture(data).xmp == picture.xmp and Image.open(io.BytesIO(data)).getexif()[0x010F] == "maker"
+
+
+@pytest.mark.parametrize(
+    ("image_format", "name", "value"),
+    [("BMP", "xmp", b"<x/>"), ("PPM", "icc", b"profile"), ("PNG", "xmp", b"\xff\xfe<"), ("JPEG", "xmp", b"x" * 70000),
+     ("JPEG", "exif", 70000)],
+)  # fmt: skip
+def test_metadata_that_a_format_cannot_hold_is_left_out_with_a_notice(scene, image_format, name, value):
+    if name == "exif":
+        exif = Image.Exif()
+        exif[0x010E] = "e" * value
+        value = exif.tobytes()
+    picture = Picture(scene(24, 31), **{name: value})
+    assert name.upper() in fitting(picture, image_format).notices[0]
+    assert getattr(read_picture(write_picture(picture, image_format)), name) is None
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "LAB", "YCbCr", "I;16", "F"])
+def test_tiff_to_tiff(rgb, mode):
+    """Tags that describe the first file's pixels do not reach the second."""
+    if mode == "LAB":
+        image = ImageCms.profileToProfile(
+            rgb, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+        )
+    elif mode == "I;16":
+        image = Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257)
+    else:
+        image = rgb.convert(mode)
+    exif = Image.Exif()
+    exif[0x010E], exif[0x8298] = "a scene", "somebody"
+    picture = read_picture(saved(image, "TIFF", exif=exif))
+    old = Image.Exif()
+    old.load(picture.exif)
+    assert set(old) & {256, 258, 259, 262, 273, 277, 279, 339} == set()
+    old[262], old[273], old[279], old[320] = 5, 9, 9, (1, 2, 3)  # as older files hold them
+    for exif_bytes in (picture.exif, old.tobytes()):
+        data = write_picture(replace(picture, exif=exif_bytes), "TIFF")
+        with Image.open(io.BytesIO(data)) as again:
+            np.testing.assert_array_equal(np.asarray(again), picture.array())
+            assert again.mode == ("L" if mode in ("L", "I;16", "F") else "RGB")
+            assert (again.getexif()[0x010E], again.getexif()[0x8298]) == ("a scene", "somebody")
+    expected = rgb.convert("L") if picture.pixels.shape[-1] == 1 else rgb
+    assert np.abs(picture.array().astype(int) - np.asarray(expected)).mean() < 12
 
 
 def test_first_frame_of_an_animation(rgb):
@@ -82,6 +164,15 @@ def test_first_frame_of_an_animation(rgb):
 def test_broken_input_is_one_clear_error(data, message):
     with pytest.raises(ValueError, match=message):
         read_picture(data)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF"])
+def test_a_truncated_image_is_called_one(rgb, image_format):
+    data = saved(rgb, image_format)[:30]
+    assert looks_like_image(data)
+    with pytest.raises(ValueError, match="(?i)damaged"):
+        read_picture(data)
+    assert not looks_like_image(b"") and not looks_like_image(b"RIFF1234WAVE") and not looks_like_image(b"hello, world")
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF"])
@@ -103,3 +194,5 @@ def test_unknown_output_formats_are_named():
     assert format_of(Path("a.JPG")) == "JPEG"
     with pytest.raises(ValueError, match=r"\.xyz.*\.png"):
         format_of(Path("a.xyz"))
+    with pytest.raises(ValueError, match=r"'out' has no suffix.*\.png"):
+        format_of(Path("out"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 import warnings
 import zlib
@@ -129,13 +130,14 @@ class ImageCodec:
             salvage: replace damaged tiles by grey, drop damaged metadata, and say so in ``notices``.
 
         Raises:
-            BitstreamError: anything wrong with the data that salvage does not cover.
+            BitstreamError: anything wrong with the data that salvage does not cover, or nothing left to salvage.
             ValueError: the crop does not lie in the image.
         """
         stream, header = parse(data, salvage=salvage)
         if stream.weights != self.stream_hash:
             raise Unsupported(f"the stream needs weights {stream.weights.hex()}, loaded are {self.stream_hash.hex()}")
         notices: list[str] = []
+        lost: set[int] = set()
         box = checked_crop(crop, header)
 
         def compute(index: int) -> Tensor:
@@ -145,12 +147,15 @@ class ImageCodec:
                 if not salvage:
                     raise type(error)(f"tile {index + 1} of {len(header.grid)}: {error}") from None
                 notices.append(f"tile {index + 1} of {len(header.grid)} is lost ({error})")
+                lost.add(index)
                 return self._blank(header, index)
 
         if not salvage:
             for index in range(len(stream.entries)):
                 stream.chunk(index)
         picture = Picture(self._pixels(RecentTiles(header.grid, compute), header, box, progress))
+        if lost.issuperset(_wanted(header, box)):
+            raise Corrupt(f"no tile is undamaged; {notices[0]}")
         picture = _with_extras(picture, stream, header, box, notices if salvage else None)
         return replace(picture, notices=(*picture.notices, *notices))
 
@@ -266,7 +271,7 @@ class ImageCodec:
         """Synthesis of the part ``box`` (pixels) of the image, uint8 (rows, columns, channels)."""
         grid, halo = header.grid, self.network.config.halo
         out = np.empty((box[2] - box[0], box[3] - box[1], header.channels), np.uint8)
-        wanted = [i for i in range(len(grid)) if area(clip(scaled(grid.latent_box(i), LATENT_STRIDE), box)) > 0]
+        wanted = _wanted(header, box)
         for done, index in enumerate(wanted):
             part = clip(scaled(grid.latent_box(index), LATENT_STRIDE), box)
             window = clip(grown(unscaled(part, LATENT_STRIDE), halo), grid.latent_bounds)
@@ -280,6 +285,12 @@ class ImageCodec:
             if progress:
                 progress(done + 1, len(wanted))
         return out
+
+
+def _wanted(header: ImageHeader, box: Box) -> list[int]:
+    """The tiles that share pixels with ``box``."""
+    boxes = [scaled(header.grid.latent_box(index), LATENT_STRIDE) for index in range(len(header.grid))]
+    return [index for index, tile in enumerate(boxes) if area(clip(tile, box)) > 0]
 
 
 def _with_extras(
@@ -349,13 +360,18 @@ def read_weights(data: bytes) -> tuple[ImageNetwork, Tables]:
 
 
 def resolve_device(device: str) -> str:
-    """``auto`` to a device that is there.
+    """``auto`` to a device that is there; ``cpu``, ``cuda`` and ``cuda:N`` stay as they are.
 
     Raises:
-        ValueError: CUDA is asked for and not available.
+        ValueError: another name, or CUDA is asked for and not available.
     """
+    match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device, re.ASCII)
+    if not match:
+        raise ValueError(f"device {device!r}; need auto, cpu, cuda or cuda:N")
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("device cuda: torch sees no CUDA device here; use --device cpu or auto")
+    if match[1] and int(match[1]) >= torch.cuda.device_count():
+        raise ValueError(f"device {device}; torch sees {torch.cuda.device_count()} CUDA devices here, counted from 0")
     return device

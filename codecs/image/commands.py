@@ -15,7 +15,7 @@ from ..container import write_file
 from . import anchors, evaluate
 from .codec import ImageCodec, Progress
 from .header import parse
-from .pictures import format_of, looks_like_image, read_picture, write_picture
+from .pictures import fitting, format_of, looks_like_image, read_picture, write_picture
 from .rate_control import encode_to_bytes
 from .tiles import Box
 
@@ -89,7 +89,7 @@ def decode_bytes(
     image_format = format_of(target) if target else "PNG"
     codec = _codec_for(codecs, data, device, salvage=salvage)
     box = parse_crop(crop) if crop else None
-    picture = codec.decode_picture(data, crop=box, salvage=salvage, progress=progress)
+    picture = fitting(codec.decode_picture(data, crop=box, salvage=salvage, progress=progress), image_format)
     height, width = picture.pixels.shape[:2]
     facts = {"codec": "image", "width": width, "height": height, "shape": f"{width}x{height}"}
     return write_picture(picture, image_format), facts | {"notices": picture.notices}

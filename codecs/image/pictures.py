@@ -7,16 +7,18 @@ Pixels are never rotated: the EXIF orientation travels with them.
 from __future__ import annotations
 
 import io
+import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageSequence, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
-MEGAPIXELS_MAX = 128
-"""Larger files are refused before their pixels are decoded."""
+from .header import PIXELS_MAX
+
 _SUFFIX_FORMATS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF",
     ".bmp": "BMP", ".ppm": "PPM", ".pgm": "PPM",
@@ -26,6 +28,19 @@ _LOSSLESS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "AVIF": {"quality": 95},
 }
+_STRUCTURAL_TAGS = frozenset({
+    *range(254, 260), *range(262, 267), 273, *range(277, 282), 284, *range(288, 294), 297, 301, *range(317, 326),
+    330, *range(332, 348), *range(512, 522), *range(529, 533), 700, 33723, 34377, 34675, 37724, *range(50706, 50976),
+})  # fmt: skip
+"""TIFF tags that say how one file stores its pixels, or hold its XMP, IPTC, Photoshop data and ICC profile: no EXIF."""
+
+_MAGIC = {
+    "PNG": (b"\x89PNG\r\n\x1a\n",), "JPEG": (b"\xff\xd8\xff",), "WebP": (b"WEBP",), "AVIF": (b"avif", b"avis"),
+    "TIFF": (b"II*\0", b"MM\0*"), "GIF": (b"GIF87a", b"GIF89a"),
+}  # fmt: skip
+_XMP_TAG = 700
+_JPEG_METADATA_MAX = 65504
+"""Bytes of EXIF or XMP in a JPEG marker, less the longest of their signatures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,32 +87,45 @@ def as_picture(image: np.ndarray | str | Path | Picture) -> Picture:
 def looks_like_image(data: bytes) -> bool:
     """Whether Pillow knows the format, judged by content."""
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Image.open(io.BytesIO(data)).close()
             return True
     except Image.DecompressionBombError:
         return True
     except (OSError, ValueError, SyntaxError, RuntimeError, LookupError, TypeError):
-        return False
+        return _image_magic(data) is not None  # damaged
+
+
+def _image_magic(data: bytes) -> str | None:
+    """The image format that a file's first bytes announce."""
+    container = data[8:12] if data[:4] == b"RIFF" or data[4:8] == b"ftyp" else b""
+    for name, starts in _MAGIC.items():
+        if data.startswith(starts) or container in starts:
+            return name
+    return None
 
 
 def read_picture(data: bytes) -> Picture:
     """Decode an image file.
 
     Raises:
-        ValueError: not an image, damaged, or larger than `MEGAPIXELS_MAX`.
+        ValueError: not an image, damaged, or larger than `PIXELS_MAX`.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
-                if image.width * image.height > MEGAPIXELS_MAX << 20:
-                    raise ValueError(f"{image.width}x{image.height} pixels; at most {MEGAPIXELS_MAX} megapixels")
+                if image.width * image.height > PIXELS_MAX:
+                    raise ValueError(f"{image.width}x{image.height} pixels; at most {PIXELS_MAX}")
                 notices = _notices(image, data)
                 image.load()
                 return _convert(image, notices)
     except Image.DecompressionBombError:
-        raise ValueError(f"more pixels than {MEGAPIXELS_MAX} megapixels") from None
+        raise ValueError(f"more than {PIXELS_MAX} pixels") from None
     except UnidentifiedImageError:
+        if name := _image_magic(data):
+            raise ValueError(f"a damaged or unsupported {name} image of {len(data)} bytes") from None
         raise ValueError(f"not an image Pillow can read (starts with {data[:8]!r})") from None
     except (OSError, SyntaxError, RuntimeError, LookupError, TypeError, OverflowError, MemoryError) as error:
         raise ValueError(f"damaged image: {error}") from None
@@ -110,7 +138,8 @@ def _notices(image: Image.Image, data: bytes) -> list[str]:
         notices.append(f"only the first of {frames} frames is kept")
         next(iter(ImageSequence.Iterator(image)))
     if _is_deep(image, data):
-        notices.append(f"{image.mode} with more than 8 bits per channel is converted to 8 bits")
+        kind = {"F": "float grey", "I": "32-bit grey"}.get(image.mode, "16-bit grey")
+        notices.append(f"{kind if image.mode.startswith(('F', 'I')) else '16-bit ' + image.mode} is converted to 8 bits")
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX") and not _is_deep(image, data):
         notices.append(f"{image.mode} is converted to RGB")
     return notices
@@ -142,14 +171,40 @@ def _convert(image: Image.Image, notices: list[str]) -> Picture:
         grey = image.mode in ("1", "L")
         pixels = np.asarray(image.convert("L" if grey else "RGB"))
         pixels = pixels[..., None] if grey else pixels
-    exif, xmp = image.getexif().tobytes() if image.getexif() else None, image.info.get("xmp")
+    xmp = image.info.get("xmp")
     xmp = xmp.encode() if isinstance(xmp, str) else xmp
-    return Picture(np.ascontiguousarray(pixels), alpha, icc or None, exif, xmp or None, tuple(notices))
+    if icc and not _profile_fits(icc, pixels):
+        notices = [*notices, f"the ICC profile is for {_colour_space(icc)}, not for the pixels kept; it is dropped"]
+        icc = None
+    return Picture(np.ascontiguousarray(pixels), alpha, icc or None, _exif(image.getexif()), xmp or None, tuple(notices))
+
+
+def _colour_space(icc: bytes) -> str:
+    """What the header of an ICC profile says it describes: RGB, GRAY, CMYK, Lab."""
+    return icc[16:20].decode("latin-1").strip()
+
+
+def _profile_fits(icc: bytes, pixels: np.ndarray) -> bool:
+    return _colour_space(icc) == ("GRAY" if pixels.shape[-1] == 1 else "RGB")
+
+
+def _exif(exif: Image.Exif) -> bytes | None:
+    """EXIF as bytes, without what belongs to the file it came from; a TIFF writer would take it over."""
+    for tag in _STRUCTURAL_TAGS & set(exif):
+        del exif[tag]
+    return exif.tobytes() if len(exif) else None
 
 
 def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
-    """16-bit integers by /257; float and 32-bit images by their own range if it exceeds 8 or 16 bits."""
-    low, high = float(values.min()), float(values.max())
+    """16-bit integers by /257; float and 32-bit images by their own range if it exceeds 8 or 16 bits.
+
+    What is not a number counts as the lowest value, and infinities as the lowest and highest.
+    """
+    if mode.startswith("I;16"):
+        return np.rint(values / 257).astype(np.uint8)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
     peak = 65535.0 if mode.startswith("I") and high > 255 else 255.0
     if mode == "F" and high <= 1.0:
         peak = 1.0
@@ -177,13 +232,48 @@ def format_of(path: Path) -> str:
     Raises:
         ValueError: the suffix is not one we write.
     """
+    if not path.suffix:
+        raise ValueError(f"{path.name!r} has no suffix to tell the image format; use one of {', '.join(_SUFFIX_FORMATS)}")
     if path.suffix.lower() not in _SUFFIX_FORMATS:
-        raise ValueError(f"cannot write {path.suffix or path.name!r} images; use one of {', '.join(_SUFFIX_FORMATS)}")
+        raise ValueError(f"cannot write {path.suffix!r} images; use one of {', '.join(_SUFFIX_FORMATS)}")
     return _SUFFIX_FORMATS[path.suffix.lower()]
+
+
+def fitting(picture: Picture, image_format: str) -> Picture:
+    """The picture with only the metadata that a file format can hold; ``notices`` name what is left out."""
+    held = {"icc": picture.icc, "exif": _clean_exif(picture.exif), "xmp": picture.xmp}
+    lost = []
+    for name, value in held.items():
+        most = _JPEG_METADATA_MAX if image_format == "JPEG" and name != "icc" else sys.maxsize
+        if value and image_format in ("BMP", "PPM"):
+            lost.append(f"{image_format} holds no {name.upper()}; it is left out")
+        elif value and len(value) > most:
+            lost.append(f"{len(value)} bytes of {name.upper()}, JPEG holds {most}; it is left out")
+        elif value and name == "xmp" and image_format == "PNG" and not _is_utf8(value):
+            lost.append("XMP is not UTF-8, as PNG needs it; it is left out")
+        else:
+            continue
+        held[name] = None
+    return replace(picture, **held, notices=(*picture.notices, *lost))
+
+
+def _clean_exif(data: bytes | None) -> bytes | None:
+    exif = Image.Exif()
+    exif.load(data or b"")
+    return _exif(exif)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        return data.decode() is not None
+    except UnicodeDecodeError:
+        return False
 
 
 def write_picture(picture: Picture, image_format: str = "PNG") -> bytes:
     """Encode as an image file: PNG, TIFF, BMP, PPM and WebP without loss, JPEG and AVIF at quality 95.
+
+    Metadata that the format cannot hold is left out; see `fitting`.
 
     Raises:
         ValueError: the format cannot hold alpha.
@@ -191,10 +281,16 @@ def write_picture(picture: Picture, image_format: str = "PNG") -> bytes:
     array = picture.array()
     if picture.alpha is not None and image_format in ("JPEG", "PPM", "BMP"):
         raise ValueError(f"{image_format} cannot hold the picture's alpha; use PNG, WebP, AVIF or TIFF")
-    options = dict(_LOSSLESS.get(image_format, {}))
-    if image_format not in ("BMP", "PPM"):
-        options |= {"icc_profile": picture.icc, "exif": picture.exif, "xmp": picture.xmp}
-    options = {name: value for name, value in options.items() if value is not None}
+    picture = fitting(picture, image_format)
+    metadata: dict[str, Any] = {"icc_profile": picture.icc, "exif": picture.exif, "xmp": picture.xmp}
+    if picture.xmp and image_format == "PNG":
+        metadata["pnginfo"] = PngInfo()
+        metadata["pnginfo"].add_itxt("XML:com.adobe.xmp", picture.xmp.decode())
+    if picture.xmp and image_format == "TIFF":
+        metadata["exif"] = Image.Exif()
+        metadata["exif"].load(picture.exif or b"")
+        metadata["exif"][_XMP_TAG] = picture.xmp
+    options = _LOSSLESS.get(image_format, {}) | {name: value for name, value in metadata.items() if value is not None}
     buffer = io.BytesIO()
     Image.fromarray(array, {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[1 if array.ndim == 2 else array.shape[-1]]).save(
         buffer, image_format, **options
