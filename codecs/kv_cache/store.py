@@ -27,6 +27,8 @@ from .backends import Backend
 from .blocks import KvSettings
 from .eviction import RecomputeCost
 from .index import BlockIndex, namespace_of
+from .layout import layout_of
+from .sharing import Sharing
 from .splice import Layers, alike, cut, join, layers_of, tokens_of
 from .trie import Node, token_key
 from .upkeep import Checked, Evicted, Policy, Progress, Stats
@@ -182,15 +184,17 @@ class PrefixStore:
             log_probs: natural logarithm of P_M(token | tokens before), at most 0, shape (n,); for eviction.
 
         Raises:
-            ValueError: shapes do not fit, or the store was opened without its salt.
+            ValueError: shapes do not fit, blocks to share have another layout (layers, heads, widths, element type),
+                or the store was opened without its salt.
         """
         self.index.known_salt()
         tokens = tokens_of(tokens)
         layers, bits = layers_of(cache, len(tokens)), _bits(log_probs, len(tokens))
-        path = self._path_for_put(tokens)
+        sharing = Sharing(self.index, layers)
+        path = self._path_for_put(tokens, sharing)
         for node in path:
             self.index.used(node)
-        return self._store(tokens, 0, layers, path, bits, progress)
+        return self._store(tokens, 0, layers, path, sharing, bits, progress)
 
     def append(self, tokens: Any, cache: Any, log_probs: Any = None, progress: Progress | None = None) -> Stored:
         """Store more of a prompt whose beginning is stored; stored blocks are not written again.
@@ -201,31 +205,28 @@ class PrefixStore:
             log_probs: as for `put`, of all n tokens.
 
         Raises:
-            ValueError: less than n - m tokens are stored intact (then put the whole cache), or shapes do not fit.
+            ValueError: less than n - m tokens are stored intact (then put the whole cache), in another layout,
+                or shapes do not fit.
         """
         self.index.known_salt()
         tokens = tokens_of(tokens)
         new, bits = layers_of(cache), _bits(log_probs, len(tokens))
+        sharing = Sharing(self.index, new)
         start = len(tokens) - new[0][0].shape[1]
-        match = self.index.match(tokens[: max(start, 0)])
+        match = sharing.match(tokens[: max(start, 0)])
         if start < 0 or match.tokens < start:
             raise ValueError(f"{match.tokens} of the {start} tokens before the new ones are stored; put the whole cache")
         if match.tail is not None:  # a block holds the rest with another continuation: cut ours out of it
             block = self.index.read(match.tail)
-            if block is None or not alike(block.layers, new):
-                raise ValueError(f"the block before token {start} is damaged or of another shape; put the whole cache")
+            if block is None or not block.layers:
+                raise ValueError(f"the block before token {start} is damaged or without tensors; put the whole cache")
+            sharing.check(match.tail, layout_of(block.layers))
             new = join([cut(block.layers, 0, match.tail_tokens), new])
-        return self._store(tokens, match.whole_tokens, new, list(match.path), bits, progress)
+        return self._store(tokens, match.whole_tokens, new, list(match.path), sharing, bits, progress)
 
-    def _path_for_put(self, tokens: np.ndarray) -> list[Node]:
-        """Blocks to share, each of them there; a short last one that this prompt outgrows is stored again, longer."""
-        while True:
-            path = list(self.index.match(tokens).path)
-            gone = [node for node in path if not self.index.backend.exists(self.index.key(node.id))]
-            if not gone:
-                break
-            for node in gone:
-                self.index.trie.remove(node)
+    def _path_for_put(self, tokens: np.ndarray, sharing: Sharing) -> list[Node]:
+        """Blocks to share, each of them usable; a short last one that this prompt outgrows is stored again, longer."""
+        path = list(sharing.match(tokens).path)
         last = path[-1] if path else None
         if last and last.end < len(tokens) and last.end % self.settings.block_tokens and not len(last.children):
             path.pop()
@@ -237,6 +238,7 @@ class PrefixStore:
         first: int,
         layers: Layers,
         path: list[Node],
+        sharing: Sharing,
         bits: np.ndarray | None,
         progress: Progress | None,
     ) -> Stored:
@@ -245,7 +247,7 @@ class PrefixStore:
         shared, start, blocks, size = parent.end, parent.end, 0, 0
         while start < len(tokens):
             last = min(self.index.boundary(start), len(tokens))
-            there = self._there(parent, tokens[start:], last - start)
+            there = self._there(parent, tokens[start:], last - start, sharing)
             if there is not None:
                 last = min(there.end, len(tokens))
                 shared, parent = shared + last - start, there
@@ -258,15 +260,13 @@ class PrefixStore:
                 progress(start, len(tokens))
         return Stored(shared, len(tokens) - shared, blocks, size)
 
-    def _there(self, parent: Node, rest: np.ndarray, count: int) -> Node | None:
-        """A stored child that holds exactly the next ``count`` tokens, or all the rest and perhaps more."""
+    @staticmethod
+    def _there(parent: Node, rest: np.ndarray, count: int, sharing: Sharing) -> Node | None:
+        """A usable child that holds exactly the next ``count`` tokens, or all the rest and perhaps more."""
         node, shared = parent.children.nearest(token_key(rest))
         if node is None or not (shared == len(rest) or shared == count == len(node.tokens)):
             return None
-        if self.index.backend.exists(self.index.key(node.id)):
-            return node
-        self.index.trie.remove(node)
-        return None
+        return node if sharing.usable(node) else None
 
     def _write(self, parent: Node, prompt: np.ndarray, end: int, layers: Layers, bits: np.ndarray | None) -> Node:
         """Encode and put the block from ``parent`` to position ``end``, then drop tails that it replaces."""

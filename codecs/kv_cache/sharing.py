@@ -1,0 +1,49 @@
+"""Which stored blocks a put may share: those that are there, of the same layout."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .header import BlockHeader
+from .index import BlockIndex
+from .layout import Layout, layout_of, stored_layout
+from .splice import Layers
+from .trie import Match, Node
+
+
+class Sharing:
+    """Of one put: looks at each block once."""
+
+    def __init__(self, index: BlockIndex, layers: Layers) -> None:
+        """``layers``: what is put."""
+        self.index, self.layout = index, layout_of(layers)
+        self._headers: dict[bytes, BlockHeader] = {}
+
+    def match(self, tokens: np.ndarray) -> Match:
+        """The longest stored prefix whose whole blocks can all be shared."""
+        while True:  # every failure takes a block out of the trie, so this ends
+            match = self.index.match(tokens)
+            if all(self.usable(node) for node in match.path):
+                return match
+
+    def usable(self, node: Node) -> bool:
+        """Whether the block can be shared; one that cannot is taken out of the trie, to be written again.
+
+        Raises:
+            ValueError: its layout is another than that of what is put.
+        """
+        if node.id not in self._headers:
+            header = self.index.header(node)
+            if header is None:
+                return False
+            self.check(node, stored_layout(header))
+            self._headers[node.id] = header
+        return True
+
+    def check(self, node: Node, stored: Layout) -> None:
+        """Refuse a block of another layout: a cache that goes on in another one cannot be joined to it."""
+        if stored != self.layout:
+            raise ValueError(
+                f"tokens {node.start} to {node.end} are stored as {stored}; the cache is {self.layout}. "
+                "Put caches of one layout under a fingerprint"
+            )
