@@ -453,6 +453,34 @@ def test_transcoding_changes_mode_and_size_and_keeps_ids(opened, folder):
     assert torch.allclose(hit.layers[0][0].float(), want, rtol=0.1, atol=1)
 
 
+@pytest.mark.parametrize("mode", ["tokens", "residual"])
+def test_modes_that_need_the_model_are_refused(opened, folder, mode):
+    settings = dataclasses.replace(SETTINGS, mode=mode)
+    put(opened(), PROMPT[:16])
+    there = {path: path.read_bytes() for path in files(folder)}
+    new = [(k[:, 16:], v[:, 16:]) for k, v in cache_of(PROMPT)]
+    for write in (
+        lambda: put(opened(settings=settings), PROMPT),
+        lambda: opened(settings=settings).append(PROMPT, new),
+        lambda: opened().transcode(settings),
+    ):
+        with pytest.raises(ValueError, match=f"mode {mode} needs the model to save and to restore a cache"):
+            write()
+    assert {path: path.read_bytes() for path in files(folder)} == there
+    assert_is_cache(opened().get(PROMPT), PROMPT[:16])
+
+
+def test_blocks_without_tensors_of_an_earlier_version_are_written_again(opened):
+    store = opened()
+    tokens = np.array(PROMPT[:8])
+    node = Node(store.index.id_of(bytes(16), tokens), bytes(16), tokens, 0, 0)
+    empty = store.index.encode(node, (), dataclasses.replace(SETTINGS, mode="tokens"), None)
+    store.index.backend.put(store.index.key(node.id), empty)
+    stored = put(opened(), PROMPT)
+    assert (stored.shared_tokens, stored.new_blocks) == (0, 4)
+    assert_is_cache(opened().get(PROMPT), PROMPT)
+
+
 # ---- arguments ----
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from .header import BlockHeader
 from .index import BlockIndex
 from .layout import Layout, layout_of, stored_layout
+from .modes import MODES
 from .splice import Layers
 from .trie import Match, Node
 
@@ -34,6 +35,9 @@ class Sharing:
         """
         if node.id not in self._headers:
             header = self.index.header(node)
+            if header is not None and MODES[header.mode].needs_model:  # of an earlier version: it holds no cache
+                self.index.forget(node, delete=False)
+                header = None
             if header is None:
                 return False
             self.check(node, stored_layout(header))

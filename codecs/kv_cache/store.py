@@ -28,6 +28,7 @@ from .blocks import KvSettings
 from .eviction import RecomputeCost
 from .index import BlockIndex, namespace_of
 from .layout import layout_of
+from .modes import MODES
 from .sharing import Sharing
 from .splice import Layers, alike, cut, join, layers_of, tokens_of
 from .trie import Node, token_key
@@ -112,7 +113,7 @@ class PrefixStore:
             layers: decode only these.
 
         Returns:
-            None if nothing is stored; else at most n tokens, without layers where they are stored in mode ``tokens``.
+            None if nothing is stored; else at most n tokens.
             Use n - 1 of them where the model must be run for logits.
         """
         tokens = tokens_of(tokens)
@@ -180,13 +181,14 @@ class PrefixStore:
 
         Args:
             tokens: ids of at least 0, shape (n,).
-            cache: as `splice.layers_of` takes it, n positions; None for mode ``tokens``.
+            cache: as `splice.layers_of` takes it, n positions.
             log_probs: natural logarithm of P_M(token | tokens before), at most 0, shape (n,); for eviction.
 
         Raises:
             ValueError: shapes do not fit, blocks to share have another layout (layers, heads, widths, element type),
-                or the store was opened without its salt.
+                the mode needs the model, or the store was opened without its salt.
         """
+        _check_mode(self.settings)
         self.index.known_salt()
         tokens = tokens_of(tokens)
         layers, bits = layers_of(cache, len(tokens)), _bits(log_probs, len(tokens))
@@ -208,6 +210,7 @@ class PrefixStore:
             ValueError: less than n - m tokens are stored intact (then put the whole cache), in another layout,
                 or shapes do not fit.
         """
+        _check_mode(self.settings)
         self.index.known_salt()
         tokens = tokens_of(tokens)
         new, bits = layers_of(cache), _bits(log_probs, len(tokens))
@@ -299,9 +302,19 @@ class PrefixStore:
 
     def transcode(self, settings: KvSettings, progress: Progress | None = None) -> tuple[int, int]:
         """Encode every block again; see `upkeep.transcode`. New blocks use ``settings`` as well."""
+        _check_mode(settings)
         sizes = upkeep.transcode(self.index, settings, progress)
         self.settings = replace(settings, block_tokens=self.settings.block_tokens)
         return sizes
+
+
+def _check_mode(settings: KvSettings) -> None:
+    if MODES[settings.mode].needs_model:
+        others = ", ".join(name for name, mode in MODES.items() if not mode.needs_model)
+        raise ValueError(
+            f"mode {settings.mode} needs the model to save and to restore a cache, and a store has none; "
+            f"use save_cache, or here one of {others}"
+        )
 
 
 def _bits(log_probs: Any, count: int) -> np.ndarray | None:
