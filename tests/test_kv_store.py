@@ -221,6 +221,28 @@ def test_a_damaged_block_is_a_miss_and_the_next_put_heals_it(opened, folder, kin
         assert_is_cache(opened().get(PROMPT), PROMPT)
 
 
+@pytest.mark.parametrize("reopen", [False, True])
+@pytest.mark.parametrize("kind", ["flip", "cut", "zeros", "empty"])
+def test_a_put_over_a_damaged_block_heals_it_before_anyone_looks(opened, folder, kind, reopen):
+    rng = np.random.default_rng(2)
+    for _ in range(12):
+        store = opened()
+        put(store, PROMPT)
+        node = store.index.match(np.array(PROMPT)).path[rng.integers(4)]
+        damage(folder / store.index.key(node.id), rng, kind)
+        stored = put(opened() if reopen else store, PROMPT)
+        assert (stored.new_blocks, stored.new_tokens) == (1, len(node.tokens))
+        assert_is_cache(opened().get(PROMPT), PROMPT)
+
+
+def test_an_append_after_a_damaged_block_asks_for_the_whole_cache(opened, folder):
+    store = opened()
+    put(store, PROMPT[:16])
+    damage(folder / store.index.key(store.index.match(np.array(PROMPT)).path[1].id), np.random.default_rng(0), "zeros")
+    with pytest.raises(ValueError, match="8 of the 16 tokens before the new ones are stored; put the whole cache"):
+        store.append(PROMPT, [(k[:, 16:], v[:, 16:]) for k, v in cache_of(PROMPT)])
+
+
 def test_a_block_in_anothers_place_is_a_miss(opened, folder):
     store = opened()
     put(store, PROMPT)

@@ -19,7 +19,7 @@ from . import ledger
 from .backends import Backend
 from .blocks import KvBlock, KvSettings, block_id, decode_block, encode_block, read_block_header
 from .eviction import ReuseModel
-from .header import BlockHeader
+from .header import BlockHeader, parse
 from .splice import Layers
 from .trie import ROOT_ID, Match, Node, Trie
 
@@ -158,7 +158,7 @@ class BlockIndex:
         return self._or_forget(node, lambda data: self.checked(node, data, layers))
 
     def header(self, node: Node) -> BlockHeader | None:
-        """A block's header, its length checked but no tensor decoded. None for what `read` would not return either."""
+        """A block's header; its length and checksums are checked, no tensor is decoded. None where `read` gives None."""
         return self._or_forget(node, lambda data: self._checked_header(node, data))
 
     def _or_forget(self, node: Node, use: Callable[[bytes | None], T]) -> T | None:
@@ -174,7 +174,9 @@ class BlockIndex:
     def _checked_header(self, node: Node, data: bytes | None) -> BlockHeader:
         if data is None:
             raise Corrupt("the block is gone")
-        header = read_block_header(data)
+        stream, header = parse(data)
+        for i in range(len(stream.entries)):
+            stream.chunk(i)  # checks its checksum
         if (header.id, header.parent, header.fingerprint) != (node.id, node.parent_id, self.fingerprint):
             raise Corrupt("the block is another than its place in the trie says")
         if not np.array_equal(header.tokens, node.tokens):

@@ -177,7 +177,9 @@ class PrefixStore:
     # ---- writing ----
 
     def put(self, tokens: Any, cache: Any, log_probs: Any = None, progress: Progress | None = None) -> Stored:
-        """Store a prompt's cache; blocks that are there are shared, not written again.
+        """Store a prompt's cache; blocks that are there are shared, not written again, unless they are damaged.
+
+        To know, each block that is shared is read once, and its checksums compared; no tensor is decoded.
 
         Args:
             tokens: ids of at least 0, shape (n,).
