@@ -475,6 +475,25 @@ def test_transcoding_changes_mode_and_size_and_keeps_ids(opened, folder):
     assert torch.allclose(hit.layers[0][0].float(), want, rtol=0.1, atol=1)
 
 
+def test_a_put_says_in_which_modes_the_shared_blocks_are(opened):
+    assert put(opened(), PROMPT[:16]).shared_modes == {}
+    for change, label in (
+        ({"mode": "quantized", "quality": 35}, "quantized, quality 35"),
+        ({"mode": "turboquant", "bits": 3}, "turboquant, 3 bits"),
+        ({"mode": "fp8"}, "fp8"),
+    ):
+        store = opened(settings=dataclasses.replace(SETTINGS, **change))
+        put(store, [*PROMPT[:8], *range(600, 608)])
+        assert put(store, PROMPT[:16]).shared_modes == {"lossless": 2}
+        branch = [*range(40, 48), *PROMPT]
+        branch[0] = 40 + len(label)
+        put(store, branch[:8])
+        put(opened(), branch[:16])
+        assert put(opened(), branch[:16]).shared_modes == {label: 1, "lossless": 1}
+        new = [(k[:, 16:], v[:, 16:]) for k, v in cache_of(branch)]
+        assert opened().append(branch, new).shared_modes == {label: 1, "lossless": 1}
+
+
 @pytest.mark.parametrize("mode", ["tokens", "residual"])
 def test_modes_that_need_the_model_are_refused(opened, folder, mode):
     settings = dataclasses.replace(SETTINGS, mode=mode)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from .header import BlockHeader
@@ -44,6 +46,10 @@ class Sharing:
             self._headers[node.id] = header
         return True
 
+    def modes(self, nodes: list[Node]) -> dict[str, int]:
+        """Number of blocks by `mode_text`; each was found `usable`."""
+        return dict(Counter(mode_text(self._headers[node.id]) for node in nodes))
+
     def check(self, node: Node, stored: Layout) -> None:
         """Refuse a block of another layout: a cache that goes on in another one cannot be joined to it."""
         if stored != self.layout:
@@ -51,3 +57,10 @@ class Sharing:
                 f"tokens {node.start} to {node.end} are stored as {stored}; the cache is {self.layout}. "
                 "Put caches of one layout under a fingerprint"
             )
+
+
+def mode_text(head: BlockHeader) -> str:
+    """A block's mode, with its quality or bits where these say anything."""
+    if head.mode.startswith("turboquant"):
+        return f"{head.mode}, {head.bits} bits"
+    return head.mode if head.mode in {"lossless", "fp8"} else f"{head.mode}, quality {head.quality}"

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -45,12 +45,15 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a put did: tokens that were there already, and what was written."""
+    """What a put did: tokens that were there already, in which modes, and what was written."""
 
     shared_tokens: int
     new_tokens: int
     new_blocks: int
     new_bytes: int
+    shared_modes: dict[str, int] = field(default_factory=dict)
+    """Number of shared blocks by mode, with its quality or bits where it has one, like "quantized, quality 60". They stay
+    as they are, whatever the store's settings: `PrefixStore.transcode` changes them."""
 
 
 class PrefixStore:
@@ -250,12 +253,14 @@ class PrefixStore:
         """Write what follows ``path``; ``layers`` hold the positions from ``first`` on."""
         parent = path[-1] if path else self.index.trie.root
         shared, start, blocks, size = parent.end, parent.end, 0, 0
+        taken = list(path)
         while start < len(tokens):
             last = min(self.index.boundary(start), len(tokens))
             there = self._there(parent, tokens[start:], last - start, sharing)
             if there is not None:
                 last = min(there.end, len(tokens))
                 shared, parent = shared + last - start, there
+                taken.append(there)
                 self.index.used(there)
             else:
                 parent = self._write(parent, tokens, last, cut(layers, start - first, last - first), bits)
@@ -263,7 +268,7 @@ class PrefixStore:
             start = last
             if progress:
                 progress(start, len(tokens))
-        return Stored(shared, len(tokens) - shared, blocks, size)
+        return Stored(shared, len(tokens) - shared, blocks, size, sharing.modes(taken))
 
     @staticmethod
     def _there(parent: Node, rest: np.ndarray, count: int, sharing: Sharing) -> Node | None:
