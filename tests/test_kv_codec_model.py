@@ -98,6 +98,18 @@ def test_prefix_by_length_and_by_tokens(tmp_path):
     assert load_cache(tmp_path / "a.rdc", decoder, tokens=longer).get_seq_length() == ids.shape[1]
 
 
+def test_prefixes_below_one_and_salts_of_text_are_refused(tmp_path):
+    decoder, ids, path = tiny(), prompt(20), tmp_path / "a.rdc"
+    cache = prefilled(decoder, ids)
+    save_cache(cache, ids, path, decoder)
+    for prefix in (0, -1):
+        with pytest.raises(ValueError, match=rf"a prefix of {prefix} tokens; need at least 1"):
+            load_cache(path, decoder, prefix=prefix)
+    for use in (lambda: load_cache(path, decoder, salt="x"), lambda: save_cache(cache, ids, path, decoder, salt="x")):
+        with pytest.raises(TypeError, match="a salt of type str; need bytes"):
+            use()
+
+
 def test_wrong_model_salt_and_damage_are_named(tmp_path):
     decoder, ids = tiny(), prompt(40)
     path = tmp_path / "a.rdc"

@@ -522,7 +522,21 @@ def test_blocks_without_tensors_of_an_earlier_version_are_written_again(opened):
     assert_is_cache(opened().get(PROMPT), PROMPT)
 
 
+def test_transcoding_takes_the_name_of_a_mode(opened):
+    store = opened()
+    put(store, PROMPT)
+    store.transcode("fp8")
+    assert opened().stats().modes == {"fp8": 4} and store.settings == dataclasses.replace(SETTINGS, mode="fp8")
+    with pytest.raises(ValueError, match="no mode 'fp9'; there are"):
+        store.transcode("fp9")
+
+
 # ---- arguments ----
+
+
+def test_a_salt_of_text_is_refused(opened):
+    with pytest.raises(TypeError, match="a salt of type str; need bytes"):
+        opened(salt="tenant")
 
 
 def test_caches_of_transformers_and_with_a_batch_dimension(opened):

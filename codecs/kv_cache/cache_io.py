@@ -120,7 +120,7 @@ def load_cache(
         model: the model that will go on; a cache of another one is refused. None: not checked.
         tokens: ids that the cache must start with, shape (m,) or (1, m): the cache is cut after the last one
             that agrees.
-        prefix: cut after so many tokens.
+        prefix: cut after so many tokens, at least 1.
         salt: the tenant's.
         device: of the tensors; the model's by default.
         progress: called with (tokens done, tokens wanted).
@@ -130,7 +130,11 @@ def load_cache(
 
     Raises:
         BitstreamError: damage, another model, layout or salt, or a mode that needs a model or profile that is not there.
+        ValueError: ``prefix`` is below 1.
+        TypeError: the salt is no bytes.
     """
+    if prefix is not None and prefix < 1:
+        raise ValueError(f"a prefix of {prefix} tokens; need at least 1, or None for all")
     data = Path(path).read_bytes()
     stream, head = parse_sequence(data)
     name = None

@@ -19,7 +19,7 @@ from . import ledger
 from .backends import Backend
 from .blocks import KvBlock, KvSettings, block_id, decode_block, encode_block, read_block_header
 from .eviction import ReuseModel
-from .header import BlockHeader, parse
+from .header import BlockHeader, check_salt, parse
 from .splice import Layers
 from .trie import ROOT_ID, Match, Node, Trie
 
@@ -34,6 +34,7 @@ def namespace_of(fingerprint: bytes, salt: bytes) -> str:
     """Folder of one model and tenant: the fingerprint in hexadecimal, and 4 bytes of a hash of the salt."""
     if len(fingerprint) != FINGERPRINT_BYTES:
         raise ValueError(f"a fingerprint of {len(fingerprint)} bytes, need {FINGERPRINT_BYTES}")
+    check_salt(salt)
     return f"{fingerprint.hex()}-{blake2b(salt, digest_size=4).hexdigest()}"
 
 

@@ -307,8 +307,14 @@ class PrefixStore:
         """Decode every block; see `upkeep.verify`."""
         return upkeep.verify(self.index, repair=repair, progress=progress)
 
-    def transcode(self, settings: KvSettings, progress: Progress | None = None) -> tuple[int, int]:
-        """Encode every block again; see `upkeep.transcode`. New blocks use ``settings`` as well."""
+    def transcode(self, settings: KvSettings | str, progress: Progress | None = None) -> tuple[int, int]:
+        """Encode every block again; see `upkeep.transcode`. New blocks use ``settings`` as well.
+
+        Args:
+            settings: mode and quality; the name of a mode: the store's settings in that mode.
+        """
+        if isinstance(settings, str):
+            settings = replace(self.settings, mode=settings)
         _check_mode(settings)
         sizes = upkeep.transcode(self.index, settings, progress)
         self.settings = replace(settings, block_tokens=self.settings.block_tokens)
