@@ -119,6 +119,16 @@ def test_the_estimate_bounds_even_noise(mode, dtype):
     assert back.shape == chunk.shape and torch.isfinite(back).all()
 
 
+@pytest.mark.parametrize("mode", ["quantized", "fp8", "turboquant", "lossless"])
+def test_a_chunk_with_nan_is_restored_exactly(mode):
+    chunk = chunk_of()
+    chunk[0, 1, 2, 3], chunk[1, 0, 0, 0] = float("nan"), float("inf")
+    serializer, deserializer = serde_of(mode=mode)
+    buffer = stored(serializer, chunk)
+    assert buffer.tensor[0] == (BLOCK if mode == "lossless" else RAW)
+    assert torch.equal(restored(deserializer, buffer, chunk).view(torch.int16), chunk.view(torch.int16))
+
+
 def test_padding_after_the_frame_is_ignored():
     chunk = chunk_of()
     serializer, deserializer = serde_of(mode="lossless")

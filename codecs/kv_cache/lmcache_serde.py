@@ -10,11 +10,12 @@ LMCache looks serdes up in a table, by name, and does not scan entry points; so 
 ``python -m rdcodec.codecs.kv_cache.lmcache_serde server ...`` is ``lmcache server ...`` with that done. The entry point
 group ``lmcache.serde`` names `register` for versions, and other programs, that do scan.
 
-In the buffer, little-endian: kind (1 byte: 3 a block, 4 the chunk's raw bytes, where the block would be longer; 1 and 2
-were frames without a place and are refused), 3 zeros, length n (8 bytes), CRC-32 of the n bytes (4 bytes), place (16
-bytes), then n bytes. The place is a hash of the chunk's hash, model, rank, group, salt, shape and element type: a chunk
-that lies in another's place is refused, raw or not. A chunk's tokens are not known here, only its hash: the block's
-parent field holds a hash of it, its fingerprint one of model, rank and group, its salt is the chunk's.
+In the buffer, little-endian: kind (1 byte: 3 a block, 4 the chunk's raw bytes, where the block would be longer or a
+lossy mode met NaN or infinity; 1 and 2 were frames without a place and are refused), 3 zeros, length n (8 bytes), CRC-32
+of the n bytes (4 bytes), place (16 bytes), then n bytes. The place is a hash of the chunk's hash, model, rank, group,
+salt, shape and element type: a chunk that lies in another's place is refused, raw or not. A chunk's tokens are not known
+here, only its hash: the block's parent field holds a hash of it, its fingerprint one of model, rank and group, its salt
+is the chunk's.
 """
 
 from __future__ import annotations
@@ -60,9 +61,11 @@ class KvSerializer:
         layers = _layers(chunk, self.head_dim)
         count = layers[0][0].shape[1]
         block = KvBlock(np.arange(count), layers)
-        data = encode_block(block, **_place(key), start=0, settings=self.settings)
         raw_bytes = chunk.numel() * chunk.element_size()
-        if len(data) > raw_bytes:
+        data = b""
+        if self.settings.mode == "lossless" or bool(torch.isfinite(chunk).all()):
+            data = encode_block(block, **_place(key), start=0, settings=self.settings)
+        if not data or len(data) > raw_bytes:  # lossy modes take no NaN
             kind, data = RAW, _bytes_of(chunk.cpu().contiguous()).numpy().tobytes()
         else:
             kind = BLOCK
