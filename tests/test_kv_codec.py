@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from rdcodec.codecs import container
-from rdcodec.codecs.kv_cache import calibration, commands, rows, turboquant
+from rdcodec.codecs.kv_cache import calibration, commands, rows, sequence, turboquant
 from rdcodec.codecs.kv_cache.blocks import (
     KvBlock,
     KvSettings,
@@ -517,7 +517,7 @@ def test_sequence_with_a_missing_or_foreign_block_is_refused():
     def drop(signal, chunks):
         chunks[1] = chunks[2]
 
-    with pytest.raises(Corrupt, match="block 1 starts at token 512, expected 256"):
+    with pytest.raises(Corrupt, match="block 1: it starts at token 512, expected 256"):
         codec.decode(forged(data, drop))
     with pytest.raises(Unsupported, match="another salt"):
         KvCodec(KvSettings(), MODEL, b"").decode(data)
@@ -593,3 +593,16 @@ def test_other_tensors_of_a_safetensors_file_are_told():
     shapes = {"layers.0.k": (2, 40, 8), "layers.0.v": (2, 40, 8), "logits": (97,)}
     _, fields = commands.encode_bytes(save({name: torch.zeros(shape) for name, shape in shapes.items()}))
     assert [n.split(",")[0].split(":")[0] for n in fields["notices"]] == ["not stored", "no tensor 'tokens'"]
+
+
+def test_the_error_of_a_damaged_block_says_what_is_intact():
+    tokens, codec = np.arange(40), KvCodec(KvSettings(mode="lossless", block_tokens=16))
+    layers = ((torch.ones(1, 40, 4), torch.ones(1, 40, 4)),)
+    data = bytearray(codec.encode(layers, tokens))
+    data[sequence.parse_sequence(bytes(data))[0].entries[2].offset + 150] ^= 1
+    with pytest.raises(BitstreamError, match=r"^block 2: .*; the 32 tokens before it are intact, prefix=32 loads them$"):
+        codec.decode(bytes(data))
+    found, part = codec.decode(bytes(data), prefix=32)
+    assert len(found) == 32 and torch.equal(part[0][0], layers[0][0][:, :32])
+    with pytest.raises(BitstreamError, match=r"^block 0: .*another salt than the one given.* hash to its id$"):
+        KvCodec(salt=b"x").decode(codec.encode(layers, tokens))

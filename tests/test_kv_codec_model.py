@@ -98,6 +98,18 @@ def test_prefix_by_length_and_by_tokens(tmp_path):
     assert load_cache(tmp_path / "a.rdc", decoder, tokens=longer).get_seq_length() == ids.shape[1]
 
 
+def test_prefixes_below_one_and_salts_of_text_are_refused(tmp_path):
+    decoder, ids, path = tiny(), prompt(20), tmp_path / "a.rdc"
+    cache = prefilled(decoder, ids)
+    save_cache(cache, ids, path, decoder)
+    for prefix in (0, -1):
+        with pytest.raises(ValueError, match=rf"a prefix of {prefix} tokens; need at least 1"):
+            load_cache(path, decoder, prefix=prefix)
+    for use in (lambda: load_cache(path, decoder, salt="x"), lambda: save_cache(cache, ids, path, decoder, salt="x")):
+        with pytest.raises(TypeError, match="a salt of type str; need bytes"):
+            use()
+
+
 def test_wrong_model_salt_and_damage_are_named(tmp_path):
     decoder, ids = tiny(), prompt(40)
     path = tmp_path / "a.rdc"
@@ -113,6 +125,53 @@ def test_wrong_model_salt_and_damage_are_named(tmp_path):
         load_cache(path, decoder, salt=b"a")
     with pytest.raises(ValueError, match="holds 40 positions, but there are 39 token ids"):
         save_cache(prefilled(decoder, ids), ids[:, :39], path, decoder)
+
+
+def changed_cache(cache, change):
+    return [change(layer.keys[0], layer.values[0]) for layer in cache.layers]
+
+
+MISFITS = [
+    (lambda k, v: (k.half(), v.half()), "element type float16", "element type float32"),
+    (lambda k, v: (k[:1], v[:1]), "kv heads 1", "kv heads 2"),
+    (lambda k, v: (k[..., :8], v), "head_dim 8", "head_dim 16"),
+    (lambda k, v: (k, v[..., :8]), "width of values 8", "width of values 16"),
+]
+
+
+@pytest.mark.parametrize(("change", "found", "expected"), MISFITS, ids=[found for _, found, _ in MISFITS])
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_a_cache_that_does_not_fit_the_model_is_refused(tmp_path, kind, change, found, expected):
+    decoder, ids, path = tiny(kind), prompt(20), tmp_path / "a.rdc"
+    wrong = changed_cache(prefilled(decoder, ids), change)
+    with pytest.raises(Unsupported, match=rf"the cache has {found}; the model \({kind}\) has {expected}$"):
+        save_cache(wrong, ids, path, decoder)
+    assert not path.exists()
+    save_cache(wrong, ids, path)  # without a model there is nothing to compare with, nor a fingerprint
+    with pytest.raises(Unsupported, match=rf"a\.rdc has {found}; the model \({kind}\) has {expected}$"):
+        load_cache(path, decoder)
+    assert load_cache(path).get_seq_length() == 20
+
+
+def test_a_cache_of_other_layers_is_refused_and_one_without_fingerprint_loads_where_it_fits(tmp_path):
+    decoder, ids, path = tiny(), prompt(20), tmp_path / "a.rdc"
+    layers = changed_cache(prefilled(decoder, ids), lambda k, v: (k, v))
+    with pytest.raises(Unsupported, match=r"the cache has layers 2; the model \(llama\) has layers 3"):
+        save_cache(layers[:2], ids, path, decoder)
+    save_cache(layers[:2], ids, path)
+    with pytest.raises(Unsupported, match=r"has layers 2; the model \(llama\) has layers 3"):
+        load_cache(path, decoder)
+    save_cache(layers, ids, path)
+    assert load_cache(path, tiny(seed=1)).get_seq_length() == 20
+
+
+def test_of_latent_attention_layers_and_type_are_checked(tmp_path):
+    decoder, ids = latent_decoder(), prompt(20)
+    cache = prefilled(decoder, ids)
+    with pytest.raises(Unsupported, match=r"the cache has element type float16; the model \(deepseek_v3\) has"):
+        save_cache(changed_cache(cache, lambda k, v: (k.half(), v.half())), ids, tmp_path / "a.rdc", decoder)
+    with pytest.raises(Unsupported, match="has layers 2; the model"):
+        save_cache(changed_cache(cache, lambda k, v: (k, v))[:2], ids, tmp_path / "a.rdc", decoder)
 
 
 def test_fingerprint_sees_weights_and_config():

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from rdcodec.codecs.kv_cache.lmcache_serde import FRAME, KvDeserializer, KvSerializer, create, register, settings_of
+from rdcodec.codecs.kv_cache.lmcache_serde import (
+    BLOCK,
+    FRAME,
+    RAW,
+    KvDeserializer,
+    KvSerializer,
+    create,
+    register,
+    settings_of,
+)
 from rdcodec.entropy_models.errors import BitstreamError
 
 LAYERS, HEADS, TOKENS, DIM = 3, 2, 40, 16
@@ -110,6 +119,16 @@ def test_the_estimate_bounds_even_noise(mode, dtype):
     assert back.shape == chunk.shape and torch.isfinite(back).all()
 
 
+@pytest.mark.parametrize("mode", ["quantized", "fp8", "turboquant", "lossless"])
+def test_a_chunk_with_nan_is_restored_exactly(mode):
+    chunk = chunk_of()
+    chunk[0, 1, 2, 3], chunk[1, 0, 0, 0] = float("nan"), float("inf")
+    serializer, deserializer = serde_of(mode=mode)
+    buffer = stored(serializer, chunk)
+    assert buffer.tensor[0] == (BLOCK if mode == "lossless" else RAW)
+    assert torch.equal(restored(deserializer, buffer, chunk).view(torch.int16), chunk.view(torch.int16))
+
+
 def test_padding_after_the_frame_is_ignored():
     chunk = chunk_of()
     serializer, deserializer = serde_of(mode="lossless")
@@ -129,9 +148,7 @@ def test_every_damage_is_an_error_and_leaves_the_destination_alone():
             bad = bad[: int(torch.randint(len(good), (), generator=generator))]
         else:
             bad[int(torch.randint(len(good), (), generator=generator))] ^= 1 << (i // 2 % 8)
-        if torch.equal(bad[FRAME.size :], good[FRAME.size :]) and torch.equal(
-            bad[[0, *range(4, 16)]], good[[0, *range(4, 16)]]
-        ):
+        if torch.equal(bad[4:], good[4:]) and bad[0] == good[0]:
             continue  # a flip in the three bytes that mean nothing
         out = MemoryObj(torch.full_like(chunk, 7.0))
         with pytest.raises(BitstreamError):
@@ -139,13 +156,19 @@ def test_every_damage_is_an_error_and_leaves_the_destination_alone():
         assert (out.tensor == 7).all()
 
 
+def noise_of():
+    """A chunk of finite bf16 noise, which no mode makes smaller."""
+    noise = torch.randint(-(2**15), 2**15, (2, LAYERS, TOKENS, DIM), generator=torch.Generator().manual_seed(1))
+    noise = noise.to(torch.int16).view(torch.bfloat16)
+    return torch.where(torch.isfinite(noise), noise, torch.ones_like(noise))
+
+
 def test_damage_of_a_chunk_that_is_stored_raw_is_an_error():
     """Noise is stored as it is; only the frame's checksum guards it."""
-    noise = torch.randint(-(2**15), 2**15, (2, LAYERS, TOKENS, DIM), generator=torch.Generator().manual_seed(1))
-    chunk = torch.where(torch.isfinite(noise := noise.to(torch.int16).view(torch.bfloat16)), noise, torch.ones_like(noise))
+    chunk = noise_of()
     serializer, deserializer = serde_of(mode="lossless")
     good = stored(serializer, chunk).tensor
-    assert good[0] == 2 and torch.equal(restored(deserializer, MemoryObj(good), chunk), chunk)
+    assert good[0] == RAW and torch.equal(restored(deserializer, MemoryObj(good), chunk), chunk)
     for at in (FRAME.size, len(good) // 2, len(good) - 1):
         bad, out = good.clone(), MemoryObj(torch.full_like(chunk, 7.0))
         bad[at] ^= 1
@@ -154,6 +177,7 @@ def test_damage_of_a_chunk_that_is_stored_raw_is_an_error():
         assert (out.tensor == 7).all()
 
 
+@pytest.mark.parametrize("kind", [BLOCK, RAW])
 @pytest.mark.parametrize(
     "other",
     [
@@ -164,19 +188,34 @@ def test_damage_of_a_chunk_that_is_stored_raw_is_an_error():
         ObjectKey(cache_salt="tenant"),
     ],
 )
-def test_a_chunk_in_anothers_place_is_refused(other):
-    chunk = chunk_of()
+def test_a_chunk_in_anothers_place_is_refused(other, kind):
+    chunk = chunk_of() if kind == BLOCK else noise_of()
     serializer, deserializer = serde_of(mode="lossless")
-    with pytest.raises(BitstreamError):
-        restored(deserializer, stored(serializer, chunk), chunk, other)
+    buffer, out = stored(serializer, chunk), MemoryObj(torch.full_like(chunk, 7.0))
+    assert buffer.tensor[0] == kind
+    with pytest.raises(BitstreamError, match="another chunk, model, rank, group or salt"):
+        deserializer.deserialize(buffer, out, other)
+    assert (out.tensor == 7).all()
 
 
-def test_a_destination_of_another_layout_is_refused():
+@pytest.mark.parametrize("kind", [BLOCK, RAW])
+def test_a_destination_of_another_layout_is_refused(kind):
+    chunk = chunk_of() if kind == BLOCK else noise_of()
+    serializer, deserializer = serde_of(mode="lossless")
+    buffer = stored(serializer, chunk)
+    swapped = chunk.reshape(*chunk.shape[:2], -1, DIM // 2)
+    for like in (chunk.to(torch.float16), chunk[:, :2], chunk[:, :, :39], swapped):
+        with pytest.raises(BitstreamError, match="another shape or element type"):
+            restored(deserializer, buffer, like.contiguous())
+
+
+def test_frames_without_a_place_are_refused():
     serializer, deserializer = serde_of(mode="lossless")
     buffer = stored(serializer, chunk_of())
-    for like in (chunk_of(dtype=torch.float16), chunk_of()[:, :2], chunk_of()[:, :, :39]):
-        with pytest.raises(BitstreamError):
-            restored(deserializer, buffer, like.contiguous())
+    for kind in (1, 2):
+        buffer.tensor[0] = kind
+        with pytest.raises(BitstreamError, match=f"frame kind {kind}; this program reads 3 and 4"):
+            restored(deserializer, buffer, chunk_of())
 
 
 def test_layouts_that_are_not_supported_are_named():
@@ -213,8 +252,9 @@ def test_many_threads_share_one_serde():
 def test_the_frame_is_pinned():
     serializer, _ = serde_of(mode="lossless")
     data = bytes(stored(serializer, chunk_of()).tensor.numpy())
-    assert FRAME.size == 16 and data[:4] == b"\1\0\0\0" and data[16:20] == b"\x89RDC"
-    assert struct.unpack_from("<Q", data, 4)[0] == len(data) - 16
+    assert FRAME.size == 32 and data[:4] == b"\3\0\0\0" and data[32:36] == b"\x89RDC"
+    assert struct.unpack_from("<Q", data, 4)[0] == len(data) - 32
+    assert data[16:32].hex() == "be9a7c55b0279f94c8c2eeae68563b2e"
 
 
 def test_register_and_create_against_a_stand_in_of_lmcache(monkeypatch):

@@ -12,6 +12,7 @@ from rdcodec.codecs.kv_cache.blocks import KvSettings
 from rdcodec.codecs.kv_cache.index import namespaces
 from rdcodec.codecs.kv_cache.splice import layers_of, tokens_of
 from rdcodec.codecs.kv_cache.store import PrefixStore
+from rdcodec.codecs.kv_cache.trie import Node
 
 BLOCK = 8
 SETTINGS = KvSettings(mode="lossless", block_tokens=BLOCK)
@@ -220,6 +221,28 @@ def test_a_damaged_block_is_a_miss_and_the_next_put_heals_it(opened, folder, kin
         assert_is_cache(opened().get(PROMPT), PROMPT)
 
 
+@pytest.mark.parametrize("reopen", [False, True])
+@pytest.mark.parametrize("kind", ["flip", "cut", "zeros", "empty"])
+def test_a_put_over_a_damaged_block_heals_it_before_anyone_looks(opened, folder, kind, reopen):
+    rng = np.random.default_rng(2)
+    for _ in range(12):
+        store = opened()
+        put(store, PROMPT)
+        node = store.index.match(np.array(PROMPT)).path[rng.integers(4)]
+        damage(folder / store.index.key(node.id), rng, kind)
+        stored = put(opened() if reopen else store, PROMPT)
+        assert (stored.new_blocks, stored.new_tokens) == (1, len(node.tokens))
+        assert_is_cache(opened().get(PROMPT), PROMPT)
+
+
+def test_an_append_after_a_damaged_block_asks_for_the_whole_cache(opened, folder):
+    store = opened()
+    put(store, PROMPT[:16])
+    damage(folder / store.index.key(store.index.match(np.array(PROMPT)).path[1].id), np.random.default_rng(0), "zeros")
+    with pytest.raises(ValueError, match="8 of the 16 tokens before the new ones are stored; put the whole cache"):
+        store.append(PROMPT, [(k[:, 16:], v[:, 16:]) for k, v in cache_of(PROMPT)])
+
+
 def test_a_block_in_anothers_place_is_a_miss(opened, folder):
     store = opened()
     put(store, PROMPT)
@@ -241,11 +264,59 @@ def test_a_hash_collision_is_caught_by_comparing_tokens(opened, monkeypatch):
     assert store.get(list(range(300, 308))) is None
 
 
+STORED = r"tokens 0 to 8 are stored as 3 layers x 2 kv heads x 4, bfloat16; the cache is "
+UNLIKE = {
+    "element type": (lambda k, v: (k.half(), v.half()), "3 layers x 2 kv heads x 4, float16"),
+    "heads": (lambda k, v: (k[:1], v[:1]), "3 layers x 1 kv heads x 4, bfloat16"),
+    "widths": (lambda k, v: (k, v[..., :3]), r"3 layers x 2 kv heads x 4 \(values 3\), bfloat16"),
+}
+
+
+@pytest.mark.parametrize("tokens", [PROMPT, PROMPT[:16], PROMPT[:13]], ids=len)
+@pytest.mark.parametrize("what", UNLIKE)
+def test_a_cache_of_another_layout_is_refused_with_both_layouts(opened, folder, what, tokens):
+    put(opened(), PROMPT[:24])
+    change, message = UNLIKE[what]
+    wrong = [change(k, v) for k, v in cache_of(tokens)]
+    there = {path: path.read_bytes() for path in files(folder)}
+    with pytest.raises(ValueError, match=STORED + message):
+        opened().put(tokens, wrong)
+    for cut in (8, 10):  # at a block's end, and inside a block
+        with pytest.raises(ValueError, match=STORED + message):
+            opened().append(tokens, [(k[:, cut:], v[:, cut:]) for k, v in wrong])
+    assert {path: path.read_bytes() for path in files(folder)} == there
+    assert_is_cache(opened().get(PROMPT), PROMPT[:24])
+
+
+def test_a_cache_of_fewer_layers_or_of_unlike_ones_is_refused(opened):
+    put(opened(), PROMPT)
+    with pytest.raises(ValueError, match=STORED + "2 layers x 2 kv heads"):
+        opened().put(PROMPT, cache_of(PROMPT)[:2])
+    good = cache_of(PROMPT)
+    with pytest.raises(ValueError, match=r"layer 1 has keys \(1, 30, 4\)"):
+        opened().put(PROMPT, [good[0], (good[1][0][:1], good[1][1][:1]), good[2]])
+    with pytest.raises(ValueError, match="a cache without layers"):
+        opened().append(PROMPT, None)
+
+
+def test_the_tail_of_an_append_must_have_the_layout_too(opened):
+    """No whole block before it: only the beginning of a block with another continuation."""
+    put(opened(), PROMPT[:8])
+    branch = [*PROMPT[:5], 700, 701]
+    with pytest.raises(ValueError, match=STORED + "3 layers x 2 kv heads x 4, float16"):
+        opened().append(branch, [(k[:, 5:], v[:, 5:]) for k, v in cache_of(branch, dtype=torch.float16)])
+
+
 def test_blocks_of_unlike_shape_are_never_joined(opened, folder):
+    """Such as another program may have left."""
     store = opened()
     put(store, PROMPT[:16])
-    wrong = [(k[:1], v[:1]) for k, v in cache_of(PROMPT)]
-    store.append(PROMPT, [(k[:, 16:], v[:, 16:]) for k, v in wrong])
+    last = store.index.match(np.array(PROMPT)).path[-1]
+    wrong = tuple((k[:1, 16:24], v[:1, 16:24]) for k, v in cache_of(PROMPT))
+    tokens = np.array(PROMPT[16:24])
+    node = Node(store.index.id_of(last.id, tokens), last.id, tokens, 16, 0)
+    store.index.backend.put(store.index.key(node.id), store.index.encode(node, wrong, SETTINGS, None))
+    assert opened().longest_prefix(PROMPT) == 24
     assert_is_cache(opened().get(PROMPT), PROMPT[:16])
 
 
@@ -404,7 +475,68 @@ def test_transcoding_changes_mode_and_size_and_keeps_ids(opened, folder):
     assert torch.allclose(hit.layers[0][0].float(), want, rtol=0.1, atol=1)
 
 
+def test_a_put_says_in_which_modes_the_shared_blocks_are(opened):
+    assert put(opened(), PROMPT[:16]).shared_modes == {}
+    for change, label in (
+        ({"mode": "quantized", "quality": 35}, "quantized, quality 35"),
+        ({"mode": "turboquant", "bits": 3}, "turboquant, 3 bits"),
+        ({"mode": "fp8"}, "fp8"),
+    ):
+        store = opened(settings=dataclasses.replace(SETTINGS, **change))
+        put(store, [*PROMPT[:8], *range(600, 608)])
+        assert put(store, PROMPT[:16]).shared_modes == {"lossless": 2}
+        branch = [*range(40, 48), *PROMPT]
+        branch[0] = 40 + len(label)
+        put(store, branch[:8])
+        put(opened(), branch[:16])
+        assert put(opened(), branch[:16]).shared_modes == {label: 1, "lossless": 1}
+        new = [(k[:, 16:], v[:, 16:]) for k, v in cache_of(branch)]
+        assert opened().append(branch, new).shared_modes == {label: 1, "lossless": 1}
+
+
+@pytest.mark.parametrize("mode", ["tokens", "residual"])
+def test_modes_that_need_the_model_are_refused(opened, folder, mode):
+    settings = dataclasses.replace(SETTINGS, mode=mode)
+    put(opened(), PROMPT[:16])
+    there = {path: path.read_bytes() for path in files(folder)}
+    new = [(k[:, 16:], v[:, 16:]) for k, v in cache_of(PROMPT)]
+    for write in (
+        lambda: put(opened(settings=settings), PROMPT),
+        lambda: opened(settings=settings).append(PROMPT, new),
+        lambda: opened().transcode(settings),
+    ):
+        with pytest.raises(ValueError, match=f"mode {mode} needs the model to save and to restore a cache"):
+            write()
+    assert {path: path.read_bytes() for path in files(folder)} == there
+    assert_is_cache(opened().get(PROMPT), PROMPT[:16])
+
+
+def test_blocks_without_tensors_of_an_earlier_version_are_written_again(opened):
+    store = opened()
+    tokens = np.array(PROMPT[:8])
+    node = Node(store.index.id_of(bytes(16), tokens), bytes(16), tokens, 0, 0)
+    empty = store.index.encode(node, (), dataclasses.replace(SETTINGS, mode="tokens"), None)
+    store.index.backend.put(store.index.key(node.id), empty)
+    stored = put(opened(), PROMPT)
+    assert (stored.shared_tokens, stored.new_blocks) == (0, 4)
+    assert_is_cache(opened().get(PROMPT), PROMPT)
+
+
+def test_transcoding_takes_the_name_of_a_mode(opened):
+    store = opened()
+    put(store, PROMPT)
+    store.transcode("fp8")
+    assert opened().stats().modes == {"fp8": 4} and store.settings == dataclasses.replace(SETTINGS, mode="fp8")
+    with pytest.raises(ValueError, match="no mode 'fp9'; there are"):
+        store.transcode("fp9")
+
+
 # ---- arguments ----
+
+
+def test_a_salt_of_text_is_refused(opened):
+    with pytest.raises(TypeError, match="a salt of type str; need bytes"):
+        opened(salt="tenant")
 
 
 def test_caches_of_transformers_and_with_a_batch_dimension(opened):

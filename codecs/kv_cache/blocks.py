@@ -70,7 +70,7 @@ class KvSettings:
     rope: Rope | None = None
     """Of the model (`model.rope_of`); None leaves keys as they are."""
     profile: Profile | None = None
-    """Calibration of the model (`profile.calibrate`): step allocation, bases, predictors."""
+    """Calibration of the model (`rdcodec.codecs.kv_cache.calibrate`): step allocation, bases, predictors."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -81,7 +81,7 @@ class KvSettings:
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} is {getattr(self, name)}; need {low}..{high}")
         if MODES[self.mode].needs_profile and self.profile is None:
-            raise ValueError(f"mode {self.mode} needs a calibrated profile (rdcodec.codecs.kv_cache.profile.calibrate)")
+            raise ValueError(f"mode {self.mode} needs a calibrated profile (rdcodec.codecs.kv_cache.calibrate)")
 
 
 def encode_block(
@@ -170,7 +170,10 @@ def decode_block(
     if fingerprint is not None and head.fingerprint != fingerprint:
         raise Unsupported(f"the block is of model {head.fingerprint.hex()}, expected {fingerprint.hex()}")
     if salt is not None and block_id(head.parent, head.fingerprint, salt, head.tokens) != head.id:
-        raise Unsupported(f"block {head.id.hex()} was written under another salt, or its tokens are not its own")
+        raise Unsupported(
+            f"block {head.id.hex()} was written under another salt than the one given, or its token ids were changed: "
+            "they do not hash to its id"
+        )
     stored = stored_layers(head)
     want = range(stored) if layers is None else layers
     if len(want) and not (stored and want.step == 1 and 0 <= want.start and want.stop <= stored):

@@ -18,8 +18,9 @@ import torch
 from ...entropy_models.errors import BitstreamError, Unsupported
 from .. import container
 from . import residual
-from .blocks import KvSettings
+from .blocks import KvSettings, read_block_header
 from .codec import join
+from .layout import check_fits, layout_of, stored_layout
 from .model import SUPPORTED, check_model, fingerprint, rope_of
 from .modes import MODES
 from .sequence import (
@@ -83,6 +84,7 @@ def save_cache(
     ids, name = ids[:held], bytes(16)
     if model is not None:
         check_model(model)
+        check_fits(layout_of(layers), model, "the cache")
         name = fingerprint(model)
         settings = settings if settings.rope else replace(settings, rope=rope_of(model))
     elif MODES[settings.mode].needs_model:
@@ -110,12 +112,15 @@ def load_cache(
 ) -> Any:
     """A transformers ``DynamicCache`` from a file.
 
+    A file that was written without a model carries no fingerprint: its layers, heads, widths and element type must be
+    the model's, but nothing tells whether these weights made it.
+
     Args:
         path: of the file.
         model: the model that will go on; a cache of another one is refused. None: not checked.
         tokens: ids that the cache must start with, shape (m,) or (1, m): the cache is cut after the last one
             that agrees.
-        prefix: cut after so many tokens.
+        prefix: cut after so many tokens, at least 1.
         salt: the tenant's.
         device: of the tensors; the model's by default.
         progress: called with (tokens done, tokens wanted).
@@ -124,10 +129,14 @@ def load_cache(
         The cache; ``cache.get_seq_length()`` tokens of it are filled.
 
     Raises:
-        BitstreamError: damage, another model or salt, or a mode that needs a model or profile that is not there.
+        BitstreamError: damage, another model, layout or salt, or a mode that needs a model or profile that is not there.
+        ValueError: ``prefix`` is below 1.
+        TypeError: the salt is no bytes.
     """
+    if prefix is not None and prefix < 1:
+        raise ValueError(f"a prefix of {prefix} tokens; need at least 1, or None for all")
     data = Path(path).read_bytes()
-    head = parse_sequence(data)[1]
+    stream, head = parse_sequence(data)
     name = None
     if model is not None:
         check_model(model)
@@ -139,6 +148,8 @@ def load_cache(
             raise Unsupported(f"{Path(path).name} holds token ids only; give the model that recomputes the cache")
         ids = decode_tokens(data, model, fingerprint=None, salt=salt)
         return recompute(model, ids[: _agreed(ids, tokens, prefix)])
+    if model is not None and stream.entries:
+        check_fits(stored_layout(read_block_header(stream.chunk(0))), model, Path(path).name)
     blocks = decode_blocks(data, salt=salt, prefix=prefix, progress=progress)
     ids, layers = join(blocks)
     if layers and layers[0][1].shape[-1] == 0:

@@ -94,8 +94,15 @@ def block_id(parent: bytes, fingerprint: bytes, salt: bytes, tokens: Any) -> byt
     """16 bytes that name a block; see the module's docstring."""
     if len(parent) != 16 or len(fingerprint) != 16:
         raise ValueError(f"parent id of {len(parent)} and fingerprint of {len(fingerprint)} bytes; need 16 and 16")
+    check_salt(salt)
     ids = np.ascontiguousarray(tokens, "<i8")
     return hashlib.sha256(parent + fingerprint + hashlib.sha256(salt).digest() + ids.tobytes()).digest()[:16]
+
+
+def check_salt(salt: bytes) -> None:
+    """TypeError where a salt is no bytes."""
+    if not isinstance(salt, bytes):
+        raise TypeError(f"a salt of type {type(salt).__name__}; need bytes, like b'tenant' or name.encode()")
 
 
 def stored_layers(head: BlockHeader) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from hashlib import blake2b
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,9 +19,11 @@ from . import ledger
 from .backends import Backend
 from .blocks import KvBlock, KvSettings, block_id, decode_block, encode_block, read_block_header
 from .eviction import ReuseModel
+from .header import BlockHeader, check_salt, parse
 from .splice import Layers
 from .trie import ROOT_ID, Match, Node, Trie
 
+T = TypeVar("T")
 FINGERPRINT_BYTES = 16
 HEADER_READ_BYTES = 1 << 16
 """Read at first to learn a block's place; the whole block only if its header does not fit."""
@@ -31,6 +34,7 @@ def namespace_of(fingerprint: bytes, salt: bytes) -> str:
     """Folder of one model and tenant: the fingerprint in hexadecimal, and 4 bytes of a hash of the salt."""
     if len(fingerprint) != FINGERPRINT_BYTES:
         raise ValueError(f"a fingerprint of {len(fingerprint)} bytes, need {FINGERPRINT_BYTES}")
+    check_salt(salt)
     return f"{fingerprint.hex()}-{blake2b(salt, digest_size=4).hexdigest()}"
 
 
@@ -152,14 +156,33 @@ class BlockIndex:
 
     def read(self, node: Node, layers: range | None = None) -> KvBlock | None:
         """Decode a block. One that is damaged or holds other tokens is deleted and None; so is one that is gone."""
+        return self._or_forget(node, lambda data: self.checked(node, data, layers))
+
+    def header(self, node: Node) -> BlockHeader | None:
+        """A block's header; its length and checksums are checked, no tensor is decoded. None where `read` gives None."""
+        return self._or_forget(node, lambda data: self._checked_header(node, data))
+
+    def _or_forget(self, node: Node, use: Callable[[bytes | None], T]) -> T | None:
         data = self.backend.get(self.key(node.id))
         try:
-            return self.checked(node, data, layers)
+            return use(data)
         except Unsupported:  # a newer program's block, not damage: leave it to that program
             self.forget(node, delete=False)
         except BitstreamError:
             self.forget(node, delete=True)
         return None
+
+    def _checked_header(self, node: Node, data: bytes | None) -> BlockHeader:
+        if data is None:
+            raise Corrupt("the block is gone")
+        stream, header = parse(data)
+        for i in range(len(stream.entries)):
+            stream.chunk(i)  # checks its checksum
+        if (header.id, header.parent, header.fingerprint) != (node.id, node.parent_id, self.fingerprint):
+            raise Corrupt("the block is another than its place in the trie says")
+        if not np.array_equal(header.tokens, node.tokens):
+            raise Corrupt("the block holds other tokens than its place in the trie")
+        return header
 
     def checked(self, node: Node, data: bytes | None, layers: range | None = None) -> KvBlock:
         """Decode a block's bytes.

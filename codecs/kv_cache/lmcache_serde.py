@@ -10,10 +10,12 @@ LMCache looks serdes up in a table, by name, and does not scan entry points; so 
 ``python -m rdcodec.codecs.kv_cache.lmcache_serde server ...`` is ``lmcache server ...`` with that done. The entry point
 group ``lmcache.serde`` names `register` for versions, and other programs, that do scan.
 
-In the buffer, little-endian: kind (1 byte: 1 a block, 2 the chunk's raw bytes, where the block would be longer), 3
-zeros, length n (8 bytes), CRC-32 of what follows (4 bytes), then n bytes. A chunk's tokens are not known here, only
-its hash: the block's parent field holds a hash of it, its fingerprint one of model, rank and group, its salt is the
-chunk's. So a chunk that lies in another's place is refused.
+In the buffer, little-endian: kind (1 byte: 3 a block, 4 the chunk's raw bytes, where the block would be longer or a
+lossy mode met NaN or infinity; 1 and 2 were frames without a place and are refused), 3 zeros, length n (8 bytes), CRC-32
+of the n bytes (4 bytes), place (16 bytes), then n bytes. The place is a hash of the chunk's hash, model, rank, group,
+salt, shape and element type: a chunk that lies in another's place is refused, raw or not. A chunk's tokens are not known
+here, only its hash: the block's parent field holds a hash of it, its fingerprint one of model, rank and group, its salt
+is the chunk's.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ from ...entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsuppo
 from .blocks import KvBlock, KvSettings, decode_block, encode_block, read_block_header
 
 NAME = "rdcodec"
-FRAME = struct.Struct("<BxxxQI")
-BLOCK, RAW = 1, 2
+FRAME = struct.Struct("<BxxxQI16s")
+BLOCK, RAW = 3, 4
 _OPTIONS = {"mode": str, "quality": int, "bits": int, "sinks": int, "edge": int}
 
 
@@ -59,13 +61,15 @@ class KvSerializer:
         layers = _layers(chunk, self.head_dim)
         count = layers[0][0].shape[1]
         block = KvBlock(np.arange(count), layers)
-        data = encode_block(block, **_place(key), start=0, settings=self.settings)
         raw_bytes = chunk.numel() * chunk.element_size()
-        if len(data) > raw_bytes:
+        data = b""
+        if self.settings.mode == "lossless" or bool(torch.isfinite(chunk).all()):
+            data = encode_block(block, **_place(key), start=0, settings=self.settings)
+        if not data or len(data) > raw_bytes:  # lossy modes take no NaN
             kind, data = RAW, _bytes_of(chunk.cpu().contiguous()).numpy().tobytes()
         else:
             kind = BLOCK
-        frame = FRAME.pack(kind, len(data), zlib.crc32(data)) + data
+        frame = FRAME.pack(kind, len(data), zlib.crc32(data), _place_hash(key, chunk)) + data
         if len(frame) > buffer.numel():
             raise ValueError(f"{len(frame)} bytes do not fit the buffer of {buffer.numel()}")
         buffer[: len(frame)].copy_(torch.frombuffer(bytearray(frame), dtype=torch.uint8))
@@ -97,8 +101,8 @@ class KvDeserializer:
             BitstreamError: damaged, of another chunk, model or salt, or of another layout than ``dst``; ``dst`` is
                 not written then, and LMCache counts a miss.
         """
-        kind, data = _unframe(_bytes_of(_tensor(src, "source").cpu()).numpy())
         chunk = _tensor(dst, "destination")
+        kind, data = _unframe(_bytes_of(_tensor(src, "source").cpu()).numpy(), _place_hash(key, chunk))
         if kind == RAW:
             if len(data) != chunk.numel() * chunk.element_size():
                 raise Corrupt(f"{len(data)} raw bytes for a chunk of {chunk.numel() * chunk.element_size()}")
@@ -144,12 +148,18 @@ def _layers(chunk: Tensor, head_dim: int | None) -> tuple[tuple[Tensor, Tensor],
     return tuple((split[i, 0], split[i, 1]) for i in range(layers))
 
 
-def _unframe(buffer: np.ndarray) -> tuple[int, bytes]:
+def _unframe(buffer: np.ndarray, expected: bytes) -> tuple[int, bytes]:
+    """(kind, content) of a frame, which must be of the place whose hash is ``expected``."""
     if len(buffer) < FRAME.size:
         raise Truncated(f"{len(buffer)} bytes, the frame's header has {FRAME.size}")
-    kind, length, crc = FRAME.unpack(buffer[: FRAME.size].tobytes())
+    kind, length, crc, place = FRAME.unpack(buffer[: FRAME.size].tobytes())
     if kind not in {BLOCK, RAW}:
         raise Unsupported(f"frame kind {kind}; this program reads {BLOCK} and {RAW}")
+    if place != expected:
+        raise Corrupt(
+            f"the buffer is of place {place.hex()}, expected {expected.hex()}: another chunk, model, rank, group or salt, "
+            "or another shape or element type"
+        )
     if length > len(buffer) - FRAME.size:
         raise Truncated(f"the frame announces {length} bytes, the buffer has {len(buffer) - FRAME.size} more")
     data = buffer[FRAME.size : FRAME.size + length].tobytes()
@@ -167,6 +177,14 @@ def _place(key: Any) -> dict[str, Any]:
         "fingerprint": hashlib.sha256(model).digest()[:16],
         "salt": getattr(key, "cache_salt", "").encode(),
     }
+
+
+def _place_hash(key: Any, chunk: Tensor) -> bytes:
+    """16 bytes that differ for chunks that must not be taken for each other."""
+    place = _place(key)
+    layout = f"{tuple(chunk.shape)} {chunk.dtype}".encode()
+    salt = hashlib.sha256(place["salt"]).digest()
+    return hashlib.sha256(place["parent"] + place["fingerprint"] + salt + layout).digest()[:16]
 
 
 def _tensor(memory: Any, name: str) -> Tensor:

@@ -152,7 +152,8 @@ def decode_blocks(
     """Blocks of a file with content 0 as (start, block), as far as ``prefix`` tokens reach (None: all).
 
     Raises:
-        BitstreamError: damage, another model or salt, or blocks that do not follow each other.
+        BitstreamError: damage, another model or salt, or blocks that do not follow each other; the message says how many
+            tokens before it are intact.
     """
     stream, head = parse_sequence(data)
     if head.content != BLOCKS:
@@ -163,11 +164,15 @@ def decode_blocks(
     for i in range(len(stream.entries)):
         if at >= wanted:
             return out
-        body = stream.chunk(i)
-        header = read_block_header(body)
-        if header.parent != parent or header.start != at or header.fingerprint != head.fingerprint:
-            raise Corrupt(f"block {i} starts at token {header.start}, expected {at}, or follows another block")
-        block = decode_block(body, fingerprint=fingerprint, salt=salt, layers=layers)
+        try:
+            body = stream.chunk(i)
+            header = read_block_header(body)
+            if header.parent != parent or header.start != at or header.fingerprint != head.fingerprint:
+                raise Corrupt(f"it starts at token {header.start}, expected {at}, or follows another block")
+            block = decode_block(body, fingerprint=fingerprint, salt=salt, layers=layers)
+        except BitstreamError as error:
+            intact = f"; the {at} tokens before it are intact, prefix={at} loads them" if at else ""
+            raise type(error)(f"block {i}: {error}{intact}") from error
         keep = min(len(block.tokens), wanted - at)
         cut = tuple((k[:, :keep], v[:, :keep]) for k, v in block.layers)
         out.append((at, replace(block, tokens=block.tokens[:keep], layers=cut)))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +27,9 @@ from .backends import Backend
 from .blocks import KvSettings
 from .eviction import RecomputeCost
 from .index import BlockIndex, namespace_of
+from .layout import layout_of
+from .modes import MODES
+from .sharing import Sharing
 from .splice import Layers, alike, cut, join, layers_of, tokens_of
 from .trie import Node, token_key
 from .upkeep import Checked, Evicted, Policy, Progress, Stats
@@ -42,12 +45,15 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a put did: tokens that were there already, and what was written."""
+    """What a put did: tokens that were there already, in which modes, and what was written."""
 
     shared_tokens: int
     new_tokens: int
     new_blocks: int
     new_bytes: int
+    shared_modes: dict[str, int] = field(default_factory=dict)
+    """Number of shared blocks by mode, with its quality or bits where it has one, like "quantized, quality 60". They stay
+    as they are, whatever the store's settings: `PrefixStore.transcode` changes them."""
 
 
 class PrefixStore:
@@ -110,7 +116,7 @@ class PrefixStore:
             layers: decode only these.
 
         Returns:
-            None if nothing is stored; else at most n tokens, without layers where they are stored in mode ``tokens``.
+            None if nothing is stored; else at most n tokens.
             Use n - 1 of them where the model must be run for logits.
         """
         tokens = tokens_of(tokens)
@@ -174,23 +180,28 @@ class PrefixStore:
     # ---- writing ----
 
     def put(self, tokens: Any, cache: Any, log_probs: Any = None, progress: Progress | None = None) -> Stored:
-        """Store a prompt's cache; blocks that are there are shared, not written again.
+        """Store a prompt's cache; blocks that are there are shared, not written again, unless they are damaged.
+
+        To know, each block that is shared is read once, and its checksums compared; no tensor is decoded.
 
         Args:
             tokens: ids of at least 0, shape (n,).
-            cache: as `splice.layers_of` takes it, n positions; None for mode ``tokens``.
+            cache: as `splice.layers_of` takes it, n positions.
             log_probs: natural logarithm of P_M(token | tokens before), at most 0, shape (n,); for eviction.
 
         Raises:
-            ValueError: shapes do not fit, or the store was opened without its salt.
+            ValueError: shapes do not fit, blocks to share have another layout (layers, heads, widths, element type),
+                the mode needs the model, or the store was opened without its salt.
         """
+        _check_mode(self.settings)
         self.index.known_salt()
         tokens = tokens_of(tokens)
         layers, bits = layers_of(cache, len(tokens)), _bits(log_probs, len(tokens))
-        path = self._path_for_put(tokens)
+        sharing = Sharing(self.index, layers)
+        path = self._path_for_put(tokens, sharing)
         for node in path:
             self.index.used(node)
-        return self._store(tokens, 0, layers, path, bits, progress)
+        return self._store(tokens, 0, layers, path, sharing, bits, progress)
 
     def append(self, tokens: Any, cache: Any, log_probs: Any = None, progress: Progress | None = None) -> Stored:
         """Store more of a prompt whose beginning is stored; stored blocks are not written again.
@@ -201,31 +212,29 @@ class PrefixStore:
             log_probs: as for `put`, of all n tokens.
 
         Raises:
-            ValueError: less than n - m tokens are stored intact (then put the whole cache), or shapes do not fit.
+            ValueError: less than n - m tokens are stored intact (then put the whole cache), in another layout,
+                or shapes do not fit.
         """
+        _check_mode(self.settings)
         self.index.known_salt()
         tokens = tokens_of(tokens)
         new, bits = layers_of(cache), _bits(log_probs, len(tokens))
+        sharing = Sharing(self.index, new)
         start = len(tokens) - new[0][0].shape[1]
-        match = self.index.match(tokens[: max(start, 0)])
+        match = sharing.match(tokens[: max(start, 0)])
         if start < 0 or match.tokens < start:
             raise ValueError(f"{match.tokens} of the {start} tokens before the new ones are stored; put the whole cache")
         if match.tail is not None:  # a block holds the rest with another continuation: cut ours out of it
             block = self.index.read(match.tail)
-            if block is None or not alike(block.layers, new):
-                raise ValueError(f"the block before token {start} is damaged or of another shape; put the whole cache")
+            if block is None or not block.layers:
+                raise ValueError(f"the block before token {start} is damaged or without tensors; put the whole cache")
+            sharing.check(match.tail, layout_of(block.layers))
             new = join([cut(block.layers, 0, match.tail_tokens), new])
-        return self._store(tokens, match.whole_tokens, new, list(match.path), bits, progress)
+        return self._store(tokens, match.whole_tokens, new, list(match.path), sharing, bits, progress)
 
-    def _path_for_put(self, tokens: np.ndarray) -> list[Node]:
-        """Blocks to share, each of them there; a short last one that this prompt outgrows is stored again, longer."""
-        while True:
-            path = list(self.index.match(tokens).path)
-            gone = [node for node in path if not self.index.backend.exists(self.index.key(node.id))]
-            if not gone:
-                break
-            for node in gone:
-                self.index.trie.remove(node)
+    def _path_for_put(self, tokens: np.ndarray, sharing: Sharing) -> list[Node]:
+        """Blocks to share, each of them usable; a short last one that this prompt outgrows is stored again, longer."""
+        path = list(sharing.match(tokens).path)
         last = path[-1] if path else None
         if last and last.end < len(tokens) and last.end % self.settings.block_tokens and not len(last.children):
             path.pop()
@@ -237,18 +246,21 @@ class PrefixStore:
         first: int,
         layers: Layers,
         path: list[Node],
+        sharing: Sharing,
         bits: np.ndarray | None,
         progress: Progress | None,
     ) -> Stored:
         """Write what follows ``path``; ``layers`` hold the positions from ``first`` on."""
         parent = path[-1] if path else self.index.trie.root
         shared, start, blocks, size = parent.end, parent.end, 0, 0
+        taken = list(path)
         while start < len(tokens):
             last = min(self.index.boundary(start), len(tokens))
-            there = self._there(parent, tokens[start:], last - start)
+            there = self._there(parent, tokens[start:], last - start, sharing)
             if there is not None:
                 last = min(there.end, len(tokens))
                 shared, parent = shared + last - start, there
+                taken.append(there)
                 self.index.used(there)
             else:
                 parent = self._write(parent, tokens, last, cut(layers, start - first, last - first), bits)
@@ -256,17 +268,15 @@ class PrefixStore:
             start = last
             if progress:
                 progress(start, len(tokens))
-        return Stored(shared, len(tokens) - shared, blocks, size)
+        return Stored(shared, len(tokens) - shared, blocks, size, sharing.modes(taken))
 
-    def _there(self, parent: Node, rest: np.ndarray, count: int) -> Node | None:
-        """A stored child that holds exactly the next ``count`` tokens, or all the rest and perhaps more."""
+    @staticmethod
+    def _there(parent: Node, rest: np.ndarray, count: int, sharing: Sharing) -> Node | None:
+        """A usable child that holds exactly the next ``count`` tokens, or all the rest and perhaps more."""
         node, shared = parent.children.nearest(token_key(rest))
         if node is None or not (shared == len(rest) or shared == count == len(node.tokens)):
             return None
-        if self.index.backend.exists(self.index.key(node.id)):
-            return node
-        self.index.trie.remove(node)
-        return None
+        return node if sharing.usable(node) else None
 
     def _write(self, parent: Node, prompt: np.ndarray, end: int, layers: Layers, bits: np.ndarray | None) -> Node:
         """Encode and put the block from ``parent`` to position ``end``, then drop tails that it replaces."""
@@ -297,11 +307,27 @@ class PrefixStore:
         """Decode every block; see `upkeep.verify`."""
         return upkeep.verify(self.index, repair=repair, progress=progress)
 
-    def transcode(self, settings: KvSettings, progress: Progress | None = None) -> tuple[int, int]:
-        """Encode every block again; see `upkeep.transcode`. New blocks use ``settings`` as well."""
+    def transcode(self, settings: KvSettings | str, progress: Progress | None = None) -> tuple[int, int]:
+        """Encode every block again; see `upkeep.transcode`. New blocks use ``settings`` as well.
+
+        Args:
+            settings: mode and quality; the name of a mode: the store's settings in that mode.
+        """
+        if isinstance(settings, str):
+            settings = replace(self.settings, mode=settings)
+        _check_mode(settings)
         sizes = upkeep.transcode(self.index, settings, progress)
         self.settings = replace(settings, block_tokens=self.settings.block_tokens)
         return sizes
+
+
+def _check_mode(settings: KvSettings) -> None:
+    if MODES[settings.mode].needs_model:
+        others = ", ".join(name for name, mode in MODES.items() if not mode.needs_model)
+        raise ValueError(
+            f"mode {settings.mode} needs the model to save and to restore a cache, and a store has none; "
+            f"use save_cache, or here one of {others}"
+        )
 
 
 def _bits(log_probs: Any, count: int) -> np.ndarray | None:

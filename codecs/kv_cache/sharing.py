@@ -1,0 +1,66 @@
+"""Which stored blocks a put may share: those that are there, of the same layout."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from .header import BlockHeader
+from .index import BlockIndex
+from .layout import Layout, layout_of, stored_layout
+from .modes import MODES
+from .splice import Layers
+from .trie import Match, Node
+
+
+class Sharing:
+    """Of one put: looks at each block once."""
+
+    def __init__(self, index: BlockIndex, layers: Layers) -> None:
+        """``layers``: what is put."""
+        self.index, self.layout = index, layout_of(layers)
+        self._headers: dict[bytes, BlockHeader] = {}
+
+    def match(self, tokens: np.ndarray) -> Match:
+        """The longest stored prefix whose whole blocks can all be shared."""
+        while True:  # every failure takes a block out of the trie, so this ends
+            match = self.index.match(tokens)
+            if all(self.usable(node) for node in match.path):
+                return match
+
+    def usable(self, node: Node) -> bool:
+        """Whether the block can be shared; one that cannot is taken out of the trie, to be written again.
+
+        Raises:
+            ValueError: its layout is another than that of what is put.
+        """
+        if node.id not in self._headers:
+            header = self.index.header(node)
+            if header is not None and MODES[header.mode].needs_model:  # of an earlier version: it holds no cache
+                self.index.forget(node, delete=False)
+                header = None
+            if header is None:
+                return False
+            self.check(node, stored_layout(header))
+            self._headers[node.id] = header
+        return True
+
+    def modes(self, nodes: list[Node]) -> dict[str, int]:
+        """Number of blocks by `mode_text`; each was found `usable`."""
+        return dict(Counter(mode_text(self._headers[node.id]) for node in nodes))
+
+    def check(self, node: Node, stored: Layout) -> None:
+        """Refuse a block of another layout: a cache that goes on in another one cannot be joined to it."""
+        if stored != self.layout:
+            raise ValueError(
+                f"tokens {node.start} to {node.end} are stored as {stored}; the cache is {self.layout}. "
+                "Put caches of one layout under a fingerprint"
+            )
+
+
+def mode_text(head: BlockHeader) -> str:
+    """A block's mode, with its quality or bits where these say anything."""
+    if head.mode.startswith("turboquant"):
+        return f"{head.mode}, {head.bits} bits"
+    return head.mode if head.mode in {"lossless", "fp8"} else f"{head.mode}, quality {head.quality}"
