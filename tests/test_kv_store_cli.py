@@ -6,6 +6,8 @@ import sys
 
 import pytest
 import torch
+from rdcodec.codecs.kv_cache import KvSettings, PrefixStore
+from rdcodec.codecs.kv_cache.backends import open_backend
 from rdcodec.codecs.kv_cache.cli import app
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -142,7 +144,11 @@ def test_a_salt_hides_blocks(filled, monkeypatch):
         (["put", "{store}", "{bare}", *MODEL], "no tensor 'tokens'"),
         (["put", "{store}", "{junk}", *MODEL], "not a safetensors file"),
         (["put", "{store}", "{cache}", "{cache}", "--tokens", "{ids}", *MODEL], "--tokens is of one cache"),
-        (["put", "{store}", "{cache}", "--tokens", "{ids}", *MODEL], "hold 30 positions for 3 tokens"),
+        (["put", "{store}", "{bare}", "--tokens", "{ids}", *MODEL], "hold 30 positions for 3 tokens"),
+        (["put", "{store}", "{cache}", "--tokens", "{ids}", *MODEL], "holds other 'tokens' (30) than"),
+        (["put", "{store}", "{cache}", "--mode", "tokens", *MODEL], "mode tokens needs the model"),
+        (["put", "{store}", "{cache}", "--mode", "residual", *MODEL], "mode residual needs the model"),
+        (["transcode", "{store}", "--mode", "residual", *MODEL], "mode residual needs the model"),
         (["put", "{store}", "{cache}", "--tokens", "{junk}", *MODEL], "not a list of token ids"),
         (["put", "{store}", "{cache}", "--mode", "zip", *MODEL], "no mode 'zip'"),
         (["put", "{store}", "{store}/none", *MODEL], "No such file"),
@@ -162,6 +168,15 @@ def test_mistakes_are_one_clear_line_and_exit_code_1(tmp_path, arguments, messag
     places = {name: str(tmp_path / name) for name in ("store", "cache", "bare", "junk", "ids")}
     done = run(*(argument.format(**places) for argument in arguments))
     assert done.exit_code == 1 and message in done.stderr and done.stderr.count("\n") == 1, done.output
+
+
+def test_blocks_without_keys_and_values_are_no_cache(tmp_path):
+    ids = ids_file(tmp_path / "ids.json", list(range(8)))
+    settings = KvSettings(mode="tokens")
+    store = PrefixStore(open_backend(tmp_path / "store"), fingerprint=bytes.fromhex(NAME), settings=settings)
+    store.put(list(range(8)), None)
+    done = run("get", tmp_path / "store", "-o", tmp_path / "out.safetensors", "--tokens", ids, *MODEL)
+    assert done.exit_code == 1 and "hold token ids only" in done.stderr and not (tmp_path / "out.safetensors").exists()
 
 
 def test_help_needs_no_torch():

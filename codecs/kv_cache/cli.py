@@ -84,15 +84,14 @@ def put(
 
         if tokens and len(caches) > 1:
             raise ValueError(f"--tokens is of one cache, here are {len(caches)}; put the ids into the files as 'tokens'")
-        with _opened(store, model, fingerprint, salt, block_tokens, mode=mode, quality=quality) as opened:
+        with _opened(store, model, fingerprint, salt, block_tokens, mode=_without_model(mode), quality=quality) as opened:
             for path in caches:
-                layers, ids, notices = read_tensors(path.read_bytes(), keys or KEYS)
+                layers, held, notices = read_tensors(path.read_bytes(), keys or KEYS)
                 for notice in notices:
                     errors.print(f"codec kv: {path}: note: {notice}", markup=False)
-                if ids is None and not tokens:
-                    raise ValueError(f"{path} holds no tensor 'tokens'; give the ids with --tokens")
+                ids = _ids_of(path, held, tokens)
                 with bar(path.name) as progress:
-                    stored = opened.put(_ids(tokens) if tokens else ids, layers, progress=progress)
+                    stored = opened.put(ids, layers, progress=progress)
                 line = (
                     f"{path}: {stored.shared_tokens} tokens shared, {stored.new_tokens} new "
                     f"in {stored.new_blocks} blocks, {show_size(stored.new_bytes)}"
@@ -127,6 +126,9 @@ def get(
             hit = opened.get(ids, layers=wanted)
         if hit is None:
             raise ValueError(f"no beginning of the {len(ids)} tokens is stored for this model and tenant")
+        if not hit.layers or not hit.layers[0][1].shape[-1]:
+            what = "layer inputs" if hit.layers else "token ids only"
+            raise ValueError(f"the blocks of these tokens hold {what}; the model must recompute keys and values")
         first = wanted.start if wanted else 0
         names = {f"layers.{first + i}.{n}": x for i, kv in enumerate(hit.layers) for n, x in zip("kv", kv, strict=True)}
         tensors = {name: x.contiguous() for name, x in names.items()}
@@ -230,7 +232,7 @@ def transcode(
     """Encode every block of a model again, e.g. lossless to quantized; what a lossy mode lost stays lost."""
     with (
         one_line(),
-        _opened(store, model, fingerprint, salt, block_tokens, mode=mode, quality=quality) as opened,
+        _opened(store, model, fingerprint, salt, block_tokens, mode=_without_model(mode), quality=quality) as opened,
         bar("transcode") as progress,
     ):
         before, after = opened.transcode(opened.settings, progress)
@@ -285,6 +287,27 @@ def _ids(path: Path) -> list[int]:
     if not ids or not all(isinstance(i, int) and i >= 0 for i in ids):
         raise ValueError(f"{path}: need one or more token ids, each at least 0")
     return ids
+
+
+def _ids_of(path: Path, held: Any, given: Path | None) -> Any:
+    """The ids of a cache file, from its tensor 'tokens' or from ``given``; both must say the same."""
+    if held is None and given is None:
+        raise ValueError(f"{path} holds no tensor 'tokens'; give the ids with --tokens")
+    if given is None:
+        return held
+    ids = _ids(given)
+    if held is not None and held.tolist() != ids:
+        raise ValueError(f"{path} holds other 'tokens' ({len(held)}) than {given} ({len(ids)}); leave --tokens out")
+    return ids
+
+
+def _without_model(mode: str) -> str:
+    """The mode, refused if it needs the running model, which a store does not have."""
+    from .modes import MODES
+
+    if mode in MODES and MODES[mode].needs_model:
+        raise ValueError(f"mode {mode} needs the model to encode and decode; save_cache from Python has it, a store not")
+    return mode
 
 
 def _range(text: str | None) -> range | None:
