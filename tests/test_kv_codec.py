@@ -587,6 +587,22 @@ def test_safetensors_of_other_layouts_are_refused_by_name(change, message, alone
         commands.encode_bytes(save(tensors))
 
 
+def test_safetensors_without_tokens_or_with_ids_that_are_none():
+    from safetensors.torch import save
+
+    def cache(count, **tensors):
+        return save({f"layers.0.{n}": torch.zeros(2, count, 8) for n in "kv"} | tensors)
+
+    for tensors in ({}, {"tokens": torch.zeros(0, dtype=torch.int64)}):
+        with pytest.raises(ValueError, match="the cache holds 0 tokens; need at least 1"):
+            commands.encode_bytes(cache(0, **tensors))
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        with pytest.raises(ValueError, match=r"'tokens' is of type b?float\d+; need integers"):
+            commands.encode_bytes(cache(3, tokens=torch.tensor([1.5, 2, 3], dtype=dtype)))
+    with pytest.raises(ValueError, match="each at least 0"):
+        commands.encode_bytes(cache(3, tokens=torch.tensor([1, -2, 3])))
+
+
 def test_other_tensors_of_a_safetensors_file_are_told():
     from safetensors.torch import save
 

@@ -15,7 +15,7 @@ from ...entropy_models.errors import Unsupported
 from .blocks import KvSettings
 from .codec import KvCodec
 from .model import SUPPORTED
-from .splice import Layers, layers_of
+from .splice import Layers, layers_of, tokens_of
 
 KEYS = "layers.{i}.{k}"
 """Default pattern of tensor names: {i} the layer, {k} ``k``/``keys``/``key`` or ``v``/``values``/``value``."""
@@ -91,10 +91,18 @@ def read_tensors(data: bytes, pattern: str) -> tuple[Layers, np.ndarray | None, 
         raise ValueError(
             f"no keys and values named {pattern!r} for layers 0, 1, ...; the file has {names} ... (--keys)"
         )
-    ids = tensors[TOKENS_NAME].reshape(-1).to(torch.int64).numpy() if TOKENS_NAME in tensors else None
+    ids = _ids(tensors[TOKENS_NAME]) if TOKENS_NAME in tensors else None
     layers = layers_of([(found[i][0], found[i][1]) for i in range(len(found))], None if ids is None else len(ids))
+    if not layers[0][0].shape[1]:
+        raise ValueError("the cache holds 0 tokens; need at least 1")
     notices = [f"not stored: {_some(others)}, which do not fit {pattern!r}"] if others else []
     return layers, ids, notices
+
+
+def _ids(tensor: Tensor) -> np.ndarray:
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise ValueError(f"tensor 'tokens' is of type {tensor.dtype}; need integers".replace("torch.", ""))
+    return tokens_of(tensor.reshape(-1))
 
 
 def _refuse_layouts(names: list[str]) -> None:
