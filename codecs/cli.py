@@ -45,6 +45,11 @@ Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite outputs th
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda. Files are the same to every decoder.")]
 
+Quality = Annotated[
+    int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100, default 60.")
+]
+Bits = Annotated[int | None, typer.Option(min=1, max=5, help="KV caches: of the turboquant modes' codes, default 4.")]
+
 
 def main() -> None:
     """Entry point: 0 success, 1 bad data (one line on standard error), 2 wrong usage."""
@@ -108,15 +113,23 @@ def report(as_json: bool, line: str, fields: dict[str, Any], *, to_stdout: bool)
     console.print(json.dumps(fields) if as_json else line, markup=False)
 
 
+def refuse(owners: str, this: str, **options: Any) -> None:
+    """Name the options that belong to the other codec, which would be ignored. Everything runs on the CPU if asked."""
+    given = [f"--{name}" for name, value in options.items() if value not in (None, False, "auto", "cpu")]
+    if given:
+        raise ValueError(f"{', '.join(given)}: only for {owners}, and this is {this}")
+
+
 @app.command()
 def encode(
     inputs: Inputs,
     output: Output = None,
-    quality: Annotated[int, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100.")] = 60,
+    quality: Quality = None,
     bpp: Annotated[float | None, typer.Option(help="Images: at most this many bits per pixel.")] = None,
     size: Annotated[str | None, typer.Option(help="Images: at most this file size, like 50kB.")] = None,
     model: Annotated[str | None, typer.Option(help="Weights by name, see `codec models`.")] = None,
     mode: Annotated[str | None, typer.Option(help="KV caches: quantized (default), lossless, fp8, turboquant.")] = None,
+    bits: Bits = None,
     keys: Annotated[str | None, typer.Option(help="KV caches: pattern of tensor names.")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -144,14 +157,15 @@ def encode(
         if files.looks_like_safetensors(data):
             from .kv_cache.commands import encode_bytes
 
-            stream, fields = encode_bytes(data, mode=mode, quality=quality, keys=keys)
+            refuse("images", "no image", bpp=bpp, size=size, model=model, device=device)
+            stream, fields = encode_bytes(data, mode=mode, quality=quality, bits=bits, keys=keys)
         else:
             from .image.commands import encode_bytes as encode_image
 
+            refuse("KV caches", "no KV cache", mode=mode, bits=bits, keys=keys)
+            asked = {"quality": 60 if quality is None else quality, "bpp": bpp, "size": limit}
             with tile_progress(progress) as tiles:
-                stream, fields = encode_image(
-                    codecs, data, quality=quality, bpp=bpp, size=limit, model=model, device=device, progress=tiles
-                )
+                stream, fields = encode_image(codecs, data, model=model, device=device, progress=tiles, **asked)
         job.write(stream)
         finish(job, stream, fields, time.perf_counter() - start)
 
@@ -193,6 +207,7 @@ def decode(
         if name_of(container.parse(data, salvage=salvage).codec_id) == "kv":
             from .kv_cache.commands import decode_bytes
 
+            refuse("images", "no image", crop=crop, salvage=salvage, device=device)
             result, fields = decode_bytes(data)
         else:
             from .image.commands import decode_bytes as decode_image
@@ -240,6 +255,7 @@ def verify(inputs: Inputs, device: Device = "cpu", as_json: AsJson = False) -> N
         if name_of(container.parse(data).codec_id) == "kv":
             from .kv_cache.commands import verify_bytes
 
+            refuse("images", "no image", device=device)
             verify_bytes(data)
         else:
             from .image.commands import verify_bytes as verify_image

@@ -141,6 +141,34 @@ def test_each_output_is_named_after_what_its_file_holds(run, photo, tmp_path):
     assert (code, out) == (1, "") and err.startswith("codec: junk.rdc: unsupported: ")
 
 
+def test_options_of_the_other_codec_are_refused_by_name(run, photo, tmp_path):
+    safetensors.torch.save_file({f"layers.0.{n}": torch.randn(2, 5, 16) for n in "kv"}, tmp_path / "c.safetensors")
+    run("encode", "c.safetensors", "-o", "packed.rdc")
+    for arguments, given in (
+        (["encode", "c.safetensors", "--size", "50kB"], "--size: only for images, and this is no image"),
+        (["encode", "c.safetensors", "--bpp", "1", "--device", "cuda"], "--bpp, --device: only for images"),
+        (["decode", "packed.rdc", "-o", "out.safetensors", "--crop", "0,0,1,1", "--salvage"], "--crop, --salvage: only for"),
+        (["verify", "packed.rdc", "--device", "cuda"], "--device: only for images"),
+        (["encode", "photo.png", "--mode", "fp8", "--bits", "3", "--keys", "x"], "--mode, --bits, --keys: only for KV"),
+        (["encode", "c.safetensors", "-q", "10", "--mode", "lossless"], "mode lossless has no --quality; its rate is"),
+        (["encode", "c.safetensors", "--bits", "3"], "mode quantized has no --bits; it has --quality"),
+        (["encode", "c.safetensors", "-q", "10", "--mode", "turboquant"], "mode turboquant has no --quality; it has --bits"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out, err.count("\n")) == (1, "", 1) and given in err, (arguments, err)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors", "packed.rdc", "photo.png"]
+
+
+def test_info_shows_what_sets_the_rate_of_a_mode(run, tmp_path):
+    safetensors.torch.save_file({f"layers.0.{n}": torch.randn(2, 300, 64) for n in "kv"}, tmp_path / "c.safetensors")
+    for mode, bits in (("lossless", None), ("turboquant", 2), ("turboquant", 4), ("quantized", None)):
+        options = ["--bits", str(bits)] if bits else []
+        assert run("encode", "c.safetensors", "--mode", mode, *options, "--force")[0] == 0
+        facts = json.loads(run("info", "c.rdc", "--json")[1])
+        assert facts.get("bits") == bits and ("quality" in facts) == (mode == "quantized")
+        assert bits is None or bits < facts["bits per element"] < bits + 1
+
+
 def test_layouts_of_caches_that_are_not_supported_are_one_line(run, tmp_path):
     latent = {"layers.0.compressed_kv": torch.zeros(40, 512), "layers.0.k_pe": torch.zeros(40, 64)}
     window = {f"layers.{i}.{n}": torch.zeros(2, (40, 15)[i], 8) for i in range(2) for n in "kv"}

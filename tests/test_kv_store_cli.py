@@ -123,6 +123,11 @@ def test_transcode(filled):
     done = run("transcode", tmp_path / "store", "--mode", "fp8", *MODEL, *BLOCKS)
     assert done.exit_code == 0 and "->" in done.stdout
     assert json.loads(run("stats", tmp_path / "store", "--json").stdout)[0]["modes"] == {"fp8": 6}
+    sizes = []
+    for bits in ("4", "2"):
+        assert run("transcode", tmp_path / "store", "--mode", "turboquant", "--bits", bits, *MODEL, *BLOCKS).exit_code == 0
+        sizes.append(json.loads(run("stats", tmp_path / "store", "--json").stdout)[0]["size_bytes"])
+    assert sizes[1] < 0.9 * sizes[0]
 
 
 def test_a_salt_hides_blocks(filled, monkeypatch):
@@ -148,6 +153,8 @@ def test_a_salt_hides_blocks(filled, monkeypatch):
         (["put", "{store}", "{cache}", "--tokens", "{ids}", *MODEL], "holds other 'tokens' (30) than"),
         (["put", "{store}", "{cache}", "--mode", "tokens", *MODEL], "mode tokens needs the model"),
         (["put", "{store}", "{cache}", "--mode", "residual", *MODEL], "mode residual needs the model"),
+        (["put", "{store}", "{cache}", "--mode", "fp8", "-q", "60", *MODEL], "mode fp8 has no --quality"),
+        (["transcode", "{store}", "--mode", "lossless", "--bits", "3", *MODEL], "mode lossless has no --bits"),
         (["transcode", "{store}", "--mode", "residual", *MODEL], "mode residual needs the model"),
         (["put", "{store}", "{cache}", "--tokens", "{junk}", *MODEL], "not a list of token ids"),
         (["put", "{store}", "{cache}", "--mode", "zip", *MODEL], "no mode 'zip'"),

@@ -41,6 +41,10 @@ Name = Annotated[str | None, typer.Option("--fingerprint", help="32 hexadecimal 
 Salt = Annotated[str, typer.Option(envvar="RDCODEC_SALT", help="A tenant's; others do not find the blocks.")]
 Tokens = Annotated[Path | None, typer.Option(help="Token ids: a JSON list, or numbers with spaces between.")]
 Keys = Annotated[str | None, typer.Option(help="Pattern of tensor names, default 'layers.{i}.{k}'.")]
+Quality = Annotated[
+    int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100, default 60; not of all modes.")
+]
+Bits = Annotated[int | None, typer.Option(min=1, max=5, help="Of the turboquant modes' codes, default 4.")]
 BlockTokens = Annotated[int, typer.Option(min=1, max=65536, help="Tokens per block; the same for all who share.")]
 
 
@@ -73,7 +77,8 @@ def put(
     fingerprint: Name = None,
     salt: Salt = "",
     mode: Annotated[str, typer.Option(help="quantized, lossless, fp8, turboquant, turboquant-ec.")] = "quantized",
-    quality: Annotated[int, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100.")] = 60,
+    quality: Quality = None,
+    bits: Bits = None,
     block_tokens: BlockTokens = 256,
     keys: Keys = None,
     as_json: AsJson = False,
@@ -84,7 +89,7 @@ def put(
 
         if tokens and len(caches) > 1:
             raise ValueError(f"--tokens is of one cache, here are {len(caches)}; put the ids into the files as 'tokens'")
-        with _opened(store, model, fingerprint, salt, block_tokens, mode=_without_model(mode), quality=quality) as opened:
+        with _opened(store, model, fingerprint, salt, block_tokens, mode=mode, quality=quality, bits=bits) as opened:
             for path in caches:
                 layers, held, notices = read_tensors(path.read_bytes(), keys or KEYS)
                 for notice in notices:
@@ -223,7 +228,8 @@ def verify(
 def transcode(
     store: Store,
     mode: Annotated[str, typer.Option(help="quantized, lossless, fp8, turboquant, turboquant-ec.")],
-    quality: Annotated[int, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100.")] = 60,
+    quality: Quality = None,
+    bits: Bits = None,
     model: Model = None,
     fingerprint: Name = None,
     salt: Salt = "",
@@ -232,7 +238,7 @@ def transcode(
     """Encode every block of a model again, e.g. lossless to quantized; what a lossy mode lost stays lost."""
     with (
         one_line(),
-        _opened(store, model, fingerprint, salt, block_tokens, mode=_without_model(mode), quality=quality) as opened,
+        _opened(store, model, fingerprint, salt, block_tokens, mode=mode, quality=quality, bits=bits) as opened,
         bar("transcode") as progress,
     ):
         before, after = opened.transcode(opened.settings, progress)
@@ -245,10 +251,11 @@ def _opened(
     fingerprint: str | None,
     salt: str,
     block_tokens: int,
-    **settings: Any,
+    mode: str = "quantized",
+    **options: Any,
 ) -> PrefixStore:
     from .backends import open_backend
-    from .blocks import KvSettings
+    from .commands import kv_settings
     from .store import PrefixStore
 
     rope = None
@@ -262,8 +269,8 @@ def _opened(
         name = bytes.fromhex(fingerprint)
     else:
         raise ValueError("which model? Give --model FOLDER, or --fingerprint with 32 hexadecimal digits")
-    options = KvSettings(block_tokens=block_tokens, rope=rope, **settings)
-    return PrefixStore(open_backend(store), fingerprint=name, salt=salt.encode(), settings=options)
+    settings = kv_settings(_without_model(mode), block_tokens=block_tokens, rope=rope, **options)
+    return PrefixStore(open_backend(store), fingerprint=name, salt=salt.encode(), settings=settings)
 
 
 def _all(store: str) -> list[tuple[str, PrefixStore]]:

@@ -15,6 +15,7 @@ from ...entropy_models.errors import Unsupported
 from .blocks import KvSettings
 from .codec import KvCodec
 from .model import SUPPORTED
+from .modes import MODES
 from .splice import Layers, layers_of, tokens_of
 
 KEYS = "layers.{i}.{k}"
@@ -33,7 +34,12 @@ _KINDS = {"k": 0, "key": 0, "keys": 0, "v": 1, "value": 1, "values": 1}
 
 
 def encode_bytes(
-    data: bytes, *, mode: str | None = None, quality: int | None = None, keys: str | None = None
+    data: bytes,
+    *,
+    mode: str | None = None,
+    quality: int | None = None,
+    bits: int | None = None,
+    keys: str | None = None,
 ) -> tuple[bytes, dict[str, Any]]:
     """A cache file from a safetensors file.
 
@@ -41,7 +47,8 @@ def encode_bytes(
         data: safetensors with keys and values of shape (kv_heads, n, head_dim) or (1, kv_heads, n, head_dim) for each
             layer, and, if there, ``tokens``, the ids.
         mode: of `modes.MODES`, except those that need the model.
-        quality: 0..100.
+        quality: 0..100, of modes that have one.
+        bits: 1..5, of modes that have them.
         keys: pattern of tensor names, with {i} and {k}.
 
     Returns:
@@ -50,8 +57,8 @@ def encode_bytes(
     Raises:
         ValueError: the file does not hold a cache; the message says what it holds.
     """
+    codec = KvCodec(kv_settings(mode or "quantized", quality, bits))
     tensors, ids, notices = read_tensors(data, keys or KEYS)
-    codec = KvCodec(KvSettings(mode=mode or "quantized", quality=60 if quality is None else quality))
     if codec.settings.mode in ("tokens", "residual"):
         raise ValueError(f"mode {codec.settings.mode} needs the model; use save_cache from Python")
     if ids is None:
@@ -63,6 +70,20 @@ def encode_bytes(
     rate = f"{8 * len(stream) / elements:.3f} bits per element"
     fields = {"raw_bytes": raw, "rate": rate, "shape": _shape_text(tensors), "mode": codec.settings.mode}
     return stream, fields | {"notices": notices}
+
+
+def kv_settings(mode: str, quality: int | None = None, bits: int | None = None, **others: Any) -> KvSettings:
+    """Settings from options of the command; None: not given.
+
+    Raises:
+        ValueError: no such mode, or an option that the mode does not have.
+    """
+    given = {name: value for name, value in (("quality", quality), ("bits", bits)) if value is not None}
+    if mode in MODES:
+        has = MODES[mode].option
+        for name in given.keys() - {has}:
+            raise ValueError(f"mode {mode} has no --{name}; " + (f"it has --{has}" if has else "its rate is fixed"))
+    return KvSettings(mode=mode, **given, **others)
 
 
 def read_tensors(data: bytes, pattern: str) -> tuple[Layers, np.ndarray | None, list[str]]:

@@ -7,6 +7,7 @@ from typing import Any
 from .. import container
 from .header import BLOCK
 from .header import parse as parse_block
+from .modes import MODES
 from .sequence import BLOCKS, parse_sequence
 
 
@@ -23,12 +24,13 @@ def describe_kv(data: bytes) -> dict[str, Any]:
             return {"content": "token ids, coded with the model", "tokens": head.tokens}
         blocks = [whole.chunk(i) for i in range(len(whole.entries))]
     heads = [parse_block(block)[1] for block in blocks]
+    option = MODES[heads[0].mode].option
     first, tokens = heads[0], sum(len(head.tokens) for head in heads)
     elements = tokens * first.heads * (first.key_dim + first.value_dim)
     by_layer = [sum(sum(head.chunk_bytes[i]) for head in heads) for i in range(len(first.chunk_bytes))]
     return {
         "mode": first.mode,
-        "quality": first.quality,
+        **({option: getattr(first, option)} if option else {}),
         "element type": str(first.dtype).removeprefix("torch."),
         "blocks": len(blocks),
         "tokens": tokens,
