@@ -48,6 +48,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda. Files are the same
 Quality = Annotated[
     int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100, default 60.")
 ]
+ProfileFile = Annotated[
+    Path | None, typer.Option("--profile", help="KV caches: kv_profile.safetensors of the model, from `codec eval kv`.")
+]
 Bits = Annotated[int | None, typer.Option(min=1, max=5, help="KV caches: of the turboquant modes' codes, default 4.")]
 
 
@@ -78,7 +81,7 @@ def run_all(planned: list[Job], work: Callable[[Job, Progress], None], verb: str
             progress.update(task, description=f"{verb} {job.name}")
             try:
                 work(job, progress)
-            except (BitstreamError, ValueError, KeyError, OSError) as error:
+            except (BitstreamError, ValueError, KeyError, OSError, ImportError) as error:
                 failed += 1
                 progress.stop() if len(planned) == 1 else None
                 fail(job.name, error)
@@ -127,9 +130,13 @@ def encode(
     quality: Quality = None,
     bpp: Annotated[float | None, typer.Option(help="Images: at most this many bits per pixel.")] = None,
     size: Annotated[str | None, typer.Option(help="Images: at most this file size, like 50kB.")] = None,
-    model: Annotated[str | None, typer.Option(help="Weights by name, see `codec models`.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Images: weights by name, see `codec models`. KV caches: folder of the model that made them."),
+    ] = None,
     mode: Annotated[str | None, typer.Option(help="KV caches: quantized (default), lossless, fp8, turboquant.")] = None,
     bits: Bits = None,
+    profile: ProfileFile = None,
     keys: Annotated[str | None, typer.Option(help="KV caches: pattern of tensor names.")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -157,12 +164,13 @@ def encode(
         if files.looks_like_safetensors(data):
             from .kv_cache.commands import encode_bytes
 
-            refuse("images", "no image", bpp=bpp, size=size, model=model, device=device)
-            stream, fields = encode_bytes(data, mode=mode, quality=quality, bits=bits, keys=keys)
+            refuse("images", "no image", bpp=bpp, size=size, device=device)
+            options = {"mode": mode, "quality": quality, "bits": bits, "keys": keys, "model": model, "profile": profile}
+            stream, fields = encode_bytes(data, **options)  # type: ignore[arg-type]
         else:
             from .image.commands import encode_bytes as encode_image
 
-            refuse("KV caches", "no KV cache", mode=mode, bits=bits, keys=keys)
+            refuse("KV caches", "no KV cache", mode=mode, bits=bits, keys=keys, profile=profile)
             asked = {"quality": 60 if quality is None else quality, "bpp": bpp, "size": limit}
             with tile_progress(progress) as tiles:
                 stream, fields = encode_image(codecs, data, model=model, device=device, progress=tiles, **asked)
@@ -187,6 +195,7 @@ def decode(
     output: Output = None,
     crop: Annotated[str | None, typer.Option(metavar="X,Y,W,H", help="Images: decode only this part.")] = None,
     salvage: Annotated[bool, typer.Option(help="Images: recover what is undamaged.")] = False,
+    profile: ProfileFile = None,
     device: Device = "auto",
     as_json: AsJson = False,
     force: Force = False,
@@ -208,10 +217,11 @@ def decode(
             from .kv_cache.commands import decode_bytes
 
             refuse("images", "no image", crop=crop, salvage=salvage, device=device)
-            result, fields = decode_bytes(data)
+            result, fields = decode_bytes(data, profile)
         else:
             from .image.commands import decode_bytes as decode_image
 
+            refuse("KV caches", "no KV cache", profile=profile)
             with tile_progress(progress) as tiles:
                 result, fields = decode_image(
                     codecs, data, job.target, crop=crop, salvage=salvage, device=device, progress=tiles
@@ -246,7 +256,7 @@ def info(inputs: Inputs, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(inputs: Inputs, device: Device = "cpu", as_json: AsJson = False) -> None:
+def verify(inputs: Inputs, profile: ProfileFile = None, device: Device = "cpu", as_json: AsJson = False) -> None:
     """Check every checksum and decode every symbol of .rdc files."""
     codecs: dict[str, Any] = {}
 
@@ -256,10 +266,11 @@ def verify(inputs: Inputs, device: Device = "cpu", as_json: AsJson = False) -> N
             from .kv_cache.commands import verify_bytes
 
             refuse("images", "no image", device=device)
-            verify_bytes(data)
+            verify_bytes(data, profile)
         else:
             from .image.commands import verify_bytes as verify_image
 
+            refuse("KV caches", "no KV cache", profile=profile)
             verify_image(codecs, data, device=device)
         report(as_json, f"{job.name}  ok", {"file": job.name, "ok": True}, to_stdout=False)
 

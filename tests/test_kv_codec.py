@@ -603,9 +603,41 @@ def test_safetensors_without_tokens_or_with_ids_that_are_none():
         commands.encode_bytes(cache(3, tokens=torch.tensor([1, -2, 3])))
 
 
+@pytest.mark.parametrize("mode", ["transform", "predictive"])
+def test_commands_take_a_profile(tmp_path, monkeypatch, mode):
+    from rdcodec.codecs.cli import app
+    from rdcodec.codecs.kv_cache import profile
+    from safetensors.torch import save_file
+    from typer.testing import CliRunner
+
+    def run(*arguments):
+        monkeypatch.setattr(profile, "_in_use", {})  # each command is a process of its own
+        return CliRunner().invoke(app, [str(a) for a in arguments])
+
+    block, given, name = make_block(2, 40, 8), ["--profile", tmp_path / "p"], ["--fingerprint", "00" * 16]
+    make_profile(2, 8).write(tmp_path / "p")
+    tensors = {f"layers.{i}.{n}": x.contiguous() for i, p in enumerate(block.layers) for n, x in zip("kv", p, strict=True)}
+    save_file(tensors | {"tokens": torch.from_numpy(block.tokens)}, tmp_path / "c.safetensors")
+    (tmp_path / "ids").write_text(" ".join(map(str, block.tokens)))
+    encode = ["encode", tmp_path / "c.safetensors", "--mode", mode]
+    decode = ["decode", tmp_path / "c.rdc", "-o", tmp_path / "out.safetensors"]
+    put = ["kv", "put", tmp_path / "s", tmp_path / "c.safetensors", *name, "--mode", mode]
+    get = ["kv", "get", tmp_path / "s", "--tokens", tmp_path / "ids", *name, "-o", tmp_path / "got.safetensors"]
+    transcode = ["kv", "transcode", tmp_path / "s", *name, "--mode", mode]
+    for command in (encode, ["verify", tmp_path / "c.rdc"], decode, put, get, transcode, ["kv", "verify", tmp_path / "s"]):
+        missing = run(*command)
+        assert missing.exit_code == 1 and ("profile" in missing.output or command is get), missing.output
+        done = run(*command, *given)
+        assert done.exit_code == 0, (command, done.output)
+    assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "got.safetensors").read_bytes()
+    refused = run(*encode[:2], "--mode", "fp8", *given, "-f")
+    assert refused.exit_code == 1 and "mode fp8 takes no --profile" in refused.stderr
+
+
 def test_other_tensors_of_a_safetensors_file_are_told():
     from safetensors.torch import save
 
     shapes = {"layers.0.k": (2, 40, 8), "layers.0.v": (2, 40, 8), "logits": (97,)}
     _, fields = commands.encode_bytes(save({name: torch.zeros(shape) for name, shape in shapes.items()}))
-    assert [n.split(",")[0].split(":")[0] for n in fields["notices"]] == ["not stored", "no tensor 'tokens'"]
+    starts = [n.split(",")[0].split(":")[0] for n in fields["notices"]]
+    assert starts == ["not stored", "RoPE stays in the keys", "no tensor 'tokens'"]

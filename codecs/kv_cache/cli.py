@@ -45,6 +45,9 @@ Quality = Annotated[
     int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100, default 60; not of all modes.")
 ]
 Bits = Annotated[int | None, typer.Option(min=1, max=5, help="Of the turboquant modes' codes, default 4.")]
+ProfileFile = Annotated[
+    Path | None, typer.Option("--profile", help="kv_profile.safetensors of the model, from `codec eval kv`.")
+]
 BlockTokens = Annotated[int, typer.Option(min=1, max=65536, help="Tokens per block; the same for all who share.")]
 
 
@@ -79,6 +82,7 @@ def put(
     mode: Annotated[str, typer.Option(help="quantized, lossless, fp8, turboquant, turboquant-ec.")] = "quantized",
     quality: Quality = None,
     bits: Bits = None,
+    profile: ProfileFile = None,
     block_tokens: BlockTokens = 256,
     keys: Keys = None,
     as_json: AsJson = False,
@@ -89,7 +93,8 @@ def put(
 
         if tokens and len(caches) > 1:
             raise ValueError(f"--tokens is of one cache, here are {len(caches)}; put the ids into the files as 'tokens'")
-        with _opened(store, model, fingerprint, salt, block_tokens, mode=mode, quality=quality, bits=bits) as opened:
+        options = {"mode": mode, "quality": quality, "bits": bits, "profile": profile}
+        with _opened(store, model, fingerprint, salt, block_tokens, options) as opened:
             for path in caches:
                 layers, held, notices = read_tensors(path.read_bytes(), keys or KEYS)
                 for notice in notices:
@@ -113,6 +118,7 @@ def get(
     fingerprint: Name = None,
     salt: Salt = "",
     layers: Annotated[str | None, typer.Option(help="Only these, first:last, e.g. 0:8.")] = None,
+    profile: ProfileFile = None,
     block_tokens: BlockTokens = 256,
     force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite the output.")] = False,
     as_json: AsJson = False,
@@ -127,7 +133,7 @@ def get(
         if output.exists() and not force:
             raise ValueError(f"{output} exists; --force overwrites it")
         wanted, ids = _range(layers), _ids(tokens)
-        with _opened(store, model, fingerprint, salt, block_tokens) as opened:
+        with _opened(store, model, fingerprint, salt, block_tokens, {"profile": profile}) as opened:
             hit = opened.get(ids, layers=wanted)
         if hit is None:
             raise ValueError(f"no beginning of the {len(ids)} tokens is stored for this model and tenant")
@@ -206,10 +212,15 @@ def evict(
 def verify(
     store: Store,
     repair: Annotated[bool, typer.Option(help="Delete damaged blocks.")] = False,
+    profile: ProfileFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Decode every block. Exits with 1 if one is damaged."""
     with one_line():
+        if profile:
+            from .profile import Profile
+
+            Profile.read(profile)
         rows, damaged = [], 0
         for name, opened in _all(store):
             with bar(f"verify {name[:8]}") as progress:
@@ -230,15 +241,17 @@ def transcode(
     mode: Annotated[str, typer.Option(help="quantized, lossless, fp8, turboquant, turboquant-ec.")],
     quality: Quality = None,
     bits: Bits = None,
+    profile: ProfileFile = None,
     model: Model = None,
     fingerprint: Name = None,
     salt: Salt = "",
     block_tokens: BlockTokens = 256,
 ) -> None:
     """Encode every block of a model again, e.g. lossless to quantized; what a lossy mode lost stays lost."""
+    options = {"mode": mode, "quality": quality, "bits": bits, "profile": profile}
     with (
         one_line(),
-        _opened(store, model, fingerprint, salt, block_tokens, mode=mode, quality=quality, bits=bits) as opened,
+        _opened(store, model, fingerprint, salt, block_tokens, options) as opened,
         bar("transcode") as progress,
     ):
         before, after = opened.transcode(opened.settings, progress)
@@ -251,25 +264,21 @@ def _opened(
     fingerprint: str | None,
     salt: str,
     block_tokens: int,
-    mode: str = "quantized",
-    **options: Any,
+    options: dict[str, Any],
 ) -> PrefixStore:
     from .backends import open_backend
-    from .commands import kv_settings
+    from .commands import identity_of, kv_settings
     from .store import PrefixStore
 
     rope = None
     if model:
-        from .model import fingerprint as fingerprint_of
-        from .model import load_model, rope_of
-
-        loaded = load_model(model)
-        name, rope = fingerprint_of(loaded), rope_of(loaded)
+        name, rope = identity_of(model)
     elif fingerprint and re.fullmatch("[0-9a-fA-F]{32}", fingerprint):
         name = bytes.fromhex(fingerprint)
     else:
         raise ValueError("which model? Give --model FOLDER, or --fingerprint with 32 hexadecimal digits")
-    settings = kv_settings(_without_model(mode), block_tokens=block_tokens, rope=rope, **options)
+    mode = _without_model(options.pop("mode", "quantized"))
+    settings = kv_settings(mode, block_tokens=block_tokens, rope=rope, **options)
     return PrefixStore(open_backend(store), fingerprint=name, salt=salt.encode(), settings=settings)
 
 
