@@ -123,6 +123,12 @@ def refuse(owners: str, this: str, **options: Any) -> None:
         raise ValueError(f"{', '.join(given)}: only for {owners}, and this is {this}")
 
 
+def check_suffix(target: Path | None, suffix: str) -> None:
+    """Refuse an output whose suffix is another format's."""
+    if target and target.suffix.lower() in (IMAGE_SUFFIXES | {".safetensors", ".rdc"}) - {suffix}:
+        raise ValueError(f"the output {target} would be {suffix}, not {target.suffix}; give -o another name")
+
+
 @app.command()
 def encode(
     inputs: Inputs,
@@ -160,6 +166,7 @@ def encode(
 
     def work(job: Job, progress: Progress) -> None:
         start = time.perf_counter()
+        check_suffix(job.target, ".rdc")
         data = job.read()
         if files.looks_like_safetensors(data):
             from .kv_cache.commands import encode_bytes
@@ -216,6 +223,7 @@ def decode(
         if name_of(container.parse(data, salvage=salvage).codec_id) == "kv":
             from .kv_cache.commands import decode_bytes
 
+            check_suffix(job.target, ".safetensors")
             refuse("images", "no image", crop=crop, salvage=salvage, device=device)
             result, fields = decode_bytes(data, profile)
         else:

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 from rdcodec.codecs import cli, files
+from rdcodec.codecs.kv_cache import KvCodec, KvSettings
 from rdcodec.codecs.weights import manifest
 from typer.testing import CliRunner
 
@@ -157,6 +158,28 @@ def test_options_of_the_other_codec_are_refused_by_name(run, photo, tmp_path):
         code, out, err = run(*arguments)
         assert (code, out, err.count("\n")) == (1, "", 1) and given in err, (arguments, err)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors", "packed.rdc", "photo.png"]
+
+
+def test_outputs_with_the_suffix_of_another_format_are_refused(run, photo, tmp_path):
+    safetensors.torch.save_file({f"layers.0.{n}": torch.randn(2, 5, 16) for n in "kv"}, tmp_path / "c.safetensors")
+    run("encode", "c.safetensors")
+    for arguments, message in (
+        (["encode", "photo.png", "-o", "x.png"], "the output x.png would be .rdc, not .png"),
+        (["encode", "c.safetensors", "-o", "x.safetensors"], "would be .rdc, not .safetensors"),
+        (["decode", "c.rdc", "-o", "x.png"], "the output x.png would be .safetensors, not .png"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out, err.count("\n")) == (1, "", 1) and message in err
+    assert not list(tmp_path.glob("x.*"))
+    assert run("decode", "c.rdc", "-o", "x.bin")[0] == 0
+
+
+def test_decode_of_layer_inputs_is_refused(run, tmp_path):
+    pairs = tuple((torch.randn(1, 5, 16), torch.zeros(1, 5, 0)) for _ in range(2))
+    (tmp_path / "r.rdc").write_bytes(KvCodec(KvSettings(mode="residual")).encode(pairs, np.arange(5)))
+    code, out, err = run("decode", "r.rdc")
+    assert (code, out, err.count("\n")) == (1, "", 1) and "the file holds layer inputs" in err
+    assert not (tmp_path / "r.safetensors").exists() and run("verify", "r.rdc")[0] == 0
 
 
 def test_info_shows_what_sets_the_rate_of_a_mode(run, tmp_path):

@@ -187,6 +187,8 @@ def decode_bytes(data: bytes, profile: Path | None = None) -> tuple[bytes, dict[
     if profile:
         Profile.read(profile)
     tokens, layers = KvCodec().decode(data, check=False)
+    if not layers or not layers[0][1].shape[-1]:
+        raise Unsupported("the file holds layer inputs; keys and values have to be projected by the model (load_cache)")
     tensors = {f"layers.{i}.{name}": x for i, pair in enumerate(layers) for name, x in zip("kv", pair, strict=True)}
     out = save({**{n: x.contiguous() for n, x in tensors.items()}, TOKENS_NAME: torch.from_numpy(tokens)})
     return out, {"shape": _shape_text(layers)}
