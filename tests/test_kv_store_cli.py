@@ -150,7 +150,7 @@ def test_a_salt_hides_blocks(filled, monkeypatch):
         (["put", "{store}", "{junk}", *MODEL], "not a safetensors file"),
         (["put", "{store}", "{cache}", "{cache}", "--tokens", "{ids}", *MODEL], "--tokens is of one cache"),
         (["put", "{store}", "{bare}", "--tokens", "{ids}", *MODEL], "hold 30 positions for 3 tokens"),
-        (["put", "{store}", "{cache}", "--tokens", "{ids}", *MODEL], "holds other 'tokens' (30) than"),
+        (["put", "{store}", "{cache}", "--tokens", "{ids}", *MODEL], "its 'tokens' (30) are others than"),
         (["put", "{store}", "{cache}", "--mode", "tokens", *MODEL], "mode tokens needs the model"),
         (["put", "{store}", "{cache}", "--mode", "residual", *MODEL], "mode residual needs the model"),
         (["put", "{store}", "{cache}", "--mode", "fp8", "-q", "60", *MODEL], "mode fp8 has no --quality"),
@@ -163,7 +163,12 @@ def test_a_salt_hides_blocks(filled, monkeypatch):
         (["put", "redis://127.0.0.1:1/0", "{cache}", *MODEL], "does not answer"),
         (["get", "{store}", "-o", "{store}/o", "--tokens", "{ids}", "--layers", "4", *MODEL], "first:last"),
         (["get", "{store}", "-o", "{store}/o", "--tokens", "{ids}", *MODEL], "no beginning of the 3 tokens"),
-        (["ls", "{store}/none"], "is not there"),
+        (["ls", "{store}/none"], "no store there"),
+        (["put", "{store}/none", "{store}/none", *MODEL], "{store}/none: No such file"),
+        (["put", "{store}/none", "{cache}", "--mode", "zip", *MODEL], "no mode 'zip'"),
+        (["get", "{store}/none", "-o", "{store}/o", "--tokens", "{ids}", *MODEL], "no store there"),
+        (["transcode", "{store}/none", "--mode", "fp8", *MODEL], "no store there"),
+        (["transcode", "{store}", "--mode", "fp8", "--model", "/absent"], "/absent: no model there"),
     ],
 )
 def test_mistakes_are_one_clear_line_and_exit_code_1(tmp_path, arguments, message):
@@ -174,7 +179,20 @@ def test_mistakes_are_one_clear_line_and_exit_code_1(tmp_path, arguments, messag
     ids_file(tmp_path / "ids", [1, 2, 3])
     places = {name: str(tmp_path / name) for name in ("store", "cache", "bare", "junk", "ids")}
     done = run(*(argument.format(**places) for argument in arguments))
+    message = message.format(**places)
     assert done.exit_code == 1 and message in done.stderr and done.stderr.count("\n") == 1, done.output
+    assert not (tmp_path / "store" / "none").exists()
+
+
+def test_put_goes_on_after_a_bad_file_and_names_it(tmp_path):
+    for name in ("a", "c"):
+        cache_file(tmp_path / name, list(range(30 if name == "a" else 40)))
+    (tmp_path / "bad").write_bytes(b"junk")
+    files = [tmp_path / name for name in ("a", "bad", "absent", "c")]
+    done = run("put", tmp_path / "store", *files, *MODEL, *BLOCKS, "--json")
+    assert done.exit_code == 1 and [json.loads(line)["new_tokens"] for line in done.stdout.splitlines()] == [30, 16]
+    assert f"{tmp_path}/bad: not a safetensors file" in done.stderr and f"{tmp_path}/absent: No such file" in done.stderr
+    assert done.stderr.count("\n") == 2
 
 
 def test_blocks_without_keys_and_values_are_no_cache(tmp_path):

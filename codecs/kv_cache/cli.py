@@ -57,9 +57,15 @@ def one_line() -> Iterator[None]:
     try:
         yield
     except (BitstreamError, ValueError, TypeError, OSError, ImportError) as error:
-        kind = f"{type(error).__name__.lower()}: " if isinstance(error, BitstreamError) else ""
-        errors.print(f"codec kv: {kind}{' '.join(str(error).split())}", markup=False)
+        _fail(error)
         raise typer.Exit(1) from None
+
+
+def _fail(error: Exception, where: str = "") -> None:
+    """One line on standard error."""
+    kind = f"{type(error).__name__.lower()}: " if isinstance(error, BitstreamError) else ""
+    text = error.strerror if where and isinstance(error, OSError) and error.strerror else str(error)
+    errors.print(f"codec kv: {where}{kind}{' '.join(text.split())}", markup=False)
 
 
 @contextmanager
@@ -89,24 +95,49 @@ def put(
 ) -> None:
     """Store caches; what the store already holds of their beginnings is shared, not written again."""
     with one_line():
-        from .commands import KEYS, read_tensors
-
         if tokens and len(caches) > 1:
             raise ValueError(f"--tokens is of one cache, here are {len(caches)}; put the ids into the files as 'tokens'")
         options = {"mode": mode, "quality": quality, "bits": bits, "profile": profile}
-        with _opened(store, model, fingerprint, salt, block_tokens, options) as opened:
-            for path in caches:
-                layers, held, notices = read_tensors(path.read_bytes(), keys or KEYS)
-                for notice in notices:
-                    errors.print(f"codec kv: {path}: note: {notice}", markup=False)
-                ids = _ids_of(path, held, tokens)
+        opened, failed = None, list[Path]()
+        for path in caches:
+            cache = None
+            with _go_on(path, failed):
+                cache = _cache(path, tokens, keys)
+            if cache is None:
+                continue
+            if opened is None:  # a store is made only when there is something to put into it
+                opened = _opened(store, model, fingerprint, salt, block_tokens, options, create=True)
+            with _go_on(path, failed):
                 with bar(path.name) as progress:
-                    stored = opened.put(ids, layers, progress=progress)
+                    stored = opened.put(cache[1], cache[0], progress=progress)
+                opened.save()
                 line = (
                     f"{path}: {stored.shared_tokens} tokens shared, {stored.new_tokens} new "
                     f"in {stored.new_blocks} blocks, {show_size(stored.new_bytes)}"
                 )
                 out.print(json.dumps({"file": str(path), **asdict(stored)}) if as_json else line, markup=False)
+        if failed:
+            raise typer.Exit(1)
+
+
+@contextmanager
+def _go_on(path: Path, failed: list[Path]) -> Iterator[None]:
+    """Name a file that cannot be put, and leave it out."""
+    try:
+        yield
+    except (BitstreamError, ValueError, TypeError, OSError) as error:
+        failed.append(path)
+        _fail(error, f"{path}: ")
+
+
+def _cache(path: Path, tokens: Path | None, keys: str | None) -> tuple[Any, Any]:
+    """Layers and ids of a file to put."""
+    from .commands import KEYS, read_tensors
+
+    layers, held, notices = read_tensors(path.read_bytes(), keys or KEYS)
+    for notice in notices:
+        errors.print(f"codec kv: {path}: note: {notice}", markup=False)
+    return layers, _ids_of(held, tokens)
 
 
 @app.command()
@@ -265,8 +296,11 @@ def _opened(
     salt: str,
     block_tokens: int,
     options: dict[str, Any],
+    create: bool = False,
 ) -> PrefixStore:
     from .backends import open_backend
+    if not create:
+        _check_there(store)
     from .commands import identity_of, kv_settings
     from .store import PrefixStore
 
@@ -282,14 +316,18 @@ def _opened(
     return PrefixStore(open_backend(store), fingerprint=name, salt=salt.encode(), settings=settings)
 
 
+def _check_there(store: str) -> None:
+    if "://" not in store and not Path(store).is_dir():
+        raise ValueError(f"{store}: no store there")
+
+
 def _all(store: str) -> list[tuple[str, PrefixStore]]:
     """Every namespace of a store that is there, by name."""
     from .backends import open_backend
     from .index import namespaces
     from .store import PrefixStore
 
-    if "://" not in store and not Path(store).is_dir():
-        raise ValueError(f"{store} is not there")
+    _check_there(store)
     backend = open_backend(store)
     return [(name, PrefixStore.of_namespace(backend, name)) for name in namespaces(backend)]
 
@@ -305,15 +343,15 @@ def _ids(path: Path) -> list[int]:
     return ids
 
 
-def _ids_of(path: Path, held: Any, given: Path | None) -> Any:
+def _ids_of(held: Any, given: Path | None) -> Any:
     """The ids of a cache file, from its tensor 'tokens' or from ``given``; both must say the same."""
     if held is None and given is None:
-        raise ValueError(f"{path} holds no tensor 'tokens'; give the ids with --tokens")
+        raise ValueError("no tensor 'tokens'; give the ids with --tokens")
     if given is None:
         return held
     ids = _ids(given)
     if held is not None and held.tolist() != ids:
-        raise ValueError(f"{path} holds other 'tokens' ({len(held)}) than {given} ({len(ids)}); leave --tokens out")
+        raise ValueError(f"its 'tokens' ({len(held)}) are others than those of {given} ({len(ids)}); leave --tokens out")
     return ids
 
 
