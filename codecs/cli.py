@@ -143,7 +143,7 @@ def encode(
     mode: Annotated[str | None, typer.Option(help="KV caches: quantized (default), lossless, fp8, turboquant.")] = None,
     bits: Bits = None,
     profile: ProfileFile = None,
-    keys: Annotated[str | None, typer.Option(help="KV caches: pattern of tensor names.")] = None,
+    keys: Annotated[str | None, typer.Option(help="KV caches: names, else 'layers.{i}.{k}' or '{i}.{k}' (mlx_lm).")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
     force: Force = False,

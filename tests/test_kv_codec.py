@@ -603,6 +603,23 @@ def test_safetensors_without_tokens_or_with_ids_that_are_none():
         commands.encode_bytes(cache(3, tokens=torch.tensor([1, -2, 3])))
 
 
+def test_safetensors_as_mlx_lm_saves_them():
+    """``save_prompt_cache``: tree_flatten of [(keys, values), ...], shape (1, kv_heads, n, head_dim), classes in 2.i."""
+    from safetensors.torch import load, save
+
+    tensors = {f"{i}.{n}": torch.randn(1, 2, 40, 8).half() for i in range(11) for n in (0, 1)}
+    classes = {f"2.{i}": "KVCache" for i in range(11)} | {f"0.{i}": "" for i in range(11)}
+    data, fields = commands.encode_bytes(save(tensors, classes), mode="lossless")
+    assert fields["shape"].startswith("11 layers x 2 heads x 40 tokens")
+    out = load(commands.decode_bytes(data)[0])
+    assert all(same_bits(out[f"layers.{i}.{'kv'[n]}"], tensors[f"{i}.{n}"][0]) for i in range(11) for n in (0, 1))
+    with pytest.raises(Unsupported, match="mlx_lm cache layers of class RotatingKVCache; supported are"):
+        commands.encode_bytes(save(tensors, classes | {"2.3": "RotatingKVCache"}))
+    quantised = {f"0.{n}.{part}": torch.zeros(1, 2, 40, 1) for n in (0, 1) for part in range(3)}
+    with pytest.raises(Unsupported, match="class QuantizedKVCache"):
+        commands.encode_bytes(save(quantised, {"2.0": "QuantizedKVCache"}))
+
+
 @pytest.mark.parametrize("mode", ["transform", "predictive"])
 def test_commands_take_a_profile(tmp_path, monkeypatch, mode):
     from rdcodec.codecs.cli import app

@@ -40,7 +40,7 @@ Model = Annotated[str | None, typer.Option(help="Folder of the transformers mode
 Name = Annotated[str | None, typer.Option("--fingerprint", help="32 hexadecimal digits in place of --model.")]
 Salt = Annotated[str, typer.Option(envvar="RDCODEC_SALT", help="A tenant's; others do not find the blocks.")]
 Tokens = Annotated[Path | None, typer.Option(help="Token ids: a JSON list, or numbers with spaces between.")]
-Keys = Annotated[str | None, typer.Option(help="Pattern of tensor names, default 'layers.{i}.{k}'.")]
+Keys = Annotated[str | None, typer.Option(help="Pattern of tensor names, default 'layers.{i}.{k}' or '{i}.{k}' (mlx_lm).")]
 Quality = Annotated[
     int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100, default 60; not of all modes.")
 ]
@@ -132,9 +132,9 @@ def _go_on(path: Path, failed: list[Path]) -> Iterator[None]:
 
 def _cache(path: Path, tokens: Path | None, keys: str | None) -> tuple[Any, Any]:
     """Layers and ids of a file to put."""
-    from .commands import KEYS, read_tensors
+    from .commands import read_tensors
 
-    layers, held, notices = read_tensors(path.read_bytes(), keys or KEYS)
+    layers, held, notices = read_tensors(path.read_bytes(), keys)
     for notice in notices:
         errors.print(f"codec kv: {path}: note: {notice}", markup=False)
     return layers, _ids_of(held, tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from functools import lru_cache
@@ -25,6 +26,10 @@ from .splice import Layers, layers_of, tokens_of
 
 KEYS = "layers.{i}.{k}"
 """Default pattern of tensor names: {i} the layer, {k} ``k``/``keys``/``key`` or ``v``/``values``/``value``."""
+MLX_KEYS = "{i}.{k}"
+"""Names that mlx_lm's ``save_prompt_cache`` writes: layer, then 0 for keys and 1 for values. Tried after `KEYS`."""
+_MLX_CLASSES = {"KVCache", "ConcatenateKVCache"}
+"""mlx_lm layers that hold keys and values of every position."""
 TOKENS_NAME = "tokens"
 ROPE_KEPT = (
     "RoPE stays in the keys, which takes about 5 % more bytes (4.08 against 3.89 bits per element of a small Llama); "
@@ -39,7 +44,7 @@ _LAYOUTS = (
     ("linear-attention or state-space (SSM) layers", r"(?:conv|ssm|recurrent|temporal)_?states?", ""),
 )
 """Layout, names of its tensors, what to do about it."""
-_KINDS = {"k": 0, "key": 0, "keys": 0, "v": 1, "value": 1, "values": 1}
+_KINDS = {"k": 0, "key": 0, "keys": 0, "0": 0, "v": 1, "value": 1, "values": 1, "1": 1}
 
 
 def encode_bytes(
@@ -73,7 +78,7 @@ def encode_bytes(
     settings = kv_settings(mode or "quantized", quality, bits, profile)
     if MODES[settings.mode].needs_model:
         raise ValueError(f"mode {settings.mode} needs the running model; use save_cache from Python")
-    tensors, ids, notices = read_tensors(data, keys or KEYS)
+    tensors, ids, notices = read_tensors(data, keys)
     name = bytes(16)
     if model:
         name, rope = identity_of(model)
@@ -130,7 +135,7 @@ def identity_of(folder: str) -> tuple[bytes, Rope | None]:
     return fingerprint(model), rope_of(model)
 
 
-def read_tensors(data: bytes, pattern: str) -> tuple[Layers, np.ndarray | None, list[str]]:
+def read_tensors(data: bytes, pattern: str | None = None) -> tuple[Layers, np.ndarray | None, list[str]]:
     """Layers, token ids (None: the file has none) and notices of a safetensors file.
 
     Raises:
@@ -140,9 +145,13 @@ def read_tensors(data: bytes, pattern: str) -> tuple[Layers, np.ndarray | None, 
         tensors = load(data)
     except SafetensorError as error:
         raise ValueError(f"not a safetensors file: {error}") from None
+    if pattern is None:
+        pattern = MLX_KEYS if any(re.match(r"0\.[01]\b", name) for name in tensors) else KEYS
+    if pattern == MLX_KEYS:
+        _refuse_mlx_classes(data)
     if "{i}" not in pattern or "{k}" not in pattern:
         raise ValueError(f"pattern {pattern!r} of tensor names; it needs {{i}} for the layer and {{k}} for k or v")
-    regex = re.escape(pattern).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{k\}", r"(?P<k>keys?|values?|k|v)")
+    regex = re.escape(pattern).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{k\}", r"(?P<k>keys?|values?|k|v|0|1)")
     found: dict[int, dict[int, Tensor]] = {}
     others = []
     for name, tensor in tensors.items():
@@ -168,6 +177,15 @@ def _ids(tensor: Tensor) -> np.ndarray:
     if tensor.is_floating_point() or tensor.is_complex():
         raise ValueError(f"tensor 'tokens' is of type {tensor.dtype}; need integers".replace("torch.", ""))
     return tokens_of(tensor.reshape(-1))
+
+
+def _refuse_mlx_classes(data: bytes) -> None:
+    """Refuse mlx_lm layers of other kinds, as its metadata ``2.{layer}`` names their classes."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8:end]).get("__metadata__", {})
+    classes = {value for name, value in metadata.items() if re.fullmatch(r"2\.\d+", name)}
+    if others := classes - _MLX_CLASSES:
+        raise Unsupported(f"mlx_lm cache layers of class {', '.join(sorted(others))}; {SUPPORTED}")
 
 
 def _refuse_layouts(names: list[str]) -> None:
