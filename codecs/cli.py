@@ -21,6 +21,7 @@ from rich.table import Table
 from ..entropy_models.errors import BitstreamError
 from . import REGISTRY, container, files, name_of, weights
 from .files import Job, show_size
+from .kv_cache.cli import MODE_NAMES
 from .kv_cache.cli import app as kv
 
 app = typer.Typer(
@@ -140,7 +141,7 @@ def encode(
         str | None,
         typer.Option(help="Images: weights by name, see `codec models`. KV caches: folder of the model that made them."),
     ] = None,
-    mode: Annotated[str | None, typer.Option(help="KV caches: quantized (default), lossless, fp8, turboquant.")] = None,
+    mode: Annotated[str | None, typer.Option(help=f"KV caches: {MODE_NAMES}")] = None,
     bits: Bits = None,
     profile: ProfileFile = None,
     keys: Annotated[str | None, typer.Option(help="KV caches: names, else 'layers.{i}.{k}' or '{i}.{k}' (mlx_lm).")] = None,
@@ -152,10 +153,14 @@ def encode(
 
     The codec is chosen from the content. Examples:
 
-        codec encode photo.png                   photo.rdc, quality 60
-        codec encode holiday/ -o packed/ -q 40   a folder
-        codec encode photo.png --size 50kB       at most 50,000 bytes
-        cat photo.jpg | codec encode - > photo.rdc
+    \b
+    ```
+    codec encode photo.png                   photo.rdc, quality 60
+    codec encode holiday/ -o packed/ -q 40   a folder
+    codec encode photo.png --size 50kB       at most 50,000 bytes
+    codec encode cache.safetensors --model FOLDER
+    cat photo.jpg | codec encode - > photo.rdc
+    ```
     """
     if sum(x is not None for x in (bpp, size)) > 1:
         raise typer.BadParameter("give --bpp or --size, not both")

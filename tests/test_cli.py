@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 from rdcodec.codecs import cli, files
-from rdcodec.codecs.kv_cache import KvCodec, KvSettings
+from rdcodec.codecs.kv_cache import MODES, KvCodec, KvSettings
 from rdcodec.codecs.weights import manifest
 from typer.testing import CliRunner
 
@@ -236,6 +236,12 @@ def test_models_and_help(run):
     assert all(name in run("models")[1] for name in manifest())
     for arguments in ([], ["encode"], ["decode"], ["info"], ["verify"], ["eval", "image"], ["demo"], ["train"]):
         assert CliRunner().invoke(cli.app, [*arguments, "--help"]).exit_code == 0
+
+
+def test_help_shows_each_example_on_its_own_line_and_every_mode():
+    shown = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(cli.app, ["encode", "--help"]).output
+    assert sum("codec encode" in line for line in shown.splitlines() if "Usage" not in line) >= 5, shown
+    assert all(mode in shown for mode, line in MODES.items() if not line.needs_model)
 
 
 def test_demo_draws_its_sheet(run, photo, tmp_path):

@@ -88,8 +88,11 @@ def test_ls_and_stats(filled):
     assert (row["blocks"], row["tokens"], row["prompt_tokens"], row["sharing"]) == (6, 40, 56, 1.4)
     files = list((tmp_path / "store").glob("blocks/*/*/*.rdc"))
     assert row["size_bytes"] == sum(path.stat().st_size for path in files) and row["modes"] == {"lossless": 6}
-    for command in ("ls", "stats"):
-        assert run(command, tmp_path / "store").exit_code == 0
+    for command, words in (("ls", ("own", "begins", "0 1 2 3 4 5")), ("stats", ("prompt tokens", "unreachable", "1.4"))):
+        shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, [command, str(tmp_path / "store")]).stdout
+        assert all(word in shown for word in (*words, NAME[:8], "lossless")) and NAME not in shown, shown
+    (tmp_path / "bare").mkdir()
+    assert run("ls", tmp_path / "bare").stdout.endswith("bare: empty\n")
 
 
 def test_evict(filled):
@@ -97,7 +100,8 @@ def test_evict(filled):
     (row,) = json.loads(run("evict", tmp_path / "store", "--budget", "5kB", "--json").stdout)
     kept = sum(path.stat().st_size for path in (tmp_path / "store").glob("blocks/*/*/*.rdc"))
     assert 0 < kept == row["kept_bytes"] <= 5000
-    assert run("evict", tmp_path / "store", "--budget", "0").exit_code == 0
+    done = run("evict", tmp_path / "store", "--budget", "0")
+    assert done.exit_code == 0 and "evicted" in done.stdout and " kB" in done.stdout
     assert "empty" in run("ls", tmp_path / "store").stdout
     for bad in (["--budget", "many"], ["--budget", "1GB", "--policy", "random"]):
         done = run("evict", tmp_path / "store", *bad)
@@ -114,7 +118,8 @@ def test_verify_exits_with_1_on_damage_and_repairs(filled):
     path.write_bytes(data)
     done = run("verify", tmp_path / "store", "--json")
     assert done.exit_code == 1 and path.stem in done.stderr and json.loads(done.stdout)[0]["damaged"] == 1
-    assert run("verify", tmp_path / "store", "--repair").exit_code == 1
+    done = run("verify", tmp_path / "store", "--repair")
+    assert done.exit_code == 0 and "repaired: 1 damaged blocks deleted" in done.stderr
     assert run("verify", tmp_path / "store").exit_code == 0 and not path.exists()
 
 

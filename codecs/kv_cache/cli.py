@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -41,6 +42,7 @@ Name = Annotated[str | None, typer.Option("--fingerprint", help="32 hexadecimal 
 Salt = Annotated[str, typer.Option(envvar="RDCODEC_SALT", help="A tenant's; others do not find the blocks.")]
 Tokens = Annotated[Path | None, typer.Option(help="Token ids: a JSON list, or numbers with spaces between.")]
 Keys = Annotated[str | None, typer.Option(help="Pattern of tensor names, default 'layers.{i}.{k}' or '{i}.{k}' (mlx_lm).")]
+MODE_NAMES = "quantized, lossless, fp8, turboquant, turboquant-ec; with --profile transform, predictive."
 Quality = Annotated[
     int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100, default 60; not of all modes.")
 ]
@@ -85,7 +87,7 @@ def put(
     model: Model = None,
     fingerprint: Name = None,
     salt: Salt = "",
-    mode: Annotated[str, typer.Option(help="quantized, lossless, fp8, turboquant, turboquant-ec.")] = "quantized",
+    mode: Annotated[str, typer.Option(help=MODE_NAMES)] = "quantized",
     quality: Quality = None,
     bits: Bits = None,
     profile: ProfileFile = None,
@@ -199,7 +201,7 @@ def list_prompts(store: Store, as_json: AsJson = False) -> None:
                     "own_bytes": leaf.size_bytes,
                 }
                 rows.append({**row, "hits": leaf.hits, "mode": leaf.mode, "begins": begins, "block": leaf.id.hex()})
-        _show(rows, as_json, f"{store}: {len(rows)} prompts", hidden={"namespace"})
+        _show(rows, as_json, store)
 
 
 @app.command()
@@ -211,9 +213,6 @@ def stats(store: Store, as_json: AsJson = False) -> None:
             fields = asdict(opened.stats())
             del fields["asked_tokens"], fields["found_tokens"]
             fields["sharing"] = round(fields["sharing"], 3)
-            if not as_json:
-                fields["modes"] = ", ".join(f"{count} {mode}" for mode, count in fields["modes"].items())
-                fields["size_bytes"] = show_size(fields["size_bytes"])
             rows.append({"namespace": name, **fields})
         _show(rows, as_json, store)
 
@@ -235,7 +234,11 @@ def evict(
         for name, opened in spaces:
             share = opened.stats().size_bytes * limit // max(total, 1)
             evicted = opened.evict(share, policy)  # type: ignore[arg-type]
-            rows.append({"namespace": name, **asdict(evicted)})
+            fields = asdict(evicted)
+            if not as_json:
+                fields = {"evicted_blocks": evicted.blocks, "evicted": show_size(evicted.size_bytes)}
+                fields["kept_bytes"] = evicted.kept_bytes
+            rows.append({"namespace": name, **fields})
         _show(rows, as_json, store)
 
 
@@ -246,7 +249,7 @@ def verify(
     profile: ProfileFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Decode every block. Exits with 1 if one is damaged."""
+    """Decode every block. Exits with 1 if one is damaged, and with 0 once --repair has deleted all that are."""
     with one_line():
         if profile:
             from .profile import Profile
@@ -262,14 +265,16 @@ def verify(
             for block, reason in checked.damaged.items():
                 errors.print(f"codec kv: {block}: {reason}", markup=False)
         _show(rows, as_json, store)
-        if damaged:
+        if damaged and repair:
+            errors.print(f"codec kv: repaired: {damaged} damaged blocks deleted; the next put of their prompts heals them")
+        elif damaged:
             raise typer.Exit(1)
 
 
 @app.command()
 def transcode(
     store: Store,
-    mode: Annotated[str, typer.Option(help="quantized, lossless, fp8, turboquant, turboquant-ec.")],
+    mode: Annotated[str, typer.Option(help=MODE_NAMES)],
     quality: Quality = None,
     bits: Bits = None,
     profile: ProfileFile = None,
@@ -373,18 +378,33 @@ def _range(text: str | None) -> range | None:
     return range(int(match[1]), int(match[2]))
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool, title: str, hidden: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+def _show(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
+    """JSON, or a table for each namespace: fields below each other where it has one row."""
     if as_json:
         out.print(json.dumps(rows), markup=False)
         return
     if not rows:
         out.print(f"{title}: empty", markup=False)
         return
-    names = [name for name in rows[0] if name not in hidden]
-    table = Table(title=title)
-    for name in names:
-        number = all(isinstance(row[name], int | float) for row in rows)
-        table.add_column(name.replace("_", " "), justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(str(row[name]) for name in names))
-    out.print(table)
+    out.print(title, markup=False)
+    for name in dict.fromkeys(row["namespace"] for row in rows):
+        those = [{k: _shown(k, v) for k, v in row.items() if k != "namespace"} for row in rows if row["namespace"] == name]
+        table = Table(title=f"model and tenant {name[:8]}", title_justify="left", box=SIMPLE, show_header=len(those) > 1)
+        if len(those) == 1:
+            for field, value in those[0].items():
+                table.add_row(field.replace("_", " ").removesuffix(" bytes"), value)
+        else:
+            for field in those[0]:
+                table.add_column(field.replace("_", " ").removesuffix(" bytes"), no_wrap=True, overflow="ellipsis")
+            for row in those:
+                table.add_row(*row.values())
+        out.print(table, soft_wrap=False)
+
+
+def _shown(field: str, value: Any) -> str:
+    """A field for people."""
+    if field.endswith("bytes"):
+        return show_size(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{count} {mode}" for mode, count in value.items())
+    return str(value)[:8] if field == "block" else str(value)
