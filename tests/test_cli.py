@@ -192,6 +192,18 @@ def test_info_shows_what_sets_the_rate_of_a_mode(run, tmp_path):
         assert bits is None or bits < facts["bits per element"] < bits + 1
 
 
+def test_info_shows_the_header_of_a_damaged_cache(run, tmp_path):
+    safetensors.torch.save_file({f"layers.0.{n}": torch.randn(2, 300, 64) for n in "kv"}, tmp_path / "c.safetensors")
+    run("encode", "c.safetensors")
+    whole = json.loads(run("info", "c.rdc", "--json")[1])
+    data = bytearray((tmp_path / "c.rdc").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "c.rdc").write_bytes(data)
+    code, out, _ = run("info", "c.rdc", "--json")
+    assert code == 0 and json.loads(out) == whole | {"damaged blocks": "1"}
+    assert run("verify", "c.rdc")[0] == 1
+
+
 def test_layouts_of_caches_that_are_not_supported_are_one_line(run, tmp_path):
     latent = {"layers.0.compressed_kv": torch.zeros(40, 512), "layers.0.k_pe": torch.zeros(40, 64)}
     window = {f"layers.{i}.{n}": torch.zeros(2, (40, 15)[i], 8) for i in range(2) for n in "kv"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 from .. import container
@@ -17,12 +18,13 @@ def describe_kv(data: bytes) -> dict[str, Any]:
     Raises:
         BitstreamError: a header is damaged.
     """
-    blocks = [bytes(data)]
+    blocks, damaged = [bytes(data)], list[str]()
     if container.parse(data).signal[:1] != bytes([BLOCK]):
         whole, head = parse_sequence(data)
         if head.content != BLOCKS:
             return {"content": "token ids, coded with the model", "tokens": head.tokens}
-        blocks = [whole.chunk(i) for i in range(len(whole.entries))]
+        blocks = [bytes(data[e.offset : e.offset + e.length]) for e in whole.entries]  # their own headers are checked
+        damaged = [str(i) for i, e in enumerate(whole.entries) if zlib.crc32(blocks[i]) != e.crc]
     heads = [parse_block(block)[1] for block in blocks]
     option = MODES[heads[0].mode].option
     first, tokens = heads[0], sum(len(head.tokens) for head in heads)
@@ -39,6 +41,7 @@ def describe_kv(data: bytes) -> dict[str, Any]:
         "fingerprint": first.fingerprint.hex(),
         "bits per element": round(8 * len(data) / (elements * first.layers), 3),
         "by layer": " ".join(f"{8 * size / elements:.2f}" for size in by_layer),
+        **({"damaged blocks": ", ".join(damaged)} if damaged else {}),
     }
 
 
