@@ -21,6 +21,7 @@ from rich.table import Table
 from ..entropy_models.errors import BitstreamError
 from . import REGISTRY, container, files, name_of, weights
 from .files import Job, show_size
+from .kv_cache.cli import MODE_NAMES
 from .kv_cache.cli import app as kv
 
 app = typer.Typer(
@@ -44,6 +45,14 @@ Output = Annotated[str | None, typer.Option("--output", "-o", metavar="OUT", hel
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite outputs that exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda. Files are the same to every decoder.")]
+
+Quality = Annotated[
+    int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100, default 60.")
+]
+ProfileFile = Annotated[
+    Path | None, typer.Option("--profile", help="KV caches: kv_profile.safetensors of the model, from `codec eval kv`.")
+]
+Bits = Annotated[int | None, typer.Option(min=1, max=5, help="KV caches: of the turboquant modes' codes, default 4.")]
 
 
 def main() -> None:
@@ -78,7 +87,7 @@ def run_all(planned: list[Job], work: Callable[[Job, Progress], None], verb: str
             progress.update(task, description=f"{verb} {job.name}")
             try:
                 work(job, progress)
-            except (BitstreamError, ValueError, KeyError, OSError) as error:
+            except (BitstreamError, ValueError, KeyError, OSError, ImportError) as error:
                 failed += 1
                 progress.stop() if len(planned) == 1 else None
                 fail(job.name, error)
@@ -113,17 +122,35 @@ def report(as_json: bool, line: str, fields: dict[str, Any], *, to_stdout: bool)
     console.print(json.dumps(fields) if as_json else line, markup=False)
 
 
+def refuse(owners: str, this: str, **options: Any) -> None:
+    """Name the options that belong to the other codec, which would be ignored. Everything runs on the CPU if asked."""
+    given = [f"--{name}" for name, value in options.items() if value not in (None, False, "auto", "cpu")]
+    if given:
+        raise ValueError(f"{', '.join(given)}: only for {owners}, and this is {this}")
+
+
+def check_suffix(target: Path | None, suffix: str) -> None:
+    """Refuse an output whose suffix is another format's."""
+    if target and target.suffix.lower() in (IMAGE_SUFFIXES | {".safetensors", ".rdc"}) - {suffix}:
+        raise ValueError(f"the output {target} would be {suffix}, not {target.suffix}; give -o another name")
+
+
 @app.command()
 def encode(
     context: typer.Context,
     inputs: Inputs,
     output: Output = None,
-    quality: Annotated[int, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100.")] = 60,
+    quality: Quality = None,
     bpp: Annotated[float | None, typer.Option(help="Images: at most this many bits per pixel.")] = None,
     size: Annotated[str | None, typer.Option(help="Images: at most this file size, like 50kB.")] = None,
-    model: Annotated[str | None, typer.Option(help="Weights by name, see `codec models`.")] = None,
-    mode: Annotated[str | None, typer.Option(help="KV caches: quantized (default), lossless, fp8, turboquant.")] = None,
-    keys: Annotated[str | None, typer.Option(help="KV caches: pattern of tensor names.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Images: weights by name, see `codec models`. KV caches: folder of the model that made them."),
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help=f"KV caches: {MODE_NAMES}")] = None,
+    bits: Bits = None,
+    profile: ProfileFile = None,
+    keys: Annotated[str | None, typer.Option(help="KV caches: names, else 'layers.{i}.{k}' or '{i}.{k}' (mlx_lm).")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
     force: Force = False,
@@ -132,10 +159,14 @@ def encode(
 
     The codec is chosen from the content. Examples:
 
-        codec encode photo.png                   photo.rdc, quality 60
-        codec encode holiday/ -o packed/ -q 40   a folder
-        codec encode photo.png --size 50kB       at most 50,000 bytes
-        cat photo.jpg | codec encode - > photo.rdc
+    \b
+    ```
+    codec encode photo.png                   photo.rdc, quality 60
+    codec encode holiday/ -o packed/ -q 40   a folder
+    codec encode photo.png --size 50kB       at most 50,000 bytes
+    codec encode cache.safetensors --model FOLDER
+    cat photo.jpg | codec encode - > photo.rdc
+    ```
     """
     if sum(x is not None for x in (bpp, size)) > 1:
         raise typer.BadParameter("give --bpp or --size, not both")
@@ -151,18 +182,21 @@ def encode(
 
     def work(job: Job, progress: Progress) -> None:
         start = time.perf_counter()
+        check_suffix(job.target, ".rdc")
         data = job.read()
         if files.looks_like_safetensors(data):
             from .kv_cache.commands import encode_bytes
 
-            stream, fields = encode_bytes(data, mode=mode, quality=quality, keys=keys)
+            refuse("images", "no image", bpp=bpp, size=size, device=device)
+            options = {"mode": mode, "quality": quality, "bits": bits, "keys": keys, "model": model, "profile": profile}
+            stream, fields = encode_bytes(data, **options)  # type: ignore[arg-type]
         else:
             from .image.commands import encode_bytes as encode_image
 
+            refuse("KV caches", "no KV cache", mode=mode, bits=bits, keys=keys, profile=profile)
+            asked = {"quality": 60 if quality is None else quality, "bpp": bpp, "size": limit}
             with tile_progress(progress) as tiles:
-                stream, fields = encode_image(
-                    codecs, data, quality=quality, bpp=bpp, size=limit, model=model, device=device, progress=tiles
-                )
+                stream, fields = encode_image(codecs, data, model=model, device=device, progress=tiles, **asked)
         job.write(stream)
         finish(job, stream, fields, time.perf_counter() - start)
 
@@ -184,6 +218,7 @@ def decode(
     output: Output = None,
     crop: Annotated[str | None, typer.Option(metavar="X,Y,W,H", help="Images: decode only this part.")] = None,
     salvage: Annotated[bool, typer.Option(help="Images: recover what is undamaged.")] = False,
+    profile: ProfileFile = None,
     device: Device = "auto",
     as_json: AsJson = False,
     force: Force = False,
@@ -204,10 +239,13 @@ def decode(
         if name_of(container.parse(data, salvage=salvage).codec_id) == "kv":
             from .kv_cache.commands import decode_bytes
 
-            result, fields = decode_bytes(data)
+            check_suffix(job.target, ".safetensors")
+            refuse("images", "no image", crop=crop, salvage=salvage, device=device)
+            result, fields = decode_bytes(data, profile)
         else:
             from .image.commands import decode_bytes as decode_image
 
+            refuse("KV caches", "no KV cache", profile=profile)
             with tile_progress(progress) as tiles:
                 result, fields = decode_image(
                     codecs, data, job.target, crop=crop, salvage=salvage, device=device, progress=tiles
@@ -242,7 +280,7 @@ def info(inputs: Inputs, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(inputs: Inputs, device: Device = "cpu", as_json: AsJson = False) -> None:
+def verify(inputs: Inputs, profile: ProfileFile = None, device: Device = "cpu", as_json: AsJson = False) -> None:
     """Check every checksum and decode every symbol of .rdc files."""
     codecs: dict[str, Any] = {}
 
@@ -251,10 +289,12 @@ def verify(inputs: Inputs, device: Device = "cpu", as_json: AsJson = False) -> N
         if name_of(container.parse(data).codec_id) == "kv":
             from .kv_cache.commands import verify_bytes
 
-            verify_bytes(data)
+            refuse("images", "no image", device=device)
+            verify_bytes(data, profile)
         else:
             from .image.commands import verify_bytes as verify_image
 
+            refuse("KV caches", "no KV cache", profile=profile)
             verify_image(codecs, data, device=device)
         report(as_json, f"{job.name}  ok", {"file": job.name, "ok": True}, to_stdout=False)
 

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 from rdcodec.codecs import cli, files
+from rdcodec.codecs.kv_cache import MODES, KvCodec, KvSettings
 from rdcodec.codecs.weights import manifest
 from typer.testing import CliRunner
 
@@ -170,6 +171,68 @@ def test_each_output_is_named_after_what_its_file_holds(run, photo, tmp_path):
     assert (code, out) == (1, "") and err.startswith("codec: junk.rdc: unsupported: ")
 
 
+def test_options_of_the_other_codec_are_refused_by_name(run, photo, tmp_path):
+    safetensors.torch.save_file({f"layers.0.{n}": torch.randn(2, 5, 16) for n in "kv"}, tmp_path / "c.safetensors")
+    run("encode", "c.safetensors", "-o", "packed.rdc")
+    for arguments, given in (
+        (["encode", "c.safetensors", "--size", "50kB"], "--size: only for images, and this is no image"),
+        (["encode", "c.safetensors", "--bpp", "1", "--device", "cuda"], "--bpp, --device: only for images"),
+        (["decode", "packed.rdc", "-o", "out.safetensors", "--crop", "0,0,1,1", "--salvage"], "--crop, --salvage: only for"),
+        (["verify", "packed.rdc", "--device", "cuda"], "--device: only for images"),
+        (["encode", "photo.png", "--mode", "fp8", "--bits", "3", "--keys", "x"], "--mode, --bits, --keys: only for KV"),
+        (["encode", "c.safetensors", "-q", "10", "--mode", "lossless"], "mode lossless has no --quality; its rate is"),
+        (["encode", "c.safetensors", "--bits", "3"], "mode quantized has no --bits; it has --quality"),
+        (["encode", "c.safetensors", "-q", "10", "--mode", "turboquant"], "mode turboquant has no --quality; it has --bits"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out, err.count("\n")) == (1, "", 1) and given in err, (arguments, err)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors", "packed.rdc", "photo.png"]
+
+
+def test_outputs_with_the_suffix_of_another_format_are_refused(run, photo, tmp_path):
+    safetensors.torch.save_file({f"layers.0.{n}": torch.randn(2, 5, 16) for n in "kv"}, tmp_path / "c.safetensors")
+    run("encode", "c.safetensors")
+    for arguments, message in (
+        (["encode", "photo.png", "-o", "x.png"], "the output x.png would be .rdc, not .png"),
+        (["encode", "c.safetensors", "-o", "x.safetensors"], "would be .rdc, not .safetensors"),
+        (["decode", "c.rdc", "-o", "x.png"], "the output x.png would be .safetensors, not .png"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out, err.count("\n")) == (1, "", 1) and message in err
+    assert not list(tmp_path.glob("x.*"))
+    assert run("decode", "c.rdc", "-o", "x.bin")[0] == 0
+
+
+def test_decode_of_layer_inputs_is_refused(run, tmp_path):
+    pairs = tuple((torch.randn(1, 5, 16), torch.zeros(1, 5, 0)) for _ in range(2))
+    (tmp_path / "r.rdc").write_bytes(KvCodec(KvSettings(mode="residual")).encode(pairs, np.arange(5)))
+    code, out, err = run("decode", "r.rdc")
+    assert (code, out, err.count("\n")) == (1, "", 1) and "the file holds layer inputs" in err
+    assert not (tmp_path / "r.safetensors").exists() and run("verify", "r.rdc")[0] == 0
+
+
+def test_info_shows_what_sets_the_rate_of_a_mode(run, tmp_path):
+    safetensors.torch.save_file({f"layers.0.{n}": torch.randn(2, 300, 64) for n in "kv"}, tmp_path / "c.safetensors")
+    for mode, bits in (("lossless", None), ("turboquant", 2), ("turboquant", 4), ("quantized", None)):
+        options = ["--bits", str(bits)] if bits else []
+        assert run("encode", "c.safetensors", "--mode", mode, *options, "--force")[0] == 0
+        facts = json.loads(run("info", "c.rdc", "--json")[1])
+        assert facts.get("bits") == bits and ("quality" in facts) == (mode == "quantized")
+        assert bits is None or bits < facts["bits per element"] < bits + 1
+
+
+def test_info_shows_the_header_of_a_damaged_cache(run, tmp_path):
+    safetensors.torch.save_file({f"layers.0.{n}": torch.randn(2, 300, 64) for n in "kv"}, tmp_path / "c.safetensors")
+    run("encode", "c.safetensors")
+    whole = json.loads(run("info", "c.rdc", "--json")[1])
+    data = bytearray((tmp_path / "c.rdc").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "c.rdc").write_bytes(data)
+    code, out, _ = run("info", "c.rdc", "--json")
+    assert code == 0 and json.loads(out) == whole | {"damaged blocks": "1"}
+    assert run("verify", "c.rdc")[0] == 1
+
+
 def test_layouts_of_caches_that_are_not_supported_are_one_line(run, tmp_path):
     latent = {"layers.0.compressed_kv": torch.zeros(40, 512), "layers.0.k_pe": torch.zeros(40, 64)}
     window = {f"layers.{i}.{n}": torch.zeros(2, (40, 15)[i], 8) for i in range(2) for n in "kv"}
@@ -214,6 +277,12 @@ def test_models_and_help(run):
     assert all(name in run("models")[1] for name in manifest())
     for arguments in ([], ["encode"], ["decode"], ["info"], ["verify"], ["eval", "image"], ["demo"], ["train"]):
         assert CliRunner().invoke(cli.app, [*arguments, "--help"]).exit_code == 0
+
+
+def test_help_shows_each_example_on_its_own_line_and_every_mode():
+    shown = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(cli.app, ["encode", "--help"]).output
+    assert sum("codec encode" in line for line in shown.splitlines() if "Usage" not in line) >= 5, shown
+    assert all(mode in shown for mode, line in MODES.items() if not line.needs_model)
 
 
 def test_demo_draws_its_sheet(run, photo, tmp_path):

@@ -587,12 +587,77 @@ def test_safetensors_of_other_layouts_are_refused_by_name(change, message, alone
         commands.encode_bytes(save(tensors))
 
 
+def test_safetensors_without_tokens_or_with_ids_that_are_none():
+    from safetensors.torch import save
+
+    def cache(count, **tensors):
+        return save({f"layers.0.{n}": torch.zeros(2, count, 8) for n in "kv"} | tensors)
+
+    for tensors in ({}, {"tokens": torch.zeros(0, dtype=torch.int64)}):
+        with pytest.raises(ValueError, match="the cache holds 0 tokens; need at least 1"):
+            commands.encode_bytes(cache(0, **tensors))
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        with pytest.raises(ValueError, match=r"'tokens' is of type b?float\d+; need integers"):
+            commands.encode_bytes(cache(3, tokens=torch.tensor([1.5, 2, 3], dtype=dtype)))
+    with pytest.raises(ValueError, match="each at least 0"):
+        commands.encode_bytes(cache(3, tokens=torch.tensor([1, -2, 3])))
+
+
+def test_safetensors_as_mlx_lm_saves_them():
+    """``save_prompt_cache``: tree_flatten of [(keys, values), ...], shape (1, kv_heads, n, head_dim), classes in 2.i."""
+    from safetensors.torch import load, save
+
+    tensors = {f"{i}.{n}": torch.randn(1, 2, 40, 8).half() for i in range(11) for n in (0, 1)}
+    classes = {f"2.{i}": "KVCache" for i in range(11)} | {f"0.{i}": "" for i in range(11)}
+    data, fields = commands.encode_bytes(save(tensors, classes), mode="lossless")
+    assert fields["shape"].startswith("11 layers x 2 heads x 40 tokens")
+    out = load(commands.decode_bytes(data)[0])
+    assert all(same_bits(out[f"layers.{i}.{'kv'[n]}"], tensors[f"{i}.{n}"][0]) for i in range(11) for n in (0, 1))
+    with pytest.raises(Unsupported, match="mlx_lm cache layers of class RotatingKVCache; supported are"):
+        commands.encode_bytes(save(tensors, classes | {"2.3": "RotatingKVCache"}))
+    quantised = {f"0.{n}.{part}": torch.zeros(1, 2, 40, 1) for n in (0, 1) for part in range(3)}
+    with pytest.raises(Unsupported, match="class QuantizedKVCache"):
+        commands.encode_bytes(save(quantised, {"2.0": "QuantizedKVCache"}))
+
+
+@pytest.mark.parametrize("mode", ["transform", "predictive"])
+def test_commands_take_a_profile(tmp_path, monkeypatch, mode):
+    from rdcodec.codecs.cli import app
+    from rdcodec.codecs.kv_cache import profile
+    from safetensors.torch import save_file
+    from typer.testing import CliRunner
+
+    def run(*arguments):
+        monkeypatch.setattr(profile, "_in_use", {})  # each command is a process of its own
+        return CliRunner().invoke(app, [str(a) for a in arguments])
+
+    block, given, name = make_block(2, 40, 8), ["--profile", tmp_path / "p"], ["--fingerprint", "00" * 16]
+    make_profile(2, 8).write(tmp_path / "p")
+    tensors = {f"layers.{i}.{n}": x.contiguous() for i, p in enumerate(block.layers) for n, x in zip("kv", p, strict=True)}
+    save_file(tensors | {"tokens": torch.from_numpy(block.tokens)}, tmp_path / "c.safetensors")
+    (tmp_path / "ids").write_text(" ".join(map(str, block.tokens)))
+    encode = ["encode", tmp_path / "c.safetensors", "--mode", mode]
+    decode = ["decode", tmp_path / "c.rdc", "-o", tmp_path / "out.safetensors"]
+    put = ["kv", "put", tmp_path / "s", tmp_path / "c.safetensors", *name, "--mode", mode]
+    get = ["kv", "get", tmp_path / "s", "--tokens", tmp_path / "ids", *name, "-o", tmp_path / "got.safetensors"]
+    transcode = ["kv", "transcode", tmp_path / "s", *name, "--mode", mode]
+    for command in (encode, ["verify", tmp_path / "c.rdc"], decode, put, get, transcode, ["kv", "verify", tmp_path / "s"]):
+        missing = run(*command)
+        assert missing.exit_code == 1 and ("profile" in missing.output or command is get), missing.output
+        done = run(*command, *given)
+        assert done.exit_code == 0, (command, done.output)
+    assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "got.safetensors").read_bytes()
+    refused = run(*encode[:2], "--mode", "fp8", *given, "-f")
+    assert refused.exit_code == 1 and "mode fp8 takes no --profile" in refused.stderr
+
+
 def test_other_tensors_of_a_safetensors_file_are_told():
     from safetensors.torch import save
 
     shapes = {"layers.0.k": (2, 40, 8), "layers.0.v": (2, 40, 8), "logits": (97,)}
     _, fields = commands.encode_bytes(save({name: torch.zeros(shape) for name, shape in shapes.items()}))
-    assert [n.split(",")[0].split(":")[0] for n in fields["notices"]] == ["not stored", "no tensor 'tokens'"]
+    starts = [n.split(",")[0].split(":")[0] for n in fields["notices"]]
+    assert starts == ["not stored", "RoPE stays in the keys", "no tensor 'tokens'"]
 
 
 def test_the_error_of_a_damaged_block_says_what_is_intact():

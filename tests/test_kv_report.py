@@ -14,11 +14,13 @@ transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'"
 tokenizers = pytest.importorskip("tokenizers", reason="needs the extra 'kv'")
 
 from rdcodec.codecs.cli import app
+from rdcodec.codecs.kv_cache import save_cache
 from rdcodec.codecs.kv_cache.evaluate import Fidelity
 from rdcodec.codecs.kv_cache.model import load_model
 from rdcodec.codecs.kv_cache.report import _table, evaluate_text
 from rich.console import Console
 from rich.progress import Progress
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 WORDS = [f"w{i}" for i in range(95)]
@@ -48,6 +50,28 @@ def text(tmp_path_factory):
     ids = torch.randint(0, len(WORDS), (1200,), generator=torch.Generator().manual_seed(3))
     path.write_text(" ".join(WORDS[i] for i in ids), encoding="utf-8")
     return path
+
+
+def test_encode_takes_rope_and_fingerprint_from_the_model(model, tmp_path):
+    """The file is the one that `save_cache` writes with the running model."""
+    loaded, ids = load_model(model), torch.arange(40)[None] + 2
+    with torch.no_grad():
+        cache = loaded(ids, use_cache=True).past_key_values
+    pairs = [(layer.keys, layer.values) for layer in cache.layers]
+    tensors = {f"layers.{i}.{n}": x for i, pair in enumerate(pairs) for n, x in zip("kv", pair, strict=True)}
+    save_file({n: x.contiguous() for n, x in tensors.items()} | {"tokens": ids[0]}, tmp_path / "c.safetensors")
+    arguments = ["encode", str(tmp_path / "c.safetensors"), "--force"]
+    done = CliRunner().invoke(app, [*arguments, "--model", str(model)])
+    assert done.exit_code == 0 and "RoPE" not in done.stderr, done.output
+    save_cache(cache, ids, tmp_path / "own.rdc", loaded)
+    assert (tmp_path / "c.rdc").read_bytes() == (tmp_path / "own.rdc").read_bytes()
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0 and "RoPE stays in the keys, which takes about 5 % more" in done.stderr
+    assert "RoPE" not in CliRunner().invoke(app, [*arguments, "--mode", "lossless"]).stderr
+    for command in (arguments, ["kv", "put", str(tmp_path / "store"), str(tmp_path / "c.safetensors")]):
+        done = CliRunner().invoke(app, [*command, "--model", "/absent"])
+        assert done.exit_code == 1 and "/absent: no model there; need the folder" in done.stderr, done.output
+        assert done.stderr.count("\n") == 1
 
 
 def test_table_fits_80_columns():

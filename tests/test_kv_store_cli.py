@@ -6,6 +6,8 @@ import sys
 
 import pytest
 import torch
+from rdcodec.codecs.kv_cache import KvSettings, PrefixStore
+from rdcodec.codecs.kv_cache.backends import open_backend
 from rdcodec.codecs.kv_cache.cli import app
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -86,8 +88,11 @@ def test_ls_and_stats(filled):
     assert (row["blocks"], row["tokens"], row["prompt_tokens"], row["sharing"]) == (6, 40, 56, 1.4)
     files = list((tmp_path / "store").glob("blocks/*/*/*.rdc"))
     assert row["size_bytes"] == sum(path.stat().st_size for path in files) and row["modes"] == {"lossless": 6}
-    for command in ("ls", "stats"):
-        assert run(command, tmp_path / "store").exit_code == 0
+    for command, words in (("ls", ("own", "begins", "0 1 2 3 4 5")), ("stats", ("prompt tokens", "unreachable", "1.4"))):
+        shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, [command, str(tmp_path / "store")]).stdout
+        assert all(word in shown for word in (*words, NAME[:8], "lossless")) and NAME not in shown, shown
+    (tmp_path / "bare").mkdir()
+    assert run("ls", tmp_path / "bare").stdout.endswith("bare: empty\n")
 
 
 def test_evict(filled):
@@ -95,7 +100,8 @@ def test_evict(filled):
     (row,) = json.loads(run("evict", tmp_path / "store", "--budget", "5kB", "--json").stdout)
     kept = sum(path.stat().st_size for path in (tmp_path / "store").glob("blocks/*/*/*.rdc"))
     assert 0 < kept == row["kept_bytes"] <= 5000
-    assert run("evict", tmp_path / "store", "--budget", "0").exit_code == 0
+    done = run("evict", tmp_path / "store", "--budget", "0")
+    assert done.exit_code == 0 and "evicted" in done.stdout and " kB" in done.stdout
     assert "empty" in run("ls", tmp_path / "store").stdout
     for bad in (["--budget", "many"], ["--budget", "1GB", "--policy", "random"]):
         done = run("evict", tmp_path / "store", *bad)
@@ -112,7 +118,8 @@ def test_verify_exits_with_1_on_damage_and_repairs(filled):
     path.write_bytes(data)
     done = run("verify", tmp_path / "store", "--json")
     assert done.exit_code == 1 and path.stem in done.stderr and json.loads(done.stdout)[0]["damaged"] == 1
-    assert run("verify", tmp_path / "store", "--repair").exit_code == 1
+    done = run("verify", tmp_path / "store", "--repair")
+    assert done.exit_code == 0 and "repaired: 1 damaged blocks deleted" in done.stderr
     assert run("verify", tmp_path / "store").exit_code == 0 and not path.exists()
 
 
@@ -121,6 +128,11 @@ def test_transcode(filled):
     done = run("transcode", tmp_path / "store", "--mode", "fp8", *MODEL, *BLOCKS)
     assert done.exit_code == 0 and "->" in done.stdout
     assert json.loads(run("stats", tmp_path / "store", "--json").stdout)[0]["modes"] == {"fp8": 6}
+    sizes = []
+    for bits in ("4", "2"):
+        assert run("transcode", tmp_path / "store", "--mode", "turboquant", "--bits", bits, *MODEL, *BLOCKS).exit_code == 0
+        sizes.append(json.loads(run("stats", tmp_path / "store", "--json").stdout)[0]["size_bytes"])
+    assert sizes[1] < 0.9 * sizes[0]
 
 
 def test_a_salt_hides_blocks(filled, monkeypatch):
@@ -142,7 +154,13 @@ def test_a_salt_hides_blocks(filled, monkeypatch):
         (["put", "{store}", "{bare}", *MODEL], "no tensor 'tokens'"),
         (["put", "{store}", "{junk}", *MODEL], "not a safetensors file"),
         (["put", "{store}", "{cache}", "{cache}", "--tokens", "{ids}", *MODEL], "--tokens is of one cache"),
-        (["put", "{store}", "{cache}", "--tokens", "{ids}", *MODEL], "hold 30 positions for 3 tokens"),
+        (["put", "{store}", "{bare}", "--tokens", "{ids}", *MODEL], "hold 30 positions for 3 tokens"),
+        (["put", "{store}", "{cache}", "--tokens", "{ids}", *MODEL], "its 'tokens' (30) are others than"),
+        (["put", "{store}", "{cache}", "--mode", "tokens", *MODEL], "mode tokens needs the model"),
+        (["put", "{store}", "{cache}", "--mode", "residual", *MODEL], "mode residual needs the model"),
+        (["put", "{store}", "{cache}", "--mode", "fp8", "-q", "60", *MODEL], "mode fp8 has no --quality"),
+        (["transcode", "{store}", "--mode", "lossless", "--bits", "3", *MODEL], "mode lossless has no --bits"),
+        (["transcode", "{store}", "--mode", "residual", *MODEL], "mode residual needs the model"),
         (["put", "{store}", "{cache}", "--tokens", "{junk}", *MODEL], "not a list of token ids"),
         (["put", "{store}", "{cache}", "--mode", "zip", *MODEL], "no mode 'zip'"),
         (["put", "{store}", "{store}/none", *MODEL], "No such file"),
@@ -150,7 +168,12 @@ def test_a_salt_hides_blocks(filled, monkeypatch):
         (["put", "redis://127.0.0.1:1/0", "{cache}", *MODEL], "does not answer"),
         (["get", "{store}", "-o", "{store}/o", "--tokens", "{ids}", "--layers", "4", *MODEL], "first:last"),
         (["get", "{store}", "-o", "{store}/o", "--tokens", "{ids}", *MODEL], "no beginning of the 3 tokens"),
-        (["ls", "{store}/none"], "is not there"),
+        (["ls", "{store}/none"], "no store there"),
+        (["put", "{store}/none", "{store}/none", *MODEL], "{store}/none: No such file"),
+        (["put", "{store}/none", "{cache}", "--mode", "zip", *MODEL], "no mode 'zip'"),
+        (["get", "{store}/none", "-o", "{store}/o", "--tokens", "{ids}", *MODEL], "no store there"),
+        (["transcode", "{store}/none", "--mode", "fp8", *MODEL], "no store there"),
+        (["transcode", "{store}", "--mode", "fp8", "--model", "/absent"], "/absent: no model there"),
     ],
 )
 def test_mistakes_are_one_clear_line_and_exit_code_1(tmp_path, arguments, message):
@@ -161,7 +184,29 @@ def test_mistakes_are_one_clear_line_and_exit_code_1(tmp_path, arguments, messag
     ids_file(tmp_path / "ids", [1, 2, 3])
     places = {name: str(tmp_path / name) for name in ("store", "cache", "bare", "junk", "ids")}
     done = run(*(argument.format(**places) for argument in arguments))
+    message = message.format(**places)
     assert done.exit_code == 1 and message in done.stderr and done.stderr.count("\n") == 1, done.output
+    assert not (tmp_path / "store" / "none").exists()
+
+
+def test_put_goes_on_after_a_bad_file_and_names_it(tmp_path):
+    for name in ("a", "c"):
+        cache_file(tmp_path / name, list(range(30 if name == "a" else 40)))
+    (tmp_path / "bad").write_bytes(b"junk")
+    files = [tmp_path / name for name in ("a", "bad", "absent", "c")]
+    done = run("put", tmp_path / "store", *files, *MODEL, *BLOCKS, "--json")
+    assert done.exit_code == 1 and [json.loads(line)["new_tokens"] for line in done.stdout.splitlines()] == [30, 16]
+    assert f"{tmp_path}/bad: not a safetensors file" in done.stderr and f"{tmp_path}/absent: No such file" in done.stderr
+    assert done.stderr.count("\n") == 2
+
+
+def test_blocks_without_keys_and_values_are_no_cache(tmp_path):
+    ids = ids_file(tmp_path / "ids.json", list(range(8)))
+    settings = KvSettings(mode="tokens")
+    store = PrefixStore(open_backend(tmp_path / "store"), fingerprint=bytes.fromhex(NAME), settings=settings)
+    store.put(list(range(8)), None)
+    done = run("get", tmp_path / "store", "-o", tmp_path / "out.safetensors", "--tokens", ids, *MODEL)
+    assert done.exit_code == 1 and "hold token ids only" in done.stderr and not (tmp_path / "out.safetensors").exists()
 
 
 def test_help_needs_no_torch():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -40,7 +41,15 @@ Model = Annotated[str | None, typer.Option(help="Folder of the transformers mode
 Name = Annotated[str | None, typer.Option("--fingerprint", help="32 hexadecimal digits in place of --model.")]
 Salt = Annotated[str, typer.Option(envvar="RDCODEC_SALT", help="A tenant's; others do not find the blocks.")]
 Tokens = Annotated[Path | None, typer.Option(help="Token ids: a JSON list, or numbers with spaces between.")]
-Keys = Annotated[str | None, typer.Option(help="Pattern of tensor names, default 'layers.{i}.{k}'.")]
+Keys = Annotated[str | None, typer.Option(help="Pattern of tensor names, default 'layers.{i}.{k}' or '{i}.{k}' (mlx_lm).")]
+MODE_NAMES = "quantized, lossless, fp8, turboquant, turboquant-ec; with --profile transform, predictive."
+Quality = Annotated[
+    int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100, default 60; not of all modes.")
+]
+Bits = Annotated[int | None, typer.Option(min=1, max=5, help="Of the turboquant modes' codes, default 4.")]
+ProfileFile = Annotated[
+    Path | None, typer.Option("--profile", help="kv_profile.safetensors of the model, from `codec eval kv`.")
+]
 BlockTokens = Annotated[int, typer.Option(min=1, max=65536, help="Tokens per block; the same for all who share.")]
 
 
@@ -50,9 +59,15 @@ def one_line() -> Iterator[None]:
     try:
         yield
     except (BitstreamError, ValueError, TypeError, OSError, ImportError) as error:
-        kind = f"{type(error).__name__.lower()}: " if isinstance(error, BitstreamError) else ""
-        errors.print(f"codec kv: {kind}{' '.join(str(error).split())}", markup=False)
+        _fail(error)
         raise typer.Exit(1) from None
+
+
+def _fail(error: Exception, where: str = "") -> None:
+    """One line on standard error."""
+    kind = f"{type(error).__name__.lower()}: " if isinstance(error, BitstreamError) else ""
+    text = error.strerror if where and isinstance(error, OSError) and error.strerror else str(error)
+    errors.print(f"codec kv: {where}{kind}{' '.join(text.split())}", markup=False)
 
 
 @contextmanager
@@ -72,32 +87,59 @@ def put(
     model: Model = None,
     fingerprint: Name = None,
     salt: Salt = "",
-    mode: Annotated[str, typer.Option(help="quantized, lossless, fp8, turboquant, turboquant-ec.")] = "quantized",
-    quality: Annotated[int, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100.")] = 60,
+    mode: Annotated[str, typer.Option(help=MODE_NAMES)] = "quantized",
+    quality: Quality = None,
+    bits: Bits = None,
+    profile: ProfileFile = None,
     block_tokens: BlockTokens = 256,
     keys: Keys = None,
     as_json: AsJson = False,
 ) -> None:
     """Store caches; what the store already holds of their beginnings is shared, not written again."""
     with one_line():
-        from .commands import KEYS, read_tensors
-
         if tokens and len(caches) > 1:
             raise ValueError(f"--tokens is of one cache, here are {len(caches)}; put the ids into the files as 'tokens'")
-        with _opened(store, model, fingerprint, salt, block_tokens, mode=mode, quality=quality) as opened:
-            for path in caches:
-                layers, ids, notices = read_tensors(path.read_bytes(), keys or KEYS)
-                for notice in notices:
-                    errors.print(f"codec kv: {path}: note: {notice}", markup=False)
-                if ids is None and not tokens:
-                    raise ValueError(f"{path} holds no tensor 'tokens'; give the ids with --tokens")
+        options = {"mode": mode, "quality": quality, "bits": bits, "profile": profile}
+        opened, failed = None, list[Path]()
+        for path in caches:
+            cache = None
+            with _go_on(path, failed):
+                cache = _cache(path, tokens, keys)
+            if cache is None:
+                continue
+            if opened is None:  # a store is made only when there is something to put into it
+                opened = _opened(store, model, fingerprint, salt, block_tokens, options, create=True)
+            with _go_on(path, failed):
                 with bar(path.name) as progress:
-                    stored = opened.put(_ids(tokens) if tokens else ids, layers, progress=progress)
+                    stored = opened.put(cache[1], cache[0], progress=progress)
+                opened.save()
                 line = (
                     f"{path}: {stored.shared_tokens} tokens shared, {stored.new_tokens} new "
                     f"in {stored.new_blocks} blocks, {show_size(stored.new_bytes)}"
                 )
                 out.print(json.dumps({"file": str(path), **asdict(stored)}) if as_json else line, markup=False)
+        if failed:
+            raise typer.Exit(1)
+
+
+@contextmanager
+def _go_on(path: Path, failed: list[Path]) -> Iterator[None]:
+    """Name a file that cannot be put, and leave it out."""
+    try:
+        yield
+    except (BitstreamError, ValueError, TypeError, OSError) as error:
+        failed.append(path)
+        _fail(error, f"{path}: ")
+
+
+def _cache(path: Path, tokens: Path | None, keys: str | None) -> tuple[Any, Any]:
+    """Layers and ids of a file to put."""
+    from .commands import read_tensors
+
+    layers, held, notices = read_tensors(path.read_bytes(), keys)
+    for notice in notices:
+        errors.print(f"codec kv: {path}: note: {notice}", markup=False)
+    return layers, _ids_of(held, tokens)
 
 
 @app.command()
@@ -109,6 +151,7 @@ def get(
     fingerprint: Name = None,
     salt: Salt = "",
     layers: Annotated[str | None, typer.Option(help="Only these, first:last, e.g. 0:8.")] = None,
+    profile: ProfileFile = None,
     block_tokens: BlockTokens = 256,
     force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite the output.")] = False,
     as_json: AsJson = False,
@@ -123,10 +166,13 @@ def get(
         if output.exists() and not force:
             raise ValueError(f"{output} exists; --force overwrites it")
         wanted, ids = _range(layers), _ids(tokens)
-        with _opened(store, model, fingerprint, salt, block_tokens) as opened:
+        with _opened(store, model, fingerprint, salt, block_tokens, {"profile": profile}) as opened:
             hit = opened.get(ids, layers=wanted)
         if hit is None:
             raise ValueError(f"no beginning of the {len(ids)} tokens is stored for this model and tenant")
+        if not hit.layers or not hit.layers[0][1].shape[-1]:
+            what = "layer inputs" if hit.layers else "token ids only"
+            raise ValueError(f"the blocks of these tokens hold {what}; the model must recompute keys and values")
         first = wanted.start if wanted else 0
         names = {f"layers.{first + i}.{n}": x for i, kv in enumerate(hit.layers) for n, x in zip("kv", kv, strict=True)}
         tensors = {name: x.contiguous() for name, x in names.items()}
@@ -155,7 +201,7 @@ def list_prompts(store: Store, as_json: AsJson = False) -> None:
                     "own_bytes": leaf.size_bytes,
                 }
                 rows.append({**row, "hits": leaf.hits, "mode": leaf.mode, "begins": begins, "block": leaf.id.hex()})
-        _show(rows, as_json, f"{store}: {len(rows)} prompts", hidden={"namespace"})
+        _show(rows, as_json, store)
 
 
 @app.command()
@@ -167,9 +213,6 @@ def stats(store: Store, as_json: AsJson = False) -> None:
             fields = asdict(opened.stats())
             del fields["asked_tokens"], fields["found_tokens"]
             fields["sharing"] = round(fields["sharing"], 3)
-            if not as_json:
-                fields["modes"] = ", ".join(f"{count} {mode}" for mode, count in fields["modes"].items())
-                fields["size_bytes"] = show_size(fields["size_bytes"])
             rows.append({"namespace": name, **fields})
         _show(rows, as_json, store)
 
@@ -191,7 +234,11 @@ def evict(
         for name, opened in spaces:
             share = opened.stats().size_bytes * limit // max(total, 1)
             evicted = opened.evict(share, policy)  # type: ignore[arg-type]
-            rows.append({"namespace": name, **asdict(evicted)})
+            fields = asdict(evicted)
+            if not as_json:
+                fields = {"evicted_blocks": evicted.blocks, "evicted": show_size(evicted.size_bytes)}
+                fields["kept_bytes"] = evicted.kept_bytes
+            rows.append({"namespace": name, **fields})
         _show(rows, as_json, store)
 
 
@@ -199,10 +246,15 @@ def evict(
 def verify(
     store: Store,
     repair: Annotated[bool, typer.Option(help="Delete damaged blocks.")] = False,
+    profile: ProfileFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Decode every block. Exits with 1 if one is damaged."""
+    """Decode every block. Exits with 1 if one is damaged, and with 0 once --repair has deleted all that are."""
     with one_line():
+        if profile:
+            from .profile import Profile
+
+            Profile.read(profile)
         rows, damaged = [], 0
         for name, opened in _all(store):
             with bar(f"verify {name[:8]}") as progress:
@@ -213,24 +265,29 @@ def verify(
             for block, reason in checked.damaged.items():
                 errors.print(f"codec kv: {block}: {reason}", markup=False)
         _show(rows, as_json, store)
-        if damaged:
+        if damaged and repair:
+            errors.print(f"codec kv: repaired: {damaged} damaged blocks deleted; the next put of their prompts heals them")
+        elif damaged:
             raise typer.Exit(1)
 
 
 @app.command()
 def transcode(
     store: Store,
-    mode: Annotated[str, typer.Option(help="quantized, lossless, fp8, turboquant, turboquant-ec.")],
-    quality: Annotated[int, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100.")] = 60,
+    mode: Annotated[str, typer.Option(help=MODE_NAMES)],
+    quality: Quality = None,
+    bits: Bits = None,
+    profile: ProfileFile = None,
     model: Model = None,
     fingerprint: Name = None,
     salt: Salt = "",
     block_tokens: BlockTokens = 256,
 ) -> None:
     """Encode every block of a model again, e.g. lossless to quantized; what a lossy mode lost stays lost."""
+    options = {"mode": mode, "quality": quality, "bits": bits, "profile": profile}
     with (
         one_line(),
-        _opened(store, model, fingerprint, salt, block_tokens, mode=mode, quality=quality) as opened,
+        _opened(store, model, fingerprint, salt, block_tokens, options) as opened,
         bar("transcode") as progress,
     ):
         before, after = opened.transcode(opened.settings, progress)
@@ -243,25 +300,30 @@ def _opened(
     fingerprint: str | None,
     salt: str,
     block_tokens: int,
-    **settings: Any,
+    options: dict[str, Any],
+    create: bool = False,
 ) -> PrefixStore:
     from .backends import open_backend
-    from .blocks import KvSettings
+    if not create:
+        _check_there(store)
+    from .commands import identity_of, kv_settings
     from .store import PrefixStore
 
     rope = None
     if model:
-        from .model import fingerprint as fingerprint_of
-        from .model import load_model, rope_of
-
-        loaded = load_model(model)
-        name, rope = fingerprint_of(loaded), rope_of(loaded)
+        name, rope = identity_of(model)
     elif fingerprint and re.fullmatch("[0-9a-fA-F]{32}", fingerprint):
         name = bytes.fromhex(fingerprint)
     else:
         raise ValueError("which model? Give --model FOLDER, or --fingerprint with 32 hexadecimal digits")
-    options = KvSettings(block_tokens=block_tokens, rope=rope, **settings)
-    return PrefixStore(open_backend(store), fingerprint=name, salt=salt.encode(), settings=options)
+    mode = _without_model(options.pop("mode", "quantized"))
+    settings = kv_settings(mode, block_tokens=block_tokens, rope=rope, **options)
+    return PrefixStore(open_backend(store), fingerprint=name, salt=salt.encode(), settings=settings)
+
+
+def _check_there(store: str) -> None:
+    if "://" not in store and not Path(store).is_dir():
+        raise ValueError(f"{store}: no store there")
 
 
 def _all(store: str) -> list[tuple[str, PrefixStore]]:
@@ -270,8 +332,7 @@ def _all(store: str) -> list[tuple[str, PrefixStore]]:
     from .index import namespaces
     from .store import PrefixStore
 
-    if "://" not in store and not Path(store).is_dir():
-        raise ValueError(f"{store} is not there")
+    _check_there(store)
     backend = open_backend(store)
     return [(name, PrefixStore.of_namespace(backend, name)) for name in namespaces(backend)]
 
@@ -287,6 +348,27 @@ def _ids(path: Path) -> list[int]:
     return ids
 
 
+def _ids_of(held: Any, given: Path | None) -> Any:
+    """The ids of a cache file, from its tensor 'tokens' or from ``given``; both must say the same."""
+    if held is None and given is None:
+        raise ValueError("no tensor 'tokens'; give the ids with --tokens")
+    if given is None:
+        return held
+    ids = _ids(given)
+    if held is not None and held.tolist() != ids:
+        raise ValueError(f"its 'tokens' ({len(held)}) are others than those of {given} ({len(ids)}); leave --tokens out")
+    return ids
+
+
+def _without_model(mode: str) -> str:
+    """The mode, refused if it needs the running model, which a store does not have."""
+    from .modes import MODES
+
+    if mode in MODES and MODES[mode].needs_model:
+        raise ValueError(f"mode {mode} needs the model to encode and decode; save_cache from Python has it, a store not")
+    return mode
+
+
 def _range(text: str | None) -> range | None:
     if text is None:
         return None
@@ -296,18 +378,33 @@ def _range(text: str | None) -> range | None:
     return range(int(match[1]), int(match[2]))
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool, title: str, hidden: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+def _show(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
+    """JSON, or a table for each namespace: fields below each other where it has one row."""
     if as_json:
         out.print(json.dumps(rows), markup=False)
         return
     if not rows:
         out.print(f"{title}: empty", markup=False)
         return
-    names = [name for name in rows[0] if name not in hidden]
-    table = Table(title=title)
-    for name in names:
-        number = all(isinstance(row[name], int | float) for row in rows)
-        table.add_column(name.replace("_", " "), justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(str(row[name]) for name in names))
-    out.print(table)
+    out.print(title, markup=False)
+    for name in dict.fromkeys(row["namespace"] for row in rows):
+        those = [{k: _shown(k, v) for k, v in row.items() if k != "namespace"} for row in rows if row["namespace"] == name]
+        table = Table(title=f"model and tenant {name[:8]}", title_justify="left", box=SIMPLE, show_header=len(those) > 1)
+        if len(those) == 1:
+            for field, value in those[0].items():
+                table.add_row(field.replace("_", " ").removesuffix(" bytes"), value)
+        else:
+            for field in those[0]:
+                table.add_column(field.replace("_", " ").removesuffix(" bytes"), no_wrap=True, overflow="ellipsis")
+            for row in those:
+                table.add_row(*row.values())
+        out.print(table, soft_wrap=False)
+
+
+def _shown(field: str, value: Any) -> str:
+    """A field for people."""
+    if field.endswith("bytes"):
+        return show_size(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{count} {mode}" for mode, count in value.items())
+    return str(value)[:8] if field == "block" else str(value)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 from .. import container
 from .header import BLOCK
 from .header import parse as parse_block
+from .modes import MODES
 from .sequence import BLOCKS, parse_sequence
 
 
@@ -16,19 +18,21 @@ def describe_kv(data: bytes) -> dict[str, Any]:
     Raises:
         BitstreamError: a header is damaged.
     """
-    blocks = [bytes(data)]
+    blocks, damaged = [bytes(data)], list[str]()
     if container.parse(data).signal[:1] != bytes([BLOCK]):
         whole, head = parse_sequence(data)
         if head.content != BLOCKS:
             return {"content": "token ids, coded with the model", "tokens": head.tokens}
-        blocks = [whole.chunk(i) for i in range(len(whole.entries))]
+        blocks = [bytes(data[e.offset : e.offset + e.length]) for e in whole.entries]  # their own headers are checked
+        damaged = [str(i) for i, e in enumerate(whole.entries) if zlib.crc32(blocks[i]) != e.crc]
     heads = [parse_block(block)[1] for block in blocks]
+    option = MODES[heads[0].mode].option
     first, tokens = heads[0], sum(len(head.tokens) for head in heads)
     elements = tokens * first.heads * (first.key_dim + first.value_dim)
     by_layer = [sum(sum(head.chunk_bytes[i]) for head in heads) for i in range(len(first.chunk_bytes))]
     return {
         "mode": first.mode,
-        "quality": first.quality,
+        **({option: getattr(first, option)} if option else {}),
         "element type": str(first.dtype).removeprefix("torch."),
         "blocks": len(blocks),
         "tokens": tokens,
@@ -37,6 +41,7 @@ def describe_kv(data: bytes) -> dict[str, Any]:
         "fingerprint": first.fingerprint.hex(),
         "bits per element": round(8 * len(data) / (elements * first.layers), 3),
         "by layer": " ".join(f"{8 * size / elements:.2f}" for size in by_layer),
+        **({"damaged blocks": ", ".join(damaged)} if damaged else {}),
     }
 
 

@@ -23,6 +23,8 @@ class Mode:
     code: CodeTensor | None
     """None: no tensor is stored."""
     summary: str
+    option: str = ""
+    """What sets its rate: ``quality``, ``bits``, or nothing."""
     needs_profile: bool = False
     """A calibrated profile is needed on both sides; its hash is in the file."""
     needs_earlier_layers: bool = False
@@ -35,18 +37,23 @@ MODES = {
     "tokens": Mode(0, None, "token ids only; the cache is recomputed on load", needs_model=True),
     "lossless": Mode(1, lossless.code, "bit-exact: exponent and mantissa planes, order-0 tables"),
     "fp8": Mode(2, fp8.code, "e4m3, one scale per layer, head and K/V; exponents entropy-coded"),
-    "turboquant": Mode(3, turboquant.code_fixed, "norm, random rotation, Lloyd-Max at 1..5 bits, fixed rate"),
-    "turboquant-ec": Mode(4, turboquant.code_entropy, "the same codes, entropy-coded"),
-    "quantized": Mode(5, quantized.code, "default: RoPE undone, uniform steps, integer Gaussian tables by row"),
-    "transform": Mode(6, transform.code, "calibrated PCA over heads, reverse water-filling", needs_profile=True),
+    "turboquant": Mode(3, turboquant.code_fixed, "norm, random rotation, Lloyd-Max at 1..5 bits, fixed rate", "bits"),
+    "turboquant-ec": Mode(4, turboquant.code_entropy, "the same codes, entropy-coded", "bits"),
+    "quantized": Mode(5, quantized.code, "default: RoPE undone, uniform steps, integer Gaussian tables by row", "quality"),
+    "transform": Mode(
+        6, transform.code, "calibrated PCA over heads, reverse water-filling", "quality", needs_profile=True
+    ),
     "predictive": Mode(
         7,
         predictive.code,
         "linear prediction from the layer below, from the keys and from the token; residual as quantized",
+        "quality",
         needs_profile=True,
         needs_earlier_layers=True,
     ),
-    "residual": Mode(8, quantized.code_inputs, "layer inputs; keys and values projected on load", needs_model=True),
+    "residual": Mode(
+        8, quantized.code_inputs, "layer inputs; keys and values projected on load", "quality", needs_model=True
+    ),
 }
 
 

@@ -150,5 +150,5 @@ def find_profile(name: bytes) -> Profile:
         Unsupported: none is.
     """
     if name not in _in_use:
-        raise Unsupported(f"the block needs profile {name.hex()}; load its file with Profile.read first")
+        raise Unsupported(f"the block needs profile {name.hex()}; give its file: --profile FILE, or Profile.read")
     return _in_use[name]
