@@ -6,9 +6,9 @@ import sys
 
 import pytest
 import torch
-from rdcodec.codecs.kv_cache import KvSettings, PrefixStore
-from rdcodec.codecs.kv_cache.backends import open_backend
+from rdcodec.codecs.kv_cache import PrefixStore
 from rdcodec.codecs.kv_cache.cli import app
+from rdcodec.codecs.kv_cache.store import Hit
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -200,14 +200,12 @@ def test_put_goes_on_after_a_bad_file_and_names_it(tmp_path):
     assert done.stderr.count("\n") == 2
 
 
-def test_blocks_without_keys_and_values_are_no_cache(tmp_path, monkeypatch):
-    """No put makes them; a store written by another version may hold them."""
-    monkeypatch.setattr("rdcodec.codecs.kv_cache.store._check_mode", lambda settings: None)
-    ids = ids_file(tmp_path / "ids.json", list(range(8)))
-    settings = KvSettings(mode="tokens")
-    store = PrefixStore(open_backend(tmp_path / "store"), fingerprint=bytes.fromhex(NAME), settings=settings)
-    store.put(list(range(8)), None)
-    done = run("get", tmp_path / "store", "-o", tmp_path / "out.safetensors", "--tokens", ids, *MODEL)
+def test_blocks_without_keys_and_values_are_no_cache(filled, monkeypatch):
+    """No put makes them any more; a store written by another version may hold them."""
+    tmp_path, _ = filled
+    ids = ids_file(tmp_path / "ids.json", list(range(30)))
+    monkeypatch.setattr(PrefixStore, "get", lambda *_, **__: Hit(30, ()))
+    done = run("get", tmp_path / "store", "-o", tmp_path / "out.safetensors", "--tokens", ids, *MODEL, *BLOCKS)
     assert done.exit_code == 1 and "hold token ids only" in done.stderr and not (tmp_path / "out.safetensors").exists()
 
 
