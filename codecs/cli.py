@@ -188,13 +188,13 @@ def encode(
             from .kv_cache.commands import encode_bytes
 
             refuse("images", "no image", bpp=bpp, size=size, device=device)
-            options = {"mode": mode, "quality": quality, "bits": bits, "keys": keys, "model": model, "profile": profile}
-            stream, fields = encode_bytes(data, **options)  # type: ignore[arg-type]
+            options: dict[str, Any] = {"mode": mode, "quality": quality, "bits": bits, "keys": keys}
+            stream, fields = encode_bytes(data, model=model, profile=profile, **options)
         else:
             from .image.commands import encode_bytes as encode_image
 
             refuse("KV caches", "no KV cache", mode=mode, bits=bits, keys=keys, profile=profile)
-            asked = {"quality": 60 if quality is None else quality, "bpp": bpp, "size": limit}
+            asked: dict[str, Any] = {"quality": 60 if quality is None else quality, "bpp": bpp, "size": limit}
             with tile_progress(progress) as tiles:
                 stream, fields = encode_image(codecs, data, model=model, device=device, progress=tiles, **asked)
         job.write(stream)

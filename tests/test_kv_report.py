@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'"
 tokenizers = pytest.importorskip("tokenizers", reason="needs the extra 'kv'")
 
 from rdcodec.codecs.cli import app
-from rdcodec.codecs.kv_cache import save_cache
+from rdcodec.codecs.kv_cache import report, save_cache
 from rdcodec.codecs.kv_cache.evaluate import Fidelity
 from rdcodec.codecs.kv_cache.model import load_model
 from rdcodec.codecs.kv_cache.report import _table, evaluate_text
@@ -130,11 +130,13 @@ def test_mode_that_needs_the_model(model, text, tmp_path):
         ({"contexts": 20}, "words.txt has 1200 tokens; 20 prompts of 64 and 64 more need 2540"),
         ({"contexts": 8, "modes": "predictive"}, "and the calibration need 1270"),
         ({"length": 200}, "tiny takes 256"),
+        ({"modes": "fp8,residual"}, "mode residual would store 64 numbers"),
     ],
 )
-def test_wrong_inputs_are_named(model, text, tmp_path, change, message):
+def test_wrong_inputs_are_named(model, text, tmp_path, monkeypatch, change, message):
     values = {"model": model, "text": text, "modes": "fp8", "contexts": 2, "length": 64} | change
     values |= {name: tmp_path / change[name] for name in ("model", "text") if name in change}
+    monkeypatch.setattr(report, "_measure", lambda *_: pytest.fail("measured before all was checked"))
     with Progress(disable=True) as progress, pytest.raises(ValueError, match=message):
         evaluate_text(**values, output=tmp_path / "report", progress=progress)
     assert not (tmp_path / "report").exists()

@@ -105,7 +105,7 @@ def kv_settings(
     Raises:
         ValueError: no such mode, an option that the mode does not have, or no profile where it needs one.
     """
-    given = {name: value for name, value in (("quality", quality), ("bits", bits)) if value is not None}
+    given: dict[str, Any] = {name: value for name, value in (("quality", quality), ("bits", bits)) if value is not None}
     if mode in MODES:
         has = MODES[mode].option
         for name in given.keys() - {has}:

@@ -215,7 +215,7 @@ def plot(path: Path, curves: Mapping[str, Sequence[Fidelity]]) -> None:
     for name, lines in curves.items():
         points = sorted((line.bits_per_element, max(line.kl_mean, 1e-9)) for line in lines)
         axes.plot(*zip(*points, strict=True), marker="o", label=name)
-    axes.set(xlabel="bits per element", ylabel="next-token KL, bits", yscale="log")
+    axes.set(xlabel="bits per element", ylabel="mean next-token KL, bits", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, bbox_inches="tight", dpi=150)

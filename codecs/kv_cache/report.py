@@ -21,6 +21,7 @@ from .evaluate import TAIL, Coded, Evaluation, Fidelity, plot, prefill, through,
 from .model import check_model, load_model, rope_of
 from .modes import MODES
 from .profile import Profile
+from .residual import check_worth
 from .sequence import Layers
 from .splice import layers_of
 
@@ -76,6 +77,8 @@ def evaluate_text(
     measured, others = _contexts(ids, text.name, contexts, length, needs_profile)
     source = load_model(model)
     check_model(source, latent=False)
+    if "residual" in wanted:
+        check_worth(source)
     exact = source
     if source.dtype != torch.float32:
         exact = load_model(model, torch.float32)
