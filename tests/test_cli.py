@@ -294,13 +294,23 @@ def test_demo_draws_its_sheet(run, photo, tmp_path):
 
 def test_eval_writes_its_report(run, tmp_path, photograph):
     pytest.importorskip("bjontegaard")
-    Image.fromarray(photograph[:200, :200]).save(tmp_path / "one.png")
+    (tmp_path / "in").mkdir()
+    Image.fromarray(photograph[:200, :200]).save(tmp_path / "in" / "one.png")
+    Image.fromarray(photograph[:30, :30]).save(tmp_path / "in" / "small.png")
+    (tmp_path / "in" / "bad.png").write_bytes((tmp_path / "in" / "one.png").read_bytes()[:500])
     qualities = "5,30,60,90"
-    code, out, _ = run("eval", "image", "one.png", "--anchors", "jpeg,webp", "--qualities", qualities, "-o", "report")
-    assert code == 0 and "webp" in out
+    code, out, err = run("eval", "image", "in", "--anchors", "jpeg,webp", "--qualities", qualities, "-o", "report")
+    assert code == 0 and "webp" in out and "bad.png" in err and "without 1 pictures" in err
+    assert "nan" not in (tmp_path / "report" / "means.csv").read_text()
     names = {"points.csv", "means.csv", "bd_rate.csv", "rate_distortion.png"}
     assert {p.name for p in (tmp_path / "report").iterdir()} == names
-    assert run("eval", "image", "one.png", "--anchors", "gif")[0] == 1
+    assert run("eval", "image", "in", "--anchors", "gif")[0] == 1
+    for arguments, message in (
+        (("nowhere",), "no such file or folder"), (("in", "--qualities", "5,x"), "whole numbers 0..100"),
+        (("in", "--qualities", "5,50,101,6"), "whole numbers 0..100"), (("in", "--qualities", "5,50"), "needs 4"),
+    ):  # fmt: skip
+        code, out, err = run("eval", "image", *arguments)
+        assert (code, out) == (1, "") and message in err.splitlines()[-1]
 
 
 def test_standard_input_and_output(photo, tmp_path):

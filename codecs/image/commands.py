@@ -136,14 +136,17 @@ def evaluate_folder(
     Raises:
         ValueError: no images, unknown anchors, or bad qualities.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder]
-    paths = [path for path in paths if looks_like_image(path.read_bytes())]
+    if not folder.exists():
+        raise ValueError(f"{folder}: no such file or folder")
+    paths = _readable(sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder], progress)
     if not paths:
         raise ValueError(f"{folder}: no images there")
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if unknown := set(wanted) - set(anchors.ANCHORS):
         raise ValueError(f"no anchors {', '.join(sorted(unknown))}; there are {', '.join(anchors.ANCHORS)}")
-    ours = tuple(int(q) for q in qualities.split(",")) if qualities else evaluate.QUALITIES
+    ours = parse_qualities(qualities) if qualities else evaluate.QUALITIES
+    if wanted and len(ours) < 4:
+        raise ValueError(f"{len(ours)} qualities; a BD-rate needs 4 (or give --anchors '')")
     total = len(paths) * (len(ours) + sum(len(anchors.ANCHORS[name].qualities) for name in wanted))
     task = progress.add_task("loading", total=total)
 
@@ -151,7 +154,39 @@ def evaluate_folder(
         progress.update(task, description=text, advance=1)
 
     points = evaluate.evaluate(ImageCodec.load(model=model, device=device), paths, wanted, ours, advance)
+    if small := {point.file for point in points if math.isnan(point.ms_ssim)}:
+        progress.console.print(f"codec: note: MS-SSIM is without {len(small)} pictures of at most 160 pixels a side")
     return write_report(output, points, wanted, f"{folder.name}: {len(paths)} images")
+
+
+def _readable(paths: list[Path], progress: Bar) -> list[Path]:
+    """The images among the files; a damaged one is reported and left out, before hours are spent on the others."""
+    kept = []
+    for path in paths:
+        data = path.read_bytes()
+        if not looks_like_image(data):
+            continue
+        try:
+            read_picture(data)
+            kept.append(path)
+        except ValueError as error:
+            progress.console.print(f"codec: {path}: {error}; left out", markup=False)
+    return kept
+
+
+def parse_qualities(text: str) -> tuple[int, ...]:
+    """Qualities of a curve.
+
+    >>> parse_qualities("5, 30,60")
+    (5, 30, 60)
+
+    Raises:
+        ValueError: not whole numbers from 0 to 100.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) <= 100 for part in parts):
+        raise ValueError(f"qualities {text!r}; need whole numbers 0..100 with commas, like 10,30,60,90")
+    return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 def write_report(output: Path, points: list[evaluate.Point], names: list[str], title: str) -> Table:

@@ -118,10 +118,16 @@ def means(points: Sequence[Point]) -> list[MeanPoint]:
         groups[point.codec, point.quality].append(point)
     fields = [field.name for field in dataclasses.fields(MeanPoint)][2:]
     rows = [
-        MeanPoint(*key, *(float(np.mean([getattr(p, field) for p in group])) for field in fields))
+        MeanPoint(*key, *(_mean([getattr(p, field) for p in group]) for field in fields))
         for key, group in groups.items()
     ]
     return sorted(rows, key=lambda row: (row.codec != "rdcodec", row.codec, row.rate_bpp))
+
+
+def _mean(values: list[float]) -> float:
+    """Mean of the values that are defined: small pictures have no MS-SSIM."""
+    defined = [value for value in values if not math.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan
 
 
 def curve(rows: Sequence[MeanPoint], codec: str, metric: str, rates: tuple[float, float]) -> tuple[list, list]:
@@ -149,9 +155,14 @@ def bd_rate(
     ours, theirs = rising(*ours), rising(*theirs)
     if min(len(ours[0]), len(theirs[0])) < 4:
         return math.nan
-    if metric == "ms_ssim":  # in decibels, as the field plots it
-        ours, theirs = ((x, [-10 * math.log10(1 - v) for v in y]) for x, y in (ours, theirs))
+    if metric == "ms_ssim":
+        ours, theirs = ((x, decibels(y)) for x, y in (ours, theirs))
     return float(bjontegaard.bd_rate(*theirs, *ours, method="akima", require_matching_points=False, min_overlap=0))
+
+
+def decibels(similarities: Sequence[float]) -> list[float]:
+    """MS-SSIM as the field plots it; 100 for equal pictures."""
+    return [-10 * math.log10(max(1 - value, 1e-10)) for value in similarities]
 
 
 def write_csv(path: Path, rows: Sequence[Point] | Sequence[MeanPoint]) -> None:
@@ -171,10 +182,11 @@ def plot(path: Path, rows: Sequence[MeanPoint], title: str) -> None:
 
     figure = Figure(figsize=(12, 5), layout="constrained")
     FigureCanvasAgg(figure)
-    metrics = ("psnr_db", "PSNR (dB)"), ("ms_ssim", "MS-SSIM")
+    metrics = ("psnr_db", "PSNR (dB)"), ("ms_ssim", "MS-SSIM (dB)")
     for axes, (metric, label) in zip(figure.subplots(1, 2), metrics, strict=True):
         for name in dict.fromkeys(row.codec for row in rows):
             x, y = curve(rows, name, metric, (0.0, 2.0))
+            y = decibels(y) if metric == "ms_ssim" else y
             axes.plot(x, y, marker="o", markersize=3, linewidth=2.2 if name == "rdcodec" else 1.2, label=name)
         axes.set(xlabel="rate (bits per pixel)", ylabel=label, xlim=(0, 2))
         axes.grid(alpha=0.3)
