@@ -13,6 +13,7 @@ from rdcodec.codecs.kv_cache.index import namespaces
 from rdcodec.codecs.kv_cache.splice import layers_of, tokens_of
 from rdcodec.codecs.kv_cache.store import PrefixStore
 from rdcodec.codecs.kv_cache.trie import Node
+from rdcodec.entropy_models.errors import Unsupported
 
 BLOCK = 8
 SETTINGS = KvSettings(mode="lossless", block_tokens=BLOCK)
@@ -580,3 +581,17 @@ def test_progress_is_told_in_tokens(opened):
     steps = []
     put(opened(), PROMPT, progress=lambda done, total: steps.append((done, total)))
     assert steps == [(8, 30), (16, 30), (24, 30), (30, 30)]
+
+
+def test_verify_never_deletes_what_it_cannot_judge(opened, folder, monkeypatch):
+    """A block whose profile is missing here is whole for those who have it."""
+    put(opened(), PROMPT)
+    before = sorted(p.name for p in folder.rglob("*.rdc"))
+
+    def missing(*_, **__):
+        raise Unsupported("its profile is not in use")
+
+    monkeypatch.setattr("rdcodec.codecs.kv_cache.index.decode_block", missing)
+    checked = opened().verify(repair=True)
+    assert not checked.damaged and len(checked.unread) == checked.blocks == len(before) > 0
+    assert sorted(p.name for p in folder.rglob("*.rdc")) == before

@@ -261,8 +261,9 @@ def verify(
                 checked = opened.verify(repair=repair, progress=progress)
             rows.append({"namespace": name, "blocks": checked.blocks, "damaged": len(checked.damaged)})
             rows[-1]["unreachable"] = len(checked.unreachable)
+            rows[-1]["unread"] = len(checked.unread)
             damaged += len(checked.damaged)
-            for block, reason in checked.damaged.items():
+            for block, reason in (checked.damaged | checked.unread).items():
                 errors.print(f"codec kv: {block}: {reason}", markup=False)
         _show(rows, as_json, store)
         if damaged and repair:

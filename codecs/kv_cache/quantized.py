@@ -126,9 +126,10 @@ def code_rows(
     Returns:
         float32, the shape of t.
     """
-    by_token = t is not None and not channels_only and offsets is None and place.kind != KEY
-    exponent = coder.number(exponent, "h")
-    axis = coder.number(TOKENS if by_token and _tokens_are_cheaper(t, place) else CHANNELS, "B")
+    exponent, axis = coder.number(exponent, "h"), CHANNELS
+    if t is not None and not channels_only and offsets is None and place.kind != KEY and _tokens_are_cheaper(t, place):
+        axis = TOKENS
+    axis = coder.number(axis, "B")
     has_offsets = coder.number(int(offsets is not None), "B")
     if abs(exponent) > EXPONENT_MAX or axis > TOKENS or has_offsets > 1:
         raise Corrupt(f"step exponent {exponent}, axis {axis}, offsets {has_offsets}: out of range")

@@ -306,7 +306,7 @@ def _vector_head(values: np.ndarray) -> tuple[np.ndarray, int, int]:
     offset = round(int(values.sum(dtype=np.int64)) / len(values))
     centred = values.astype(np.int64) - offset
     energy = int(centred @ centred)
-    level = 2 * int(coarse_levels(np.float64(energy / len(values)))) - 1 if energy else 0
+    level = 2 * int(coarse_levels(np.array([energy / len(values)]))[0]) - 1 if energy else 0
     return centred.astype(np.int32), offset, level
 
 

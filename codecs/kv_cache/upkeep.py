@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from ...entropy_models.errors import BitstreamError, Corrupt
+from ...entropy_models.errors import BitstreamError, Corrupt, Unsupported
 from . import ledger
 from .blocks import KvSettings
 from .eviction import RecomputeCost, recency, victims, worth
@@ -30,11 +30,15 @@ class Evicted:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Blocks looked at, those that are damaged with the reason, and those that cannot be reached."""
+    """Blocks looked at, those that are damaged with the reason, and those that cannot be reached.
+
+    ``unread``: blocks that cannot be judged here, with the reason: their profile is missing, or a newer program wrote them.
+    """
 
     blocks: int
     damaged: dict[str, str]
     unreachable: list[str]
+    unread: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +104,10 @@ def stats(index: BlockIndex, asked_tokens: int = 0, found_tokens: int = 0) -> St
 
 
 def verify(index: BlockIndex, *, repair: bool = False, progress: Progress | None = None) -> Checked:
-    """Decode every block on the backend; ``repair`` deletes those that are damaged."""
+    """Decode every block on the backend; ``repair`` deletes those that are damaged, never those it cannot judge."""
     index.refresh()
     damaged: dict[str, str] = {}
+    unread: dict[str, str] = {}
     stored = index.stored()
     for done, block in enumerate(stored, 1):
         node = index.trie.nodes.get(block)
@@ -110,13 +115,15 @@ def verify(index: BlockIndex, *, repair: bool = False, progress: Progress | None
             if node is None:
                 raise Corrupt("its header is damaged, or it is not the block its name says")
             index.checked(node, index.backend.get(index.key(block)))
+        except Unsupported as error:
+            unread[block.hex()] = str(error)
         except BitstreamError as error:
             damaged[block.hex()] = str(error)
             if repair:
                 index.discard(block)
         if progress:
             progress(done, len(stored))
-    return Checked(len(stored), damaged, [node.id.hex() for node in index.trie.orphans()])
+    return Checked(len(stored), damaged, [node.id.hex() for node in index.trie.orphans()], unread)
 
 
 def transcode(index: BlockIndex, settings: KvSettings, progress: Progress | None = None) -> tuple[int, int]:
