@@ -174,6 +174,15 @@ def test_of_latent_attention_layers_and_type_are_checked(tmp_path):
         save_cache(changed_cache(cache, lambda k, v: (k, v))[:2], ids, tmp_path / "a.rdc", decoder)
 
 
+def test_ids_beyond_the_cache_are_refused_but_for_the_last_of_generation(tmp_path):
+    decoder, ids, path = tiny(), prompt(40), tmp_path / "a.rdc"
+    cache = prefilled(decoder, ids[:, :38])
+    with pytest.raises(ValueError, match="a cache of 38 positions for 40 token ids; give the ids of the positions"):
+        save_cache(cache, ids, path, decoder)
+    save_cache(cache, ids[:, :39], path, decoder)
+    assert load_cache(path, decoder).get_seq_length() == 38
+
+
 def test_fingerprint_sees_weights_and_config():
     names = {model.fingerprint(d) for d in (tiny(), tiny(seed=1), tiny(rms_norm_eps=1e-3), tiny("qwen3"))}
     assert len(names) == 4 and model.fingerprint(tiny()) in names
@@ -193,7 +202,7 @@ def test_sliding_window_is_refused_by_name(tmp_path):
         with pytest.raises(Unsupported, match=r"mistral has .*: sliding-window \(sliding_attention\); supported are"):
             check(decoder)  # what load_cache would refuse is not saved either
     tensors = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
-    with pytest.raises(ValueError, match=r"tensors of 15 positions for 40 token ids; .*sliding-window layers"):
+    with pytest.raises(ValueError, match=r"a cache of 15 positions for 40 token ids; .*sliding-window layers"):
         save_cache(tensors, ids, tmp_path / "a.rdc")  # else the last positions would pass for the first
     with pytest.raises(ValueError, match=r"keys of layer 0 hold 15 positions for 40 tokens; is it a sliding-window"):
         layers_of([tensors[0], *((k.repeat(1, 3, 1)[:, :40], v.repeat(1, 3, 1)[:, :40]) for k, v in tensors[1:])])

@@ -53,8 +53,8 @@ def save_cache(
     Args:
         cache: a transformers ``DynamicCache`` of one sequence, or (keys, values) per layer of shape
             (kv_heads, n, head_dim); bf16, fp16 or fp32, CPU or CUDA.
-        tokens: ids that made it, shape (n,) or (1, n); more than n are cut (generation ends on a token
-            whose keys are not there yet; of bare tensors only that one is).
+        tokens: ids that made it, shape (n,) or (1, n); one more is cut, since generation ends on a token whose keys are
+            not there yet.
         path: of the file.
         model: the transformers model: its fingerprint protects against loading into another one, and its RoPE is undone
             before quantising. Modes ``tokens`` and ``residual`` need it.
@@ -76,9 +76,9 @@ def save_cache(
     held = layers[0][0].shape[1]
     if held > len(ids):
         raise ValueError(f"the cache holds {held} positions, but there are {len(ids)} token ids")
-    if held + 1 < len(ids) and not hasattr(cache, "layers"):  # a Cache names its kind of layer, tensors do not
+    if held + 1 < len(ids):
         raise ValueError(
-            f"tensors of {held} positions for {len(ids)} token ids; give the ids of the positions. Are they of "
+            f"a cache of {held} positions for {len(ids)} token ids; give the ids of the positions. Are they of "
             f"sliding-window layers, which hold the last ones? {SUPPORTED}"
         )
     ids, name = ids[:held], bytes(16)

@@ -66,10 +66,11 @@ def load_model(folder: str | Path, dtype: Any = "auto") -> Any:
 
 
 def fingerprint(model: Any) -> bytes:
-    """16 bytes that change with the config (RoPE, layer kinds, head layout), any weight tensor, or an adapter.
+    """16 bytes that change with the config (RoPE, layer kinds, head layout), with training, or with an adapter.
 
-    The hash covers the config, and of every parameter its name, shape, type and 4,096 evenly spaced elements:
-    a fraction of a second where hashing 16 GB of weights would take many.
+    The hash covers the config, and of every tensor its name, shape, type and a sample of 4,096 evenly spaced elements:
+    a fraction of a second where hashing 16 GB of weights would take many. Weights edited only between those elements
+    have the same fingerprint.
 
     Args:
         model: a transformers model, on any device.
