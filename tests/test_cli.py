@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from rdcodec.codecs import cli, files
 from rdcodec.codecs.weights import manifest
+from rich.console import Console
 from typer.testing import CliRunner
 
 CODEC = Path(sys.executable).with_name("codec")
@@ -214,6 +215,19 @@ def test_models_and_help(run):
     assert all(name in run("models")[1] for name in manifest())
     for arguments in ([], ["encode"], ["decode"], ["info"], ["verify"], ["eval", "image"], ["demo"], ["train"]):
         assert CliRunner().invoke(cli.app, [*arguments, "--help"]).exit_code == 0
+
+
+def test_models_at_eighty_columns_names_every_file_whole(run, monkeypatch):
+    monkeypatch.setattr(cli, "out", Console(width=80, highlight=False, soft_wrap=False))
+    _, out, _ = run("models")
+    for line in manifest().values():
+        assert line.name in out and line.sha256[:16] in out
+
+
+def test_help_of_training_is_lightnings(run):
+    pytest.importorskip("lightning")
+    code, out, _ = run("train", "image", "fit", "--help")
+    assert code == 0 and "--trainer.max_steps" in out and "--model.muon_lr" in out
 
 
 def test_demo_draws_its_sheet(run, photo, tmp_path):
