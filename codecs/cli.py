@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..entropy_models.errors import BitstreamError
 from . import REGISTRY, container, files, name_of, weights
@@ -310,7 +310,8 @@ def models(as_json: AsJson = False) -> None:
     if as_json:
         out.print_json(json.dumps([asdict(line) for line in lines]))
         return
-    table = Table("name", "codec", "size", "sha256", "trained on", "licence")
+    whole = [Column(name, no_wrap=True, overflow="fold") for name in ("name", "codec", "size", "sha256")]
+    table = Table(*whole, Column("trained on", overflow="fold"), Column("licence", overflow="fold"))
     for line in lines:
         table.add_row(line.name, line.codec, show_size(line.file_bytes), line.sha256[:16], line.data, line.licence)
     out.print(table)
@@ -331,7 +332,8 @@ def demo(
         task = progress.add_task("loading", total=None)
         codec = ImageCodec.load(device=device)
         rows, sheet = image_demo.run(codec, photograph, output, lambda text: progress.update(task, description=text))
-    table = Table("file", "bytes", "bpp", "PSNR (dB)", "JPEG at equal bytes (dB)", "encode (s)", "decode (s)")
+    file = Column("file", no_wrap=True, overflow="fold")
+    table = Table(file, "bytes", "bpp", "PSNR (dB)", "JPEG at equal bytes (dB)", "encode (s)", "decode (s)")
     for row in rows:
         figures = f"{row.rate_bpp:.3f}", f"{row.psnr_db:.2f}", f"{row.jpeg_psnr_db:.2f}"
         table.add_row(row.file.name, str(row.bytes), *figures, f"{row.encode_s:.2f}", f"{row.decode_s:.2f}")
@@ -377,11 +379,11 @@ def evaluate_kv(
     out.print(f"written to {output}: {', '.join(sorted(path.name for path in output.glob('kv_*')))}")
 
 
-@train.command("image", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@train.command("image", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def train_image(context: typer.Context) -> None:
     """Train the image codec with Lightning: `codec train image --config RECIPE.yaml [--model.muon_lr ...]`.
 
-    Recipes ship in rdcodec/training/recipes; `codec train image --help-all` would be Lightning's own: use `fit --help`.
+    Recipes ship in rdcodec/training/recipes; `codec train image fit --help` lists every option, which are Lightning's.
     """
     try:
         from ..training.main import image

@@ -18,6 +18,7 @@ from PIL import Image
 from rdcodec.codecs import cli, files
 from rdcodec.codecs.kv_cache import MODES, KvCodec, KvSettings
 from rdcodec.codecs.weights import manifest
+from rich.console import Console
 from typer.testing import CliRunner
 
 CODEC = Path(sys.executable).with_name("codec")
@@ -283,6 +284,19 @@ def test_help_shows_each_example_on_its_own_line_and_every_mode():
     shown = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(cli.app, ["encode", "--help"]).output
     assert sum("codec encode" in line for line in shown.splitlines() if "Usage" not in line) >= 5, shown
     assert all(mode in shown for mode, line in MODES.items() if not line.needs_model)
+
+
+def test_models_at_eighty_columns_names_every_file_whole(run, monkeypatch):
+    monkeypatch.setattr(cli, "out", Console(width=80, highlight=False, soft_wrap=False))
+    _, out, _ = run("models")
+    for line in manifest().values():
+        assert line.name in out and line.sha256[:16] in out
+
+
+def test_help_of_training_is_lightnings(run):
+    pytest.importorskip("lightning")
+    code, out, _ = run("train", "image", "fit", "--help")
+    assert code == 0 and "--trainer.max_steps" in out and "--model.muon_lr" in out
 
 
 def test_demo_draws_its_sheet(run, photo, tmp_path):
