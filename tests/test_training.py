@@ -89,6 +89,18 @@ def test_the_recipe_learns_resumes_and_exports(photos, tmp_path, monkeypatch):
         weights.manifest.cache_clear()
 
 
+def test_the_tiny_recipe_is_tiny():
+    import yaml
+
+    recipe = yaml.safe_load((Path(__file__).parents[1] / "training/recipes/image_tiny.yaml").read_text())
+    architecture = recipe["model"].get("architecture", {})
+    small, shipped = (
+        sum(p.numel() for p in ImageNetwork(config, *LAYERS["integer"]).parameters())
+        for config in (ImageConfig(**architecture), ImageConfig())
+    )
+    assert small < shipped / 4
+
+
 def test_loss_falls(photos, tmp_path):
     """On a batch that stays the same, before and after."""
     L.seed_everything(0)

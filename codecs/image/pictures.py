@@ -254,7 +254,8 @@ def fitting(picture: Picture, image_format: str) -> Picture:
         else:
             continue
         held[name] = None
-    return replace(picture, **held, notices=(*picture.notices, *lost))
+    notices = (*picture.notices, *lost)
+    return replace(picture, icc=held["icc"], exif=held["exif"], xmp=held["xmp"], notices=notices)
 
 
 def _clean_exif(data: bytes | None) -> bytes | None:
