@@ -36,7 +36,7 @@ RESULTS = Path(__file__).parent / "results"
 PROMPT = 1024
 CALIBRATION_CONTEXTS = 24
 QUALITIES = {
-    "quantized": (30, 40, 45, 50, 60),
+    "quantized": (20, 30, 40, 45, 50, 60),
     "quantized, calibrated": (45, 55, 65),
     "transform": (35, 45, 55, 65),
     "predictive": (30, 40, 50, 60),
