@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 
 from ..container import write_file
 from . import anchors
@@ -53,19 +53,21 @@ def run(
         ValueError: not an image.
     """
     picture = read_picture(photograph.read_bytes())
-    picture = Picture(np.broadcast_to(picture.pixels, (*picture.pixels.shape[:2], 3)).copy())
+    picture = Picture(_upright(picture))
     original = picture.pixels
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "original.png", write_picture(picture))
-    rows, panels = [], [[(original, f"original, {original.shape[1]}x{original.shape[0]}")]]
+    panels = [[(original, f"original, {original.shape[1]}x{original.shape[0]}"), (original, "the same")]]
+    rows = []
     for quality in QUALITIES:
         progress(f"quality {quality}")
         row, ours, jpeg = _one(codec, picture, folder, quality)
         rows.append(row)
+        jpeg_bpp = row.rate_bpp * row.jpeg_bytes / row.bytes
         panels.append(
             [
                 (ours, f"rdcodec q{quality}: {row.bytes} B, {row.rate_bpp:.3f} bpp, {row.psnr_db:.2f} dB"),
-                (jpeg, f"JPEG q{row.jpeg_quality}: {row.jpeg_bytes} B, {row.jpeg_psnr_db:.2f} dB"),
+                (jpeg, f"JPEG q{row.jpeg_quality}: {row.jpeg_bytes} B, {jpeg_bpp:.3f} bpp, {row.jpeg_psnr_db:.2f} dB"),
             ]
         )
     sheet = folder / "sheet.png"
@@ -91,20 +93,40 @@ def _one(codec: ImageCodec, picture: Picture, folder: Path, quality: int) -> tup
     return row, ours, jpeg.pixels
 
 
+def _upright(picture: Picture) -> np.ndarray:
+    """RGB pixels turned as the picture's EXIF orientation says."""
+    exif = Image.Exif()
+    exif.load(picture.exif or b"")
+    image = Image.fromarray(np.broadcast_to(picture.pixels[..., :3], (*picture.pixels.shape[:2], 3)).copy())
+    image.getexif()[ExifTags.Base.Orientation] = exif.get(ExifTags.Base.Orientation, 1)
+    return np.asarray(ImageOps.exif_transpose(image))
+
+
 def _sheet(columns: list[list[tuple[np.ndarray, str]]]) -> np.ndarray:
-    """Panels side by side, ours above JPEG, each with a caption."""
+    """Panels side by side, ours above JPEG, each with a caption; below them the middle at 1:1, half ours and half JPEG."""
     height, width = columns[0][0][0].shape[:2]
     shrink = min(1.0, PANEL_MAX / max(height, width))
-    width, height = max(1, round(width * shrink)), max(1, round(height * shrink))
-    cell, gap, caption = max(width, 340), 12, 26
-    sheet = Image.new("RGB", (len(columns) * (cell + gap) + gap, 2 * (height + caption + gap) + gap), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    small = max(1, round(width * shrink)), max(1, round(height * shrink))
+    cell, gap, caption = max(small[0], 340), 12, 26
+    detail_rows = min(height, cell // 2)
+    row = small[1] + caption + gap
+    sheet = Image.new("RGB", (len(columns) * (cell + gap) + gap, 2 * row + detail_rows + caption + 2 * gap), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for i, panels in enumerate(columns):
-        for j, (pixels, text) in enumerate(panels):
-            x, y = gap + i * (cell + gap), gap + j * (height + caption + gap)
-            draw.text((x, y), text, fill="black", font=font)
+        x = gap + i * (cell + gap)
+        for j, (pixels, text) in enumerate(panels if i else panels[:1]):
+            draw.text((x, gap + j * row), text, fill="black", font=font)
             panel = Image.fromarray(pixels)
-            if shrink < 1:
-                panel = panel.resize((width, height), Image.Resampling.LANCZOS)
-            sheet.paste(panel, (x, y + caption))
+            sheet.paste(panel.resize(small, Image.Resampling.LANCZOS) if shrink < 1 else panel, (x, gap + j * row + caption))
+        draw.text((x, gap + 2 * row), "1:1, left rdcodec, right JPEG" if i else "1:1", fill="black", font=font)
+        sheet.paste(_detail(panels[0][0], panels[1][0], cell, detail_rows), (x, gap + 2 * row + caption))
     return np.asarray(sheet)
+
+
+def _detail(left: np.ndarray, right: np.ndarray, columns: int, rows: int) -> Image.Image:
+    """The middle of a picture at its own size: the left half of one, the right half of the other."""
+    height, width = left.shape[:2]
+    columns = min(columns, width)
+    top, start, middle = (height - rows) // 2, (width - columns) // 2, columns // 2
+    part = np.s_[top : top + rows, start : start + columns]
+    return Image.fromarray(np.concatenate([left[part][:, :middle], right[part][:, middle:]], 1))
