@@ -320,8 +320,12 @@ def test_rope_is_undone_only_where_that_is_known_to_be_right():
 def test_tokens_mode_recomputes(tmp_path):
     decoder, ids = tiny(), prompt(60)
     cache = prefilled(decoder, ids)
-    size = save_cache(cache, ids, tmp_path / "a.rdc", decoder, settings=KvSettings(mode="tokens"))
+    steps: list[tuple[int, int]] = []
+    size = save_cache(
+        cache, ids, tmp_path / "a.rdc", decoder, settings=KvSettings(mode="tokens"), progress=lambda *s: steps.append(s)
+    )
     assert size < 60 * 2 + 200
+    assert steps == sorted(steps) and len(set(steps)) >= 60 and steps[-1] == (60, 60)
     loaded = load_cache(tmp_path / "a.rdc", decoder)
     assert torch.allclose(loaded.layers[2].keys, cache.layers[2].keys, atol=1e-5)
     with pytest.raises(Unsupported, match="token ids only"):

@@ -90,7 +90,7 @@ def save_cache(
     elif MODES[settings.mode].needs_model:
         raise ValueError(f"mode {settings.mode} needs the model")
     if settings.mode == "tokens":
-        data = encode_tokens(model, ids, fingerprint=name, salt=salt)
+        data = encode_tokens(model, ids, fingerprint=name, salt=salt, progress=progress)
     else:
         if settings.mode == "residual":
             inputs = residual.capture(model, torch.from_numpy(ids))

@@ -21,6 +21,7 @@ few.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -86,10 +87,19 @@ def encode_sequence(
 
 
 def encode_tokens(
-    model: Any, tokens: np.ndarray, *, fingerprint: bytes, salt: bytes = b"", verify: bool = True
+    model: Any,
+    tokens: np.ndarray,
+    *,
+    fingerprint: bytes,
+    salt: bytes = b"",
+    verify: bool = True,
+    progress: Progress | None = None,
 ) -> bytes:
     """Only the ids, coded by the model; ``verify`` decodes each run and keeps plain ids where it does not come back."""
-    writer, reader, chunks, parent = token_coding.TokenModel(model), token_coding.TokenModel(model), [], ROOT
+    writer, reader = token_coding.TokenModel(model), token_coding.TokenModel(model)
+    chunks, parent, fed = [], ROOT, itertools.count(1)
+    if progress:  # the model runs once a token to write, once more to verify
+        writer.on_feed = reader.on_feed = lambda: progress(min(next(fed) // (1 + verify), len(tokens)), len(tokens))
     for start in range(0, len(tokens), CODED_TOKENS):
         run = tokens[start : start + CODED_TOKENS]
         coding, body = 1, token_coding.encode_ids(writer, run)

@@ -10,6 +10,7 @@ not come back; a reader on another machine checks ids against the block's hash a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import constriction
@@ -30,6 +31,8 @@ class TokenModel:
 
         self.model, self.cache = model, DynamicCache()
         self._probabilities: np.ndarray | None = None
+        self.on_feed: Callable[[], None] | None = None
+        """Called after each token, for progress."""
 
     @torch.no_grad()
     def feed(self, token: int) -> None:
@@ -37,6 +40,8 @@ class TokenModel:
         ids = torch.tensor([[token]], device=self.model.device)
         logits = self.model(ids, past_key_values=self.cache, use_cache=True).logits[0, -1]
         self._probabilities = torch.softmax(logits.double(), -1).cpu().numpy()
+        if self.on_feed:
+            self.on_feed()
 
     def distribution(self) -> constriction.stream.model.Categorical | None:
         """Of the next token; None before the first."""
