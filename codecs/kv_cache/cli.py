@@ -249,26 +249,26 @@ def verify(
     profile: ProfileFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Decode every block. Exits with 1 if one is damaged, and with 0 once --repair has deleted all that are."""
+    """Decode every block. Exits with 1 if one is damaged or cannot be read here, with 0 once --repair deleted the damaged."""
     with one_line():
         if profile:
             from .profile import Profile
 
             Profile.read(profile)
-        rows, damaged = [], 0
+        rows, damaged, unread = [], 0, 0
         for name, opened in _all(store):
             with bar(f"verify {name[:8]}") as progress:
                 checked = opened.verify(repair=repair, progress=progress)
             rows.append({"namespace": name, "blocks": checked.blocks, "damaged": len(checked.damaged)})
             rows[-1]["unreachable"] = len(checked.unreachable)
             rows[-1]["unread"] = len(checked.unread)
-            damaged += len(checked.damaged)
+            damaged, unread = damaged + len(checked.damaged), unread + len(checked.unread)
             for block, reason in (checked.damaged | checked.unread).items():
                 errors.print(f"codec kv: {block}: {reason}", markup=False)
         _show(rows, as_json, store)
         if damaged and repair:
             errors.print(f"codec kv: repaired: {damaged} damaged blocks deleted; the next put of their prompts heals them")
-        elif damaged:
+        if unread or (damaged and not repair):
             raise typer.Exit(1)
 
 
