@@ -249,7 +249,7 @@ def verify(
     profile: ProfileFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Decode every block. Exits with 1 if one is damaged or cannot be read here, with 0 once --repair deleted the damaged."""
+    """Decode every block. Exits with 1 if one is damaged or cannot be read here; 0 once --repair deleted the damaged."""
     with one_line():
         if profile:
             from .profile import Profile
