@@ -13,6 +13,8 @@ integer level context. Means may use anything decoded; levels may use integers o
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
@@ -25,8 +27,10 @@ STEPS = 4
 _ORDER = (0, 2, 3, 1)  # phases of one group: first the diagonal pair, then the other
 
 
+@lru_cache(maxsize=4 * STEPS)
+@torch.inference_mode(False)
 def active_mask(rows: int, columns: int, channels: int, step: int, device: torch.device) -> Tensor:
-    """Which entries of a (rows, columns, channels) latent step ``step`` codes. Bool."""
+    """Which entries of a (rows, columns, channels) latent step ``step`` codes. Bool; kept, so not to be written to."""
     group = torch.arange(channels, device=device) % STEPS
     order = torch.tensor(_ORDER, device=device)[phases(rows, columns, device)]
     return (group + order[..., None]) % STEPS == step
