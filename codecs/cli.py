@@ -137,7 +137,6 @@ def check_suffix(target: Path | None, suffix: str) -> None:
 
 @app.command()
 def encode(
-    context: typer.Context,
     inputs: Inputs,
     output: Output = None,
     quality: Quality = None,
@@ -170,8 +169,7 @@ def encode(
     """
     if sum(x is not None for x in (bpp, size)) > 1:
         raise typer.BadParameter("give --bpp or --size, not both")
-    source = context.get_parameter_source("quality")
-    if (bpp is not None or size is not None) and source is not None and source.name != "DEFAULT":
+    if quality is not None and (bpp is not None or size is not None):
         raise typer.BadParameter("give --quality, --bpp or --size, not two of them")
     if bpp is not None and not 0 < bpp <= 1000:
         raise ValueError(f"--bpp {bpp}; need a number above 0 and at most 1000, like 0.5")

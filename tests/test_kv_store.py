@@ -204,15 +204,21 @@ def damage(path, rng, kind):
     path.write_bytes(bytes(data))
 
 
+def store_with_damage(opened, folder, rng, kind):
+    """A store of PROMPT, and the node of a block of it that was damaged."""
+    store = opened()
+    put(store, PROMPT)
+    node = store.index.match(np.array(PROMPT)).path[rng.integers(4)]
+    damage(folder / store.index.key(node.id), rng, kind)
+    return store, node
+
+
 @pytest.mark.parametrize("reopen", [False, True])
 @pytest.mark.parametrize("kind", ["flip", "cut", "zeros", "empty"])
 def test_a_damaged_block_is_a_miss_and_the_next_put_heals_it(opened, folder, kind, reopen):
     rng = np.random.default_rng(1)
     for _ in range(12):
-        store = opened()
-        put(store, PROMPT)
-        node = store.index.match(np.array(PROMPT)).path[rng.integers(4)]
-        damage(folder / store.index.key(node.id), rng, kind)
+        store, node = store_with_damage(opened, folder, rng, kind)
         store = opened() if reopen else store
         hit = store.get(PROMPT)
         assert (hit.tokens if hit else 0) == node.start
@@ -227,10 +233,7 @@ def test_a_damaged_block_is_a_miss_and_the_next_put_heals_it(opened, folder, kin
 def test_a_put_over_a_damaged_block_heals_it_before_anyone_looks(opened, folder, kind, reopen):
     rng = np.random.default_rng(2)
     for _ in range(12):
-        store = opened()
-        put(store, PROMPT)
-        node = store.index.match(np.array(PROMPT)).path[rng.integers(4)]
-        damage(folder / store.index.key(node.id), rng, kind)
+        store, node = store_with_damage(opened, folder, rng, kind)
         stored = put(opened() if reopen else store, PROMPT)
         assert (stored.new_blocks, stored.new_tokens) == (1, len(node.tokens))
         assert_is_cache(opened().get(PROMPT), PROMPT)

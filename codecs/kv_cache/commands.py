@@ -18,6 +18,7 @@ from torch import Tensor
 from ...entropy_models.errors import Unsupported
 from .blocks import KvSettings
 from .codec import KvCodec
+from .header import width_text
 from .model import SUPPORTED, check_model, fingerprint, load_model, rope_of
 from .modes import MODES
 from .profile import Profile
@@ -221,5 +222,4 @@ def verify_bytes(data: bytes, profile: Path | None = None) -> None:
 
 def _shape_text(layers: Any) -> str:
     (heads, count, width), values = layers[0][0].shape, layers[0][1].shape[2]
-    both = str(width) if width == values else f"{width} (values {values})"
-    return f"{len(layers)} layers x {heads} heads x {count} tokens x {both}"
+    return f"{len(layers)} layers x {heads} heads x {count} tokens x {width_text(width, values)}"

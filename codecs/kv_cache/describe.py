@@ -6,7 +6,7 @@ import zlib
 from typing import Any
 
 from .. import container
-from .header import BLOCK
+from .header import BLOCK, width_text
 from .header import parse as parse_block
 from .modes import MODES
 from .sequence import BLOCKS, parse_sequence
@@ -37,13 +37,9 @@ def describe_kv(data: bytes) -> dict[str, Any]:
         "blocks": len(blocks),
         "tokens": tokens,
         "layers": first.layers,
-        "kv heads x width": f"{first.heads} x {_width(first.key_dim, first.value_dim)}",
+        "kv heads x width": f"{first.heads} x {width_text(first.key_dim, first.value_dim)}",
         "fingerprint": first.fingerprint.hex(),
         "bits per element": round(8 * len(data) / (elements * first.layers), 3),
         "by layer": " ".join(f"{8 * size / elements:.2f}" for size in by_layer),
         **({"damaged blocks": ", ".join(damaged)} if damaged else {}),
     }
-
-
-def _width(keys: int, values: int) -> str:
-    return str(keys) if keys == values else f"{keys} (values {values})"

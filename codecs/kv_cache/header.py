@@ -164,3 +164,8 @@ def rope_in(body: bytes, head: BlockHeader) -> Rope | None:
     ):
         raise Corrupt(f"RoPE frequencies of {len(body)} bytes for keys of width {head.key_dim}")
     return Rope(frequencies)
+
+
+def width_text(key_dim: int, value_dim: int) -> str:
+    """Head widths for people: one number where keys and values have the same."""
+    return str(key_dim) if key_dim == value_dim else f"{key_dim} (values {value_dim})"

@@ -173,15 +173,12 @@ class BlockIndex:
         return None
 
     def _checked_header(self, node: Node, data: bytes | None) -> BlockHeader:
-        if data is None:
-            raise Corrupt("the block is gone")
-        stream, header = parse(data)
+        stream, header = parse(_there(data))
         for i in range(len(stream.entries)):
             stream.chunk(i)  # checks its checksum
         if (header.id, header.parent, header.fingerprint) != (node.id, node.parent_id, self.fingerprint):
             raise Corrupt("the block is another than its place in the trie says")
-        if not np.array_equal(header.tokens, node.tokens):
-            raise Corrupt("the block holds other tokens than its place in the trie")
+        _check_tokens(node, header.tokens)
         return header
 
     def checked(self, node: Node, data: bytes | None, layers: range | None = None) -> KvBlock:
@@ -190,11 +187,8 @@ class BlockIndex:
         Raises:
             BitstreamError: they are not the block that belongs at this place in the trie.
         """
-        if data is None:
-            raise Corrupt("the block is gone")
-        block = decode_block(data, fingerprint=self.fingerprint, salt=self.salt, layers=layers)
-        if not np.array_equal(block.tokens, node.tokens):
-            raise Corrupt("the block holds other tokens than its place in the trie")
+        block = decode_block(_there(data), fingerprint=self.fingerprint, salt=self.salt, layers=layers)
+        _check_tokens(node, block.tokens)
         return block
 
     def encode(self, node: Node, layers: Layers, settings: KvSettings, total: int | None) -> bytes:
@@ -228,3 +222,14 @@ class BlockIndex:
         ledger.save(self.backend, self.namespace, self._pending)
         self._pending = ledger.Account()
         self.reuse.gained = self._pending.reuse
+
+
+def _there(data: bytes | None) -> bytes:
+    if data is None:
+        raise Corrupt("the block is gone")
+    return data
+
+
+def _check_tokens(node: Node, tokens: np.ndarray) -> None:
+    if not np.array_equal(tokens, node.tokens):
+        raise Corrupt("the block holds other tokens than its place in the trie")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...entropy_models.errors import Unsupported
-from .header import BlockHeader
+from .header import BlockHeader, width_text
 from .model import text_config
 from .splice import Layers
 
@@ -24,7 +24,7 @@ class Layout:
     dtype: torch.dtype
 
     def __str__(self) -> str:
-        width = str(self.key_dim) if self.key_dim == self.value_dim else f"{self.key_dim} (values {self.value_dim})"
+        width = width_text(self.key_dim, self.value_dim)
         return f"{self.layers} layers x {self.heads} kv heads x {width}, {str(self.dtype).removeprefix('torch.')}"
 
 
