@@ -55,13 +55,12 @@ class Plan:
         return np.repeat(of_level, self.counts)
 
 
-def _plans(level: Tensor, active: Tensor | None, skip_level: int) -> list[Plan]:
-    """One plan per item of the batch."""
+def _levels(level: Tensor, active: Tensor | None) -> np.ndarray:
+    """Levels as uint8 of shape (batch, symbols); inactive entries hold 0."""
     level = level.to(torch.int16).to(torch.uint8)  # straight from float to uint8 takes torch twice as long
     if active is not None:
         level = level * active
-    flat = level.cpu().numpy().reshape(level.shape[0], -1)
-    return [Plan(row, skip_level) for row in flat]
+    return level.cpu().numpy().reshape(level.shape[0], -1)
 
 
 def _rows(residual: Tensor) -> Tensor:
@@ -76,16 +75,23 @@ def _rows(residual: Tensor) -> Tensor:
             raise ValueError("the latent holds a value that is not finite; is the input finite?")
         if round(magnitude) > SYMBOL_MAX:
             raise ValueError(f"a symbol of magnitude {magnitude:.0f}; at most {SYMBOL_MAX} can be coded")
-    return residual.cpu().reshape(residual.shape[0], -1)
+    return residual.float().cpu().reshape(residual.shape[0], -1)
 
 
-def _quantised(row: Tensor, plan: Plan, tables: Tables) -> np.ndarray:
-    """Nearest integers (ties to even) after the tables' dead zone, int32, in coding order."""
-    ordered = row.index_select(0, plan.order)
-    if tables.deadzone is not None:
-        pull = torch.from_numpy(plan.spread(tables.deadzone))
-        ordered = torch.copysign((ordered.abs() - pull).clamp_min(0), ordered)
-    return ordered.round_().to(torch.int32).numpy()
+def _quantised(row: Tensor, level: np.ndarray, tables: Tables) -> Tensor:
+    """Nearest integers (ties to even) after the tables' dead zone, zero where nothing is coded; in the tensor's order."""
+    symbols = row.round()
+    if tables.deadzone is not None or level.min(initial=LEVELS) < tables.skip_level:
+        far = np.flatnonzero(symbols.numpy() != 0)  # the others are zero whatever the pull
+        values = row.numpy()[far]
+        values = np.copysign(np.maximum(np.abs(values) - tables.pull[level[far]], 0), values)
+        symbols.numpy()[far] = np.rint(values)
+    return symbols.add_(0.0)  # no negative zeros: a reader has none
+
+
+def _ordered(symbols: Tensor, plan: Plan) -> np.ndarray:
+    """Symbols in coding order, int32."""
+    return symbols.index_select(0, plan.order).to(torch.int32).numpy()
 
 
 def _entries(ordered: np.ndarray, plan: Plan, tables: Tables) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -102,14 +108,6 @@ def _entries(ordered: np.ndarray, plan: Plan, tables: Tables) -> tuple[np.ndarra
     return entries, np.abs(escaped) - reach, (escaped < 0).astype(np.int32)
 
 
-def _as_tensor(ordered: list[np.ndarray], plans: list[Plan], like: Tensor) -> Tensor:
-    """Symbols in the tensor's order, as float32, whatever the pixel path's dtype: bfloat16 would round them."""
-    rows = torch.zeros(like.shape, dtype=torch.int32)
-    for row, plan, symbols in zip(rows.view(len(plans), -1), plans, ordered, strict=True):
-        row.scatter_(0, plan.order, torch.from_numpy(symbols))
-    return rows.to(torch.float32).to(like.device)
-
-
 class Write:
     """Codes to bytes: one independent stream per item of the batch."""
 
@@ -120,15 +118,17 @@ class Write:
 
     def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None) -> Tensor:
         """Append a residual of shape (batch, ...); see the module's docstring."""
-        plans = _plans(level, active, self.tables.skip_level)
-        coded = [_quantised(row, plan, self.tables) for row, plan in zip(_rows(residual), plans, strict=True)]
-        for i, (ordered, plan, encoder) in enumerate(zip(coded, plans, self._encoders, strict=True)):
+        coded = []
+        for i, (row, levels) in enumerate(zip(_rows(residual), _levels(level, active), strict=True)):
+            coded.append(_quantised(row, levels, self.tables))
+            plan, encoder = Plan(levels, self.tables.skip_level), self._encoders[i]
+            ordered = _ordered(coded[i], plan)
             self.checks[i] = _check(ordered, self.checks[i])
             entries, excess, sign = _entries(ordered, plan, self.tables)
             for index, run in plan.runs:
                 encoder.encode(entries[run], self.tables.models[index])
             self._escapes(encoder, excess, sign)
-        return _as_tensor(coded, plans, residual)
+        return _like(coded, residual)
 
     @staticmethod
     def _escapes(encoder: constriction.stream.queue.RangeEncoder, excess: np.ndarray, sign: np.ndarray) -> None:
@@ -164,9 +164,9 @@ class Read:
         Raises:
             Corrupt: the stream is impossible under these tables.
         """
-        plans = _plans(level, active, self.tables.skip_level)
         coded = []
-        for i, (plan, decoder) in enumerate(zip(plans, self._decoders, strict=True)):
+        for i, levels in enumerate(_levels(level, active)):
+            plan, decoder = Plan(levels, self.tables.skip_level), self._decoders[i]
             ordered, reach = np.empty(len(plan.order), np.int32), plan.spread(self.tables.reach)
             try:
                 for index, run in plan.runs:
@@ -177,8 +177,9 @@ class Read:
             except AssertionError as error:  # constriction: "tried to decode from invalid compressed data"
                 raise Corrupt(f"entropy decoder: {error}") from None
             self.checks[i] = _check(ordered, self.checks[i])
-            coded.append(ordered)
-        return _as_tensor(coded, plans, residual)
+            symbols = torch.from_numpy(ordered).to(torch.float32)
+            coded.append(torch.zeros(levels.size).scatter_(0, plan.order, symbols))
+        return _like(coded, residual)
 
     @staticmethod
     def _escapes(decoder: constriction.stream.queue.RangeDecoder, reach: np.ndarray) -> np.ndarray:
@@ -209,19 +210,26 @@ class Measure:
 
     def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None) -> Tensor:
         """As `Write.code`, without a stream."""
-        plans = _plans(level, active, self.tables.skip_level)
-        coded = [_quantised(row, plan, self.tables) for row, plan in zip(_rows(residual), plans, strict=True)]
-        for i, (ordered, plan) in enumerate(zip(coded, plans, strict=True)):
-            entries, excess, _ = _entries(ordered, plan, self.tables)
+        coded = []
+        for i, (row, levels) in enumerate(zip(_rows(residual), _levels(level, active), strict=True)):
+            coded.append(_quantised(row, levels, self.tables))
+            plan = Plan(levels, self.tables.skip_level)
+            entries, excess, _ = _entries(_ordered(coded[i], plan), plan, self.tables)
             for index, run in plan.runs:
                 self.bits[i] += self.tables.bits[index][entries[run]].sum()
                 self.tally(index, entries[run])
             exponent = _exponent(excess)
             self.bits[i] += (_EXPONENT_BITS[exponent] + 1 + exponent).sum()
-        return _as_tensor(coded, plans, residual)
+        return _like(coded, residual)
 
     def tally(self, level: int, entries: np.ndarray) -> None:
         """Called with the entries coded at a level; for those who look closer."""
+
+
+def _like(coded: list[Tensor], residual: Tensor) -> Tensor:
+    """Symbols in the shape and on the device of a residual, as float32 whatever its dtype: bfloat16 would round them."""
+    rows = coded[0] if len(coded) == 1 else torch.stack(coded)
+    return rows.view(residual.shape).to(residual.device)
 
 
 def _check(symbols: np.ndarray, before: int) -> int:

@@ -89,6 +89,13 @@ class Tables:
         """Ideal length of each entry, float64, in bits."""
         return [-np.log2(table / TOTAL) for table in self.counts]
 
+    @cached_property
+    def pull(self) -> np.ndarray:
+        """Dead zone of each level, float32; without end below the skip level."""
+        pull = np.zeros(LEVELS, np.float32) if self.deadzone is None else self.deadzone.copy()
+        pull[: self.skip_level] = np.inf
+        return pull
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """As stored with the weights: int32 ``counts`` end to end, ``reach``, ``skip_level``; maybe float32 ``deadzone``."""
         optional = {} if self.deadzone is None else {"deadzone": self.deadzone}
