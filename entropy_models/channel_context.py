@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .hyperprior import Make, as_activation
 from .integer_net import ACTIVATION_MAX
-from .layers import GatedBlock
+from .layers import GatedBlock, Linear
 from .tables import LEVELS
 
 STEPS = 4
@@ -46,8 +46,8 @@ class MeanContext(nn.Module):
 
     def __init__(self, latent_channels: int, width: int) -> None:
         super().__init__()
-        self.mean = nn.ModuleList(nn.Linear(width, latent_channels) for _ in range(STEPS))
-        self.add = nn.ModuleList(nn.Linear(latent_channels, width) for _ in range(STEPS - 1))
+        self.mean = nn.ModuleList(Linear(width, latent_channels) for _ in range(STEPS))
+        self.add = nn.ModuleList(Linear(latent_channels, width) for _ in range(STEPS - 1))
         self.block = nn.ModuleList(GatedBlock(width) for _ in range(STEPS))
 
     def refine(self, context: Tensor, step: int) -> Tensor:

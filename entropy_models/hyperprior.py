@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .integer_net import ACTIVATION_MAX
-from .layers import GatedBlock, QualityGain, depth_to_space, space_to_depth
+from .layers import GatedBlock, Linear, QualityGain, depth_to_space, space_to_depth
 from .tables import LEVELS
 
 HYPER_STRIDE = 4
@@ -48,12 +48,12 @@ class HyperAnalysis(nn.Module):
 
     def __init__(self, latent_channels: int, width: int, hyper_channels: int, anchors: int) -> None:
         super().__init__()
-        self.first = nn.Linear(latent_channels, width)
-        self.down1 = nn.Linear(4 * width, width)
+        self.first = Linear(latent_channels, width)
+        self.down1 = Linear(4 * width, width)
         self.block1 = GatedBlock(width)
-        self.down2 = nn.Linear(4 * width, width)
+        self.down2 = Linear(4 * width, width)
         self.block2 = GatedBlock(width)
-        self.last = nn.Linear(width, hyper_channels)
+        self.last = Linear(width, hyper_channels)
         self.gain = QualityGain(hyper_channels, anchors)
 
     def forward(self, y: Tensor, hats: Tensor) -> Tensor:
@@ -70,11 +70,11 @@ class MeanSynthesis(nn.Module):
 
     def __init__(self, hyper_channels: int, width: int, context_channels: int, anchors: int) -> None:
         super().__init__()
-        self.first = nn.Linear(hyper_channels, width)
+        self.first = Linear(hyper_channels, width)
         self.block1 = GatedBlock(width)
-        self.up1 = nn.Linear(width, 4 * width)
+        self.up1 = Linear(width, 4 * width)
         self.block2 = GatedBlock(width)
-        self.up2 = nn.Linear(width, 4 * context_channels)
+        self.up2 = Linear(width, 4 * context_channels)
         self.gain = QualityGain(context_channels, anchors)
 
     def forward(self, z_hat: Tensor, hats: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .layers import linear
+
 ACTIVATION_MAX = 255
 """Largest activation; hidden layers are ReLUs clamped here."""
 ACTIVATION_SCALE = 16
@@ -42,7 +44,7 @@ class IntegerLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``x``: integers as float, shape (..., inputs), magnitude at most 255. Same for the result."""
         dtype = exact_dtype(x)
-        total = F.linear(x.to(dtype), self.weight.to(dtype))
+        total = linear(x.to(dtype), self.weight.to(dtype))
         return rescale(total, self.bias.to(dtype), self.shift.to(dtype)).clamp(0, self.ceiling)
 
     def check(self) -> None:

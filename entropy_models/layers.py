@@ -6,6 +6,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias``. Inference in float32 on a CPU goes to oneDNN, as torch's own low precisions do: its call into
+    MKL reaches less than half of that on AMD processors (measured: 100 against 220 GFLOP/s on one Zen 5 core)."""
+    if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and ONEDNN and not torch.is_grad_enabled():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` by way of `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        return linear(x, self.weight, self.bias)
+
 
 class GatedBlock(nn.Module):
     """Residual block: 1x1 expansion, 3x3 depthwise, gate, 1x1 projection (after DCVC-RT's depthwise blocks, Sec. 3.3).
@@ -16,9 +35,9 @@ class GatedBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.expand = nn.Linear(channels, 2 * channels)
+        self.expand = Linear(channels, 2 * channels)
         self.depthwise = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
-        self.project = nn.Linear(channels, channels)
+        self.project = Linear(channels, channels)
         with torch.no_grad():
             self.project.weight *= 0.1  # starts near the identity: no normalisation layer is needed
 

@@ -26,7 +26,7 @@ from ...entropy_models.hyperprior import (
     quality_hats,
 )
 from ...entropy_models.integer_net import ACTIVATION_MAX, IntegerDepthwise, IntegerLinear
-from ...entropy_models.layers import GatedBlock, QualityGain, depth_to_space, space_to_depth
+from ...entropy_models.layers import GatedBlock, Linear, QualityGain, depth_to_space, space_to_depth
 
 PATCH = 8
 """Pixels per trunk position, each way."""
@@ -79,12 +79,12 @@ class Analysis(nn.Module):
     def __init__(self, config: ImageConfig) -> None:
         super().__init__()
         trunk, latent = config.trunk_channels, config.latent_width
-        self.patch = nn.Linear(3 * PATCH**2, trunk)
+        self.patch = Linear(3 * PATCH**2, trunk)
         self.gain = QualityGain(trunk, config.anchors)
         self.trunk = nn.Sequential(*(GatedBlock(trunk) for _ in range(config.trunk_blocks[0])))
-        self.down = nn.Linear(4 * trunk, config.latent_channels)
+        self.down = Linear(4 * trunk, config.latent_channels)
         self.latent = nn.Sequential(*(GatedBlock(latent) for _ in range(config.latent_blocks[0])))
-        self.last = nn.Linear(latent, latent)
+        self.last = Linear(latent, latent)
 
     def forward(self, image: Tensor, hats: Tensor) -> Tensor:
         x = self.trunk(full_precision(self.patch, space_to_depth(image, PATCH)) * self.gain(hats))
@@ -99,12 +99,12 @@ class Synthesis(nn.Module):
     def __init__(self, config: ImageConfig) -> None:
         super().__init__()
         trunk, latent = config.trunk_channels, config.latent_width
-        self.first = nn.Linear(latent, latent)
+        self.first = Linear(latent, latent)
         self.latent = nn.Sequential(*(GatedBlock(latent) for _ in range(config.latent_blocks[1])))
-        self.up = nn.Linear(config.latent_channels, 4 * trunk)
+        self.up = Linear(config.latent_channels, 4 * trunk)
         self.gain = QualityGain(trunk, config.anchors)
         self.trunk = nn.Sequential(*(GatedBlock(trunk) for _ in range(config.trunk_blocks[1])))
-        self.patch = nn.Linear(trunk, 3 * PATCH**2)
+        self.patch = Linear(trunk, 3 * PATCH**2)
 
     def forward(self, y_hat: Tensor, hats: Tensor) -> Tensor:
         deep, direct = y_hat.split([self.first.in_features, y_hat.shape[-1] - self.first.in_features], dim=-1)
