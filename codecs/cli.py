@@ -40,6 +40,8 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
 
 IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .avif .tif .tiff .bmp .ppm .pgm .gif .jp2 .ico".split())
+CHUNKS_SHOWN = 16
+"""Rows of `codec info`'s chunk table."""
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, globs or folders; - is standard input.")]
 Output = Annotated[str | None, typer.Option("--output", "-o", metavar="OUT", help="File, folder, or - (stdout).")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite outputs that exist.")]
@@ -269,12 +271,24 @@ def info(inputs: Inputs, as_json: AsJson = False) -> None:
         if as_json:
             out.print_json(json.dumps({"file": job.name, **fields}))
             return
+        chunks = fields.pop("chunks")
         table = Table("field", "value", title=job.name, title_justify="left", show_header=False)
         for name, value in fields.items():
             table.add_row(name.replace("_", " "), str(value))
         out.print(table)
+        out.print(chunk_table(chunks))
 
     run_all([Job(source, None) for source in files.expand(inputs, frozenset({".rdc"}))], work, "reading")
+
+
+def chunk_table(chunks: list[dict[str, Any]]) -> Table:
+    """The first rows of a file's chunk table; a large file has thousands."""
+    rest = len(chunks) - CHUNKS_SHOWN
+    more = f"and {rest} more (all with --json)" if rest > 0 else None
+    table = Table("chunk", "kind", "offset", "bytes", "crc32", caption=more)
+    for index, chunk in enumerate(chunks[:CHUNKS_SHOWN]):
+        table.add_row(str(index), *map(str, chunk.values()))
+    return table
 
 
 @app.command()

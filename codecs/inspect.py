@@ -10,7 +10,7 @@ from .files import show_size
 
 
 def describe(data: bytes) -> dict[str, Any]:
-    """Fields of the header and table, in reading order.
+    """Fields of the header and table, in reading order; ``chunks`` is a list of the table's rows.
 
     Raises:
         BitstreamError: the header or table is damaged.
@@ -24,7 +24,18 @@ def describe(data: bytes) -> dict[str, Any]:
         from .kv_cache.describe import describe_kv
 
         fields |= describe_kv(data)
-    return fields
+    return fields | {"chunks": _chunks(stream)}
+
+
+def _chunks(stream: container.Stream) -> list[dict[str, Any]]:
+    """The chunk table."""
+    from .image.header import ALPHA
+
+    names = {container.DATA: "data", container.METADATA: "metadata", ALPHA: "alpha"}
+    return [
+        {"kind": names.get(e.kind, str(e.kind)), "offset": e.offset, "bytes": e.length, "crc32": f"{e.crc:08x}"}
+        for e in stream.entries
+    ]
 
 
 def _image(data: bytes) -> dict[str, Any]:

@@ -55,6 +55,9 @@ def test_encode_info_verify_decode(run, photo, tmp_path):
     code, out, _ = run("info", "photo.rdc", "--json")
     facts = json.loads(out)
     assert code == 0 and facts["size"] == "120x96" and facts["quality"] == 60
+    chunk = facts["chunks"][-1]
+    assert chunk["kind"] == "data" and chunk["offset"] + chunk["bytes"] == Path("photo.rdc").stat().st_size
+    assert chunk["crc32"] in run("info", "photo.rdc")[1]
     assert run("verify", "photo.rdc")[:2] == (0, "photo.rdc  ok\n")
     code, out, _ = run("decode", "photo.rdc", "-o", "out.png")
     assert code == 0 and Image.open(tmp_path / "out.png").size == (120, 96)
@@ -312,9 +315,11 @@ def test_eval_writes_its_report(run, tmp_path, photograph):
     Image.fromarray(photograph[:200, :200]).save(tmp_path / "in" / "one.png")
     Image.fromarray(photograph[:30, :30]).save(tmp_path / "in" / "small.png")
     (tmp_path / "in" / "bad.png").write_bytes((tmp_path / "in" / "one.png").read_bytes()[:500])
+    Image.new("RGB", (16500, 9)).save(tmp_path / "in" / "wide.png")  # more than WebP can hold
     qualities = "5,30,60,90"
     code, out, err = run("eval", "image", "in", "--anchors", "jpeg,webp", "--qualities", qualities, "-o", "report")
     assert code == 0 and "webp" in out and "bad.png" in err and "without 1 pictures" in err
+    assert "wide.png: encoding error" in err and "wide.png" not in (tmp_path / "report" / "points.csv").read_text()
     assert "nan" not in (tmp_path / "report" / "means.csv").read_text()
     names = {"points.csv", "means.csv", "bd_rate.csv", "rate_distortion.png"}
     assert {p.name for p in (tmp_path / "report").iterdir()} == names

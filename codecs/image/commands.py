@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,11 @@ def evaluate_folder(
     """
     if not folder.exists():
         raise ValueError(f"{folder}: no such file or folder")
-    paths = _readable(sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder], progress)
+
+    def left_out(path: Path, error: Exception) -> None:
+        progress.console.print(f"codec: {path}: {error}; left out", markup=False)
+
+    paths = _readable(sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder], left_out)
     if not paths:
         raise ValueError(f"{folder}: no images there")
     wanted = [name.strip() for name in names.split(",") if name.strip()]
@@ -153,13 +158,14 @@ def evaluate_folder(
     def advance(text: str) -> None:
         progress.update(task, description=text, advance=1)
 
-    points = evaluate.evaluate(ImageCodec.load(model=model, device=device), paths, wanted, ours, advance)
+    codec = ImageCodec.load(model=model, device=device)
+    points = evaluate.evaluate(codec, paths, wanted, ours, advance, left_out)
     if small := {point.file for point in points if math.isnan(point.ms_ssim)}:
         progress.console.print(f"codec: note: MS-SSIM is without {len(small)} pictures of at most 160 pixels a side")
-    return write_report(output, points, wanted, f"{folder.name}: {len(paths)} images")
+    return write_report(output, points, wanted, f"{folder.name}: {len({point.file for point in points})} images")
 
 
-def _readable(paths: list[Path], progress: Bar) -> list[Path]:
+def _readable(paths: list[Path], left_out: Callable[[Path, Exception], None]) -> list[Path]:
     """The images among the files; a damaged one is reported and left out, before hours are spent on the others."""
     kept = []
     for path in paths:
@@ -170,7 +176,7 @@ def _readable(paths: list[Path], progress: Bar) -> list[Path]:
             read_picture(data)
             kept.append(path)
         except ValueError as error:
-            progress.console.print(f"codec: {path}: {error}; left out", markup=False)
+            left_out(path, error)
     return kept
 
 

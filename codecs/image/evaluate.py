@@ -80,24 +80,45 @@ def evaluate(
     names: Sequence[str] = (),
     qualities: Sequence[int] = QUALITIES,
     progress: Progress = lambda name: None,
+    left_out: Callable[[Path, Exception], None] | None = None,
 ) -> list[Point]:
     """Code every file at every quality, with ours and with each anchor in ``names``.
 
+    Args:
+        left_out: called with a file that some codec cannot take, and the error; none of its points is kept, so that every
+            mean is over the same pictures. None: the error is raised.
+
     Raises:
-        ValueError: a file is not an image, or an anchor is missing.
+        ValueError: a file is not an image, an anchor is missing, or no file is left.
     """
     points = []
     for path in files:
-        pixels = read_picture(path.read_bytes()).pixels
-        rgb = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy()
-        for quality in qualities:
-            progress(f"{path.name} ours q{quality}")
-            coded = anchors.timed(partial(codec.encode, rgb, quality), codec.decode)
-            points.append(point("rdcodec", quality, path.name, rgb, coded))
-        for name in names:
-            for quality in anchors.ANCHORS[name].qualities:
-                progress(f"{path.name} {name} q{quality}")
-                points.append(point(name, quality, path.name, rgb, anchors.code(name, rgb, quality)))
+        try:
+            points += _points_of(codec, path, names, qualities, progress)
+        except (ValueError, OSError) as error:
+            if left_out is None:
+                raise
+            left_out(path, error)
+    if not points:
+        raise ValueError(f"none of {len(files)} images could be coded")
+    return points
+
+
+def _points_of(
+    codec: ImageCodec, path: Path, names: Sequence[str], qualities: Sequence[int], progress: Progress
+) -> list[Point]:
+    """Every point of one file."""
+    points = []
+    pixels = read_picture(path.read_bytes()).pixels
+    rgb = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy()
+    for quality in qualities:
+        progress(f"{path.name} ours q{quality}")
+        coded = anchors.timed(partial(codec.encode, rgb, quality), codec.decode)
+        points.append(point("rdcodec", quality, path.name, rgb, coded))
+    for name in names:
+        for quality in anchors.ANCHORS[name].qualities:
+            progress(f"{path.name} {name} q{quality}")
+            points.append(point(name, quality, path.name, rgb, anchors.code(name, rgb, quality)))
     return points
 
 
