@@ -272,11 +272,7 @@ def info(inputs: Inputs, as_json: AsJson = False) -> None:
             out.print_json(json.dumps({"file": job.name, **fields}))
             return
         chunks = fields.pop("chunks")
-        table = Table("field", "value", title=job.name, title_justify="left", show_header=False)
-        for name, value in fields.items():
-            table.add_row(name.replace("_", " "), str(value))
-        out.print(table)
-        out.print(chunk_table(chunks))
+        out.print(field_table(job.name, fields), chunk_table(chunks))
 
     run_all([Job(source, None) for source in files.expand(inputs, frozenset({".rdc"}))], work, "reading")
 
@@ -322,11 +318,19 @@ def models(as_json: AsJson = False) -> None:
     if as_json:
         out.print_json(json.dumps([asdict(line) for line in lines]))
         return
-    whole = [Column(name, no_wrap=True, overflow="fold") for name in ("name", "codec", "size", "sha256")]
-    table = Table(*whole, Column("trained on", overflow="fold"), Column("licence", overflow="fold"))
     for line in lines:
-        table.add_row(line.name, line.codec, show_size(line.file_bytes), line.sha256[:16], line.data, line.licence)
-    out.print(table)
+        state = "retired: only decodes" if line.retired_from else "encodes and decodes"
+        fields = {"codec": f"{line.codec}, {state}", "size": show_size(line.file_bytes)}
+        fields |= {"in streams": line.stream_hash.hex(), "trained on": line.data, "training": line.hardware}
+        out.print(field_table(line.name, fields | {"licence": line.licence}))
+
+
+def field_table(title: str, fields: dict[str, Any]) -> Table:
+    """Names and values below each other."""
+    table = Table("field", "value", title=title, title_justify="left", show_header=False)
+    for name, value in fields.items():
+        table.add_row(name.replace("_", " "), str(value))
+    return table
 
 
 @app.command()

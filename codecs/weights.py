@@ -1,13 +1,15 @@
 """Shipped weights: a manifest line for each file; verified by size and SHA-256 before anything is parsed.
 
 ``weights_files/manifest.json`` maps a model's name to its line. Files are safetensors; the first 8 bytes of the
-SHA-256 travel in every stream, so a stream names the weights it needs.
+SHA-256 travel in every stream, so a stream names the weights it needs. A model that a better one replaces is retired
+(`training.retire`): what its streams need to decode stays for good, cut out and xz-compressed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -39,10 +41,13 @@ class WeightsLine:
     measured: dict[str, Any] = field(default_factory=dict)
     """Rate-distortion measured with exactly this file."""
 
+    retired_from: str = ""
+    """Of a retired model: SHA-256 of the whole file, which streams name."""
+
     @property
     def stream_hash(self) -> bytes:
         """What a stream's header holds."""
-        return bytes.fromhex(self.sha256)[:WEIGHTS_BYTES]
+        return bytes.fromhex(self.retired_from or self.sha256)[:WEIGHTS_BYTES]
 
 
 @cache
@@ -80,7 +85,7 @@ def line_of_stream(codec: str, stream_hash: bytes) -> WeightsLine:
 
 
 def verified_bytes(line: WeightsLine) -> bytes:
-    """The file of a line, checked.
+    """The safetensors of a line, checked.
 
     Raises:
         ValueError: size or hash differ from the manifest.
@@ -92,4 +97,4 @@ def verified_bytes(line: WeightsLine) -> bytes:
             f"weights {line.file}: {len(data)} bytes, sha256 {digest[:16]}...; "
             f"the manifest says {line.file_bytes} bytes, {line.sha256[:16]}... (reinstall the package)"
         )
-    return data
+    return lzma.decompress(data) if line.retired_from else data

@@ -42,7 +42,7 @@ def test_the_package_holds_every_module_and_weight_file():
     for part in PARTS:
         installed = Path(str(resources.files(f"rdcodec.{part}")))
         for path in (ROOT / part).rglob("*"):
-            if path.suffix in {".py", ".yaml", ".safetensors", ".json"} and "__pycache__" not in path.parts:
+            if path.suffix in {".py", ".yaml", ".safetensors", ".xz", ".json"} and "__pycache__" not in path.parts:
                 assert (installed / path.relative_to(ROOT / part)).is_file(), path
 
 
@@ -51,7 +51,7 @@ def test_every_manifest_line_has_its_file_and_the_whole_stays_small():
     assert {line.codec for line in lines.values()} <= set(REGISTRY)
     for line in lines.values():
         assert len(weights.verified_bytes(line)) <= 12_000_000
-    files = {p.name for p in weights.FOLDER.glob("*.safetensors")}
+    files = {p.name for p in weights.FOLDER.glob("*.safetensors*")}
     assert files == {line.file for line in lines.values()}
     assert len({line.stream_hash for line in lines.values()}) == len(lines)
 

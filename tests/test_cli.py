@@ -293,7 +293,7 @@ def test_models_at_eighty_columns_names_every_file_whole(run, monkeypatch):
     monkeypatch.setattr(cli, "out", Console(width=80, highlight=False, soft_wrap=False))
     _, out, _ = run("models")
     for line in manifest().values():
-        assert line.name in out and line.sha256[:16] in out
+        assert line.name in out and line.stream_hash.hex() in out
 
 
 def test_help_of_training_is_lightnings(run):

@@ -157,10 +157,14 @@ def initial_state(init: str) -> dict[str, Tensor]:
 
     Raises:
         KeyError: neither a file nor a model's name.
+        ValueError: a retired model.
     """
     if Path(init).is_file():
         return checkpoint_state(torch.load(init, map_location="cpu", weights_only=True))
-    network, _ = read_weights(weights.verified_bytes(weights.line_named("image", init)))
+    line = weights.line_named("image", init)
+    if line.retired_from:
+        raise ValueError(f"{init} is retired: its encoder is gone, training cannot go on from it")
+    network, _ = read_weights(weights.verified_bytes(line))
     return thawed(network)
 
 

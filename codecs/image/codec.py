@@ -346,7 +346,7 @@ def to_pixels(signal: Tensor) -> Tensor:
 
 
 def read_weights(data: bytes) -> tuple[ImageNetwork, Tables]:
-    """Networks (float32) and tables from the bytes of a weights file, as `training.export` writes it."""
+    """Networks (float32) and tables from a weights file, as `training.export` or `training.retire` writes it."""
     header_bytes = struct.unpack_from("<Q", data)[0]
     config = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["config"])
     config = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items()}
@@ -354,6 +354,8 @@ def read_weights(data: bytes) -> tuple[ImageNetwork, Tables]:
     stored = [name for name in tensors if name.startswith("tables.")]
     tables = Tables.from_arrays({name.removeprefix("tables."): tensors.pop(name).numpy() for name in stored})
     network = ImageNetwork(ImageConfig(**config))
+    if not any(name.startswith("analysis.") for name in tensors):
+        network.retire()
     state = {n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()}
     network.load_state_dict(state, assign=True)
     return network, tables

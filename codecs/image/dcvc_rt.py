@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...entropy_models.channel_context import STEPS, LevelContext, MeanContext, active_mask
 from ...entropy_models.hyperprior import (
+    HYPER_STRIDE,
     HyperAnalysis,
     HyperPrior,
     LevelSynthesis,
@@ -113,6 +114,25 @@ class Synthesis(nn.Module):
         return depth_to_space(full_precision(self.patch, x), PATCH)
 
 
+class Retired(nn.Module):
+    """Where the analysis transform of a retired model was."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        raise ValueError("these weights are retired and only decode; `codec models` lists the ones that encode")
+
+
+class NoHyperLatent(nn.Module):
+    """Where the hyper analysis of a retired model was: a reader needs the hyper-latent's shape alone."""
+
+    def __init__(self, hyper_channels: int) -> None:
+        super().__init__()
+        self.hyper_channels = hyper_channels
+
+    def forward(self, y: Tensor, hats: Tensor) -> Tensor:
+        batch, rows, columns, _ = y.shape
+        return y.new_zeros(batch, -(-rows // HYPER_STRIDE), -(-columns // HYPER_STRIDE), self.hyper_channels)
+
+
 def full_precision(layer: nn.Module, x: Tensor) -> Tensor:
     """Run a layer at the ends of a transform outside autocast: bf16 there would cost more than it saves."""
     with torch.autocast(x.device.type, enabled=False):
@@ -139,6 +159,10 @@ class ImageNetwork(nn.Module):
         self.level_synthesis = LevelSynthesis(c.hyper_channels, c.level_channels, c.anchors, linear, depthwise)
         self.mean_context = MeanContext(c.latent_channels, c.context_channels)
         self.level_context = LevelContext(c.latent_channels, c.level_channels, c.anchors, linear, depthwise)
+
+    def retire(self) -> None:
+        """Drop the networks that only an encoder runs."""
+        self.analysis, self.hyper_analysis = Retired(), NoHyperLatent(self.config.hyper_channels)
 
     def to_latent(self, image: Tensor, quality: Tensor) -> Tensor:
         """``image`` (B, H, W, 3) in -0.5..0.5 with sides multiples of 16; ``quality`` (B,) integers 0..100."""

@@ -1,0 +1,59 @@
+"""Cut the weights of a replaced model down to what its streams need to decode, so that every model can stay installed.
+
+python -m rdcodec.training.retire image-1
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import lzma
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+
+from ..codecs import weights
+
+ENCODER = ("analysis.", "hyper_analysis.")
+"""Networks that only an encoder runs."""
+XZ = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 1}]
+"""One literal model for each byte of a float16: the upper ones compress, the lower ones do not."""
+
+
+def retire(name: str, folder: Path = weights.FOLDER) -> Path:
+    """Replace a model's file and manifest line in ``folder``; its streams go on naming the hash of the whole file.
+
+    Raises:
+        ValueError: it is retired already, or it is its codec's default.
+    """
+    lines = json.loads((folder / "manifest.json").read_text())
+    line = lines[name]
+    if line.get("retired_from"):
+        raise ValueError(f"{name} is retired already")
+    if name == next(other for other in lines if lines[other]["codec"] == line["codec"]):
+        raise ValueError(f"{name} is the default {line['codec']} model; export its successor first")
+    whole = folder / line["file"]
+    with safetensors.safe_open(whole, "pt") as file:
+        kept = {key: file.get_tensor(key) for key in file.keys() if not key.startswith(ENCODER)}  # noqa: SIM118
+        blob = lzma.compress(safetensors.torch.save(kept, file.metadata()), filters=XZ)
+    path = whole.with_suffix(".safetensors.xz")
+    path.write_bytes(blob)
+    line["retired_from"] = line["sha256"]
+    line |= {"file": path.name, "file_bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(lines, indent=1) + "\n")
+    whole.unlink()
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="model name, as in `codec models`")
+    parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where weights and manifest are")
+    args = parser.parse_args()
+    print(retire(args.name, args.folder))
+
+
+if __name__ == "__main__":
+    main()
