@@ -4,8 +4,11 @@ The latent's channels form four groups and its positions four phases of a 2x2 pa
 each position, the group that a Latin square assigns to it, so that every step sees all channels near
 and all positions far of what came before:
 
-    phase   0 1      step of group g at phase p = (g + order(p)) mod 4
+    phase   0 1      turn of group g at phase p = (g + order(p)) mod 4
             2 3
+
+With four steps a step is a turn. With five, the first turn, which knows nothing but the hyper-latent, comes in two: phase 0,
+a sixteenth of all entries, and then the other phases, which see it.
 
 After each step the decoded values update a float mean context, and the integer symbols update an
 integer level context. Means may use anything decoded; levels may use integers only (parse path).
@@ -23,17 +26,23 @@ from .integer_net import ACTIVATION_MAX
 from .layers import GatedBlock, Linear
 from .tables import LEVELS
 
-STEPS = 4
+GROUPS = 4
+"""Channel groups, and phases, and turns."""
 _ORDER = (0, 2, 3, 1)  # phases of one group: first the diagonal pair, then the other
 
 
-@lru_cache(maxsize=4 * STEPS)
+@lru_cache(maxsize=4 * (GROUPS + 1))
 @torch.inference_mode(False)
-def active_mask(rows: int, columns: int, channels: int, step: int, device: torch.device) -> Tensor:
-    """Which entries of a (rows, columns, channels) latent step ``step`` codes. Bool; kept, so not to be written to."""
-    group = torch.arange(channels, device=device) % STEPS
-    order = torch.tensor(_ORDER, device=device)[phases(rows, columns, device)]
-    return (group + order[..., None]) % STEPS == step
+def active_mask(rows: int, columns: int, channels: int, step: int, steps: int, device: torch.device) -> Tensor:
+    """Which entries of a (rows, columns, channels) latent step ``step`` of 4 or 5 ``steps`` codes.
+
+    Bool; kept, so not to be written to.
+    """
+    phase = phases(rows, columns, device)[..., None]
+    turn = (torch.arange(channels, device=device) + torch.tensor(_ORDER, device=device)[phase]) % GROUPS
+    if steps == GROUPS:
+        return turn == step
+    return turn == step - 1 if step > 1 else (turn == 0) & ((phase > 0) == step)
 
 
 def phases(rows: int, columns: int, device: torch.device) -> Tensor:
@@ -44,11 +53,11 @@ def phases(rows: int, columns: int, device: torch.device) -> Tensor:
 class MeanContext(nn.Module):
     """Float half: context (B, H, W, width) to the mean of every latent entry, and its update."""
 
-    def __init__(self, latent_channels: int, width: int) -> None:
+    def __init__(self, latent_channels: int, width: int, steps: int) -> None:
         super().__init__()
-        self.mean = nn.ModuleList(Linear(width, latent_channels) for _ in range(STEPS))
-        self.add = nn.ModuleList(Linear(latent_channels, width) for _ in range(STEPS - 1))
-        self.block = nn.ModuleList(GatedBlock(width) for _ in range(STEPS))
+        self.mean = nn.ModuleList(Linear(width, latent_channels) for _ in range(steps))
+        self.add = nn.ModuleList(Linear(latent_channels, width) for _ in range(steps - 1))
+        self.block = nn.ModuleList(GatedBlock(width) for _ in range(steps))
 
     def refine(self, context: Tensor, step: int) -> Tensor:
         return self.block[step](context)
@@ -61,19 +70,21 @@ class MeanContext(nn.Module):
 class LevelContext(nn.Module):
     """Integer half: context (B, H, W, width) of integers to the level of every latent entry, and its update."""
 
-    def __init__(self, latent_channels: int, width: int, anchors: int, linear: Make, depthwise: Make) -> None:
+    def __init__(
+        self, latent_channels: int, width: int, anchors: int, steps: int, linear: Make, depthwise: Make
+    ) -> None:
         super().__init__()
-        side = anchors + STEPS
-        inputs = [width + side] + [width + side + latent_channels] * (STEPS - 1)
+        side = anchors + GROUPS
+        inputs = [width + side] + [width + side + latent_channels] * (steps - 1)
         self.mix = nn.ModuleList(linear(n, width) for n in inputs)
-        self.spread = nn.ModuleList(depthwise(width) for _ in range(STEPS))
-        self.join = nn.ModuleList(linear(2 * width, width) for _ in range(STEPS))
-        self.level = nn.ModuleList(linear(width, latent_channels, ceiling=LEVELS - 1) for _ in range(STEPS))
+        self.spread = nn.ModuleList(depthwise(width) for _ in range(steps))
+        self.join = nn.ModuleList(linear(2 * width, width) for _ in range(steps))
+        self.level = nn.ModuleList(linear(width, latent_channels, ceiling=LEVELS - 1) for _ in range(steps))
 
     def refine(self, context: Tensor, symbols: Tensor | None, hats: Tensor, step: int) -> Tensor:
         """``symbols``: integers of the step before, zero elsewhere; None at step 0."""
         batch, rows, columns, _ = context.shape
-        phase = nn.functional.one_hot(phases(rows, columns, context.device), STEPS) * ACTIVATION_MAX
+        phase = nn.functional.one_hot(phases(rows, columns, context.device), GROUPS) * ACTIVATION_MAX
         side = torch.cat(
             [
                 hats[:, None, None].expand(batch, rows, columns, -1),

@@ -28,7 +28,7 @@ from rdcodec.training.data import ImageData, PixelCache, RandomCrops, iterate_im
 from rdcodec.training.export import export, write_line
 from rdcodec.training.freeze import frozen
 from rdcodec.training.image import ImageTraining, initial_state, stratified_qualities
-from rdcodec.training.initialise import dct, start_as_dct
+from rdcodec.training.initialise import dct, start_as_dct, with_split_first_step
 from rdcodec.training.losses import rate_distortion, rate_distortion_weight
 from rdcodec.training.main import image as train_image
 from rdcodec.training.quantisation import LAYERS
@@ -103,7 +103,7 @@ def retires_once_it_is_replaced(folder: Path, data: bytes, pixels: np.ndarray) -
     assert line.stream_hash == container.parse(data).weights
     old = ImageCodec.load(model="tiny")
     np.testing.assert_array_equal(old.decode(data), pixels)
-    for refused in (lambda: old.encode(pixels), lambda: initial_state("tiny"), lambda: retire("tiny", folder)):
+    for refused in (lambda: old.encode(pixels), lambda: initial_state("tiny", 4), lambda: retire("tiny", folder)):
         with pytest.raises(ValueError, match="retired"):
             refused()
 
@@ -187,6 +187,21 @@ def test_training_and_coding_run_the_same_integers(photograph):
             for n, m in zip((network, deployed), measures, strict=True)
         ]
     assert torch.equal(*decoded) and measures[0].bits == measures[1].bits
+
+
+@torch.no_grad()
+def test_a_first_step_in_two_halves_starts_as_the_step_it_was(photograph):
+    """Training goes on from four steps with five: the same symbols, charged at the same levels."""
+    four = ImageNetwork(ImageConfig(**TINY, steps=4), *LAYERS["integer"])
+    four.gain.log_gain += 3.0  # many symbols are not zero
+    five = ImageNetwork(ImageConfig(**TINY, steps=5), *LAYERS["integer"])
+    five.load_state_dict(with_split_first_step(four.state_dict()))
+    image = torch.from_numpy(photograph[None, :96, :80].copy()).float() / 255 - 0.5
+    for quality in (torch.tensor([20]), torch.tensor([90])):
+        y = four.to_latent(image, quality)
+        before, after = Measure(gaussian_tables(3)), Measure(gaussian_tables(3))
+        torch.testing.assert_close(five.coding_pass(after, y, quality), four.coding_pass(before, y, quality))
+        assert before.bits == pytest.approx(after.bits) and before.bits > 1000
 
 
 def test_train_counts_what_measure_counts(photograph):

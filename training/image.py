@@ -14,10 +14,11 @@ from torch import Tensor
 from ..codecs import weights
 from ..codecs.image.codec import read_weights
 from ..codecs.image.dcvc_rt import ImageConfig, ImageNetwork
+from ..entropy_models.channel_context import GROUPS
 from ..entropy_models.hyperprior import QUALITIES
 from .coder import Train
 from .freeze import thawed
-from .initialise import start_as_dct
+from .initialise import start_as_dct, with_split_first_step
 from .losses import PEAK, psnr_db, rate_distortion, rate_distortion_weight
 from .optimizer import Joint, muon_with_adamw
 from .quantisation import LAYERS
@@ -64,7 +65,7 @@ class ImageTraining(L.LightningModule):
         if dct_start:
             start_as_dct(self.network)
         if init:
-            self.network.load_state_dict(initial_state(init))
+            self.network.load_state_dict(initial_state(init, self.network.config.steps))
         self.elapsed_s = 0.0
         self._tick: float | None = None
 
@@ -152,20 +153,22 @@ class ImageTraining(L.LightningModule):
         self.elapsed_s = checkpoint["elapsed_s"]
 
 
-def initial_state(init: str) -> dict[str, Tensor]:
-    """Trainable state of the averaged network of a checkpoint, or of an installed model.
+def initial_state(init: str, steps: int) -> dict[str, Tensor]:
+    """Trainable state of the averaged network of a checkpoint, or of an installed model, for ``steps`` coding steps.
 
     Raises:
         KeyError: neither a file nor a model's name.
         ValueError: a retired model.
     """
     if Path(init).is_file():
-        return checkpoint_state(torch.load(init, map_location="cpu", weights_only=True))
-    line = weights.line_named("image", init)
-    if line.retired_from:
-        raise ValueError(f"{init} is retired: its encoder is gone, training cannot go on from it")
-    network, _ = read_weights(weights.verified_bytes(line))
-    return thawed(network)
+        state = checkpoint_state(torch.load(init, map_location="cpu", weights_only=True))
+    else:
+        line = weights.line_named("image", init)
+        if line.retired_from:
+            raise ValueError(f"{init} is retired: its encoder is gone, training cannot go on from it")
+        state = thawed(read_weights(weights.verified_bytes(line))[0])
+    had = sum(name.startswith("mean_context.mean.") and name.endswith(".weight") for name in state)
+    return with_split_first_step(state) if (had, steps) == (GROUPS, GROUPS + 1) else state
 
 
 def checkpoint_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:

@@ -112,3 +112,40 @@ def bumps(rows: int, columns: int, width: float) -> Tensor:
     """Gaussians along the columns, centred evenly from the first row to the last; float64."""
     centre = (torch.arange(rows, dtype=torch.float64)[:, None] + 0.5) * columns / rows - 0.5
     return torch.exp(-(((torch.arange(columns, dtype=torch.float64) - centre) / width) ** 2))
+
+
+def with_split_first_step(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Trainable state of a network with four steps as one with five that codes the very same symbols to begin with.
+
+    The second half of the first step predicts as the first did; what is new between them passes its input on.
+    """
+    moved = {_one_later(name): value for name, value in state.items()}
+    for name, value in state.items():
+        part, kind, step, *_ = (*name.split("."), "", "")
+        if part not in CONTEXTS or step != "0":
+            continue
+        twin = name.replace(f"{kind}.0.", f"{kind}.1.", 1)
+        moved[name] = value
+        if kind in ("mean", "level", "spread"):
+            moved[twin] = value
+        elif kind == "add":
+            moved[twin] = value
+            moved[name] = value if name.endswith("weight") else torch.zeros_like(value)
+        elif kind == "block":
+            moved[twin] = torch.zeros_like(value) if ".project." in name else value
+    for kind in ("mix", "join"):
+        old = state[f"level_context.{kind}.1.weight"]
+        moved[f"level_context.{kind}.1.weight"] = torch.eye(*old.shape)
+        moved[f"level_context.{kind}.1.bias"] = torch.zeros(len(old))
+    return moved
+
+
+CONTEXTS = ("mean_context", "level_context")
+
+
+def _one_later(name: str) -> str:
+    """The name of a layer of step 1 and up, one step later."""
+    part, kind, step, *rest = (*name.split("."), "", "")
+    if part not in CONTEXTS or step == "0":
+        return name
+    return ".".join((part, kind, str(int(step) + 1), *(r for r in rest if r)))

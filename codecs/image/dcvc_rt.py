@@ -3,7 +3,7 @@
     image ─ unshuffle 8 ─▶ trunk (1/8) ─▶ latent y (1/16) ─▶ coding pass ─▶ bytes
     image ◀─ shuffle 8 ─── trunk (1/8) ◀─ y_hat (1/16) ◀──── coding pass ◀─ bytes
                                                                  │
-             residual gain, hyperprior z (1/64), four-step context: mean float, level integer
+             residual gain, hyperprior z (1/64), context in steps: mean float, level integer
 
 One set of weights covers quality 0..100 by per-channel gains, log-linear between anchors.
 """
@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ...entropy_models.channel_context import STEPS, LevelContext, MeanContext, active_mask
+from ...entropy_models.channel_context import GROUPS, LevelContext, MeanContext, active_mask
 from ...entropy_models.hyperprior import (
     HYPER_STRIDE,
     HyperAnalysis,
@@ -59,12 +59,16 @@ class ImageConfig:
     """Blocks at 1/8 in analysis and synthesis."""
     latent_blocks: tuple[int, int] = (3, 3)
     """Blocks at 1/16 in analysis and synthesis."""
+    steps: int = 5
+    """Of the coding pass, 4 or 5; see `channel_context`."""
     anchors: int = 9
     """Qualities that own a gain vector; the others interpolate."""
 
     def __post_init__(self) -> None:
-        if self.latent_channels % STEPS:
-            raise ValueError(f"latent_channels={self.latent_channels} is not a multiple of {STEPS}")
+        if self.latent_channels % GROUPS:
+            raise ValueError(f"latent_channels={self.latent_channels} is not a multiple of {GROUPS}")
+        if self.steps not in (GROUPS, GROUPS + 1):
+            raise ValueError(f"steps={self.steps}; need {GROUPS} or {GROUPS + 1}")
         if not 0 < self.latent_width <= self.latent_channels:
             raise ValueError(f"latent_width={self.latent_width} is outside 1..{self.latent_channels}")
 
@@ -157,8 +161,10 @@ class ImageNetwork(nn.Module):
         self.hyper_prior = HyperPrior(c.hyper_channels, c.anchors, linear)
         self.mean_synthesis = MeanSynthesis(c.hyper_channels, c.level_channels, c.context_channels, c.anchors)
         self.level_synthesis = LevelSynthesis(c.hyper_channels, c.level_channels, c.anchors, linear, depthwise)
-        self.mean_context = MeanContext(c.latent_channels, c.context_channels)
-        self.level_context = LevelContext(c.latent_channels, c.level_channels, c.anchors, linear, depthwise)
+        self.mean_context = MeanContext(c.latent_channels, c.context_channels, c.steps)
+        self.level_context = LevelContext(
+            c.latent_channels, c.level_channels, c.anchors, c.steps, linear, depthwise
+        )
 
     def retire(self) -> None:
         """Drop the networks that only an encoder runs."""
@@ -192,17 +198,19 @@ class ImageNetwork(nn.Module):
         z_hat = coder.code(z, self.exact(self.hyper_prior, hats).expand(*z.shape[:3], -1))
         mean_context = self.mean_synthesis(z_hat.to(y.dtype), weights)[:, :rows, :columns].to(y.dtype)
         level_context = self.exact(self.level_synthesis, z_hat, hats)[:, :rows, :columns]
-        y_hat, symbols = torch.zeros_like(y), None
-        for step in range(STEPS):
-            active = active_mask(rows, columns, channels, step, y.device)
+        y_hat, known, steps = torch.zeros_like(y), None, self.config.steps
+        for step in range(steps):
+            active = active_mask(rows, columns, channels, step, steps, y.device)
             mean_context = self.mean_context.refine(mean_context, step)
-            level_context = self.exact(self.level_context.refine, level_context, symbols, hats, step)
+            level_context = self.exact(self.level_context.refine, level_context, known, hats, step)
             mean = full_precision(self.mean_context.mean[step], mean_context) * active
             level = self.exact(self.level_context.levels, level_context, step)
             symbols = coder.code((y - mean) * gain * active, level, active)
             y_step = mean + symbols.to(y.dtype) * inverse_gain
             y_hat = y_hat + y_step
-            if step + 1 < STEPS:
+            halves = step == 1 and steps > GROUPS  # of the first turn, one to those that follow
+            known = known + symbols if halves else symbols
+            if step + 1 < steps:
                 mean_context = self.mean_context.update(mean_context, y_step, step)
         return y_hat
 
