@@ -6,7 +6,8 @@ below 2^24, the range in which float32 represents integers exactly, so any order
 the same result (Ballé, Johnston & Minnen, ICLR 2019, with a plain shift as the divisor).
 
 Activations are integers 0..255 that stand for value * 16; weights are int8 with one shift per output
-channel. Only matrix products and additions are used, never a convolution, which a library may
+channel. Eight bits hold each of them, so products by way of bfloat16 with sums in float32 (torch's ``medium`` precision) are
+exact as well. Only matrix products and additions are used, never a convolution, which a library may
 compute by Winograd or FFT.
 """
 
