@@ -1,6 +1,6 @@
-"""Four-step spatial and channel context (DCVC-DC, Li et al., CVPR 2023, Sec. 3.2; DCVC-RT's one-network version).
+"""Stepwise spatial and channel context (DCVC-DC, Li et al., CVPR 2023, Sec. 3.2; DCVC-RT's one-network version).
 
-The latent's channels form four groups and its positions four phases of a 2x2 pattern. Step k codes, at
+The latent's channels form four groups and its positions four phases of a 2x2 pattern. Turn k codes, at
 each position, the group that a Latin square assigns to it, so that every step sees all channels near
 and all positions far of what came before:
 
