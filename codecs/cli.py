@@ -5,6 +5,7 @@ Nothing here imports torch before a command needs it, so that help and ``codec i
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import sys
 import time
@@ -55,6 +56,12 @@ ProfileFile = Annotated[
     Path | None, typer.Option("--profile", help="KV caches: kv_profile.safetensors of the model, from `codec eval kv`.")
 ]
 Bits = Annotated[int | None, typer.Option(min=1, max=5, help="KV caches: of the turboquant modes' codes, default 4.")]
+
+
+@app.callback(invoke_without_command=True)
+def top(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        out.print(f"rdcodec {importlib.metadata.version('rdcodec')}")
 
 
 def main() -> None:
@@ -269,7 +276,7 @@ def info(inputs: Inputs, as_json: AsJson = False) -> None:
     def work(job: Job, progress: Progress) -> None:
         fields = describe(job.read())
         if as_json:
-            out.print_json(json.dumps({"file": job.name, **fields}))
+            out.print(json.dumps({"file": job.name, **fields}), markup=False)
             return
         chunks = fields.pop("chunks")
         out.print(field_table(job.name, fields), chunk_table(chunks))
@@ -366,12 +373,16 @@ def evaluate_image(
     model: Annotated[str | None, typer.Option(help="Weights by name.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Rate-distortion of the image codec on a folder: points.csv, means.csv, bd_rate.csv, rate_distortion.png."""
+    """Rate-distortion of the image codec on a folder: points.csv, means.csv, bd_rate.csv, rate_distortion.png.
+
+    Every codec gets the same RGB pixels: alpha and metadata are left out, grey becomes RGB.
+    """
     from .image.commands import evaluate_folder
 
     with bar(disable=not errors.is_terminal) as progress:
         table = evaluate_folder(folder, names, output, qualities, model, device, progress)
-    out.print(table)
+    if table.row_count:
+        out.print(table)
     out.print(f"written: {output}/points.csv, means.csv, bd_rate.csv, rate_distortion.png")
 
 

@@ -129,8 +129,10 @@ def parse(data: bytes | memoryview, *, salvage: bool = False) -> Stream:
         Corrupt: a field is out of range or the header's checksum does not match.
     """
     start = bytes(data[: len(MAGIC)])
-    if start != MAGIC[: len(start)] or not start:
-        raise Unsupported(f"starts with {start!r}, an .rdc file with {MAGIC!r}")
+    if not start:
+        raise Unsupported("not an .rdc file: it is empty")
+    if start != MAGIC[: len(start)]:
+        raise Unsupported(f"not an .rdc file: it starts with {start!r}, not {MAGIC!r}")
     if len(data) < _FIXED.size:
         raise Truncated(f"{len(data)} bytes, a header has at least {_FIXED.size}")
     _, version, reserved, codec_id, weights, signal_bytes, count = _FIXED.unpack_from(data)

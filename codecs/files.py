@@ -110,6 +110,8 @@ def jobs(
             target = None
         elif output is None:
             target = source.with_suffix(suffix_of(source))  # type: ignore[union-attr]
+        elif len(sources) > 1 and (Path(output).is_file() or Path(output).suffix == suffix_of(source)):
+            raise ValueError(f"{len(sources)} inputs for the one file {output}; -o takes a folder here, like {output}/")
         elif Path(output).is_dir() or output.endswith(("/", "\\")) or len(sources) > 1:
             target = Path(output) / _place(source, folders) / ((source.stem if source else "stdin") + suffix_of(source))
         else:

@@ -67,7 +67,8 @@ def line_named(codec: str, name: str | None = None) -> WeightsLine:
     for line in lines:
         if name in (None, line.name):
             return line
-    raise KeyError(f"no {codec} model {name!r}; there are {', '.join(line.name for line in lines) or 'none'}")
+    there = [f"{line.name}{' (only decodes)' if line.retired_from else ''}" for line in lines]
+    raise KeyError(f"no {codec} model {name!r}; there are {', '.join(there) or 'none'}")
 
 
 def line_of_stream(codec: str, stream_hash: bytes) -> WeightsLine:

@@ -65,6 +65,15 @@ def test_encode_info_verify_decode(run, photo, tmp_path):
     assert Image.open(tmp_path / "crop.webp").size == (70, 80)
 
 
+def test_many_inputs_need_a_folder(run, photo, tmp_path):
+    Image.open(photo).save(tmp_path / "second.png")
+    for output in ("two.rdc", "photo.png"):  # the second is a file
+        code, out, err = run("encode", "photo.png", "second.png", "-o", output, "--force")
+        assert (code, out) == (1, "") and f"2 inputs for the one file {output}" in err
+    assert run("encode", "photo.png", "second.png", "-o", "v1.0")[0] == 0 and (tmp_path / "v1.0" / "second.rdc").exists()
+    assert run("--version")[1].startswith("rdcodec ")
+
+
 def test_content_decides_not_the_suffix(run, photo, tmp_path):
     photo.rename(tmp_path / "photo.txt")
     assert run("encode", "photo.txt")[0] == 0
@@ -309,7 +318,7 @@ def test_demo_draws_its_sheet(run, photo, tmp_path):
     assert len(list((tmp_path / "shown").glob("*.rdc"))) == 3
 
 
-def test_eval_writes_its_report(run, tmp_path, photograph):
+def test_eval_writes_its_report(run, tmp_path, photograph, monkeypatch):
     pytest.importorskip("bjontegaard")
     (tmp_path / "in").mkdir()
     Image.fromarray(photograph[:200, :200]).save(tmp_path / "in" / "one.png")
@@ -324,12 +333,18 @@ def test_eval_writes_its_report(run, tmp_path, photograph):
     names = {"points.csv", "means.csv", "bd_rate.csv", "rate_distortion.png"}
     assert {p.name for p in (tmp_path / "report").iterdir()} == names
     assert run("eval", "image", "in", "--anchors", "gif")[0] == 1
+    (tmp_path / "taken").write_text("a file")
+    code, out, err = run("eval", "image", "in", "-o", "taken")
+    assert (code, out) == (1, "") and "taken" in err
     for arguments, message in (
         (("nowhere",), "no such file or folder"), (("in", "--qualities", "5,x"), "whole numbers 0..100"),
         (("in", "--qualities", "5,50,101,6"), "whole numbers 0..100"), (("in", "--qualities", "5,50"), "needs 4"),
     ):  # fmt: skip
         code, out, err = run("eval", "image", *arguments)
         assert (code, out) == (1, "") and message in err.splitlines()[-1]
+    monkeypatch.setitem(sys.modules, "bjontegaard", None)
+    code, out, err = run("eval", "image", "in", "-o", "none")
+    assert (code, out) == (1, "") and "pip install 'rdcodec[eval]'" in err and not (tmp_path / "none").exists()
 
 
 def test_standard_input_and_output(photo, tmp_path):

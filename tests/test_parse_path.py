@@ -57,17 +57,21 @@ def noise(codec: ImageCodec):
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
     ]
     assert len(hooks) > 40
-    yield
-    for hook in hooks:
-        hook.remove()
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextlib.contextmanager
 def threads(count: int):
     before = torch.get_num_threads()
     torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -258,6 +258,12 @@ def test_data(photos, tmp_path):
         PixelCache(tmp_path / "empty", tmp_path / "cache")
 
 
+def test_a_folder_that_changes_is_decoded_anew(photograph, tmp_path):
+    for count in (1, 2):
+        Image.fromarray(photograph[:64, :64]).save(tmp_path / f"{count}.png")
+        assert len(PixelCache(tmp_path, tmp_path / "cache").index) == count
+
+
 def test_qualities_cover_the_range():
     drawn = torch.stack([stratified_qualities(8) for _ in range(400)])
     assert drawn.min() == 0 and drawn.max() == 100

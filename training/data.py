@@ -23,15 +23,27 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
 
 
+def files_of(source: Path) -> list[Path]:
+    """Image files and tar shards of a folder (recursive), or the one file; sorted.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    if source.is_file():
+        return [source]
+    if source.is_dir():
+        return sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES | {".tar"})
+    raise FileNotFoundError(f"{source}: no such folder or tar file of training images")
+
+
+def state_of(source: Path) -> list[tuple[Path, int, int]]:
+    """Path, bytes and time of change of each file: another set of images is another cache."""
+    return [(path.resolve(), path.stat().st_size, path.stat().st_mtime_ns) for path in files_of(source)]
+
+
 def iterate_images(source: Path) -> Iterator[tuple[str, bytes]]:
     """Names and bytes of the images in a folder (recursive), a tar file, or a folder of tar files; sorted."""
-    if source.is_file():
-        paths = [source]
-    elif source.is_dir():
-        paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES | {".tar"})
-    else:
-        raise FileNotFoundError(f"{source}: no such folder or tar file of training images")
-    for path in paths:
+    for path in files_of(source):
         if path.suffix.lower() != ".tar":
             yield path.name, path.read_bytes()
             continue
@@ -45,7 +57,7 @@ class PixelCache:
     """All images of a source as one memory-mapped file of uint8 RGB, with an index of (offset, height, width)."""
 
     def __init__(self, source: Path, folder: Path) -> None:
-        key = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:16]
+        key = hashlib.sha256("\n".join(map(str, state_of(source))).encode()).hexdigest()[:16]
         self.pixels_path, self.index_path = folder / f"{key}.bin", folder / f"{key}.npy"
         if not self.index_path.exists():
             self._build(source)

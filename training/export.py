@@ -23,7 +23,7 @@ from ..entropy_models.tables import Tables, gaussian_tables
 from .calibrate import calibrated
 from .data import ImageData
 from .freeze import SKIP_LEVEL, frozen
-from .image import checkpoint_state, stratified_qualities
+from .image import checkpoint_state, steps_of, stratified_qualities
 from .quantisation import LAYERS
 
 LAGRANGIAN = 0.05
@@ -52,8 +52,10 @@ def load_checkpoint(path: Path) -> tuple[ImageNetwork, dict[str, Any]]:
     hparams = checkpoint["hyper_parameters"]
     if hparams["level_branch"] != "integer":
         raise ValueError(f"{path} was trained with level_branch={hparams['level_branch']}; only integer can be exported")
-    network = ImageNetwork(ImageConfig(**(hparams["architecture"] or {})), *LAYERS["integer"])
-    network.load_state_dict(checkpoint_state(checkpoint))
+    state = checkpoint_state(checkpoint)
+    config = {"steps": steps_of(state)} | (hparams["architecture"] or {})  # of before there was a choice: four
+    network = ImageNetwork(ImageConfig(**config), *LAYERS["integer"])
+    network.load_state_dict(state)
     return network, {"steps": checkpoint["global_step"], "elapsed_s": checkpoint["elapsed_s"]}
 
 
@@ -98,7 +100,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where weights and manifest go")
     parser.add_argument("--batches", type=int, default=100)
     args = parser.parse_args()
-    print(export(args.checkpoint, args.name, args.train, args.folder, args.batches, args.data))
+    try:
+        print(export(args.checkpoint, args.name, args.train, args.folder, args.batches, args.data))
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"{error}\n")
 
 
 if __name__ == "__main__":

@@ -167,8 +167,12 @@ def initial_state(init: str, steps: int) -> dict[str, Tensor]:
         if line.retired_from:
             raise ValueError(f"{init} is retired: its encoder is gone, training cannot go on from it")
         state = thawed(read_weights(weights.verified_bytes(line))[0])
-    had = sum(name.startswith("mean_context.mean.") and name.endswith(".weight") for name in state)
-    return with_split_first_step(state) if (had, steps) == (GROUPS, GROUPS + 1) else state
+    return with_split_first_step(state) if (steps_of(state), steps) == (GROUPS, GROUPS + 1) else state
+
+
+def steps_of(state: dict[str, Tensor]) -> int:
+    """Coding steps of the network that a state belongs to."""
+    return sum(name.startswith("mean_context.mean.") and name.endswith(".weight") for name in state)
 
 
 def checkpoint_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:

@@ -26,9 +26,11 @@ def retire(name: str, folder: Path = weights.FOLDER) -> Path:
     """Replace a model's file and manifest line in ``folder``; its streams go on naming the hash of the whole file.
 
     Raises:
-        ValueError: it is retired already, or it is its codec's default.
+        ValueError: there is no such model, it is retired already, or it is its codec's default.
     """
     lines = json.loads((folder / "manifest.json").read_text())
+    if name not in lines:
+        raise ValueError(f"no model {name!r}; there are {', '.join(lines)}")
     line = lines[name]
     if line.get("retired_from"):
         raise ValueError(f"{name} is retired already")
@@ -52,7 +54,10 @@ def main() -> None:
     parser.add_argument("name", help="model name, as in `codec models`")
     parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where weights and manifest are")
     args = parser.parse_args()
-    print(retire(args.name, args.folder))
+    try:
+        print(retire(args.name, args.folder))
+    except ValueError as error:
+        parser.exit(1, f"{error}\n")
 
 
 if __name__ == "__main__":

@@ -57,11 +57,8 @@ def code(name: str, pixels: np.ndarray, quality: int) -> Coded:
     Raises:
         ValueError: no such anchor, or this Pillow lacks the format.
     """
-    if name not in ANCHORS:
-        raise ValueError(f"no anchor {name!r}; there are {', '.join(ANCHORS)}")
+    check(name)
     anchor = ANCHORS[name]
-    if name == "jxl":
-        _need_jxl()
 
     def encode() -> bytes:
         buffer = io.BytesIO()
@@ -74,7 +71,16 @@ def code(name: str, pixels: np.ndarray, quality: int) -> Coded:
         raise ValueError(f"this Pillow cannot write {anchor.image_format} ({error}); upgrade Pillow") from None
 
 
-def _need_jxl() -> None:
+def check(name: str) -> None:
+    """Whether an anchor can be run here.
+
+    Raises:
+        ValueError: no such anchor, or a package is missing.
+    """
+    if name not in ANCHORS:
+        raise ValueError(f"no anchor {name!r}; there are {', '.join(ANCHORS)}")
+    if name != "jxl":
+        return
     try:
         import pillow_jxl  # noqa: F401  registers itself with Pillow
     except ImportError:

@@ -147,11 +147,13 @@ def evaluate_folder(
     if not paths:
         raise ValueError(f"{folder}: no images there")
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    if unknown := set(wanted) - set(anchors.ANCHORS):
-        raise ValueError(f"no anchors {', '.join(sorted(unknown))}; there are {', '.join(anchors.ANCHORS)}")
+    for name in wanted:
+        anchors.check(name)
     ours = parse_qualities(qualities) if qualities else evaluate.QUALITIES
     if wanted and len(ours) < 4:
         raise ValueError(f"{len(ours)} qualities; a BD-rate needs 4 (or give --anchors '')")
+    evaluate.check_packages()
+    output.mkdir(parents=True, exist_ok=True)  # what cannot be written is found out before hours are spent
     total = len(paths) * (len(ours) + sum(len(anchors.ANCHORS[name].qualities) for name in wanted))
     task = progress.add_task("loading", total=total)
 

@@ -57,6 +57,20 @@ class MeanPoint:
     decode_s: float
 
 
+def check_packages() -> None:
+    """Whether everything a report needs is installed.
+
+    Raises:
+        ImportError: it is not; says what to install.
+    """
+    try:
+        import bjontegaard  # noqa: F401
+        import matplotlib  # noqa: F401
+        import pytorch_msssim  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"a report needs more packages ({error}): pip install 'rdcodec[eval]'") from None
+
+
 def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
     """Peak signal-to-noise ratio of uint8 arrays; 100 for equal ones."""
     mse = float(np.mean((a.astype(np.float64) - b) ** 2))
@@ -133,15 +147,15 @@ def point(codec: str, quality: int, file: str, rgb: np.ndarray, coded: anchors.C
 
 
 def means(points: Sequence[Point]) -> list[MeanPoint]:
-    """Mean over files for each codec and quality, by rising rate."""
+    """Mean over files for each codec and quality, by rising rate, which is all bits over all pixels."""
     groups = defaultdict(list)
     for point in points:
         groups[point.codec, point.quality].append(point)
-    fields = [field.name for field in dataclasses.fields(MeanPoint)][2:]
-    rows = [
-        MeanPoint(*key, *(_mean([getattr(p, field) for p in group]) for field in fields))
-        for key, group in groups.items()
-    ]
+    fields = [field.name for field in dataclasses.fields(MeanPoint)][3:]
+    rows = []
+    for key, group in groups.items():
+        rate_bpp = 8 * sum(p.bytes for p in group) / sum(p.width * p.height for p in group)
+        rows.append(MeanPoint(*key, rate_bpp, *(_mean([getattr(p, field) for p in group]) for field in fields)))
     return sorted(rows, key=lambda row: (row.codec != "rdcodec", row.codec, row.rate_bpp))
 
 

@@ -1,7 +1,7 @@
 """Pictures in and out of files, through Pillow: pixels, alpha, ICC profile, EXIF and XMP.
 
 Whatever Pillow opens becomes 8-bit grey or RGB with optional alpha; what that changed is said in ``notices``.
-Pixels are never rotated: the EXIF orientation travels with them.
+The EXIF orientation travels with the pixels, which are not rotated (Pillow itself turns TIFF files upright).
 """
 
 from __future__ import annotations
