@@ -11,7 +11,9 @@ The header and the chunks are specified in `header`, a chunk in `rows`, its cont
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,23 +23,23 @@ from ...entropy_models.errors import BitstreamError, Unsupported
 from .. import container
 from .header import (
     CODEC_ID,
+    ELEMENT_TYPES,
     FIRST,
     LAYERS_MAX,
     ROOT,
     START_MAX,
     TOKENS_MAX,
     BlockHeader,
-    block_id,
+    check_salt,
     check_sizes,
     pack,
     parse,
-    rope_in,
     stored_layers,
 )
 from .modes import MODES
-from .place import DTYPES, KEY, KIND_NAMES, VALUE, Choices, Place
+from .place import KEY, KIND_NAMES, VALUE, Choices, Place
 from .profile import Profile, find_profile
-from .rope import Rope
+from .rope import Rope, rope_in
 from .rows import MeasureRows, ReadRows, WriteRows
 
 
@@ -84,6 +86,15 @@ class KvSettings:
             raise ValueError(f"mode {self.mode} needs a calibrated profile (rdcodec.codecs.kv_cache.calibrate)")
 
 
+def block_id(parent: bytes, fingerprint: bytes, salt: bytes, tokens: Any) -> bytes:
+    """16 bytes that name a block; see the module's docstring."""
+    if len(parent) != 16 or len(fingerprint) != 16:
+        raise ValueError(f"parent id of {len(parent)} and fingerprint of {len(fingerprint)} bytes; need 16 and 16")
+    check_salt(salt)
+    ids = np.ascontiguousarray(tokens, "<i8")
+    return hashlib.sha256(parent + fingerprint + hashlib.sha256(salt).digest() + ids.tobytes()).digest()[:16]
+
+
 def encode_block(
     block: KvBlock,
     *,
@@ -112,9 +123,8 @@ def encode_block(
     coders = [WriteRows() for _ in range(2 * stored_layers(head))]
     predicts = MODES[settings.mode].needs_earlier_layers
     run(coders, head, settings.rope, settings.profile, block.layers, settings, wanted=predicts)
-    ids = np.ascontiguousarray(block.tokens, "<u4").tobytes()
     rope = settings.rope.frequencies.astype("<f4").tobytes() if settings.rope else b""
-    chunks = [(container.METADATA, ids), (container.METADATA, rope)]
+    chunks = [(container.METADATA, head.ids), (container.METADATA, rope)]
     chunks += [(container.DATA, coder.chunk()) for coder in coders]
     return container.write(codec_id=CODEC_ID, weights=head.profile, signal=pack(head), chunks=chunks)
 
@@ -180,7 +190,7 @@ def decode_block(
         raise ValueError(f"layers {want}; the block has {stored}")
     if MODES[head.mode].needs_profile and profile is None:
         profile = find_profile(head.profile)
-    rope = rope_in(stream.chunk(1), head)
+    rope = rope_in(stream.chunk(1), head.key_dim)
     first = 0 if MODES[head.mode].needs_earlier_layers else want.start
     chosen = range(first, want.stop) if len(want) else range(0)
     coders = [ReadRows(stream.chunk(FIRST + 2 * i + kind)) for i in chosen for kind in (KEY, VALUE)]
@@ -193,24 +203,25 @@ def run(coders, head: BlockHeader, rope, profile, tensors, settings, chosen: ran
 
     ``wanted``: whether the result will be looked at.
     """
-    code = MODES[head.mode].code
+    mode = MODES[head.mode]
+    code = mode.code if mode.target else None
     known: dict[tuple[int, int], Tensor] = {}
     out: list[tuple[Tensor, Tensor]] = []
     if profile is not None:
         profile.check(head.layers, (head.heads * head.key_dim, head.heads * head.value_dim))
-    token_ids = torch.from_numpy(head.tokens)
+    token_ids, dtype = torch.from_numpy(head.tokens), head.dtype
     edge = settings.edge if settings else 0
     choices = Choices(settings.quality if settings else 0, edge)
     for i, layer in enumerate(chosen if chosen is not None else range(stored_layers(head))):
         pair = []
         for kind, dim in ((KEY, head.key_dim), (VALUE, head.value_dim)):
             place = Place(
-                layer, head.layers, kind, head.heads, len(head.tokens), dim, head.dtype, head.start,
+                layer, head.layers, kind, head.heads, head.count, dim, dtype, head.start,
                 head.sinks, head.recent, head.bits, rope, profile, choices, known, token_ids, wanted,
             )  # fmt: skip
             x = tensors[layer][kind] if tensors is not None else None
             if dim == 0 or code is None:
-                pair.append(torch.zeros(place.shape, dtype=head.dtype))
+                pair.append(torch.zeros(place.shape, dtype=dtype))
             else:
                 pair.append(code(coders[2 * i + kind], x, place))
             coders[2 * i + kind].finish()
@@ -233,7 +244,8 @@ def _header_of(block: KvBlock, parent, fingerprint, salt, start, settings: KvSet
     recent = min(recent, n - sinks)
     profile = settings.profile.hash if settings.profile and MODES[settings.mode].needs_profile else bytes(8)
     return BlockHeader(
-        settings.mode, settings.quality, dtype, len(block.layers), heads, key_dim, value_dim, tokens, start,
+        settings.mode, settings.quality, _name(dtype), len(block.layers), heads, key_dim, value_dim,
+        tokens.astype("<u4").tobytes(), start,
         sinks, recent, settings.bits, block_id(parent, fingerprint, salt, tokens), parent, fingerprint, profile, (),
     )  # fmt: skip
 
@@ -250,10 +262,14 @@ def _shapes(block: KvBlock, n: int) -> tuple[int, int, int, torch.dtype]:
                 raise ValueError(
                     f"{name} of layer {i}: {tuple(x.shape)} {x.dtype}; expected {(heads, n, dim)} {dtype} as in layer 0"
                 )
-    if dtype not in DTYPES.values():
-        raise ValueError(f"element type {dtype}; need one of {', '.join(str(d) for d in DTYPES.values())}")
+    if _name(dtype) not in ELEMENT_TYPES.values():
+        raise ValueError(f"element type {_name(dtype)}; need one of {', '.join(ELEMENT_TYPES.values())}")
     check_sizes(len(block.layers), heads, key_dim, value_dim, n, ValueError)
     return heads, key_dim, value_dim, dtype
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""``codec info`` of a cache: what its headers say, and the bits per element of each layer."""
+"""``codec info`` of a cache: what its headers say, and the bits per element of each layer. No torch here."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import zlib
 from typing import Any
 
 from .. import container
-from .header import BLOCK, width_text
+from .header import BLOCK, BLOCKS, parse_sequence, width_text
 from .header import parse as parse_block
 from .modes import MODES
-from .sequence import BLOCKS, parse_sequence
 
 
 def describe_kv(data: bytes) -> dict[str, Any]:
@@ -27,13 +26,13 @@ def describe_kv(data: bytes) -> dict[str, Any]:
         damaged = [str(i) for i, e in enumerate(whole.entries) if zlib.crc32(blocks[i]) != e.crc]
     heads = [parse_block(block)[1] for block in blocks]
     option = MODES[heads[0].mode].option
-    first, tokens = heads[0], sum(len(head.tokens) for head in heads)
+    first, tokens = heads[0], sum(head.count for head in heads)
     elements = tokens * first.heads * (first.key_dim + first.value_dim)
     by_layer = [sum(sum(head.chunk_bytes[i]) for head in heads) for i in range(len(first.chunk_bytes))]
     return {
         "mode": first.mode,
         **({option: getattr(first, option)} if option else {}),
-        "element type": str(first.dtype).removeprefix("torch."),
+        "element type": first.element_type,
         "blocks": len(blocks),
         "tokens": tokens,
         "layers": first.layers,

@@ -1,17 +1,14 @@
-"""The modes table: number in the file, coding pass of one tensor, and what a mode needs."""
+"""The modes table: number in the file, coding pass of one tensor, and what a mode needs. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from . import fp8, lossless, predictive, quantized, transform, turboquant
-from .place import Place
-
-CodeTensor = Callable[..., Tensor]
-"""``code(coder, x or None, place)`` returns the reconstruction, shape and dtype of the place."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +17,8 @@ class Mode:
 
     number: int
     """In the file. Pinned for ever."""
-    code: CodeTensor | None
-    """None: no tensor is stored."""
+    target: str
+    """``module:function`` in this package, imported when first used; empty: no tensor is stored."""
     summary: str
     option: str = ""
     """What sets its rate: ``quality``, ``bits``, or nothing."""
@@ -32,27 +29,33 @@ class Mode:
     needs_model: bool = False
     """The model's weights are needed to save and to load."""
 
+    @property
+    def code(self) -> Callable[..., Tensor]:
+        """``code(coder, x or None, place)`` returns the reconstruction, shape and dtype of the place."""
+        module, function = self.target.split(":")
+        return getattr(import_module(f"{__package__}.{module}"), function)
+
 
 MODES = {
-    "tokens": Mode(0, None, "token ids only; the cache is recomputed on load", needs_model=True),
-    "lossless": Mode(1, lossless.code, "bit-exact: exponent and mantissa planes, order-0 tables"),
-    "fp8": Mode(2, fp8.code, "e4m3, one scale per layer, head and K/V; exponents entropy-coded"),
-    "turboquant": Mode(3, turboquant.code_fixed, "norm, random rotation, Lloyd-Max at 1..5 bits, fixed rate", "bits"),
-    "turboquant-ec": Mode(4, turboquant.code_entropy, "the same codes, entropy-coded", "bits"),
-    "quantized": Mode(5, quantized.code, "default: RoPE undone, uniform steps, integer Gaussian tables by row", "quality"),
+    "tokens": Mode(0, "", "token ids only; the cache is recomputed on load", needs_model=True),
+    "lossless": Mode(1, "lossless:code", "bit-exact: exponent and mantissa planes, order-0 tables"),
+    "fp8": Mode(2, "fp8:code", "e4m3, one scale per layer, head and K/V; exponents entropy-coded"),
+    "turboquant": Mode(3, "turboquant:code_fixed", "norm, random rotation, Lloyd-Max at 1..5 bits, fixed rate", "bits"),
+    "turboquant-ec": Mode(4, "turboquant:code_entropy", "the same codes, entropy-coded", "bits"),
+    "quantized": Mode(5, "quantized:code", "default: RoPE undone, uniform steps, integer Gaussian tables by row", "quality"),
     "transform": Mode(
-        6, transform.code, "calibrated PCA over heads, reverse water-filling", "quality", needs_profile=True
+        6, "transform:code", "calibrated PCA over heads, reverse water-filling", "quality", needs_profile=True
     ),
     "predictive": Mode(
         7,
-        predictive.code,
+        "predictive:code",
         "linear prediction from the layer below, from the keys and from the token; residual as quantized",
         "quality",
         needs_profile=True,
         needs_earlier_layers=True,
     ),
     "residual": Mode(
-        8, quantized.code_inputs, "layer inputs; keys and values projected on load", "quality", needs_model=True
+        8, "quantized:code_inputs", "layer inputs; keys and values projected on load", "quality", needs_model=True
     ),
 }
 
@@ -60,6 +63,3 @@ MODES = {
 def mode_of(number: int) -> str | None:
     """Name of a mode's number."""
     return next((name for name, mode in MODES.items() if mode.number == number), None)
-
-
-__all__ = ["MODES", "Mode", "Place", "mode_of"]

@@ -14,8 +14,6 @@ from .rope import Rope
 if TYPE_CHECKING:
     from .profile import Profile
 
-DTYPES = {1: torch.bfloat16, 2: torch.float16, 3: torch.float32}
-"""Number in the file of each element type. Pinned."""
 KEY, VALUE = 0, 1
 KIND_NAMES = ("keys", "values")
 
@@ -83,7 +81,5 @@ def finite(x: Tensor, place: Place) -> Tensor:
     """float32 of a tensor; ValueError if a number is not finite (a sum is finite only if all its terms are)."""
     y = x.to(torch.float32)
     if not math.isfinite(float(y.sum())) and not bool(torch.isfinite(y).all()):
-        raise ValueError(
-            f"{KIND_NAMES[place.kind]} of layer {place.layer} are not all finite; mode lossless takes them"
-        )
+        raise ValueError(f"{KIND_NAMES[place.kind]} of layer {place.layer} are not all finite; mode lossless takes them")
     return y

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...entropy_models.errors import Corrupt
+
 FREQUENCIES_MAX = 512
 
 
@@ -42,6 +44,20 @@ class Rope:
         torch.mul(b, cos, out=out[:, half : 2 * half]).addcmul_(a, sin, value=sign)
         out[:, 2 * half :] = x[:, 2 * half :]
         return out
+
+
+def rope_in(body: bytes, key_dim: int) -> Rope | None:
+    """The RoPE that a block's chunk holds, None for an empty one.
+
+    Raises:
+        Corrupt: not frequencies of keys of that width.
+    """
+    if not body:
+        return None
+    frequencies = np.frombuffer(body[: len(body) // 4 * 4], "<f4")
+    if len(body) % 4 or len(frequencies) > min(FREQUENCIES_MAX, key_dim // 2) or not np.isfinite(frequencies).all():
+        raise Corrupt(f"RoPE frequencies of {len(body)} bytes for keys of width {key_dim}")
+    return Rope(frequencies)
 
 
 @lru_cache(maxsize=8)

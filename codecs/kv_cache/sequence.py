@@ -1,17 +1,6 @@
 """A whole cache in one .rdc file: its blocks one after another, or only its tokens.
 
-Signal header (record 1), little-endian, 44 bytes:
-
-======  ====  =================================================================================
-offset  size  field
-======  ====  =================================================================================
-0       1     record, 1: a sequence
-1       1     content: 0 blocks, 1 token ids for recomputation
-2       2     zeros
-4       8     tokens of the whole sequence, below 2^40
-12      16    model fingerprint
-28      16    id of the last block
-======  ====  =================================================================================
+`header` specifies the signal header.
 
 Content 0: each chunk is the file of one block (`blocks`), in order; ids chain, so a missing or foreign one shows.
 Content 1: each chunk is a coding byte (0 plain ids of 4 bytes, 1 coded by the model, `tokens`), the number of tokens
@@ -24,7 +13,7 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,27 +21,15 @@ import numpy as np
 from ...entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
 from .. import container
 from . import tokens as token_coding
-from .blocks import KvBlock, KvSettings, decode_block, encode_block, read_block_header
-from .header import CODEC_ID, ROOT, SEQUENCE, START_MAX, TOKENS_MAX, block_id
+from .blocks import KvBlock, KvSettings, block_id, decode_block, encode_block, read_block_header
+from .header import BLOCKS, CODEC_ID, ROOT, TOKEN_IDS, TOKENS_MAX, SequenceHeader, pack_sequence, parse_sequence
 
-BLOCKS, TOKEN_IDS = 0, 1
-_SIGNAL = struct.Struct("<BBHQ16s16s")
 _TOKENS_HEAD = struct.Struct("<BI16s")
 CODED_TOKENS = 4096
 """Tokens of one coded run: a coder's last words cost 5 bytes, 1 % of a run of 1,000."""
 Layers = tuple[tuple[Any, Any], ...]
 Progress = Callable[[int, int], None]
 """Called with (tokens done, tokens in all)."""
-
-
-@dataclass(frozen=True, slots=True)
-class SequenceHeader:
-    """Of a whole file."""
-
-    content: int
-    tokens: int
-    fingerprint: bytes
-    last_id: bytes
 
 
 def split(tokens: np.ndarray, layers: Layers, block_tokens: int) -> Iterator[tuple[int, KvBlock]]:
@@ -127,27 +104,10 @@ def _comes_back(reader: token_coding.TokenModel, body: bytes, run: np.ndarray) -
 
 
 def _write(content: int, count: int, fingerprint: bytes, last: bytes, chunks: Sequence[bytes]) -> bytes:
-    signal = _SIGNAL.pack(SEQUENCE, content, 0, count, fingerprint, last)
+    signal = pack_sequence(SequenceHeader(content, count, fingerprint, last))
     return container.write(
         codec_id=CODEC_ID, weights=bytes(8), signal=signal, chunks=[(container.DATA, body) for body in chunks]
     )
-
-
-def parse_sequence(data: bytes | memoryview) -> tuple[container.Stream, SequenceHeader]:
-    """Header of a file; chunks are checked when read.
-
-    Raises:
-        BitstreamError: not a cache file, or its header is damaged.
-    """
-    stream = container.parse(data)
-    if stream.codec_id != CODEC_ID or not stream.signal or stream.signal[0] != SEQUENCE:
-        raise Unsupported(f"codec id {stream.codec_id}, record {stream.signal[:1].hex()}: not a cache file")
-    if len(stream.signal) != _SIGNAL.size:
-        raise Corrupt(f"a signal header of {len(stream.signal)} bytes; a cache file has {_SIGNAL.size}")
-    _, content, zero, count, fingerprint, last = _SIGNAL.unpack(stream.signal)
-    if content > TOKEN_IDS or zero or count >= START_MAX:
-        raise Corrupt(f"content {content}, reserved {zero}, {count} tokens: out of range")
-    return stream, SequenceHeader(content, count, fingerprint, last)
 
 
 def decode_blocks(
