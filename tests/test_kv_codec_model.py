@@ -127,6 +127,71 @@ def test_wrong_model_salt_and_damage_are_named(tmp_path):
         save_cache(prefilled(decoder, ids), ids[:, :39], path, decoder)
 
 
+def test_the_likely_cause_of_another_fingerprint_is_named(tmp_path):
+    decoder, ids, path = tiny(), prompt(20), tmp_path / "a.rdc"
+    save_cache(prefilled(decoder, ids), ids, path, decoder)
+    short = tiny(num_hidden_layers=2)
+    for other, message in (
+        (tiny(dtype=torch.bfloat16), "it was made with float32, this model is bfloat16"),  # bfloat16 lost what float32 had
+        (tiny(num_key_value_heads=4), "it has kv heads 2; this model has kv heads 4"),
+        (short.to(torch.bfloat16), "it has element type float32, layers 3; this model has element type bfloat16, layers 2"),
+        (tiny(rope_parameters={"rope_type": "default", "rope_theta": 5e4}), r"its RoPE frequencies are others \(rope_theta"),
+        (tiny(seed=1), "layers, heads, widths and element type agree, so other weights"),
+    ):
+        with pytest.raises(Unsupported, match=f"this one is [0-9a-f]{{32}}: {message}"):
+            load_cache(path, other)
+    data = bytearray(path.read_bytes())
+    data[sequence.parse_sequence(bytes(data))[0].entries[0].offset + 50] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(Unsupported, match="other weights, another config, or another element type"):
+        load_cache(path, tiny(seed=1))
+
+
+@pytest.mark.parametrize("mode", ["lossless", "tokens"])
+def test_the_same_weights_in_another_type_are_recognised(tmp_path, mode):
+    half, ids, path = tiny(dtype=torch.bfloat16), prompt(20), tmp_path / "a.rdc"
+    save_cache(prefilled(half, ids), ids, path, half, settings=KvSettings(mode=mode))
+    message = "it was made with this model in {}, here it is {}; load it with dtype=torch"
+    with pytest.raises(Unsupported, match=message.format("bfloat16", "float32")):
+        load_cache(path, tiny())
+    same = tiny(dtype=torch.bfloat16).float()  # of a bfloat16 checkpoint
+    save_cache(prefilled(same, ids), ids, path, same, settings=KvSettings(mode=mode))
+    with pytest.raises(Unsupported, match=message.format("float32", "bfloat16")):
+        load_cache(path, half)
+    if mode == "tokens":
+        with pytest.raises(Unsupported, match="other weights, another config, or another element type"):
+            load_cache(path, tiny(seed=1))
+
+
+def test_a_store_without_this_model_says_what_it_holds(tmp_path):
+    from rdcodec.codecs.kv_cache.cli import app
+    from typer.testing import CliRunner
+
+    decoder, ids = tiny(dtype=torch.bfloat16), prompt(20)
+    decoder.save_pretrained(tmp_path / "model")
+    decoder.float().save_pretrained(tmp_path / "wide")
+    store = PrefixStore(open_backend(tmp_path / "store"), fingerprint=model.fingerprint(decoder))
+    store.put(ids, prefilled(decoder, ids))
+    (tmp_path / "ids").write_text(" ".join(map(str, ids[0].tolist())))
+
+    def said(*options):
+        known = ["--tokens", tmp_path / "ids", "-o", tmp_path / "o.safetensors"]
+        done = CliRunner().invoke(app, ["get", *map(str, [tmp_path / "store", *known, *options])])
+        assert done.exit_code == 1 and done.stderr.count("\n") == 1 and not (tmp_path / "o.safetensors").exists()
+        return done.stderr
+
+    start = "no beginning of the 20 tokens is stored for this model and tenant; "
+    assert f"{start}what the store holds is of model" in said("--model", tmp_path / "model")
+    assert "it was made with this model in float32, here it is bfloat16" in said("--model", tmp_path / "model")
+    assert f"{start}what the store holds is of model" in said("--fingerprint", "00" * 16)
+    other = {"fingerprint": bytes(16), "settings": KvSettings(mode="lossless")}
+    PrefixStore(open_backend(tmp_path / "store"), **other).put(ids, prefilled(decoder, ids))
+    assert f"{start}the store holds caches of 2 other models" in said("--fingerprint", "11" * 16)
+    assert f"{start}this model's caches are there under another salt" in said("--fingerprint", "00" * 16, "--salt", "x")
+    (tmp_path / "ids").write_text("96 96")
+    assert said("--fingerprint", "00" * 16).endswith("for this model and tenant\n")
+
+
 def changed_cache(cache, change):
     return [change(layer.keys[0], layer.values[0]) for layer in cache.layers]
 

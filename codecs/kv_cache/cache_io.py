@@ -21,6 +21,7 @@ from . import residual
 from .blocks import KvSettings, read_block_header
 from .codec import join
 from .layout import check_fits, layout_of, stored_layout
+from .mismatch import cause
 from .model import SUPPORTED, check_model, fingerprint, rope_of
 from .modes import MODES
 from .sequence import (
@@ -142,7 +143,10 @@ def load_cache(
         check_model(model)
         name, device = fingerprint(model), device or model.device
     if name is not None and head.fingerprint not in (name, bytes(16)):
-        raise Unsupported(f"{Path(path).name} is of model {head.fingerprint.hex()}, this one is {name.hex()}")
+        first = stream.entries[0] if head.content == BLOCKS and stream.entries else None
+        block = data[first.offset : first.offset + first.length] if first else None  # damage here is not the reason
+        why = cause(model, head.fingerprint, block)
+        raise Unsupported(f"{Path(path).name} is of model {head.fingerprint.hex()}, this one is {name.hex()}: {why}")
     if head.content != BLOCKS:
         if model is None:
             raise Unsupported(f"{Path(path).name} holds token ids only; give the model that recomputes the cache")

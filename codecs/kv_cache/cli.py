@@ -169,7 +169,8 @@ def get(
         with _opened(store, model, fingerprint, salt, block_tokens, {"profile": profile}) as opened:
             hit = opened.get(ids, layers=wanted)
         if hit is None:
-            raise ValueError(f"no beginning of the {len(ids)} tokens is stored for this model and tenant")
+            why = _why(opened, model)
+            raise ValueError(f"no beginning of the {len(ids)} tokens is stored for this model and tenant{why}")
         if not hit.layers or not hit.layers[0][1].shape[-1]:
             what = "layer inputs" if hit.layers else "token ids only"
             raise ValueError(f"the blocks of these tokens hold {what}; the model must recompute keys and values")
@@ -320,6 +321,15 @@ def _opened(
     mode = _without_model(options.pop("mode", "quantized"))
     settings = kv_settings(mode, block_tokens=block_tokens, rope=rope, **options)
     return PrefixStore(open_backend(store), fingerprint=name, salt=salt.encode(), settings=settings)
+
+
+def _why(opened: PrefixStore, model: str | None) -> str:
+    """What the store holds instead, where it holds nothing of this model and tenant."""
+    from .commands import model_in
+    from .mismatch import elsewhere
+
+    index = opened.index
+    return "" if index.trie.nodes else elsewhere(index.backend, index.namespace, model_in(model) if model else None)
 
 
 def _check_there(store: str) -> None:

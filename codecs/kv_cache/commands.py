@@ -126,6 +126,12 @@ def identity_of(folder: str) -> tuple[bytes, Rope | None]:
         ValueError: no model there, or one whose caches cannot be stored (`Unsupported` names its layers).
         ImportError: transformers is not installed.
     """
+    model = model_in(folder)
+    return fingerprint(model), rope_of(model)
+
+
+def model_in(folder: str) -> Any:
+    """The transformers model in a folder, checked. Errors as `identity_of`."""
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"{folder}: no model there; need the folder of a transformers model, with config.json and weights")
     try:
@@ -133,7 +139,7 @@ def identity_of(folder: str) -> tuple[bytes, Rope | None]:
     except ImportError as error:
         raise ImportError(f"--model needs transformers ({error}): pip install 'rdcodec[kv]'") from None
     check_model(model)
-    return fingerprint(model), rope_of(model)
+    return model
 
 
 def read_tensors(data: bytes, pattern: str | None = None) -> tuple[Layers, np.ndarray | None, list[str]]:

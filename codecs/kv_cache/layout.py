@@ -62,14 +62,16 @@ def check_fits(found: Layout, model: Any, what: str) -> None:
     Raises:
         Unsupported: with what was found and what the model has.
     """
-    wanted = {name: value for name, value in _expected(model, inputs=not found.value_dim).items() if value is not None}
-    differ = {name: value for name, value in wanted.items() if getattr(found, name) != value}
-    if differ:
-        has, expects = (
-            ", ".join(f"{_FIELDS[name]} {str(value).removeprefix('torch.')}" for name, value in values.items())
-            for values in ({name: getattr(found, name) for name in differ}, differ)
-        )
+    if differ := differences(found, model):
+        has, expects = (", ".join(f"{name} {pair[i]}" for name, pair in differ.items()) for i in (0, 1))
         raise Unsupported(f"{what} has {has}; the model ({text_config(model).model_type}) has {expects}")
+
+
+def differences(found: Layout, model: Any) -> dict[str, tuple[str, str]]:
+    """What a cache has and a model would make, by field, where they differ; as far as the model's config tells."""
+    wanted = {name: value for name, value in _expected(model, inputs=not found.value_dim).items() if value is not None}
+    pairs = {name: (getattr(found, name), value) for name, value in wanted.items() if getattr(found, name) != value}
+    return {_FIELDS[n]: (str(a).removeprefix("torch."), str(b).removeprefix("torch.")) for n, (a, b) in pairs.items()}
 
 
 _FIELDS = {

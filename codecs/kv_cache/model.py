@@ -65,7 +65,7 @@ def load_model(folder: str | Path, dtype: Any = "auto") -> Any:
             logging.enable_progress_bar()
 
 
-def fingerprint(model: Any) -> bytes:
+def fingerprint(model: Any, dtype: str | None = None) -> bytes:
     """16 bytes that change with the config (RoPE, layer kinds, head layout), with training, or with an adapter.
 
     The hash covers the config, and of every tensor its name, shape, type and a sample of 4,096 evenly spaced elements:
@@ -74,14 +74,18 @@ def fingerprint(model: Any) -> bytes:
 
     Args:
         model: a transformers model, on any device.
+        dtype: as if the model had been loaded in this type, named as in torch; None: as it is. Exact where its own type
+            holds all numbers of the checkpoint.
     """
     config = {k: v for k, v in model.config.to_dict().items() if k not in _IGNORED_CONFIG}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.detach().reshape(-1)
         at = torch.linspace(0, max(flat.numel() - 1, 0), min(_SAMPLES, flat.numel()), dtype=torch.float64).long()
-        sample = flat[at.to(flat.device)].cpu().contiguous().view(torch.uint8)
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + sample.numpy().tobytes())
+        sample = flat[at.to(flat.device)].cpu().contiguous()
+        if dtype and tensor.is_floating_point():
+            sample = sample.to(getattr(torch, dtype))
+        digest.update(f"{name} {tuple(tensor.shape)} {sample.dtype}".encode() + sample.view(torch.uint8).numpy().tobytes())
     return digest.digest()[:16]
 
 

@@ -1,0 +1,77 @@
+"""Why a cache is of another model than the one at hand, as far as its file and the model tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...entropy_models.errors import BitstreamError
+from .backends import Backend
+from .header import ELEMENT_TYPES, BlockHeader, parse
+from .index import namespaces
+from .layout import differences, stored_layout
+from .model import fingerprint, rope_of
+from .rope import Rope, rope_in
+
+
+def cause(model: Any, stored: bytes, block: bytes | None = None) -> str:
+    """The likely reason for another fingerprint, one clause.
+
+    Args:
+        model: a transformers decoder whose fingerprint is another.
+        stored: the cache's fingerprint.
+        block: the bytes of one of its blocks; None: there is none, as in a file of token ids.
+    """
+    here = str(model.dtype).removeprefix("torch.")
+    for name in ELEMENT_TYPES.values():
+        if name != here and fingerprint(model, name) == stored:
+            return f"it was made with this model in {name}, here it is {here}; load it with dtype=torch.{name}"
+    try:
+        head, rope = _told(block)
+    except BitstreamError:
+        head, rope = None, None
+    if head is None:
+        return "other weights, another config, or another element type"
+    differ = differences(stored_layout(head), model)
+    if set(differ) == {"element type"}:
+        return f"it was made with {head.element_type}, this model is {here}"
+    if differ:
+        has, expects = (", ".join(f"{name} {pair[i]}" for name, pair in differ.items()) for i in (0, 1))
+        return f"it has {has}; this model has {expects}"
+    if rope is not None and not _same(rope, rope_of(model)):
+        return "its RoPE frequencies are others (rope_theta or scaling)"
+    return "layers, heads, widths and element type agree, so other weights (another revision, an adapter) or another config"
+
+
+def _told(block: bytes | None) -> tuple[BlockHeader | None, Rope | None]:
+    if block is None:
+        return None, None
+    stream, head = parse(block)
+    return head, rope_in(stream.chunk(1), head.key_dim)
+
+
+def _same(stored: Rope, here: Rope | None) -> bool:
+    return here is not None and np.array_equal(stored.frequencies, here.frequencies)
+
+
+def elsewhere(backend: Backend, namespace: str, model: Any = None) -> str:
+    """What a store holds instead of a namespace that is empty: a clause for an error, or nothing.
+
+    Args:
+        backend: of the store.
+        namespace: in which nothing was found.
+        model: the transformers model of that namespace, if there is one.
+    """
+    found = namespaces(backend)
+    if not found or namespace in found:
+        return ""
+    name, _, salt = namespace.partition("-")
+    if any(other.startswith(name) for other in found):
+        return "; this model's caches are there under another salt"
+    models = sorted({other.partition("-")[0] for other in found if other.endswith(salt)})
+    if len(models) != 1:
+        return f"; the store holds caches of {len(models)} other models" if models else ""
+    key = next(iter(backend.list(f"blocks/{models[0]}-{salt}/"))).key
+    why = f": {cause(model, bytes.fromhex(models[0]), backend.get(key))}" if model is not None else ""
+    return f"; what the store holds is of model {models[0]}, this one is {name}{why}"
