@@ -647,6 +647,11 @@ def test_commands_take_a_profile(tmp_path, monkeypatch, mode):
         done = run(*command, *given)
         assert done.exit_code == 0, (command, done.output)
     assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "got.safetensors").read_bytes()
+    left = run(*transcode[:-1], "fp8")
+    assert left.exit_code == 1 and "-> " in left.stdout and left.stderr.count("\n") == 1
+    assert "codec kv: 1 of 1 blocks left as they are: the block needs profile" in left.stderr
+    done = run(*transcode[:-1], "fp8", *given)
+    assert done.exit_code == 0 and not done.stderr, done.output
     refused = run(*encode[:2], "--mode", "fp8", *given, "-f")
     assert refused.exit_code == 1 and "mode fp8 takes no --profile" in refused.stderr
 

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from rdcodec.codecs.kv_cache import ledger
+from rdcodec.codecs.kv_cache import index, ledger
 from rdcodec.codecs.kv_cache.backends import open_backend
 from rdcodec.codecs.kv_cache.blocks import KvSettings
 from rdcodec.codecs.kv_cache.index import namespaces
@@ -471,12 +471,35 @@ def test_transcoding_changes_mode_and_size_and_keeps_ids(opened, folder):
     store = opened()
     put(store, PROMPT)
     names = files(folder)
-    before, after = store.transcode(dataclasses.replace(SETTINGS, mode="fp8"))
-    assert files(folder) == names and after == sum(path.stat().st_size for path in names) < before
+    done = store.transcode(dataclasses.replace(SETTINGS, mode="fp8"))
+    assert files(folder) == names
+    assert done.after_bytes == sum(path.stat().st_size for path in names) < done.before_bytes
     hit = opened().get(PROMPT)
     assert hit.tokens == 30 and opened().stats().modes == {"fp8": 4}
     want = cache_of(PROMPT)[0][0].float()
     assert torch.allclose(hit.layers[0][0].float(), want, rtol=0.1, atol=1)
+
+
+def test_transcoding_says_which_blocks_it_left_and_which_were_damaged(opened, folder, monkeypatch):
+    store = opened()
+    put(store, PROMPT)
+    first, *_, last = store.index.match(np.array(PROMPT)).path
+    damage(folder / store.index.key(last.id), np.random.default_rng(0), "zeros")
+    before, decode = (folder / store.index.key(first.id)).read_bytes(), index.decode_block
+
+    def missing(data, **options):
+        if data == before:
+            raise Unsupported("its profile is not in use")
+        return decode(data, **options)
+
+    monkeypatch.setattr(index, "decode_block", missing)
+    done = store.transcode("fp8")
+    assert done.blocks == 4 and done.left == {first.id.hex(): "its profile is not in use"}
+    assert list(done.damaged) == [last.id.hex()] and "checksum" in done.damaged[last.id.hex()]
+    assert done.after_bytes == sum(path.stat().st_size for path in files(folder))
+    assert (folder / store.index.key(first.id)).read_bytes() == before and len(files(folder)) == 3
+    monkeypatch.undo()
+    assert store.get(PROMPT).tokens == 24, "what was left is still there"
 
 
 def test_a_put_says_in_which_modes_the_shared_blocks_are(opened):

@@ -174,6 +174,7 @@ def test_a_salt_hides_blocks(filled, monkeypatch):
         (["get", "{store}/none", "-o", "{store}/o", "--tokens", "{ids}", *MODEL], "no store there"),
         (["transcode", "{store}/none", "--mode", "fp8", *MODEL], "no store there"),
         (["transcode", "{store}", "--mode", "fp8", "--model", "/absent"], "/absent: no model there"),
+        (["transcode", "{store}", "--mode", "fp8", *MODEL], "no block is stored for this model and tenant"),
     ],
 )
 def test_mistakes_are_one_clear_line_and_exit_code_1(tmp_path, arguments, message):

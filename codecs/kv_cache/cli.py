@@ -285,15 +285,34 @@ def transcode(
     salt: Salt = "",
     block_tokens: BlockTokens = 256,
 ) -> None:
-    """Encode every block of a model again, e.g. lossless to quantized; what a lossy mode lost stays lost."""
-    options = {"mode": mode, "quality": quality, "bits": bits, "profile": profile}
-    with (
-        one_line(),
-        _opened(store, model, fingerprint, salt, block_tokens, options) as opened,
-        bar("transcode") as progress,
-    ):
-        before, after = opened.transcode(opened.settings, progress)
-        out.print(f"{store}: {show_size(before)} -> {show_size(after)}", markup=False)
+    """Encode every block of a model again, e.g. lossless to quantized; what a lossy mode lost stays lost.
+
+    --profile also reads the blocks that need it. Exits with 1 if blocks were damaged, or cannot be read here.
+    """
+    with one_line():
+        options = {"mode": mode, "quality": quality, "bits": bits, "profile": _to_write(mode, profile)}
+        with _opened(store, model, fingerprint, salt, block_tokens, options) as opened:
+            with bar("transcode") as progress:
+                done = opened.transcode(opened.settings, progress)
+            if not done.blocks:
+                raise ValueError(f"{store}: no block is stored for this model and tenant{_why(opened, model)}")
+        out.print(f"{store}: {show_size(done.before_bytes)} -> {show_size(done.after_bytes)}", markup=False)
+        for blocks, what in ((done.left, "left as they are"), (done.damaged, "damaged and deleted")):
+            if blocks:
+                reasons = "; ".join(dict.fromkeys(blocks.values()))
+                errors.print(f"codec kv: {len(blocks)} of {done.blocks} blocks {what}: {reasons}", markup=False)
+        if done.left or done.damaged:
+            raise typer.Exit(1)
+
+
+def _to_write(mode: str, profile: Path | None) -> Path | None:
+    """Put a profile to use for reading; it is of the new blocks as well where their mode takes one."""
+    from .modes import MODES
+    from .profile import Profile
+
+    if profile:
+        Profile.read(profile)
+    return profile if mode not in MODES or MODES[mode].option == "quality" else None
 
 
 def _opened(

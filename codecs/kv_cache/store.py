@@ -32,7 +32,7 @@ from .modes import MODES
 from .sharing import Sharing
 from .splice import Layers, alike, cut, join, layers_of, tokens_of
 from .trie import Node, token_key
-from .upkeep import Checked, Evicted, Policy, Progress, Stats
+from .upkeep import Checked, Evicted, Policy, Progress, Stats, Transcoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +307,7 @@ class PrefixStore:
         """Decode every block; see `upkeep.verify`."""
         return upkeep.verify(self.index, repair=repair, progress=progress)
 
-    def transcode(self, settings: KvSettings | str, progress: Progress | None = None) -> tuple[int, int]:
+    def transcode(self, settings: KvSettings | str, progress: Progress | None = None) -> Transcoded:
         """Encode every block again; see `upkeep.transcode`. New blocks use ``settings`` as well.
 
         Args:
@@ -316,9 +316,9 @@ class PrefixStore:
         if isinstance(settings, str):
             settings = replace(self.settings, mode=settings)
         _check_mode(settings)
-        sizes = upkeep.transcode(self.index, settings, progress)
+        done = upkeep.transcode(self.index, settings, progress)
         self.settings = replace(settings, block_tokens=self.settings.block_tokens)
-        return sizes
+        return done
 
 
 def _check_mode(settings: KvSettings) -> None:

@@ -42,6 +42,20 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
+class Transcoded:
+    """Bytes of all blocks before and after, blocks that stay as they were, and damaged ones that were deleted, with reasons.
+
+    ``left``: blocks that cannot be decoded here: their profile is missing, or a newer program wrote them.
+    """
+
+    blocks: int
+    before_bytes: int
+    after_bytes: int
+    left: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """Size and use of a namespace."""
 
@@ -126,20 +140,24 @@ def verify(index: BlockIndex, *, repair: bool = False, progress: Progress | None
     return Checked(len(stored), damaged, [node.id.hex() for node in index.trie.orphans()], unread)
 
 
-def transcode(index: BlockIndex, settings: KvSettings, progress: Progress | None = None) -> tuple[int, int]:
-    """Encode every block again, e.g. lossless to quantized; what a lossy mode lost stays lost.
-
-    Returns:
-        bytes before and after. Damaged blocks are dropped.
-    """
+def transcode(index: BlockIndex, settings: KvSettings, progress: Progress | None = None) -> Transcoded:
+    """Encode every block again, e.g. lossless to quantized; what a lossy mode lost stays lost."""
     nodes = list(index.trie.nodes.values())
     before = sum(node.size_bytes for node in nodes)
+    left: dict[str, str] = {}
+    damaged: dict[str, str] = {}
     for done, node in enumerate(nodes, 1):
-        block = index.read(node)
-        if block is not None:
+        try:
+            block = index.checked(node, index.backend.get(index.key(node.id)))
             data = index.encode(node, block.layers, settings, node.end if not len(node.children) else None)
             index.backend.put(index.key(node.id), data)
             node.size_bytes, node.mode = len(data), settings.mode
+        except Unsupported as error:
+            left[node.id.hex()] = str(error)
+        except BitstreamError as error:
+            damaged[node.id.hex()] = str(error)
+            index.discard(node.id)
         if progress:
             progress(done, len(nodes))
-    return before, sum(node.size_bytes for node in index.trie.nodes.values())
+    after = sum(node.size_bytes for node in index.trie.nodes.values())
+    return Transcoded(len(nodes), before, after, left, damaged)
