@@ -23,6 +23,7 @@ from rdcodec.codecs.kv_cache.evaluate import (
     Evaluation,
     Fidelity,
     bits_at,
+    noise_floors,
     plot,
     prefill,
     through,
@@ -108,19 +109,6 @@ def baselines(evaluation: Evaluation) -> list[Fidelity]:
     return lines
 
 
-def noise_floors(evaluation: Evaluation, model, arguments) -> list[Fidelity]:
-    """The cache itself, and the same prompt prefilled again otherwise."""
-    raw = sum(x.numel() * x.element_size() for cache in evaluation.caches for pair in cache for x in pair)
-    half = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.bfloat16).eval()
-    chunked = prefill(half, evaluation.contexts, 256)
-    exact = [tuple((k.bfloat16(), v.bfloat16()) for k, v in cache) for cache in prefill(model, evaluation.contexts)]
-    return [
-        evaluation.compare("raw reload", evaluation.caches, raw),
-        evaluation.compare("recomputed, bf16 in chunks of 256", chunked, raw),
-        evaluation.compare("recomputed, float32", exact, raw),
-    ]
-
-
 def profile_of(arguments, model, tokenizer) -> Profile:
     """Calibrated once, kept in runs/."""
     path = Path(arguments.profile)
@@ -177,8 +165,8 @@ def main() -> None:
     contexts = contexts_of(tokenizer, Path(arguments.text) / "eval", arguments.contexts)
     half = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.bfloat16).eval()
     evaluation = Evaluation(model, contexts, prefill(half, contexts), arguments.greedy_contexts)
-    lines = noise_floors(evaluation, model, arguments)
-    lines += [evaluation.measure(mode, through(KvSettings(mode=mode, rope=rope))) for mode in ("lossless", "fp8")]
+    floors = noise_floors(evaluation, half)
+    lines = floors + [evaluation.measure(mode, through(KvSettings(mode=mode, rope=rope))) for mode in ("lossless", "fp8")]
     reference = baselines(evaluation)
     lines += reference
     for line in lines:
@@ -194,7 +182,7 @@ def main() -> None:
             curves[name].append(line)
         lines += curves[name]
     write_csv(RESULTS / "kv_fidelity.csv", lines)
-    plot(RESULTS / "kv_fidelity.png", curves)
+    plot(RESULTS / "kv_fidelity.png", curves, floors)
     table = matched({name: curve for name, curve in curves.items() if name != "turboquant"}, reference)
     with (RESULTS / "kv_fidelity_matched.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(table[0]))

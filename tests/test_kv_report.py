@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'"
 tokenizers = pytest.importorskip("tokenizers", reason="needs the extra 'kv'")
 
 from rdcodec.codecs.cli import app
-from rdcodec.codecs.kv_cache import report, save_cache
+from rdcodec.codecs.kv_cache import evaluate, report, save_cache
 from rdcodec.codecs.kv_cache.evaluate import Fidelity
 from rdcodec.codecs.kv_cache.model import load_model
 from rdcodec.codecs.kv_cache.report import _table, evaluate_text
@@ -77,11 +77,12 @@ def test_encode_takes_rope_and_fingerprint_from_the_model(model, tmp_path):
 def test_table_fits_80_columns():
     long = Fidelity("turboquant-ec 4 bit", 10.6789, 6300.1, 1, 1, 1, 0.12345, 0.123456, 12.3456, 0.98765, 64, 1, 1, 1, 1)
     console = Console(width=80, file=io.StringIO())
-    console.print(_table({"turboquant-ec": [long], "fp8": [replace(long, name="fp8")]}, "title " * 20, "notes " * 30))
+    floor = replace(long, name="recomputed, chunks of 256")
+    console.print(_table({"turboquant-ec": [long], "noise floors": [floor]}, "title " * 20, "notes " * 30))
     shown = console.file.getvalue()
     assert "…" not in shown and max(map(len, shown.splitlines())) <= 80
     figures = "turboquant-ec 4 bit 10.679 6300.1 0.12346 12.3456 0.988 0.1235 64.0".split()
-    assert any(line.split() == figures for line in shown.splitlines()), shown
+    assert any(line.split() == figures for line in shown.splitlines()) and floor.name in shown, shown
     assert all(word in shown for word in ("element", "ratio", "(bit)", "p99", "top-1", "error", "greedy"))
 
 
@@ -91,7 +92,9 @@ def test_no_progress_bars_but_ours(model, capfd):
     assert transformers.utils.logging.is_progress_bar_enabled()  # as it was
 
 
-def test_command_writes_table_csv_and_plot(model, text, tmp_path):
+def test_command_writes_table_csv_and_plot(model, text, tmp_path, monkeypatch):
+    parts, prefill = [], evaluate.prefill
+    monkeypatch.setattr(evaluate, "prefill", lambda m, ids, chunk=None: parts.append(chunk) or prefill(m, ids, chunk))
     modes = "lossless,turboquant,quantized,predictive"
     options = ["--model", str(model), "--text", str(text), "--modes", modes, "-o", str(tmp_path / "report")]
     done = CliRunner().invoke(app, ["eval", "kv", *options, "--contexts", "2", "--length", "64"])
@@ -99,7 +102,12 @@ def test_command_writes_table_csv_and_plot(model, text, tmp_path):
     assert "2 prompts of 64 tokens, bfloat16 cache" in done.output and "is not counted" in done.output
     with (tmp_path / "report" / "kv_points.csv").open(newline="") as file:
         points = {row["name"]: row for row in csv.DictReader(file)}
-    assert len(points) == 1 + 3 + 4 + 4
+    assert len(points) == 3 + 1 + 3 + 4 + 4
+    floors = ["raw reload", "recomputed, chunks of 32", "recomputed in float32"]
+    assert list(points)[:3] == floors and all(name in done.output for name in floors)
+    assert [float(points[name]["bits_per_element"]) for name in floors] == [16] * 3
+    raw, chunks, exact = (float(points[name]["kl_mean"]) for name in floors)
+    assert raw == 0 <= chunks <= exact < float(points["quantized q30"]["kl_mean"]) and 0 < exact and parts == [32, None]
     assert float(points["lossless"]["kl_mean"]) == 0 and float(points["lossless"]["greedy_match"]) == 1
     for coarse, fine in (("quantized q30", "quantized q60"), ("predictive q30", "predictive q60")):
         assert float(points[coarse]["kl_mean"]) > float(points[fine]["kl_mean"]) > 0
@@ -111,9 +119,9 @@ def test_command_writes_table_csv_and_plot(model, text, tmp_path):
 def test_mode_that_needs_the_model(model, text, tmp_path):
     with Progress(disable=True) as progress:
         table = evaluate_text(model, text, "tokens, fp8", tmp_path, 1, 40, progress)
-    assert table.row_count == 2
+    assert table.row_count == 3 + 2
     with (tmp_path / "kv_points.csv").open(newline="") as file:
-        tokens, fp8 = csv.DictReader(file)
+        *_, tokens, fp8 = csv.DictReader(file)
     assert float(tokens["bits_per_element"]) < 0.2 * float(fp8["bits_per_element"])
     assert float(tokens["key_error"]) < 0.02
     assert not (tmp_path / "kv_profile.safetensors").exists()

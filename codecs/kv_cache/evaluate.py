@@ -24,6 +24,8 @@ from .place import KEY
 from .sequence import Layers
 
 TAIL = 64
+FLOOR_CHUNK = 256
+"""Tokens of a part where a noise floor is prefilled in parts; half the prompt where that is shorter."""
 _BATCH = 8
 Coded = Callable[[Layers, np.ndarray], tuple[Layers, int]]
 """(layers, ids) to (layers after coding and decoding, bytes)."""
@@ -184,6 +186,27 @@ def prefill(model: Any, contexts: Tensor, chunk: int | None = None) -> list[Laye
     return caches
 
 
+def noise_floors(evaluation: Evaluation, source: Any) -> list[Fidelity]:
+    """What no codec is to blame for: the cache itself, and the same prompts prefilled again otherwise.
+
+    Args:
+        evaluation: on caches that ``source`` made in one part.
+        source: the model in the type of the caches; recomputed in parts, and (unless it is float32) by the evaluation's
+            float32 model, rounded to that type.
+    """
+    contexts, dtype = evaluation.contexts, evaluation.caches[0][0][0].dtype
+    raw = sum(x.numel() * x.element_size() for cache in evaluation.caches for pair in cache for x in pair)
+    chunk = min(FLOOR_CHUNK, -(-(contexts.shape[1] - TAIL) // 2))
+    lines = [
+        evaluation.compare("raw reload", evaluation.caches, raw),
+        evaluation.compare(f"recomputed, chunks of {chunk}", prefill(source, contexts, chunk), raw),
+    ]
+    if dtype != torch.float32:
+        exact = [tuple((k.to(dtype), v.to(dtype)) for k, v in cache) for cache in prefill(evaluation.model, contexts)]
+        lines.append(evaluation.compare("recomputed in float32", exact, raw))
+    return lines
+
+
 def through(settings: KvSettings) -> Coded:
     """Code with `KvCodec`, to a real file's bytes and back."""
     codec = KvCodec(settings)
@@ -204,8 +227,8 @@ def write_csv(path: Path, lines: Sequence[Fidelity]) -> None:
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(line).items()})
 
 
-def plot(path: Path, curves: Mapping[str, Sequence[Fidelity]]) -> None:
-    """Bits per element against mean KL, a curve per mode, to a PNG or SVG file."""
+def plot(path: Path, curves: Mapping[str, Sequence[Fidelity]], floors: Sequence[Fidelity] = ()) -> None:
+    """Bits per element against mean KL, a curve per mode and the highest noise floor above 0, to a PNG or SVG file."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -215,6 +238,9 @@ def plot(path: Path, curves: Mapping[str, Sequence[Fidelity]]) -> None:
     for name, lines in curves.items():
         points = sorted((line.bits_per_element, max(line.kl_mean, 1e-9)) for line in lines)
         axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    floor = max(floors, key=lambda line: line.kl_mean, default=None)
+    if floor is not None and floor.kl_mean > 0:
+        axes.axhline(floor.kl_mean, color="grey", linestyle=":", label=f"noise floor: {floor.name}")
     axes.set(xlabel="bits per element", ylabel="mean next-token KL, bits", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend()

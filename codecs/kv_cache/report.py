@@ -17,7 +17,7 @@ from torch import Tensor
 from .blocks import KvSettings
 from .cache_io import load_cache, save_cache
 from .calibration import calibrate
-from .evaluate import TAIL, Coded, Evaluation, Fidelity, plot, prefill, through, write_csv
+from .evaluate import TAIL, Coded, Evaluation, Fidelity, noise_floors, plot, prefill, through, write_csv
 from .model import check_model, load_model, rope_of
 from .modes import MODES
 from .profile import Profile
@@ -87,15 +87,17 @@ def evaluate_text(
         profile = calibrate(exact, others, lambda line: progress.update(task, description=f"calibrating: {line}"))
     progress.update(task, description="prompts")
     evaluation = Evaluation(exact, measured, prefill(source, measured))
+    progress.update(task, description="noise floors")
+    floors = noise_floors(evaluation, source)
     curves = _measure(evaluation, source, wanted, profile, progress)
     progress.remove_task(task)
     output.mkdir(parents=True, exist_ok=True)
     if profile is not None:
         profile.write(output / PROFILE)
-    write_csv(output / POINTS, [line for lines in curves.values() for line in lines])
-    plot(output / PLOT, _drawable(curves))
+    write_csv(output / POINTS, [*floors, *(line for lines in curves.values() for line in lines)])
+    plot(output / PLOT, _drawable(curves), floors)
     title = f"{model.name} on {text.name}: {contexts} prompts of {length} tokens, {source.dtype} cache"
-    return _table(curves, title.replace("torch.", ""), _notes(curves, profile, others))
+    return _table({"noise floors": floors, **curves}, title.replace("torch.", ""), _notes(curves, profile, others))
 
 
 def _modes(text: str) -> list[str]:
