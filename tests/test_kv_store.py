@@ -215,21 +215,6 @@ def store_with_damage(opened, folder, rng, kind):
 
 @pytest.mark.parametrize("reopen", [False, True])
 @pytest.mark.parametrize("kind", ["flip", "cut", "zeros", "empty"])
-def test_a_damaged_block_is_a_miss_and_the_next_put_heals_it(opened, folder, kind, reopen):
-    rng = np.random.default_rng(1)
-    for _ in range(12):
-        store, node = store_with_damage(opened, folder, rng, kind)
-        store = opened() if reopen else store
-        hit = store.get(PROMPT)
-        assert (hit.tokens if hit else 0) == node.start
-        if hit:
-            assert_is_cache(hit, PROMPT[: node.start])
-        put(store, PROMPT)
-        assert_is_cache(opened().get(PROMPT), PROMPT)
-
-
-@pytest.mark.parametrize("reopen", [False, True])
-@pytest.mark.parametrize("kind", ["flip", "cut", "zeros", "empty"])
 def test_a_put_over_a_damaged_block_heals_it_before_anyone_looks(opened, folder, kind, reopen):
     rng = np.random.default_rng(2)
     for _ in range(12):

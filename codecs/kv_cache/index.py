@@ -176,10 +176,15 @@ class BlockIndex:
         stream, header = parse(_there(data))
         for i in range(len(stream.entries)):
             stream.chunk(i)  # checks its checksum
-        if (header.id, header.parent, header.fingerprint) != (node.id, node.parent_id, self.fingerprint):
-            raise Corrupt("the block is another than its place in the trie says")
-        _check_tokens(node, header.tokens)
+        self._check_place(node, header)
         return header
+
+    def _check_place(self, node: Node, header: BlockHeader) -> None:
+        place = node.id, node.parent_id, self.fingerprint, node.start
+        if (header.id, header.parent, header.fingerprint, header.start) != place:
+            raise Corrupt("the block is another than its place in the trie says")
+        if not np.array_equal(header.tokens, node.tokens):
+            raise Corrupt("the block holds other tokens than its place in the trie")
 
     def checked(self, node: Node, data: bytes | None, layers: range | None = None) -> KvBlock:
         """Decode a block's bytes.
@@ -187,9 +192,8 @@ class BlockIndex:
         Raises:
             BitstreamError: they are not the block that belongs at this place in the trie.
         """
-        block = decode_block(_there(data), fingerprint=self.fingerprint, salt=self.salt, layers=layers)
-        _check_tokens(node, block.tokens)
-        return block
+        self._check_place(node, read_block_header(_there(data)))
+        return decode_block(data, salt=self.salt, layers=layers)
 
     def encode(self, node: Node, layers: Layers, settings: KvSettings, total: int | None) -> bytes:
         """The bytes of a block at ``node``'s place in a prompt of ``total`` tokens (None: not known)."""
@@ -204,7 +208,10 @@ class BlockIndex:
         )
 
     def add(self, node: Node) -> Node:
-        """Take in a block that was just put."""
+        """Take in a block that was just put, in place of one of its id whose header gave another position."""
+        there = self.trie.nodes.get(node.id)
+        if there is not None and there.start != node.start:
+            self.trie.remove(there)
         node.last_used = node.accounted = self.clock()
         self._pending.of(node.id).add(ledger.Usage(0, node.last_used, node.edge_bits))
         self._refused.discard(node.id)
@@ -228,8 +235,3 @@ def _there(data: bytes | None) -> bytes:
     if data is None:
         raise Corrupt("the block is gone")
     return data
-
-
-def _check_tokens(node: Node, tokens: np.ndarray) -> None:
-    if not np.array_equal(tokens, node.tokens):
-        raise Corrupt("the block holds other tokens than its place in the trie")
