@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -55,13 +56,13 @@ def _same(stored: Rope, here: Rope | None) -> bool:
     return here is not None and np.array_equal(stored.frequencies, here.frequencies)
 
 
-def elsewhere(backend: Backend, namespace: str, model: Any = None) -> str:
+def elsewhere(backend: Backend, namespace: str, load: Callable[[], Any] | None = None) -> str:
     """What a store holds instead of a namespace that is empty: a clause for an error, or nothing.
 
     Args:
         backend: of the store.
         namespace: in which nothing was found.
-        model: the transformers model of that namespace, if there is one.
+        load: gives the transformers model of that namespace, if there is one; called only where it can tell more.
     """
     found = namespaces(backend)
     if not found or namespace in found:
@@ -73,5 +74,5 @@ def elsewhere(backend: Backend, namespace: str, model: Any = None) -> str:
     if len(models) != 1:
         return f"; the store holds caches of {len(models)} other models" if models else ""
     key = next(iter(backend.list(f"blocks/{models[0]}-{salt}/"))).key
-    why = f": {cause(model, bytes.fromhex(models[0]), backend.get(key))}" if model is not None else ""
+    why = f": {cause(load(), bytes.fromhex(models[0]), backend.get(key))}" if load else ""
     return f"; what the store holds is of model {models[0]}, this one is {name}{why}"

@@ -1,0 +1,126 @@
+"""What the commands of ``codec kv`` share: options, how a store is opened, and what is told of errors. No torch here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ...entropy_models.errors import BitstreamError
+
+if TYPE_CHECKING:
+    from .store import PrefixStore
+
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
+
+Store = Annotated[str, typer.Argument(metavar="STORE", help="Folder, redis://host/0?prefix=name, or an fsspec URL.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Model = Annotated[str | None, typer.Option(help="Folder of the transformers model that made the caches.")]
+Name = Annotated[str | None, typer.Option("--fingerprint", help="32 hexadecimal digits in place of --model.")]
+Salt = Annotated[str, typer.Option(envvar="RDCODEC_SALT", help="A tenant's; others do not find the blocks.")]
+Tokens = Annotated[Path | None, typer.Option(help="Token ids: a JSON list, or numbers with spaces between.")]
+Keys = Annotated[str | None, typer.Option(help="Pattern of tensor names, default 'layers.{i}.{k}' or '{i}.{k}' (mlx_lm).")]
+MODE_NAMES = "quantized, lossless, fp8, turboquant, turboquant-ec; with --profile transform, predictive."
+Quality = Annotated[
+    int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100, default 60; not of all modes.")
+]
+Bits = Annotated[int | None, typer.Option(min=1, max=5, help="Of the turboquant modes' codes, default 4.")]
+ProfileFile = Annotated[
+    Path | None, typer.Option("--profile", help="kv_profile.safetensors of the model, from `codec eval kv`.")
+]
+BlockTokens = Annotated[int, typer.Option(min=1, max=65536, help="Tokens per block; the same for all who share.")]
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Turn bad data and unreachable stores into one line on standard error and exit code 1."""
+    try:
+        yield
+    except (BitstreamError, ValueError, TypeError, OSError, ImportError) as error:
+        fail(error)
+        raise typer.Exit(1) from None
+
+
+def fail(error: Exception, where: str = "") -> None:
+    """One line on standard error."""
+    kind = f"{type(error).__name__.lower()}: " if isinstance(error, BitstreamError) else ""
+    text = error.strerror if where and isinstance(error, OSError) and error.strerror else str(error)
+    errors.print(f"codec kv: {where}{kind}{' '.join(text.split())}", markup=False)
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error that leaves nothing behind."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def open_store(
+    store: str,
+    model: str | None,
+    fingerprint: str | None,
+    salt: str,
+    block_tokens: int,
+    options: dict[str, Any],
+    create: bool = False,
+) -> PrefixStore:
+    """The store of a model and a tenant.
+
+    Args:
+        options: mode, quality, bits and profile, as `commands.kv_settings` takes them.
+        create: a folder may be missing, and is made.
+
+    Raises:
+        ValueError: no store there, no such model, or settings that do not go together.
+    """
+    if not create:
+        check_there(store)
+    from .backends import open_backend
+    from .commands import identity_of, kv_settings
+    from .store import PrefixStore
+
+    rope = None
+    if model:
+        name, rope = identity_of(model)
+    elif fingerprint and re.fullmatch("[0-9a-fA-F]{32}", fingerprint):
+        name = bytes.fromhex(fingerprint)
+    else:
+        raise ValueError("which model? Give --model FOLDER, or --fingerprint with 32 hexadecimal digits")
+    mode = _without_model(options.pop("mode", "quantized"))
+    settings = kv_settings(mode, block_tokens=block_tokens, rope=rope, **options)
+    return PrefixStore(open_backend(store), fingerprint=name, salt=salt.encode(), settings=settings)
+
+
+def instead(opened: PrefixStore, model: str | None) -> str:
+    """What the store holds instead, where it holds nothing of this model and tenant."""
+    from .commands import model_in
+    from .mismatch import elsewhere
+
+    index = opened.index
+    load = partial(model_in, model) if model else None
+    return "" if index.trie.nodes else elsewhere(index.backend, index.namespace, load)
+
+
+def check_there(store: str) -> None:
+    """ValueError for a folder that is not there; a server answers for itself when it is opened."""
+    if "://" not in store and not Path(store).is_dir():
+        raise ValueError(f"{store}: no store there")
+
+
+def _without_model(mode: str) -> str:
+    """The mode, refused if it needs the running model, which a store does not have."""
+    from .modes import MODES
+
+    if mode in MODES and MODES[mode].needs_model:
+        raise ValueError(f"mode {mode} needs the model to encode and decode; save_cache from Python has it, a store not")
+    return mode

@@ -1,0 +1,206 @@
+"""The commands of ``codec kv`` that look after a store: ls, stats, evict, verify, transcode. No torch here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE
+from rich.table import Table
+
+from ..files import parse_size, show_size
+from .cli_shared import (
+    MODE_NAMES,
+    AsJson,
+    Bits,
+    BlockTokens,
+    Model,
+    Name,
+    ProfileFile,
+    Quality,
+    Salt,
+    Store,
+    bar,
+    check_there,
+    errors,
+    instead,
+    one_line,
+    open_store,
+    out,
+)
+
+if TYPE_CHECKING:
+    from .store import PrefixStore
+
+
+def list_prompts(store: Store, as_json: AsJson = False) -> None:
+    """List the prompts in a store: the longest of each that is kept, and how often it was used."""
+    with one_line():
+        rows = []
+        for name, opened in _all(store):
+            trie = opened.index.trie
+            for leaf in sorted(trie.leaves(), key=lambda node: -node.last_used):
+                path = trie.path_to(leaf)
+                begins = " ".join(str(token) for token in path[0].tokens[:6])
+                size = sum(node.size_bytes for node in path)
+                row = {
+                    "namespace": name,
+                    "tokens": leaf.end,
+                    "blocks": len(path),
+                    "bytes": size,
+                    "own_bytes": leaf.size_bytes,
+                }
+                rows.append({**row, "hits": leaf.hits, "mode": leaf.mode, "begins": begins, "block": leaf.id.hex()})
+        _show(rows, as_json, store)
+
+
+def stats(store: Store, as_json: AsJson = False) -> None:
+    """Size, sharing and use, for each model and tenant."""
+    with one_line():
+        rows = []
+        for name, opened in _all(store):
+            fields = asdict(opened.stats())
+            del fields["asked_tokens"], fields["found_tokens"]
+            fields["sharing"] = round(fields["sharing"], 3)
+            rows.append({"namespace": name, **fields})
+        _show(rows, as_json, store)
+
+
+def evict(
+    store: Store,
+    budget: Annotated[str, typer.Option(help="Keep at most this many bytes of blocks, like 20GB.")],
+    policy: Annotated[str, typer.Option(help="worth (reuse x recompute cost / bytes) or recency (LRU).")] = "worth",
+    as_json: AsJson = False,
+) -> None:
+    """Drop the blocks of least worth. Each model and tenant gives up the same share."""
+    with one_line():
+        if policy not in ("worth", "recency"):
+            raise ValueError(f"no policy {policy!r}; there are worth and recency")
+        limit, spaces = parse_size(budget), _all(store)
+        total = sum(opened.stats().size_bytes for _, opened in spaces)
+        rows = []
+        for name, opened in spaces:
+            share = opened.stats().size_bytes * limit // max(total, 1)
+            evicted = opened.evict(share, policy)  # type: ignore[arg-type]
+            fields = asdict(evicted)
+            if not as_json:
+                fields = {"evicted_blocks": evicted.blocks, "evicted": show_size(evicted.size_bytes)}
+                fields["kept_bytes"] = evicted.kept_bytes
+            rows.append({"namespace": name, **fields})
+        _show(rows, as_json, store)
+
+
+def verify(
+    store: Store,
+    repair: Annotated[bool, typer.Option(help="Delete damaged blocks.")] = False,
+    profile: ProfileFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Decode every block. Exits with 1 if one is damaged or cannot be read here; 0 once --repair deleted the damaged."""
+    with one_line():
+        if profile:
+            from .profile import Profile
+
+            Profile.read(profile)
+        rows, damaged, unread = [], 0, 0
+        for name, opened in _all(store):
+            with bar(f"verify {name[:8]}") as progress:
+                checked = opened.verify(repair=repair, progress=progress)
+            rows.append({"namespace": name, "blocks": checked.blocks, "damaged": len(checked.damaged)})
+            rows[-1]["unreachable"] = len(checked.unreachable)
+            rows[-1]["unread"] = len(checked.unread)
+            damaged, unread = damaged + len(checked.damaged), unread + len(checked.unread)
+            for block, reason in (checked.damaged | checked.unread).items():
+                errors.print(f"codec kv: {block}: {reason}", markup=False)
+        _show(rows, as_json, store)
+        if damaged and repair:
+            errors.print(f"codec kv: repaired: {damaged} damaged blocks deleted; the next put of their prompts heals them")
+        if unread or (damaged and not repair):
+            raise typer.Exit(1)
+
+
+def transcode(
+    store: Store,
+    mode: Annotated[str, typer.Option(help=MODE_NAMES)],
+    quality: Quality = None,
+    bits: Bits = None,
+    profile: ProfileFile = None,
+    model: Model = None,
+    fingerprint: Name = None,
+    salt: Salt = "",
+    block_tokens: BlockTokens = 256,
+) -> None:
+    """Encode every block of a model again, e.g. lossless to quantized; what a lossy mode lost stays lost.
+
+    --profile also reads the blocks that need it. Exits with 1 if blocks were damaged, or cannot be read here.
+    """
+    with one_line():
+        options = {"mode": mode, "quality": quality, "bits": bits, "profile": _to_write(mode, profile)}
+        with open_store(store, model, fingerprint, salt, block_tokens, options) as opened:
+            with bar("transcode") as progress:
+                done = opened.transcode(opened.settings, progress)
+            if not done.blocks:
+                raise ValueError(f"{store}: no block is stored for this model and tenant{instead(opened, model)}")
+        out.print(f"{store}: {show_size(done.before_bytes)} -> {show_size(done.after_bytes)}", markup=False)
+        for blocks, what in ((done.left, "left as they are"), (done.damaged, "damaged and deleted")):
+            if blocks:
+                reasons = "; ".join(dict.fromkeys(blocks.values()))
+                errors.print(f"codec kv: {len(blocks)} of {done.blocks} blocks {what}: {reasons}", markup=False)
+        if done.left or done.damaged:
+            raise typer.Exit(1)
+
+
+def _to_write(mode: str, profile: Path | None) -> Path | None:
+    """Put a profile to use for reading; it is of the new blocks as well where their mode takes one."""
+    from .modes import MODES
+    from .profile import Profile
+
+    if profile:
+        Profile.read(profile)
+    return profile if mode not in MODES or MODES[mode].option == "quality" else None
+
+
+def _all(store: str) -> list[tuple[str, PrefixStore]]:
+    """Every namespace of a store that is there, by name."""
+    from .backends import open_backend
+    from .index import namespaces
+    from .store import PrefixStore
+
+    check_there(store)
+    backend = open_backend(store)
+    return [(name, PrefixStore.of_namespace(backend, name)) for name in namespaces(backend)]
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
+    """JSON, or a table for each namespace: fields below each other where it has one row."""
+    if as_json:
+        out.print(json.dumps(rows), markup=False)
+        return
+    if not rows:
+        out.print(f"{title}: empty", markup=False)
+        return
+    out.print(title, markup=False)
+    for name in dict.fromkeys(row["namespace"] for row in rows):
+        those = [{k: _shown(k, v) for k, v in row.items() if k != "namespace"} for row in rows if row["namespace"] == name]
+        table = Table(title=f"model and tenant {name[:8]}", title_justify="left", box=SIMPLE, show_header=len(those) > 1)
+        if len(those) == 1:
+            for field, value in those[0].items():
+                table.add_row(field.replace("_", " ").removesuffix(" bytes"), value)
+        else:
+            for field in those[0]:
+                table.add_column(field.replace("_", " ").removesuffix(" bytes"), no_wrap=True, overflow="ellipsis")
+            for row in those:
+                table.add_row(*row.values())
+        out.print(table, soft_wrap=False)
+
+
+def _shown(field: str, value: Any) -> str:
+    """A field for people."""
+    if field.endswith("bytes"):
+        return show_size(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{count} {mode}" for mode, count in value.items())
+    return str(value)[:8] if field == "block" else str(value)
