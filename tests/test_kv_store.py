@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from kv_cases import forged
 from rdcodec.codecs.kv_cache import index, ledger
 from rdcodec.codecs.kv_cache.backends import open_backend
 from rdcodec.codecs.kv_cache.blocks import KvSettings
@@ -351,7 +352,7 @@ def test_moving_another_tenants_blocks_into_ones_folder_gives_misses(opened, fol
     theirs, ours = opened(salt=b"theirs"), opened(salt=b"ours")
     put(theirs, PROMPT)
     (folder / "blocks" / theirs.index.namespace).rename(folder / "blocks" / ours.index.namespace)
-    assert opened(salt=b"ours").get(PROMPT) is None
+    assert opened(salt=b"ours").longest_prefix(PROMPT) == 0 and opened(salt=b"ours").get(PROMPT) is None
 
 
 def test_without_the_salt_a_store_can_be_looked_at_but_not_written(opened, folder):
@@ -360,6 +361,19 @@ def test_without_the_salt_a_store_can_be_looked_at_but_not_written(opened, folde
     assert store.stats().tokens == 30 and not store.verify().damaged
     with pytest.raises(ValueError, match="without its salt"):
         put(store, [1, 2, 3])
+
+
+def test_without_the_salt_a_block_whose_tokens_were_changed_is_seen(opened, folder):
+    """Under checksums that hold, after the store was opened: nothing but its tokens tells."""
+    put(opened(salt=b"tenant"), PROMPT)
+    store = PrefixStore.of_namespace(open_backend(folder), namespaces(open_backend(folder))[0])
+    path = folder / store.index.key(store.index.match(np.array(PROMPT)).path[1].id)
+
+    def change(signal, chunks):
+        chunks[0][0] ^= 1
+
+    path.write_bytes(forged(path.read_bytes(), change))
+    assert list(store.verify().damaged.values()) == ["the block holds other tokens than its place in the trie"]
 
 
 # ---- several processes ----

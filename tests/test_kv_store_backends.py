@@ -99,6 +99,29 @@ def test_two_stores_on_one_server_do_not_meet(redis_url):
     assert keys(one) == {"a.rdc": 1}
 
 
+def test_redis_lists_more_than_one_round_trip_and_not_what_vanished(redis_url, monkeypatch):
+    backend = open_backend(f"{redis_url}?prefix=many")
+    for i in range(1002):
+        backend.put(f"{i}.rdc", b"x")
+    scan = backend._redis.scan_iter
+    monkeypatch.setattr(backend._redis, "scan_iter", lambda **options: [*scan(**options), b"many:gone.rdc"])
+    assert keys(backend) == {f"{i}.rdc": 1 for i in range(1002)}
+
+
+def test_other_options_of_a_redis_url_reach_the_client(redis_url):
+    backend = open_backend(f"{redis_url}?socket_timeout=7&prefix=p&client_name=me")
+    options = backend._redis.connection_pool.connection_kwargs
+    assert (options["socket_timeout"], options["client_name"]) == (7, "me")
+    backend.put("a.rdc", b"1")
+    assert keys(open_backend(f"{redis_url}?prefix=p")) == {"a.rdc": 1}
+
+
+def test_listings_are_not_cached():
+    """s3fs keeps them otherwise, and blocks of other processes stay unseen."""
+    pytest.importorskip("fsspec")
+    assert not open_backend("memory://x")._fs.dircache.use_listings_cache
+
+
 def test_open_backend_chooses_by_scheme(tmp_path, redis_url):
     assert isinstance(open_backend(tmp_path / "x"), DirectoryBackend)
     assert isinstance(open_backend("memory://x"), FsspecBackend)
@@ -142,6 +165,15 @@ def test_a_failed_put_removes_its_temporary_file(tmp_path, scheme, monkeypatch):
     with pytest.raises(OSError, match="no"):
         backend.put("a/b.rdc", b"x")
     assert [name for _, _, files in os.walk(tmp_path) for name in files] == []
+
+
+def test_a_put_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    """Else a power cut may leave the name of a block with nothing in it."""
+    done, sync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append("flushed") or sync(handle))
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("renamed") or replace(*names))
+    open_backend(tmp_path).put("a/b.rdc", b"x")
+    assert done == ["flushed", "renamed"]
 
 
 WRITER = Path(__file__).with_name("test_kv_store_writers.py")

@@ -2,7 +2,16 @@
 
 import numpy as np
 import pytest
-from rdcodec.codecs.kv_cache.eviction import RecomputeCost, ReuseModel, bucket_end, bucket_of, recency, victims, worth
+from rdcodec.codecs.kv_cache.eviction import (
+    HORIZON_MIN_S,
+    RecomputeCost,
+    ReuseModel,
+    bucket_end,
+    bucket_of,
+    recency,
+    victims,
+    worth,
+)
 from rdcodec.codecs.kv_cache.trie import ROOT_ID, Node, Trie, common_prefix, shared_information, tree_distance
 
 BLOCK = 4
@@ -124,6 +133,54 @@ def test_victims_are_leaves_first_and_orphans_before_all():
         trie.remove(node)
     assert dropped[:2] == [8, 4] and dropped[-1] == 0 and not trie.nodes
     assert len(dropped) == 6
+
+
+def test_victims_come_by_value_then_age_then_distance_from_the_root():
+    trie = trie_of([np.array([1] * 4), np.array([2] * 4), np.array([3] * 4), np.array([4] * 8)])
+    one, two, three = (trie.match(np.array([i] * 4)).path[0] for i in (1, 2, 3))
+    deep = trie.match(np.array([4] * 8)).path[1]
+    worths = {one.id: 2.0, two.id: 1.0, three.id: 1.0, deep.id: 1.0, deep.parent_id: 3.0}
+    one.last_used, two.last_used, three.last_used, deep.last_used = 0, 9, 5, 9
+    dropped = [node.id for node in _drop(trie, victims(trie, 10**9, lambda node: worths[node.id]))]
+    assert dropped == [three.id, deep.id, two.id, one.id, deep.parent_id]
+
+
+def test_worth_grows_with_what_a_block_costs_to_recompute():
+    trie = trie_of([np.array([1] * 8)])
+    first, second = trie.match(np.array([1] * 8)).path
+    value, cost = worth(trie, ReuseModel(BLOCK), 10, RecomputeCost(2)), RecomputeCost(2)
+    assert value(second) / value(first) == pytest.approx(cost.of(4, 4) / cost.of(0, 4)) and cost.of(4, 4) > cost.of(0, 4)
+
+
+def test_a_tail_that_a_sibling_contains_is_worth_nothing():
+    trie = trie_of([np.arange(6), np.arange(7)])
+    short, long = sorted(trie.leaves(), key=lambda node: node.end)
+    value = worth(trie, ReuseModel(BLOCK), 10)
+    assert value(short) == 0 < value(long)
+
+
+def test_the_horizon_is_the_median_age_and_values_follow_new_counts():
+    trie = trie_of([np.array([i] * 4) for i in range(3)])
+    nodes = list(trie.nodes.values())
+    for node, last_used in zip(nodes, (0.0, 70.0, 90.0), strict=True):
+        node.last_used = node.accounted = last_used
+    reuse = ReuseModel(BLOCK)
+    assert reuse.prepare(nodes, 100.0) == 30 and ReuseModel(BLOCK).prepare([], 100.0) == HORIZON_MIN_S
+    before = reuse.probability(nodes[0], 100.0, 30.0)
+    reuse.counts.hits[0] += 100
+    reuse.prepare(nodes, 100.0)
+    assert reuse.probability(nodes[0], 100.0, 30.0) > 2 * before
+
+
+def test_a_hit_counts_the_time_before_it():
+    node = Node(b"x", ROOT_ID, np.arange(BLOCK), 0, 10)
+    reuse = ReuseModel(BLOCK)
+    reuse.hit(node, 5.0)
+    assert reuse.counts.exposure_s.sum() == pytest.approx(5) and reuse.counts.hits[0, bucket_of(5.0)] == 1
+    assert np.array_equal(reuse.counts.hits, reuse.gained.hits)
+    node.hits, node.last_used = 2, 5.0
+    reuse.hit(node, 6.0)
+    assert reuse.counts.hits[2, bucket_of(1.0)] == 1, "each number of hits is a class of its own"
 
 
 def test_victims_stop_when_enough_is_dropped():
