@@ -418,6 +418,15 @@ def test_hits_of_several_processes_add_up_and_damaged_accounts_do_no_harm(opened
     assert opened().index.reuse.counts.hits.sum() == 6
 
 
+def test_a_save_writes_what_was_counted_since_the_last_and_puts_count_too(opened):
+    store = opened()
+    put(store, PROMPT)
+    assert put(store, PROMPT).new_blocks == 0 and store.stats().hits == 4
+    store.save()
+    store.save()
+    assert opened().stats().hits == 4
+
+
 def test_accounts_round_trip_and_refuse_nonsense():
     account = ledger.Account({b"\1" * 16: ledger.Usage(3, 12.5, 7.25), b"\2" * 16: ledger.Usage(0, 1.0, None)})
     account.reuse.hits[1, 2], account.reuse.exposure_s[3, 4] = 5, 6.5
@@ -453,6 +462,21 @@ def test_eviction_keeps_within_budget_and_what_is_left_is_usable(opened, folder,
     assert store.evict(0).kept_bytes == 0 and files(folder) == []
     with pytest.raises(ValueError, match="budget"):
         store.evict(-1)
+
+
+def test_the_policy_recency_drops_what_was_used_longest_ago_however_likely(opened, clock):
+    store = opened()
+    put(store, list(range(8)), log_probs=np.full(8, -0.1))
+    clock.now += 10
+    put(store, list(range(50, 58)), log_probs=np.full(8, -6.0))
+    store.evict(store.stats().size_bytes - 1, "recency")
+    assert store.longest_prefix(list(range(8))) == 0 and store.longest_prefix(list(range(50, 58))) == 8
+
+
+def test_eviction_sees_what_others_stored_meanwhile(opened, folder):
+    store = opened()
+    put(opened(), PROMPT)
+    assert store.evict(0).blocks == 4 and files(folder) == []
 
 
 def test_likely_text_outlives_unlikely_text_before_anything_is_counted(opened, clock):
