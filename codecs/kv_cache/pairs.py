@@ -77,30 +77,28 @@ class Order:
     def split(self, ordered: np.ndarray) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
         """Entries of the paired rows, int32 (paired, columns // 2), and what is coded singly, by level.
 
-        ``ordered``: int32 (len(rows), columns).
+        ``ordered``: int32 (len(rows), columns), of which the paired rows are given up.
         """
         half, reach = ordered.shape[1] // 2, self.reach
-        first, second = ordered[: self.paired, :half], ordered[: self.paired, half : 2 * half]
+        shifted = ordered[: self.paired]
+        shifted += reach  # as unsigned, what lies below zero lies far above
+        loud = shifted.view(np.uint32).max(1, initial=0) > 2 * reach[:, 0]
+        first, second = shifted[:, :half], shifted[:, half : 2 * half]
         entries = first * (2 * reach + 1)
         entries += second
-        entries += 2 * reach * (reach + 1)
         singles = []
-        odd, loud = ordered.shape[1] % 2 == 1, self._loud(ordered[: self.paired])
+        odd = ordered.shape[1] % 2 == 1
         for index, run in self.pairs if odd or loud.any() else ():
-            parts = [ordered[run, 2 * half :].reshape(-1)]
+            limit = reach[run.start, 0]
+            parts = [shifted[run, 2 * half :].reshape(-1)]
             if loud[run].any():
-                a, b, limit = first[run], second[run], reach[run.start, 0]
-                beyond = (np.abs(a) > limit) | (np.abs(b) > limit)
+                a, b = first[run], second[run]
+                beyond = np.maximum(a.view(np.uint32), b.view(np.uint32)) > 2 * limit
                 entries[run][beyond] = (2 * limit + 1) ** 2
                 parts += [a[beyond], b[beyond]]
-            singles.append((index, np.concatenate(parts)))
+            singles.append((index, np.concatenate(parts) - limit))
         singles += [(index, ordered[run].reshape(-1)) for index, run in self.wide]
         return entries, [single for single in singles if single[1].size]
-
-    def _loud(self, paired: np.ndarray) -> np.ndarray:
-        """Whether a row holds a symbol beyond its table's reach."""
-        reach = self.reach[:, 0]
-        return (paired.max(1, initial=0) > reach) | (paired.min(1, initial=0) < -reach)
 
     def join(self, entries: np.ndarray, ordered: np.ndarray) -> Iterator[tuple[int, Any]]:
         """Inverse of `split`: fill the pairs into ``ordered``, then name (level, index into it) of what comes singly."""

@@ -151,7 +151,7 @@ def _tokens_are_cheaper(t: Tensor, place: Place) -> bool:
 
 
 def _mean_log2(power: np.ndarray) -> float:
-    return float(np.log2(np.maximum(power, 1e-20)).mean())
+    return float(np.log2(np.maximum(power, 1e-20)).sum()) / power.size  # numpy's mean takes twice as long
 
 
 def _by_channel(coder, t: Tensor | None, place: Place, exponents: np.ndarray) -> Tensor:
@@ -180,14 +180,18 @@ def _by_channel(coder, t: Tensor | None, place: Place, exponents: np.ndarray) ->
     if not place.wanted:
         return torch.empty(0)
     out = torch.empty(channels, place.tokens, device=t.device if t is not None else "cpu")
+    shift = _column(mean, out)
     for part, known, factor in coded:
-        torch.mul(known.to(out.device), _column(step * np.float32(factor), out), out=out[:, part]).add_(_column(mean, out))
+        torch.mul(known.to(out.device), _column(step * np.float32(factor), out), out=out[:, part]).add_(shift)
     return out
 
 
-def _column(values: np.ndarray, like: Tensor) -> Tensor:
-    """float32 per channel, or one for all, on the device of ``like``."""
-    return torch.from_numpy(values.astype(np.float32, copy=False))[:, None].to(like.device)
+def _column(values: np.ndarray, like: Tensor) -> Tensor | float:
+    """float32 per channel on the device of ``like``, or one number for all."""
+    if len(values) == 1:
+        return float(values[0])  # costs a third of a tensor of one
+    column = torch.from_numpy(values)[:, None]
+    return column if like.device.type == "cpu" else column.to(like.device)
 
 
 def _factor(finer: int) -> float:
@@ -210,7 +214,7 @@ def _code_levels(coder, scaled: Tensor | None, channels: int) -> np.ndarray:
 
 def checked_levels(coarse: np.ndarray) -> np.ndarray:
     """Levels of a vector read from a chunk, uint8: 0, 1, 2, 3 ... stand for 0, 1, 3, 5 ..."""
-    if coarse.min() < 0 or coarse.max() > LEVELS // 2:
+    if coarse.view(np.uint32).max() > LEVELS // 2:  # as unsigned, what lies below zero lies far above
         raise Corrupt(f"row levels {coarse.min()}..{coarse.max()}; need 0..{LEVELS // 2}")
     return np.maximum(2 * coarse - 1, 0).astype(np.uint8)
 
@@ -222,8 +226,8 @@ def _known_rows(coder, q: Tensor | None, level: np.ndarray, part: slice) -> Tens
 
 
 def integers(q: Tensor) -> np.ndarray:
-    """Nearest integers, int32."""
-    return q.round().to(torch.int32).cpu().numpy()
+    """Nearest integers, int32; ``q`` is given up."""
+    return q.round_().to(torch.int32).cpu().numpy()
 
 
 def _code_sinks(coder, q: Tensor | None, place: Place) -> Tensor:

@@ -49,6 +49,7 @@ TABLES_FILE = Path(__file__).with_name("gaussian.safetensors")
 SYMBOL_TOTAL = 1 << 16
 """Counts of an order-0 table, as stored, add up to this."""
 _WORDS = struct.Struct("<I")
+_NUMBERS = {kind: struct.Struct("<" + kind) for kind in "BhiI"}
 _EXPONENT = categorical(escape_counts())
 _EXPONENT_BITS = np.append(np.arange(1, ESCAPE_EXPONENTS), ESCAPE_EXPONENTS - 1)
 _SIGN = constriction.stream.model.Uniform(2)
@@ -65,10 +66,19 @@ def tables() -> Tables:
 
 def coarse_levels(variance: np.ndarray) -> np.ndarray:
     """1..32 for variances in squared steps: the nearest odd level, 2 c - 1. Half the calls, for 0.003 bits a symbol."""
-    position = np.log(np.maximum(variance, 1e-18)) * (0.25 / scale_ratio()) + _COARSE_OFFSET
+    position = np.log(np.maximum(variance, 1e-18))
+    position *= _COARSE_SLOPE
+    position += _COARSE_OFFSET
     return np.minimum(np.maximum(np.rint(position), 1), LEVELS // 2).astype(np.int32)
 
 
+def _coarse_level(variance: float) -> int:
+    """`coarse_levels` of one number, in a tenth of the time."""
+    position = math.log(max(variance, 1e-18)) * _COARSE_SLOPE + _COARSE_OFFSET
+    return min(max(round(position), 1), LEVELS // 2)
+
+
+_COARSE_SLOPE = 0.25 / scale_ratio()
 _COARSE_OFFSET = 0.5 - math.log(SCALE_MIN) / (2 * scale_ratio())
 
 
@@ -93,7 +103,7 @@ class WriteRows:
 
     def number(self, value: int, kind: str) -> int:
         """One integer as `struct` packs it, little-endian."""
-        self._raw.append(struct.pack("<" + kind, value))
+        self._raw.append(_NUMBERS[kind].pack(value))
         return value
 
     def raw(self, values: np.ndarray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -134,9 +144,10 @@ class WriteRows:
 
     def _escaped(self, part: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Table entries; excess over the table's reach and sign of the symbols beyond it. All int32."""
-        reach = np.int32(self.tables.reach[index])
+        reach = self.tables.reach[index]
         entries = part + reach
-        if entries.view(np.uint32).max() <= 2 * reach:  # as unsigned, what lies below zero lies far above
+        # as unsigned, what lies below zero lies far above; `max` as a method takes twice as long
+        if np.maximum.reduce(entries.view(np.uint32)) <= 2 * reach:
             return entries, part[:0], part[:0]
         at = entries.view(np.uint32) > 2 * reach
         entries[at] = 2 * reach + 1
@@ -202,7 +213,8 @@ class ReadRows:
 
     def number(self, value: int | None, kind: str) -> int:
         """Next number of the raw part."""
-        return struct.unpack_from("<" + kind, self._data, self._take(struct.calcsize("<" + kind)))[0]
+        form = _NUMBERS[kind]
+        return form.unpack_from(self._data, self._take(form.size))[0]
 
     def raw(self, values: np.ndarray | None, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """Next numbers of the raw part."""
@@ -306,7 +318,7 @@ def _vector_head(values: np.ndarray) -> tuple[np.ndarray, int, int]:
     offset = round(int(values.sum(dtype=np.int64)) / len(values))
     centred = values.astype(np.int64) - offset
     energy = int(centred @ centred)
-    level = 2 * int(coarse_levels(np.array([energy / len(values)]))[0]) - 1 if energy else 0
+    level = 2 * _coarse_level(energy / len(values)) - 1 if energy else 0
     return centred.astype(np.int32), offset, level
 
 
