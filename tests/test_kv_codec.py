@@ -369,7 +369,7 @@ def test_header_is_read_without_tensors():
 def test_mode_numbers_are_pinned():
     assert {name: mode.number for name, mode in MODES.items()} == {
         "tokens": 0, "lossless": 1, "fp8": 2, "turboquant": 3, "turboquant-ec": 4, "quantized": 5, "transform": 6,
-        "predictive": 7, "residual": 8,
+        "predictive": 7, "residual": 8, "quantized-fast": 9,
     }  # fmt: skip
 
 
@@ -396,6 +396,20 @@ def test_rows_come_back_with_escapes(level):
     assert np.array_equal(reader.rows(np.empty_like(values), levels), values)
     reader.finish()
     assert measure.bits[0] - 8 <= 8 * len(data) <= 1.005 * measure.bits[0] + 96
+
+
+@pytest.mark.parametrize("level", [1, 9, 21, 29, 33])
+@pytest.mark.parametrize("column", [0, 4, 8])
+def test_the_last_symbol_of_a_table_and_the_first_beyond(level, column):
+    reach = int(rows.tables().reach[level])
+    for symbol in (reach, -reach, reach + 1, -reach - 1):
+        values, levels = np.zeros((2, 9), np.int32), np.full(2, level, np.uint8)
+        values[1, column] = symbol
+        writer = rows.WriteRows()
+        writer.rows(values, levels)
+        reader = rows.ReadRows(writer.chunk())
+        assert np.array_equal(reader.rows(np.empty_like(values), levels), values)
+        reader.finish()
 
 
 def test_left_over_bytes_are_corrupt():

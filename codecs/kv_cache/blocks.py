@@ -40,7 +40,6 @@ from .modes import MODES
 from .place import KEY, KIND_NAMES, VALUE, Choices, Place
 from .profile import Profile, find_profile
 from .rope import Rope, rope_in
-from .rows import MeasureRows, ReadRows, WriteRows
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def encode_block(
         ValueError: shapes, types or limits; the message has found and expected.
     """
     head = _header_of(block, parent, fingerprint, salt, start, settings, total)
-    coders = [WriteRows() for _ in range(2 * stored_layers(head))]
+    coders = [MODES[settings.mode].coder("Write")() for _ in range(2 * stored_layers(head))]
     predicts = MODES[settings.mode].needs_earlier_layers
     with torch.inference_mode():  # a twentieth of the time: PyTorch keeps no books for gradients
         run(coders, head, settings.rope, settings.profile, block.layers, settings, wanted=predicts)
@@ -137,7 +136,7 @@ def estimate_block(block: KvBlock, *, start: int, settings: KvSettings, total: i
         (layers as `decode_block` will return them, bits of all chunks without container and header).
     """
     head = _header_of(block, ROOT, bytes(16), b"", start, settings, total)
-    coders = [MeasureRows() for _ in range(2 * stored_layers(head))]
+    coders = [MODES[settings.mode].coder("Measure")() for _ in range(2 * stored_layers(head))]
     layers = run(coders, head, settings.rope, settings.profile, block.layers, settings)
     return layers, float(sum(coder.bits[0] for coder in coders))
 
@@ -194,7 +193,8 @@ def decode_block(
     rope = rope_in(stream.chunk(1), head.key_dim)
     first = 0 if MODES[head.mode].needs_earlier_layers else want.start
     chosen = range(first, want.stop) if len(want) else range(0)
-    coders = [ReadRows(stream.chunk(FIRST + 2 * i + kind)) for i in chosen for kind in (KEY, VALUE)]
+    read = MODES[head.mode].coder("Read")
+    coders = [read(stream.chunk(FIRST + 2 * i + kind)) for i in chosen for kind in (KEY, VALUE)]
     decoded = run(coders, head, rope, profile, None, None, chosen)
     return KvBlock(head.tokens, decoded[want.start - first :] if len(want) else ())
 

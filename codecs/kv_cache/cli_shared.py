@@ -28,7 +28,7 @@ Name = Annotated[str | None, typer.Option("--fingerprint", help="32 hexadecimal 
 Salt = Annotated[str, typer.Option(envvar="RDCODEC_SALT", help="A tenant's; others do not find the blocks.")]
 Tokens = Annotated[Path | None, typer.Option(help="Token ids: a JSON list, or numbers with spaces between.")]
 Keys = Annotated[str | None, typer.Option(help="Pattern of tensor names, default 'layers.{i}.{k}' or '{i}.{k}' (mlx_lm).")]
-MODE_NAMES = "quantized, lossless, fp8, turboquant, turboquant-ec; with --profile transform, predictive."
+MODE_NAMES = "quantized, quantized-fast, lossless, fp8, turboquant, turboquant-ec; with --profile transform, predictive."
 Quality = Annotated[
     int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100, default 60; not of all modes.")
 ]

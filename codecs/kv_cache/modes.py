@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,12 +28,19 @@ class Mode:
     """A layer is decoded after all layers below it."""
     needs_model: bool = False
     """The model's weights are needed to save and to load."""
+    chunks: str = "rows:Rows"
+    """``module:kind`` of the coders of its chunks."""
 
     @property
     def code(self) -> Callable[..., Tensor]:
         """``code(coder, x or None, place)`` returns the reconstruction, shape and dtype of the place."""
         module, function = self.target.split(":")
         return getattr(import_module(f"{__package__}.{module}"), function)
+
+    def coder(self, verb: str) -> Any:
+        """The class that does ``Write``, ``Read`` or ``Measure`` with its chunks."""
+        module, kind = self.chunks.split(":")
+        return getattr(import_module(f"{__package__}.{module}"), verb + kind)
 
 
 MODES = {
@@ -56,6 +63,9 @@ MODES = {
     ),
     "residual": Mode(
         8, "quantized:code_inputs", "layer inputs; keys and values projected on load", "quality", needs_model=True
+    ),
+    "quantized-fast": Mode(
+        9, "quantized:code", "as quantized, in zstd's Huffman codes: decodes faster, larger", "quality", chunks="fast_rows:Fast"
     ),
 }
 

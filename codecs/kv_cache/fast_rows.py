@@ -1,0 +1,186 @@
+"""Rows for a fast decoder: one byte holds one or two symbols, and the Huffman stage of zstd codes the bytes.
+
+constriction's ANS takes some 14 ns a symbol to decode, three quarters of all that decoding a cache costs; zstd's Huffman
+decoder takes half of one. The price is rate: code words have whole bits, eleven at most, several levels share a table, and
+each table, of some 60 bytes, is in the stream. Two symbols in a byte halve the loss to whole bits, and the time.
+zstd at its usual levels would look for repetitions first; there are none.
+
+Only ``rows`` differs from the coders of `rows`. It puts into the raw part, rows sorted by level (stable):
+
+- length of a zstd frame (4 bytes), the frame, which says how long its content is: the rows of levels 1..`PAIRED_MAX`, then
+  those up to `SINGLE_MAX`. Of the first kind, column j of the first half (the longer one) is the high and column j of the
+  second half the low nibble of a byte, both in two's complement; of the second kind, a symbol is a byte;
+- number of the symbols that do not fit -8..7 or -128..127 and are zero there (4 bytes); where they are (uint32, rising,
+  an index into the rows of both kinds end to end); what they are (int32).
+
+Rows of higher levels, whose symbols would often not fit, go to the ANS coder. Where zstd begins a new table is the
+writer's choice.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import zstandard
+
+from ...entropy_models.errors import Corrupt
+from ...entropy_models.tables import LEVELS
+from .rows import MeasureRows, ReadRows, WriteRows
+
+PAIRED_MAX = 29
+"""Highest level coded in pairs: a scale of 2.06, where one symbol in 6,500 does not fit a nibble."""
+SINGLE_MAX = 55
+"""Highest level coded in bytes: a scale of 28.5, where one symbol in 140,000 does not fit a byte."""
+_SPAN = 4
+"""Levels that share a table, at most: their scales differ by a factor of 1.35, or 0.01 bits a symbol."""
+_TABLE_WORTH = 1 << 12
+"""Bytes that justify a table of their own, of some 60 bytes."""
+_LITERALS = zstandard.ZstdCompressionParameters(
+    window_log=17, hash_log=6, chain_log=6, search_log=1, min_match=7, target_length=0,
+    strategy=zstandard.STRATEGY_FAST, write_content_size=True, write_checksum=False,
+)  # fmt: skip
+"""As little search for repetitions as zstd can be asked for: there are none. (Negative levels leave literals raw.)"""
+_local = threading.local()  # zstd's contexts are not for two threads at once
+
+
+class _Order:
+    """Indices of the rows of each kind, sorted by level."""
+
+    def __init__(self, level: np.ndarray) -> None:
+        order = level.argsort(kind="stable")
+        self.level = level[order]
+        ends = self.level.searchsorted([0, PAIRED_MAX, SINGLE_MAX], "right").tolist()
+        self.paired, self.single, self.loud = order[ends[0] : ends[1]], order[ends[1] : ends[2]], order[ends[2] :]
+        self.levels = self.level[ends[0] : ends[2]]
+
+    def cuts(self, sizes: tuple[int, int]) -> list[int]:
+        """Where a new table begins, in bytes; ``sizes`` are those of a paired and of a single row."""
+        pairs, rows = len(self.paired), len(self.levels)
+        at = np.minimum(np.arange(rows + 1), pairs) * sizes[0] + np.maximum(np.arange(rows + 1) - pairs, 0) * sizes[1]
+        cuts, first = [0], 0
+        for i in (np.flatnonzero(np.diff(self.levels)) + 1).tolist():
+            end = pairs if i <= pairs else rows  # of this kind
+            worth = min(at[i] - cuts[-1], at[end] - at[i]) >= _TABLE_WORTH
+            if i == pairs or (worth and self.levels[i] >= self.levels[first] + _SPAN):
+                cuts.append(int(at[i]))
+                first = i
+        return [*cuts, int(at[-1])]
+
+
+class _FastWriter(WriteRows):
+    """`rows` of the writers."""
+
+    def rows(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
+        """As `WriteRows.rows`."""
+        order, columns = _Order(level), values.shape[1]
+        paired, at, far = _small(values[order.paired], -8, 7)
+        single, at_single, far_single = _small(values[order.single], -128, 127)
+        frame = _compress(_pack(paired).tobytes() + single.tobytes(), order.cuts(((columns + 1) // 2, columns)))
+        self.raw(np.frombuffer(frame, np.uint8), (self.number(len(frame), "I"),), "u1")
+        count = self.number(len(far) + len(far_single), "I")
+        if count:
+            self.raw(np.concatenate([at, at_single + paired.size]), (count,), "<u4")
+            self.raw(np.concatenate([far, far_single]), (count,), "<i4")
+        if len(order.loud):
+            super().rows(values[order.loud], level[order.loud])
+        return values
+
+
+class WriteFast(_FastWriter):
+    """Builds one chunk."""
+
+
+class MeasureFast(_FastWriter, MeasureRows):
+    """Counts the bits of one chunk."""
+
+
+class ReadFast(ReadRows):
+    """Reads one chunk."""
+
+    def rows(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
+        """As `ReadRows.rows`, but int8 where that is enough."""
+        if level.size and int(level.max()) >= LEVELS:
+            raise Corrupt(f"level {level.max()}; at most {LEVELS - 1}")
+        order, columns = _Order(level), values.shape[1]
+        half = (columns + 1) // 2
+        split = len(order.paired) * half
+        frame = self.raw(None, (self.number(None, "I"),), "u1")
+        body = _decompress(frame, split + len(order.single) * columns)
+        out = np.zeros(values.shape, np.int8)
+        out[order.paired] = _unpack(body[:split].reshape(-1, half), columns)
+        out[order.single] = body[split:].view(np.int8).reshape(-1, columns)
+        count = self.number(None, "I")
+        if count:
+            out = self._put_far(out, np.concatenate([order.paired, order.single]), count)
+        if len(order.loud):
+            out = out.astype(np.float32, copy=False)
+            shape = np.empty((len(order.loud), columns), np.int8)
+            out[order.loud] = super().rows(shape, level[order.loud])
+        return out
+
+    def _put_far(self, out: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
+        """With the symbols that bytes cannot hold: float32 if int8 cannot either."""
+        at, far = self.raw(None, (count,), "<u4").astype(np.int64), self.raw(None, (count,), "<i4")
+        row, column = np.divmod(at, out.shape[1])
+        if at[-1] >= len(rows) * out.shape[1] or (np.diff(at) <= 0).any():
+            raise Corrupt(f"far symbols at {at.min()}..{at.max()} of {len(rows) * out.shape[1]}, or not in order")
+        if far.min() < -128 or far.max() > 127:
+            out = out.astype(np.float32)
+        out[rows[row], column] = far
+        return out
+
+
+def _small(values: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """int8 with zeros for what is not in low..high; flat indices of those; those."""
+    small = values.astype(np.int8)
+    if not values.size or (values.min() >= low and values.max() <= high):
+        return small, np.zeros(0, np.int64), values.reshape(-1)[:0]
+    at = np.flatnonzero((values < low) | (values > high))
+    small.reshape(-1)[at] = 0
+    return small, at, values.reshape(-1)[at]
+
+
+def _pack(paired: np.ndarray) -> np.ndarray:
+    """int8 rows within a nibble to bytes."""
+    half = (paired.shape[1] + 1) // 2
+    packed = paired[:, :half].view(np.uint8) << 4
+    packed[:, : paired.shape[1] - half] |= paired[:, half:].view(np.uint8) & 15
+    return packed
+
+
+def _unpack(packed: np.ndarray, columns: int) -> np.ndarray:
+    """Inverse of `_pack`."""
+    half = packed.shape[1]
+    out = np.empty((len(packed), columns), np.int8)
+    np.right_shift(packed.view(np.int8), 4, out=out[:, :half])
+    np.right_shift((packed[:, : columns - half] << 4).view(np.int8), 4, out=out[:, half:])
+    return out
+
+
+def _compress(body: bytes, cuts: list[int]) -> bytes:
+    """One frame, with a new block at each cut."""
+    if not body:
+        return b""
+    if not hasattr(_local, "compressor"):
+        _local.compressor = zstandard.ZstdCompressor(compression_params=_LITERALS)
+    if len(cuts) == 2:
+        return _local.compressor.compress(body)
+    stream, parts = _local.compressor.compressobj(size=len(body)), []
+    for start, end in zip(cuts, cuts[1:], strict=False):
+        parts += [stream.compress(body[start:end]), stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)]
+    return b"".join([*parts, stream.flush(zstandard.COMPRESSOBJ_FLUSH_FINISH)])
+
+
+def _decompress(frame: np.ndarray, size: int) -> np.ndarray:
+    """Inverse of `_compress`, uint8; a frame that claims another size is refused before anything is allocated."""
+    if not hasattr(_local, "decompressor"):
+        _local.decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+    try:
+        found = zstandard.frame_content_size(frame) if size else len(frame)
+        if found != size:
+            raise Corrupt(f"a zstd frame of {found} bytes; the rows need {size}")
+        body = _local.decompressor.decompress(frame, allow_extra_data=False) if size else b""
+    except zstandard.ZstdError as error:
+        raise Corrupt(f"zstd: {error}") from None
+    return np.frombuffer(body, np.uint8)
