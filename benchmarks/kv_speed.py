@@ -65,7 +65,8 @@ def measure(shape: str, layers, ids: np.ndarray, rope, repeats: int) -> list[dic
     decode_s, _ = best(lambda: decompressor.decompress(packed), repeats)
     rows.append(line(shape, "zstd -3", len(raw_bytes), len(packed), encode_s, decode_s))
     modes = [("lossless", 60), ("fp8", 60), ("turboquant", 60), ("turboquant-ec", 60)]
-    for mode, quality in [*modes, ("quantized", 40), ("quantized", 50), ("quantized", 60)]:
+    modes += [(mode, quality) for mode in ("quantized", "quantized-fast") for quality in (40, 50, 60)]
+    for mode, quality in modes:
         codec = KvCodec(KvSettings(mode=mode, quality=quality, rope=rope))
         codec.decode(codec.encode(layers, ids))
         encode_s, data = best(lambda codec=codec: codec.encode(layers, ids), repeats)
@@ -73,7 +74,7 @@ def measure(shape: str, layers, ids: np.ndarray, rope, repeats: int) -> list[dic
         rows.append(
             line(
                 shape,
-                f"{mode} q{quality}" if mode == "quantized" else mode,
+                f"{mode} q{quality}" if mode.startswith("quantized") else mode,
                 len(raw_bytes),
                 len(data),
                 encode_s,
