@@ -134,7 +134,8 @@ def test_a_thousand_corrupted_blocks(stores, strangers):
     rng, seen = np.random.default_rng(20), Counter()
     for number in range(COUNT):
         it, kind = stores[number % len(ALL)], KINDS[number // len(ALL) % len(KINDS)]
-        which, opened_before = number // 49 % 4, bool(number // 196 % 2)
+        round_ = number // (len(ALL) * len(KINDS))
+        which, opened_before = round_ % 4, bool(round_ // 4 % 2)
         # the block of another mode at the same place is no stranger: it holds the same cache
         others = strangers + [body for other in stores for i, body in enumerate(other.bodies) if i != which]
         store = it.opened() if opened_before else None

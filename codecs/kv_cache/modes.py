@@ -65,7 +65,11 @@ MODES = {
         8, "quantized:code_inputs", "layer inputs; keys and values projected on load", "quality", needs_model=True
     ),
     "quantized-fast": Mode(
-        9, "quantized:code", "as quantized, in zstd's Huffman codes: decodes faster, larger", "quality", chunks="fast_rows:Fast"
+        9,
+        "quantized:code",
+        "as quantized, in zstd's Huffman codes: decodes faster, larger",
+        "quality",
+        chunks="fast_rows:Fast",
     ),
 }
 
