@@ -13,7 +13,7 @@ import pytest
 import rdcodec.codecs
 import rdcodec.entropy_models
 import rdcodec.training
-from rdcodec.codecs import cli
+from rdcodec.codecs import cli, weights
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
@@ -58,8 +58,17 @@ def test_readme_bd_rates_are_those_of_the_csv():
     text = (ROOT / "README.md").read_text()
     checked = 0
     for row in rows:
-        match = re.search(rf"^\| {re.escape(row['anchor'])}\b[^|]*\| ([+-][\d.]+) %", text, re.MULTILINE)
+        percent = r"([+-][\d.]+) %"
+        match = re.search(rf"^\| {re.escape(row['anchor'])}\b[^|]*\| {percent} \| {percent} \|", text, re.MULTILINE)
         if match:
             checked += 1
-            assert float(match[1]) == pytest.approx(float(row["bd_rate_psnr_percent"]), abs=0.051), row
+            for shown, metric in zip(match.groups(), ("psnr", "ms_ssim"), strict=True):
+                assert float(shown) == pytest.approx(float(row[f"bd_rate_{metric}_percent"]), abs=0.051), row
     assert checked >= 3
+
+
+def test_the_manifest_says_what_the_default_model_measured():
+    measured = weights.line_named("image").measured["kodak_bd_rate_psnr_percent"]
+    rows = csv.DictReader((ROOT / "benchmarks/results/kodak_bd_rate.csv").open())
+    found = {row["anchor"]: float(row["bd_rate_psnr_percent"]) for row in rows}
+    assert measured == {name: found[name] for name in ("jpeg", "webp", "avif")}

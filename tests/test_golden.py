@@ -17,7 +17,7 @@ from rdcodec.codecs.weights import manifest
 
 GOLDEN = Path(__file__).parent / "golden"
 KINDS = ("rgb", "grey", "alpha")
-NAMES = tuple(f"image-{release}-{kind}" for release in (1, 2) for kind in KINDS)
+NAMES = tuple(f"image-{release}-{kind}" for release in (1, 2, 3) for kind in KINDS)
 
 
 def golden_scene(name: str) -> np.ndarray:

@@ -129,6 +129,19 @@ def test_a_chunk_with_nan_is_restored_exactly(mode):
     assert torch.equal(restored(deserializer, buffer, chunk).view(torch.int16), chunk.view(torch.int16))
 
 
+@pytest.mark.parametrize("strange", ["huge", "float8_e4m3fn"])
+def test_a_chunk_that_the_mode_cannot_take_travels_raw(strange):
+    chunk = chunk_of()
+    if strange == "huge":
+        chunk[0, 1, 2, 3] = 3e38
+    else:
+        chunk = chunk.to(getattr(torch, strange))
+    serializer, deserializer = serde_of(mode="quantized")
+    buffer = stored(serializer, chunk)
+    assert buffer.tensor[0] == RAW
+    assert torch.equal(restored(deserializer, buffer, chunk).view(torch.uint8), chunk.view(torch.uint8))
+
+
 def test_padding_after_the_frame_is_ignored():
     chunk = chunk_of()
     serializer, deserializer = serde_of(mode="lossless")

@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'"
 tokenizers = pytest.importorskip("tokenizers", reason="needs the extra 'kv'")
 
 from rdcodec.codecs.cli import app
-from rdcodec.codecs.kv_cache import evaluate, report, save_cache
+from rdcodec.codecs.kv_cache import evaluate, load_cache, report, save_cache
 from rdcodec.codecs.kv_cache.evaluate import Fidelity
 from rdcodec.codecs.kv_cache.model import load_model
 from rdcodec.codecs.kv_cache.report import _table, evaluate_text
@@ -72,6 +72,36 @@ def test_encode_takes_rope_and_fingerprint_from_the_model(model, tmp_path):
         done = CliRunner().invoke(app, [*command, "--model", "/absent"])
         assert done.exit_code == 1 and "/absent: no model there; need the folder" in done.stderr, done.output
         assert done.stderr.count("\n") == 1
+
+
+def test_a_cache_of_the_model_in_another_type_is_its_own_and_one_of_another_model_is_not(model, tmp_path):
+    """A checkpoint in bfloat16 is often run in another type; its caches are of that type."""
+    wide, ids = load_model(model).float(), torch.arange(40)[None] + 2
+    with torch.no_grad():
+        cache = wide(ids, use_cache=True).past_key_values
+    pairs = [(layer.keys, layer.values) for layer in cache.layers]
+    tensors = {f"layers.{i}.{n}": x for i, pair in enumerate(pairs) for n, x in zip("kv", pair, strict=True)}
+    tensors = {name: x.contiguous() for name, x in tensors.items()} | {"tokens": ids[0]}
+    save_file(tensors, tmp_path / "wide.safetensors")
+    del tensors["layers.1.k"], tensors["layers.1.v"]
+    save_file(tensors, tmp_path / "short.safetensors")
+    (tmp_path / "ids").write_text(" ".join(map(str, ids[0].tolist())))
+
+    def codec(*arguments):
+        return CliRunner().invoke(app, [*map(str, arguments), "--model", str(model)])
+
+    lossless, store, back = ("--mode", "lossless"), tmp_path / "store", tmp_path / "back.safetensors"
+    assert codec("encode", tmp_path / "wide.safetensors", *lossless).exit_code == 0
+    loaded = load_cache(tmp_path / "wide.rdc", wide)
+    assert all(torch.equal(a.keys, b.keys) for a, b in zip(loaded.layers, cache.layers, strict=True))
+    assert codec("kv", "put", store, tmp_path / "wide.safetensors", *lossless).exit_code == 0
+    get = "kv", "get", store, "--tokens", tmp_path / "ids", "-o", back
+    assert codec(*get).exit_code == 1 and codec(*get, "--dtype", "float32").exit_code == 0 and back.exists()
+    assert "need one of bfloat16" in codec(*get, "--force", "--dtype", "int4").stderr
+    for command in (("encode",), ("kv", "put", tmp_path / "other")):
+        done = codec(*command, tmp_path / "short.safetensors", *lossless)
+        assert done.exit_code == 1 and "has layers 1; the model (llama) has layers 2" in done.stderr
+    assert not (tmp_path / "short.rdc").exists()
 
 
 def test_table_fits_80_columns():

@@ -473,6 +473,11 @@ def test_the_policy_recency_drops_what_was_used_longest_ago_however_likely(opene
     assert store.longest_prefix(list(range(8))) == 0 and store.longest_prefix(list(range(50, 58))) == 8
 
 
+def test_an_unknown_eviction_policy_is_refused(opened):
+    with pytest.raises(ValueError, match="no policy 'lru'; there are worth and recency"):
+        opened().evict(10, "lru")
+
+
 def test_eviction_sees_what_others_stored_meanwhile(opened, folder):
     store = opened()
     put(opened(), PROMPT)

@@ -108,6 +108,20 @@ def test_redis_lists_more_than_one_round_trip_and_not_what_vanished(redis_url, m
     assert keys(backend) == {f"{i}.rdc": 1 for i in range(1002)}
 
 
+def test_a_redis_server_that_is_full_or_gone_is_an_os_error(redis_url):
+    backend = open_backend(f"{redis_url}?prefix=full")
+    backend._redis.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(ConnectionError, match="maxmemory"):
+            backend.put("a.rdc", bytes(1000))
+    finally:
+        backend._redis.config_set("maxmemory", "0")
+    backend._redis = type(backend._redis)(port=1)
+    for verb in (lambda: backend.get("a.rdc"), lambda: backend.delete("a.rdc"), lambda: list(backend.list(""))):
+        with pytest.raises(ConnectionError, match="does not answer"):
+            verb()
+
+
 def test_other_options_of_a_redis_url_reach_the_client(redis_url):
     backend = open_backend(f"{redis_url}?socket_timeout=7&prefix=p&client_name=me")
     options = backend._redis.connection_pool.connection_kwargs

@@ -50,6 +50,14 @@ def filled(tmp_path):
     return tmp_path, tensors
 
 
+def test_put_says_which_blocks_stay_in_another_mode(filled):
+    tmp_path, _ = filled
+    again = run("put", tmp_path / "store", tmp_path / "a.safetensors", *MODEL, *BLOCKS, "--mode", "quantized")
+    assert again.exit_code == 0 and "stored already: 4 as lossless" in again.stderr
+    same = run("put", tmp_path / "store", tmp_path / "a.safetensors", *MODEL, *BLOCKS, "--mode", "lossless")
+    assert same.exit_code == 0 and "stored already" not in same.stderr
+
+
 def test_put_and_get_round_trip(filled):
     tmp_path, tensors = filled
     ids = ids_file(tmp_path / "ids.json", [*range(27), 500])

@@ -26,7 +26,7 @@ from rdcodec.entropy_models.tables import gaussian_tables
 from rdcodec.training.coder import Train, gaussian_bits
 from rdcodec.training.data import ImageData, PixelCache, RandomCrops, iterate_images
 from rdcodec.training.export import export, write_line
-from rdcodec.training.freeze import frozen
+from rdcodec.training.freeze import frozen, stored
 from rdcodec.training.image import ImageTraining, initial_state, stratified_qualities
 from rdcodec.training.initialise import dct, start_as_dct, with_split_first_step
 from rdcodec.training.losses import rate_distortion, rate_distortion_weight
@@ -176,8 +176,8 @@ def test_training_and_coding_run_the_same_integers(photograph):
     """The shadow network under `Measure` gives the symbols and levels of the frozen one."""
     network = ImageNetwork(ImageConfig(**TINY), *LAYERS["integer"])
     start_as_dct(network)
-    for parameter in network.parameters():  # exactly what float16 keeps
-        parameter.data = parameter.data.half().float()
+    for name, parameter in network.named_parameters():  # exactly what a file keeps
+        parameter.data = stored(name, parameter.data).float()
     deployed, quality = frozen(network), torch.tensor([40])
     image = torch.from_numpy(photograph[None, :96, :80].copy()).float() / 255 - 0.5
     with torch.no_grad():

@@ -11,6 +11,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -193,6 +194,17 @@ class FsspecBackend:
         return bool(self._fs.exists(self._path(key)))
 
 
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """A Redis server that is gone or full fails as a folder or S3 would."""
+    import redis
+
+    try:
+        yield
+    except redis.RedisError as error:
+        raise ConnectionError(f"the Redis server refuses, or does not answer: {error}") from None
+
+
 class RedisBackend:
     """Redis or Valkey; a value is a string under ``prefix:key``. SET replaces a whole value at once.
 
@@ -207,10 +219,8 @@ class RedisBackend:
         address, prefix = _split_prefix(url)
         self._redis: Any = redis.Redis.from_url(re.sub(r"^valkey", "redis", address))
         self._prefix = prefix
-        try:
+        with _as_os_error():
             self._redis.ping()
-        except redis.RedisError as error:  # not an OSError, unlike what a folder or S3 that is not there raises
-            raise ConnectionError(f"the Redis server does not answer: {error}") from None
 
     def _name(self, key: str) -> bytes:
         return f"{self._prefix}:{_checked(key)}".encode()
@@ -218,7 +228,8 @@ class RedisBackend:
     def get(self, key: str, end: int | None = None) -> bytes | None:
         """The string's bytes, or None; GETRANGE where only the beginning is asked for."""
         name = self._name(key)
-        value = self._redis.get(name) if end is None else self._redis.getrange(name, 0, end - 1)
+        with _as_os_error():
+            value = self._redis.get(name) if end is None else self._redis.getrange(name, 0, end - 1)
         return bytes(value) if value else None  # GETRANGE of a missing key is empty; blocks never are
 
     def put(self, key: str, data: bytes) -> None:
@@ -229,29 +240,35 @@ class RedisBackend:
         """
         if len(data) > REDIS_VALUE_MAX:
             raise ValueError(f"a block of {len(data)} bytes; Redis takes at most {REDIS_VALUE_MAX}, use fewer tokens")
-        self._redis.set(self._name(key), data)
+        with _as_os_error():
+            self._redis.set(self._name(key), data)
 
     def delete(self, key: str) -> None:
         """DEL."""
-        self._redis.delete(self._name(key))
+        with _as_os_error():
+            self._redis.delete(self._name(key))
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """SCAN, which never blocks the server; sizes by STRLEN, a thousand in one round trip."""
         pattern = re.sub(r"([*?\[\]\\])", r"\\\1", f"{self._prefix}:{prefix}") + "*"
-        names = sorted(set(self._redis.scan_iter(match=pattern.encode(), count=1000)))  # SCAN may repeat a key
+        with _as_os_error():
+            names = sorted(set(self._redis.scan_iter(match=pattern.encode(), count=1000)))  # SCAN may repeat a key
         skip = len(self._prefix) + 1
         for at in range(0, len(names), 1000):
             part = names[at : at + 1000]
             pipe = self._redis.pipeline(transaction=False)
             for name in part:
                 pipe.strlen(name)
-            for name, size in zip(part, pipe.execute(), strict=True):
+            with _as_os_error():
+                sizes = pipe.execute()
+            for name, size in zip(part, sizes, strict=True):
                 if size:
                     yield Entry(name.decode()[skip:], int(size))
 
     def exists(self, key: str) -> bool:
         """EXISTS."""
-        return bool(self._redis.exists(self._name(key)))
+        with _as_os_error():
+            return bool(self._redis.exists(self._name(key)))
 
 
 def _split_prefix(url: str) -> tuple[str, str]:

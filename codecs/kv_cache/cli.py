@@ -69,17 +69,24 @@ def put(
     with one_line():
         if tokens and len(caches) > 1:
             raise ValueError(f"--tokens is of one cache, here are {len(caches)}; put the ids into the files as 'tokens'")
+        from .layout import layout_of
+
         options = {"mode": mode, "quality": quality, "bits": bits, "profile": profile}
-        opened, failed = None, list[Path]()
+        stores, failed = dict[Any, Any](), list[Path]()
         for path in caches:
             cache = None
             with _go_on(path, failed):
                 cache = _cache(path, tokens, keys)
             if cache is None:
                 continue
-            if opened is None:  # a store is made only when there is something to put into it
-                opened = open_store(store, model, fingerprint, salt, block_tokens, options, create=True)
             with _go_on(path, failed):
+                layout = layout_of(cache[0])
+                key = layout if model else None  # the model's fingerprint is of the element type that it ran in
+                if key not in stores:  # a store is made only when there is something to put into it
+                    stores[key] = open_store(
+                        store, model, fingerprint, salt, block_tokens, dict(options), create=True, made=layout
+                    )
+                opened = stores[key]
                 with bar(path.name) as progress:
                     stored = opened.put(cache[1], cache[0], progress=progress)
                 opened.save()
@@ -88,8 +95,21 @@ def put(
                     f"in {stored.new_blocks} blocks, {show_size(stored.new_bytes)}"
                 )
                 out.print(json.dumps({"file": str(path), **asdict(stored)}) if as_json else line, markup=False)
+                _note_other_modes(path, stored.shared_modes, opened.settings)
         if failed:
             raise typer.Exit(1)
+
+
+def _note_other_modes(path: Path, shared: dict[str, int], settings: Any) -> None:
+    """Shared blocks keep the mode that they were stored in, which may be less exact than the one asked for."""
+    from .sharing import mode_text
+
+    if others := [f"{count} as {text}" for text, count in shared.items() if text != mode_text(settings)]:
+        errors.print(
+            f"codec kv: {path}: note: of its blocks are stored already: {', '.join(others)}; "
+            "`codec kv transcode` changes them",
+            markup=False,
+        )
 
 
 @contextmanager
@@ -121,6 +141,9 @@ def get(
     fingerprint: Name = None,
     salt: Salt = "",
     layers: Annotated[str | None, typer.Option(help="Only these, first:last, e.g. 0:8.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Element type that --model ran in, if not its files': bfloat16, float16, float32.")
+    ] = None,
     profile: ProfileFile = None,
     block_tokens: BlockTokens = 256,
     force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite the output.")] = False,
@@ -136,10 +159,12 @@ def get(
         if output.exists() and not force:
             raise ValueError(f"{output} exists; --force overwrites it")
         wanted, ids = _range(layers), _ids(tokens)
-        with open_store(store, model, fingerprint, salt, block_tokens, {"profile": profile}) as opened:
+        with open_store(store, model, fingerprint, salt, block_tokens, {"profile": profile}, dtype=dtype) as opened:
+            known = opened.longest_prefix(ids)
             hit = opened.get(ids, layers=wanted)
         if hit is None:
-            why = instead(opened, model)
+            why = f" in blocks that can be read ({known} tokens are damaged, or need --profile)" if known else ""
+            why = why or instead(opened, model)
             raise ValueError(f"no beginning of the {len(ids)} tokens is stored for this model and tenant{why}")
         if not hit.layers or not hit.layers[0][1].shape[-1]:
             what = "layer inputs" if hit.layers else "token ids only"

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ...entropy_models.errors import BitstreamError
 
 if TYPE_CHECKING:
+    from .layout import Layout
     from .store import PrefixStore
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -73,12 +74,15 @@ def open_store(
     block_tokens: int,
     options: dict[str, Any],
     create: bool = False,
+    made: Layout | None = None,
+    dtype: str | None = None,
 ) -> PrefixStore:
     """The store of a model and a tenant.
 
     Args:
         options: mode, quality, bits and profile, as `commands.kv_settings` takes them.
         create: a folder may be missing, and is made.
+        made, dtype: of the caches; see `commands.identity_of`.
 
     Raises:
         ValueError: no store there, no such model, or settings that do not go together.
@@ -91,7 +95,7 @@ def open_store(
 
     rope = None
     if model:
-        name, rope = identity_of(model)
+        name, rope = identity_of(model, made, dtype)
     elif fingerprint and re.fullmatch("[0-9a-fA-F]{32}", fingerprint):
         name = bytes.fromhex(fingerprint)
     else:

@@ -18,7 +18,8 @@ from torch import Tensor
 from ...entropy_models.errors import Unsupported
 from .blocks import KvSettings
 from .codec import KvCodec
-from .header import width_text
+from .header import ELEMENT_TYPES, width_text
+from .layout import Layout, check_fits, layout_of
 from .model import SUPPORTED, check_model, fingerprint, load_model, rope_of
 from .modes import MODES
 from .profile import Profile
@@ -82,7 +83,7 @@ def encode_bytes(
     tensors, ids, notices = read_tensors(data, keys)
     name = bytes(16)
     if model:
-        name, rope = identity_of(model)
+        name, rope = identity_of(model, layout_of(tensors))
         settings = replace(settings, rope=rope)
     elif MODES[settings.mode].option == "quality":
         notices = [*notices, ROPE_KEPT]
@@ -118,20 +119,30 @@ def kv_settings(
     return KvSettings(mode=mode, profile=Profile.read(profile) if profile else None, **given, **others)
 
 
-@lru_cache(maxsize=2)
-def identity_of(folder: str) -> tuple[bytes, Rope | None]:
-    """Fingerprint and RoPE of the transformers model in a folder; kept, as files of one command share a model.
+def identity_of(folder: str, made: Layout | None = None, dtype: str | None = None) -> tuple[bytes, Rope | None]:
+    """Fingerprint and RoPE of the transformers model in a folder.
+
+    Args:
+        made: layout of a cache that it made; its element type is the one that the model ran in.
+        dtype: that element type where there is no cache to tell; None: as the model's files say.
 
     Raises:
-        ValueError: no model there, or one whose caches cannot be stored (`Unsupported` names its layers).
+        ValueError: no model there, one whose caches cannot be stored, or one that cannot have made this cache
+            (`Unsupported` names what differs).
         ImportError: transformers is not installed.
     """
     model = model_in(folder)
-    return fingerprint(model), rope_of(model)
+    if made is not None:
+        check_fits(replace(made, dtype=model.dtype), model, "the cache")
+        dtype = str(made.dtype).removeprefix("torch.")
+    if dtype not in (None, *ELEMENT_TYPES.values()):
+        raise ValueError(f"element type {dtype!r}; need one of {', '.join(ELEMENT_TYPES.values())}")
+    return fingerprint(model, dtype), rope_of(model)
 
 
+@lru_cache(maxsize=2)
 def model_in(folder: str) -> Any:
-    """The transformers model in a folder, checked. Errors as `identity_of`."""
+    """The transformers model in a folder, checked; kept, as files of one command share it. Errors as `identity_of`."""
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"{folder}: no model there; need the folder of a transformers model, with config.json and weights")
     try:
@@ -156,17 +167,22 @@ def read_tensors(data: bytes, pattern: str | None = None) -> tuple[Layers, np.nd
         pattern = MLX_KEYS if any(re.match(r"0\.[01]\b", name) for name in tensors) else KEYS
     if pattern == MLX_KEYS:
         _refuse_mlx_classes(data)
-    if "{i}" not in pattern or "{k}" not in pattern:
-        raise ValueError(f"pattern {pattern!r} of tensor names; it needs {{i}} for the layer and {{k}} for k or v")
+    if pattern.count("{i}") != 1 or pattern.count("{k}") != 1:
+        raise ValueError(f"pattern {pattern!r} of tensor names; it needs one {{i}} for the layer and one {{k}} for k or v")
     regex = re.escape(pattern).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{k\}", r"(?P<k>keys?|values?|k|v|0|1)")
     found: dict[int, dict[int, Tensor]] = {}
     others = []
     for name, tensor in tensors.items():
         if match := re.fullmatch(regex, name):
-            found.setdefault(int(match["i"]), {})[_KINDS[match["k"]]] = tensor
+            pair = found.setdefault(int(match["i"]), {})
+            if _KINDS[match["k"]] in pair:
+                raise ValueError(f"{name}: the file has these keys or values under another name as well")
+            pair[_KINDS[match["k"]]] = tensor
         elif name != TOKENS_NAME:
             others.append(name)
     _refuse_layouts(others)
+    if found and (missing := sorted(set(range(max(found))) - set(found))):
+        raise ValueError(f"layers {', '.join(map(str, missing[:8]))} are missing; the last one is {max(found)}")
     if not found or sorted(found) != list(range(len(found))) or any(len(pair) != 2 for pair in found.values()):
         names = ", ".join(sorted(tensors)[:4])
         raise ValueError(

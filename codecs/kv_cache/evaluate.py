@@ -7,6 +7,7 @@ is the same model on the uncompressed cache, in float32 so that its own rounding
 from __future__ import annotations
 
 import csv
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -44,7 +45,7 @@ class Fidelity:
     key_error: float
     value_error: float
     attention_error: float
-    """Of the attention outputs of the tail's own queries, mean over layers."""
+    """Of the attention outputs of the tail's own queries, mean over layers; nan for attention that is not known here."""
     kl_mean: float
     """KL divergence of next-token distributions, bits, mean over tail tokens."""
     kl_p99: float
@@ -76,7 +77,9 @@ class Evaluation:
         self.queries: list[Tensor] = []
         self.clean = self._tail(self.caches, record_queries=True)
         self.greedy = self._greedy(self.caches[: self.greedy_contexts])
-        self.outputs = [self._attention(cache, i) for i, cache in enumerate(self.caches)]
+        # without these two it would be the error of another attention than the model's
+        self.knows_attention = len(self.queries) == len(caches[0]) and rope_of(model) is not None
+        self.outputs = [self._attention(cache, i) for i, cache in enumerate(self.caches)] if self.knows_attention else []
 
     def measure(self, name: str, coded: Coded) -> Fidelity:
         """Code every cache and compare."""
@@ -96,13 +99,14 @@ class Evaluation:
         greedy = self._greedy(found[: self.greedy_contexts]) == self.greedy
         first = torch.where(greedy.all(1), TAIL, (~greedy).int().argmax(1)).float()
         attention = [
-            [_relative(a, b) for a, b in zip(self._attention(cache, i), self.outputs[i], strict=True)]
-            for i, cache in enumerate(found)
+            [_relative(a, b) for a, b in zip(self._attention(cache, i), outputs, strict=True)]
+            for i, (cache, outputs) in enumerate(zip(found, self.outputs, strict=False))
         ]
+        attention_error = float(np.mean(attention)) if attention else math.nan
         errors = [_errors(self.caches, found, kind) for kind in (0, 1)]
         return Fidelity(
             name, 8 * size / elements, raw / size if size else float("inf"), max(e[0] for e in errors), errors[0][1],
-            errors[1][1], float(np.mean(attention)), float(kl.mean()), float(kl.quantile(0.99)), agree,
+            errors[1][1], attention_error, float(kl.mean()), float(kl.quantile(0.99)), agree,
             float(first.mean()), float(greedy.float().mean()), len(self.caches), self.greedy_contexts, seconds,
         )  # fmt: skip
 
@@ -127,11 +131,10 @@ class Evaluation:
 
     def _query_hooks(self) -> list[Any]:
         """Record the queries of every layer, before RoPE: (contexts, tokens, heads * head_dim)."""
-        layers = self.caches[0]
-        self.queries = [torch.zeros(0)] * len(layers)
         hooks = []
         names = [n for n, _ in self.model.named_modules() if n.endswith(("self_attn.q_norm", "self_attn.q_proj"))]
         normed = any(n.endswith("q_norm") for n in names)
+        self.queries = [torch.zeros(0)] * sum(n.endswith("q_norm") == normed for n in names)
         for name, module in self.model.named_modules():
             if not name.endswith("self_attn.q_norm" if normed else "self_attn.q_proj"):
                 continue

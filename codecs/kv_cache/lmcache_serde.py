@@ -20,6 +20,7 @@ is the chunk's.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import struct
@@ -45,7 +46,13 @@ class KvSerializer:
     """LMCache's ``Serializer``. Holds no state that changes: any number of threads may call it."""
 
     def __init__(self, settings: KvSettings, head_dim: int | None = None) -> None:
-        """``head_dim`` splits the hidden dimension of ``[2, layers, tokens, hidden]`` into heads; None: one head."""
+        """``head_dim`` splits the hidden dimension of ``[2, layers, tokens, hidden]`` into heads; None: one head.
+
+        Raises:
+            ValueError: a head_dim below 1.
+        """
+        if head_dim is not None and head_dim < 1:
+            raise ValueError(f"head_dim {head_dim}; need at least 1")
         self.settings, self.head_dim = settings, head_dim
 
     def serialize(self, src: Any, dst: Any, key: Any) -> int:
@@ -63,9 +70,9 @@ class KvSerializer:
         block = KvBlock(np.arange(count), layers)
         raw_bytes = chunk.numel() * chunk.element_size()
         data = b""
-        if self.settings.mode == "lossless" or bool(torch.isfinite(chunk).all()):
+        with contextlib.suppress(ValueError):  # lossy modes take no NaN and no 3e38, and none takes fp8
             data = encode_block(block, **_place(key), start=0, settings=self.settings)
-        if not data or len(data) > raw_bytes:  # lossy modes take no NaN
+        if not data or len(data) > raw_bytes:
             kind, data = RAW, _bytes_of(chunk.cpu().contiguous()).numpy().tobytes()
         else:
             kind = BLOCK

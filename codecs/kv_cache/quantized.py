@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ...entropy_models.errors import Corrupt
 from ...entropy_models.tables import LEVELS, scale_ratio
-from .place import KEY, Place, finite
+from .place import KEY, KIND_NAMES, Place, finite
 from .rows import coarse_levels
 
 EXPONENT_MAX = 600
@@ -126,6 +126,11 @@ def code_rows(
     Returns:
         float32, the shape of t.
     """
+    if t is not None and abs(exponent) > EXPONENT_MAX:
+        raise ValueError(
+            f"layer {place.layer} {KIND_NAMES[place.kind]} holds values up to {float(t.abs().max()):.3g}, too far from one "
+            "for the steps of this mode; mode lossless takes them"
+        )
     exponent, axis = coder.number(exponent, "h"), CHANNELS
     if t is not None and not channels_only and offsets is None and place.kind != KEY and _tokens_are_cheaper(t, place):
         axis = TOKENS

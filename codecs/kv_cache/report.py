@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +31,7 @@ PLOT = "kv_rate_kl.png"
 PROFILE = "kv_profile.safetensors"
 QUALITIES = {
     "quantized": (30, 40, 50, 60),
+    "quantized-fast": (30, 40, 50, 60),
     "transform": (35, 45, 55, 65),
     "predictive": (30, 40, 50, 60),
     "residual": (50, 60, 70, 80),
@@ -220,7 +222,8 @@ def _table(curves: dict[str, list[Fidelity]], title: str, notes: str) -> Table:
         for line in lines:
             table.add_row(
                 line.name, f"{line.bits_per_element:.3f}", f"{line.ratio:.1f}", f"{line.kl_mean:.5f}",
-                f"{line.kl_p99:.4f}", f"{line.top1_agreement:.3f}", f"{line.attention_error:.4f}",
+                f"{line.kl_p99:.4f}", f"{line.top1_agreement:.3f}",
+                "unknown" if math.isnan(line.attention_error) else f"{line.attention_error:.4f}",
                 f"{line.greedy_first_divergence:.1f}",
             )  # fmt: skip
     return table

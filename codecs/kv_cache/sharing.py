@@ -6,10 +6,12 @@ from collections import Counter
 
 import numpy as np
 
+from ...entropy_models.errors import Unsupported
 from .header import BlockHeader
 from .index import BlockIndex
 from .layout import Layout, layout_of, stored_layout
 from .modes import MODES
+from .profile import find_profile
 from .splice import Layers
 from .trie import Match, Node
 
@@ -37,7 +39,7 @@ class Sharing:
         """
         if node.id not in self._headers:
             header = self.index.header(node)
-            if header is not None and MODES[header.mode].needs_model:  # of an earlier version: it holds no cache
+            if header is not None and not self._readable(header):
                 self.index.forget(node, delete=False)
                 header = None
             if header is None:
@@ -45,6 +47,17 @@ class Sharing:
             self.check(node, stored_layout(header))
             self._headers[node.id] = header
         return True
+
+    @staticmethod
+    def _readable(header: BlockHeader) -> bool:
+        """Whether a get would find a cache: not in blocks of an earlier version, nor where the profile is missing."""
+        mode = MODES[header.mode]
+        if mode.needs_profile:
+            try:
+                find_profile(header.profile)
+            except Unsupported:
+                return False
+        return not mode.needs_model
 
     def modes(self, nodes: list[Node]) -> dict[str, int]:
         """Number of blocks by `mode_text`; each was found `usable`."""

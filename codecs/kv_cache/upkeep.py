@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from ...entropy_models.errors import BitstreamError, Corrupt, Unsupported
 from . import ledger
@@ -82,6 +82,8 @@ def evict(index: BlockIndex, budget_bytes: int, policy: Policy, cost: RecomputeC
     Args:
         budget_bytes: bytes of blocks to keep at most; at least 0.
     """
+    if policy not in get_args(Policy):
+        raise ValueError(f"no policy {policy!r}; there are {' and '.join(get_args(Policy))}")
     if budget_bytes < 0:
         raise ValueError(f"a budget of {budget_bytes} bytes; need at least 0")
     index.refresh()
