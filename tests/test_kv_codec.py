@@ -618,3 +618,12 @@ def test_the_error_of_a_damaged_block_says_what_is_intact():
     assert len(found) == 32 and torch.equal(part[0][0], layers[0][0][:, :32])
     with pytest.raises(BitstreamError, match=r"^block 0: .*another salt than the one given.* hash to its id$"):
         KvCodec(salt=b"x").decode(codec.encode(layers, tokens))
+
+
+@pytest.mark.parametrize("factor", [1e6, 1e-8])
+def test_vectors_too_long_or_too_short_for_float16_norms_are_refused(factor):
+    block = make_block(2, 20, 8)
+    block = KvBlock(block.tokens, tuple((k * factor, v * factor) for k, v in block.layers))
+    for mode in ("turboquant", "turboquant-ec"):
+        with pytest.raises(ValueError, match="keys of layer 0: the longest vector has norm"):
+            encode(block, settings_for(mode, 2, 8))

@@ -473,6 +473,17 @@ def test_the_policy_recency_drops_what_was_used_longest_ago_however_likely(opene
     assert store.longest_prefix(list(range(8))) == 0 and store.longest_prefix(list(range(50, 58))) == 8
 
 
+def test_what_another_process_evicted_is_not_damage(opened, folder, monkeypatch):
+    put(opened(), PROMPT)
+    store, other = opened(), opened()
+    gone = next(iter(store.index.trie.nodes.values()))
+    found, key_of_gone = store.index.backend.get, other.index.key(gone.id)
+    monkeypatch.setattr(
+        store.index.backend, "get", lambda key, end=None: None if key == key_of_gone else found(key, end)
+    )
+    assert not store.verify().damaged and not store.transcode("fp8").damaged
+
+
 def test_an_unknown_eviction_policy_is_refused(opened):
     with pytest.raises(ValueError, match="no policy 'lru'; there are worth and recency"):
         opened().evict(10, "lru")

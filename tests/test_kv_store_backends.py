@@ -91,6 +91,15 @@ def test_keys_that_could_leave_the_store_are_refused(url, key):
             call(key)
 
 
+def test_what_a_killed_writer_left_is_removed_once_it_is_old(tmp_path):
+    backend = open_backend(tmp_path)
+    for name, age_s in (("old", 7200), ("new", 10)):
+        path = tmp_path / f".{name}.part"
+        path.write_bytes(b"half a block")
+        os.utime(path, (time.time() - age_s,) * 2)
+    assert not list(backend.list("")) and [p.name for p in tmp_path.iterdir()] == [".new.part"]
+
+
 def test_two_stores_on_one_server_do_not_meet(redis_url):
     one, other = (open_backend(f"{redis_url}?prefix={name}") for name in ("te*t", "te1t"))
     one.put("a.rdc", b"1")

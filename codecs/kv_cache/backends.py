@@ -6,18 +6,21 @@ Keys are relative paths of letters, digits, ``-``, ``_``, ``.`` and ``/``. A val
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 _KEY = re.compile(r"[A-Za-z0-9_\-]+(?:[./][A-Za-z0-9_\-]+)*")
 _PART = ".part"
+_PART_AGE_S = 3600.0
+"""No writer takes so long for one block."""
 REDIS_VALUE_MAX = 512 * 2**20
 """Redis refuses larger strings (its ``proto-max-bulk-len``)."""
 _WHOLE_OBJECT_PUT = {"memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "r2"}
@@ -110,17 +113,17 @@ class DirectoryBackend:
         (self.root / _checked(key)).unlink(missing_ok=True)
 
     def list(self, prefix: str) -> Iterator[Entry]:
-        """Walk the directory; files that vanish meanwhile are left out."""
+        """Walk the directory; files that vanish meanwhile are left out. What killed writers left behind is removed."""
         for folder, _, names in os.walk(self.root):
             for name in names:
                 path = Path(folder) / name
                 key = path.relative_to(self.root).as_posix()
-                if name.endswith(_PART) or not key.startswith(prefix):
-                    continue
-                try:
-                    yield Entry(key, path.stat().st_size)
-                except FileNotFoundError:
-                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    if name.endswith(_PART):
+                        if path.stat().st_mtime < time.time() - _PART_AGE_S:
+                            path.unlink()
+                    elif key.startswith(prefix):
+                        yield Entry(key, path.stat().st_size)
 
     def exists(self, key: str) -> bool:
         """Whether the file is there."""
@@ -194,7 +197,7 @@ class FsspecBackend:
         return bool(self._fs.exists(self._path(key)))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _as_os_error() -> Iterator[None]:
     """A Redis server that is gone or full fails as a folder or S3 would."""
     import redis

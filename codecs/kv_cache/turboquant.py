@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .place import Place, finite
+from .place import KIND_NAMES, Place, finite
 
 SEED = 2504
-_NORM_MAX = 65504.0
+_NORM_MAX, _NORM_MIN = 65504.0, 2.0**-14
 
 
 @cache
@@ -80,7 +80,13 @@ def _quantise(x: Tensor | None, place: Place) -> tuple[np.ndarray | None, np.nda
     if x is None:
         return None, None
     y = finite(x, place).reshape(-1, place.dim)
-    norm = torch.linalg.vector_norm(y, dim=1).clamp_max(_NORM_MAX)
+    norm = torch.linalg.vector_norm(y, dim=1)
+    longest = float(norm.max()) if norm.numel() else 0.0
+    if longest > _NORM_MAX or 0 < longest < _NORM_MIN:
+        raise ValueError(
+            f"{KIND_NAMES[place.kind]} of layer {place.layer}: the longest vector has norm {longest:.3g}; this mode stores "
+            f"norms in float16, {_NORM_MIN:.2g} to {_NORM_MAX:.0f}; modes quantized and lossless take it"
+        )
     unit = y / norm.clamp_min(1e-20)[:, None]
     turned = unit @ rotation(place.dim).to(y.device).T * math.sqrt(place.dim)
     index = torch.bucketize(turned, codebook(place.bits)[1].to(y.device))

@@ -126,11 +126,13 @@ def verify(index: BlockIndex, *, repair: bool = False, progress: Progress | None
     unread: dict[str, str] = {}
     stored = index.stored()
     for done, block in enumerate(stored, 1):
-        node = index.trie.nodes.get(block)
+        node, data = index.trie.nodes.get(block), index.backend.get(index.key(block))
+        if data is None:  # evicted meanwhile
+            continue
         try:
             if node is None:
                 raise Corrupt("its header is damaged, or it is not the block its name says")
-            index.checked(node, index.backend.get(index.key(block)))
+            index.checked(node, data)
         except Unsupported as error:
             unread[block.hex()] = str(error)
         except BitstreamError as error:
@@ -144,13 +146,18 @@ def verify(index: BlockIndex, *, repair: bool = False, progress: Progress | None
 
 def transcode(index: BlockIndex, settings: KvSettings, progress: Progress | None = None) -> Transcoded:
     """Encode every block again, e.g. lossless to quantized; what a lossy mode lost stays lost."""
+    index.refresh()
     nodes = list(index.trie.nodes.values())
     before = sum(node.size_bytes for node in nodes)
     left: dict[str, str] = {}
     damaged: dict[str, str] = {}
     for done, node in enumerate(nodes, 1):
+        stored = index.backend.get(index.key(node.id))
+        if stored is None:  # evicted meanwhile
+            index.forget(node, delete=False)
+            continue
         try:
-            block = index.checked(node, index.backend.get(index.key(node.id)))
+            block = index.checked(node, stored)
             data = index.encode(node, block.layers, settings, node.end if not len(node.children) else None)
             index.backend.put(index.key(node.id), data)
             node.size_bytes, node.mode = len(data), settings.mode
