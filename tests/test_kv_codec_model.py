@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -438,6 +440,19 @@ def test_residual_mode_is_refused_where_it_is_larger(tmp_path):
     decoder, ids = tiny(), prompt(20)
     with pytest.raises(Unsupported, match=r"would store 64 numbers .* for 64 of keys and values"):
         save_cache(prefilled(decoder, ids), ids, tmp_path / "a", decoder, settings=KvSettings(mode="residual"))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "dynamic"])
+def test_the_error_of_an_attention_that_is_not_known_here_is_not_made_up(kind):
+    """GPT-2 has no q_proj, and RoPE that changes with length is not undone here."""
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    small = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": VOCABULARY, "n_positions": 256}
+    gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config(**small, bos_token_id=0, eos_token_id=None)).eval()
+    decoder = gpt2 if kind == "gpt2" else tiny(rope_parameters=rope)
+    contexts = torch.randint(0, VOCABULARY, (2, 64 + 64), generator=torch.Generator().manual_seed(1))
+    evaluation = evaluate.Evaluation(decoder, contexts, evaluate.prefill(decoder, contexts), greedy_contexts=1)
+    found = evaluation.measure("quantized", evaluate.through(KvSettings()))
+    assert math.isnan(found.attention_error) and 0 < found.kl_mean < 1
 
 
 def test_calibration_and_evaluation(tmp_path):

@@ -350,8 +350,8 @@ def to_pixels(signal: Tensor) -> Tensor:
 def read_weights(data: bytes) -> tuple[ImageNetwork, Tables]:
     """Networks (float32) and tables from a weights file, as `training.export` or `training.retire` writes it."""
     header_bytes = struct.unpack_from("<Q", data)[0]
-    config = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["config"])
-    config = {"steps": 4} | {name: tuple(v) if isinstance(v, list) else v for name, v in config.items()}
+    fields = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["config"])
+    config: dict[str, Any] = {"steps": 4} | {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
     tensors = safetensors.torch.load(data)
     stored = [name for name in tensors if name.startswith("tables.")]
     tables = Tables.from_arrays({name.removeprefix("tables."): tensors.pop(name).numpy() for name in stored})

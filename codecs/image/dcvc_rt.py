@@ -168,7 +168,8 @@ class ImageNetwork(nn.Module):
 
     def retire(self) -> None:
         """Drop the networks that only an encoder runs."""
-        self.analysis, self.hyper_analysis = Retired(), NoHyperLatent(self.config.hyper_channels)
+        self.analysis = Retired()  # type: ignore[assignment]
+        self.hyper_analysis = NoHyperLatent(self.config.hyper_channels)  # type: ignore[assignment]
 
     def to_latent(self, image: Tensor, quality: Tensor) -> Tensor:
         """``image`` (B, H, W, 3) in -0.5..0.5 with sides multiples of 16; ``quality`` (B,) integers 0..100."""
@@ -198,7 +199,8 @@ class ImageNetwork(nn.Module):
         z_hat = coder.code(z, self.exact(self.hyper_prior, hats).expand(*z.shape[:3], -1))
         mean_context = self.mean_synthesis(z_hat.to(y.dtype), weights)[:, :rows, :columns].to(y.dtype)
         level_context = self.exact(self.level_synthesis, z_hat, hats)[:, :rows, :columns]
-        y_hat, known, steps = torch.zeros_like(y), None, self.config.steps
+        y_hat, steps = torch.zeros_like(y), self.config.steps
+        known: Tensor | None = None  # to levels, of the step before
         for step in range(steps):
             active = active_mask(rows, columns, channels, step, steps, y.device)
             mean_context = self.mean_context.refine(mean_context, step)
@@ -208,8 +210,8 @@ class ImageNetwork(nn.Module):
             symbols = coder.code((y - mean) * gain * active, level, active)
             y_step = mean + symbols.to(y.dtype) * inverse_gain
             y_hat = y_hat + y_step
-            halves = step == 1 and steps > GROUPS  # of the first turn, one to those that follow
-            known = known + symbols if halves else symbols
+            # the halves of the first turn are one to those that follow
+            known = known + symbols if known is not None and step == 1 and steps > GROUPS else symbols
             if step + 1 < steps:
                 mean_context = self.mean_context.update(mean_context, y_step, step)
         return y_hat

@@ -177,10 +177,10 @@ def _decompress(frame: np.ndarray, size: int) -> np.ndarray:
     if not hasattr(_local, "decompressor"):
         _local.decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
     try:
-        found = zstandard.frame_content_size(frame) if size else len(frame)
+        found = zstandard.frame_content_size(frame.data) if size else len(frame)
         if found != size:
             raise Corrupt(f"a zstd frame of {found} bytes; the rows need {size}")
-        body = _local.decompressor.decompress(frame, allow_extra_data=False) if size else b""
+        body = _local.decompressor.decompress(frame.data, allow_extra_data=False) if size else b""
     except zstandard.ZstdError as error:
         raise Corrupt(f"zstd: {error}") from None
     return np.frombuffer(body, np.uint8)

@@ -192,8 +192,9 @@ class BlockIndex:
         Raises:
             BitstreamError: they are not the block that belongs at this place in the trie.
         """
-        self._check_place(node, read_block_header(_there(data)))
-        return decode_block(data, salt=self.salt, layers=layers)
+        body = _there(data)
+        self._check_place(node, read_block_header(body))
+        return decode_block(body, salt=self.salt, layers=layers)
 
     def encode(self, node: Node, layers: Layers, settings: KvSettings, total: int | None) -> bytes:
         """The bytes of a block at ``node``'s place in a prompt of ``total`` tokens (None: not known)."""
