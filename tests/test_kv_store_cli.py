@@ -54,6 +54,7 @@ def test_put_says_which_blocks_stay_in_another_mode(filled):
     tmp_path, _ = filled
     again = run("put", tmp_path / "store", tmp_path / "a.safetensors", *MODEL, *BLOCKS, "--mode", "quantized")
     assert again.exit_code == 0 and "stored already: 4 as lossless" in again.stderr
+    assert "RoPE stays in the keys" in again.stderr
     same = run("put", tmp_path / "store", tmp_path / "a.safetensors", *MODEL, *BLOCKS, "--mode", "lossless")
     assert same.exit_code == 0 and "stored already" not in same.stderr
 
@@ -206,7 +207,7 @@ def test_put_goes_on_after_a_bad_file_and_names_it(tmp_path):
     done = run("put", tmp_path / "store", *files, *MODEL, *BLOCKS, "--json")
     assert done.exit_code == 1 and [json.loads(line)["new_tokens"] for line in done.stdout.splitlines()] == [30, 16]
     assert f"{tmp_path}/bad: not a safetensors file" in done.stderr and f"{tmp_path}/absent: No such file" in done.stderr
-    assert done.stderr.count("\n") == 2
+    assert done.stderr.count("\n") == 3 and "RoPE stays in the keys" in done.stderr
 
 
 def test_blocks_without_keys_and_values_are_no_cache(filled, monkeypatch):

@@ -187,7 +187,7 @@ def decode_block(
     stored = stored_layers(head)
     want = range(stored) if layers is None else layers
     if len(want) and not (stored and want.step == 1 and 0 <= want.start and want.stop <= stored):
-        raise ValueError(f"layers {want}; the block has {stored}")
+        raise ValueError(f"layers {want.start}:{want.stop}; the block has {stored}")
     if MODES[head.mode].needs_profile and profile is None:
         profile = find_profile(head.profile)
     rope = rope_in(stream.chunk(1), head.key_dim)

@@ -40,6 +40,7 @@ from .cli_shared import (
     open_store,
     out,
 )
+from .modes import MODES
 
 app = typer.Typer(
     help="Share language-model caches between prompts: one store, each common beginning kept once.",
@@ -69,6 +70,7 @@ def put(
     with one_line():
         if tokens and len(caches) > 1:
             raise ValueError(f"--tokens is of one cache, here are {len(caches)}; put the ids into the files as 'tokens'")
+        from .commands import ROPE_KEPT
         from .layout import layout_of
 
         options = {"mode": mode, "quality": quality, "bits": bits, "profile": profile}
@@ -96,6 +98,8 @@ def put(
                 )
                 out.print(json.dumps({"file": str(path), **asdict(stored)}) if as_json else line, markup=False)
                 _note_other_modes(path, stored.shared_modes, opened.settings)
+        if len(failed) < len(caches) and not model and MODES[mode].option == "quality":
+            errors.print(f"codec kv: note: {ROPE_KEPT}", markup=False)
         if failed:
             raise typer.Exit(1)
 
