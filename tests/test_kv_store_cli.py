@@ -62,6 +62,8 @@ def test_put_says_which_blocks_stay_in_another_mode(filled):
 def test_put_and_get_round_trip(filled):
     tmp_path, tensors = filled
     ids = ids_file(tmp_path / "ids.json", [*range(27), 500])
+    late = run("get", tmp_path / "store", "-o", tmp_path / "no" / "out", "--tokens", ids, *MODEL, *BLOCKS)
+    assert late.exit_code == 1 and "no: no such folder" in late.stderr
     done = run("get", tmp_path / "store", "-o", tmp_path / "out.safetensors", "--tokens", ids, *MODEL, *BLOCKS)
     assert done.exit_code == 0 and "27 of 28 tokens, 3 layers" in done.stdout
     back = load_file(tmp_path / "out.safetensors")

@@ -162,6 +162,8 @@ def get(
 
         if output.exists() and not force:
             raise ValueError(f"{output} exists; --force overwrites it")
+        if not output.parent.is_dir():
+            raise ValueError(f"{output.parent}: no such folder")
         wanted, ids = _range(layers), _ids(tokens)
         with open_store(store, model, fingerprint, salt, block_tokens, {"profile": profile}, dtype=dtype) as opened:
             known = opened.longest_prefix(ids)

@@ -90,7 +90,7 @@ def encode_bytes(
     codec = KvCodec(settings, name)
     if ids is None:
         ids = np.zeros(tensors[0][0].shape[1], np.int64)
-        notices = [*notices, "no tensor 'tokens': ids are stored as 0, so prefixes cannot be matched (add the tensor to the file)"]
+        notices = [*notices, "no tensor 'tokens': ids are stored as 0, so no prefix is matched (add it to the file)"]
     stream = codec.encode(tensors, ids)
     raw = sum(x.numel() * x.element_size() for pair in tensors for x in pair)
     elements = sum(x.numel() for pair in tensors for x in pair)
