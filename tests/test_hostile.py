@@ -5,10 +5,10 @@ from __future__ import annotations
 import resource
 import struct
 import time
-import zlib
 
 import numpy as np
 import pytest
+from damage import flip_bits, rechecked, truncate
 from rdcodec.codecs import container
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.entropy_models.errors import BitstreamError
@@ -24,26 +24,6 @@ def originals(image_codec: ImageCodec, photograph, scene) -> list[bytes]:
     return [
         image_codec.encode(np.ascontiguousarray(image), q) for image, q in zip(images, (20, 50, 90, 70), strict=True)
     ]
-
-
-def rechecked(data: bytes) -> bytes:
-    """The same with a header checksum that holds."""
-    signal_bytes, count = struct.unpack_from("<HI", data, 16)
-    end = 22 + signal_bytes + 9 * count
-    if count > 10_000 or end + 4 > len(data):
-        return data
-    return data[:end] + struct.pack("<I", zlib.crc32(data[:end])) + data[end + 4 :]
-
-
-def flip_bits(rng, data, others):
-    body = bytearray(data)
-    for _ in range(rng.integers(1, 5)):
-        body[rng.integers(len(body))] ^= 1 << rng.integers(8)
-    return bytes(body)
-
-
-def truncate(rng, data, others):
-    return data[: rng.integers(len(data))]
 
 
 def append(rng, data, others):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import flip_bits, rechecked, truncate
 from kv_cases import ALL, all_same, make_block, settings_for
+from rdcodec.codecs.kv_cache import profile
 from rdcodec.codecs.kv_cache.backends import open_backend
 from rdcodec.codecs.kv_cache.blocks import KvBlock, KvSettings
-from rdcodec.codecs.kv_cache.profile import use_profile
 from rdcodec.codecs.kv_cache.splice import Layers, cut
 from rdcodec.codecs.kv_cache.store import PrefixStore
 
@@ -54,15 +54,17 @@ def filled(folder: Path, settings: KvSettings, cache: KvBlock = CACHE, **names: 
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory) -> list[Stored]:
-    """One of every mode."""
+def stores(tmp_path_factory) -> Iterator[list[Stored]]:
+    """One of every mode. Their profiles are in use here alone."""
     folder, made = tmp_path_factory.mktemp("stores"), []
-    for mode in ALL:
-        settings = settings_for(mode, HEADS, DIM, block_tokens=BLOCK)
-        if settings.profile:
-            use_profile(settings.profile)
-        made.append(filled(folder / mode, settings))
-    return made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profile, "_in_use", {})
+        for mode in ALL:
+            settings = settings_for(mode, HEADS, DIM, block_tokens=BLOCK)
+            if settings.profile:
+                profile.use_profile(settings.profile)
+            made.append(filled(folder / mode, settings))
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -72,17 +74,6 @@ def strangers(tmp_path_factory) -> list[bytes]:
     other = make_block(HEADS, TOKENS, DIM, seed=1)
     of_model, of_tenant = filled(folder / "m", settings, fingerprint=bytes(16)), filled(folder / "t", settings, salt=b"")
     return [body for it in (of_model, of_tenant, filled(folder / "p", settings, other)) for body in it.bodies]
-
-
-def flips(rng, data, others):
-    body = bytearray(data)
-    for _ in range(rng.integers(1, 5)):
-        body[rng.integers(len(body))] ^= 1 << rng.integers(8)
-    return bytes(body)
-
-
-def truncation(rng, data, others):
-    return data[: rng.integers(len(data))]
 
 
 def zeros(rng, data, others):
@@ -113,14 +104,10 @@ def wild_place(rng, data, others):
     """A field that the reader knows or can count, under a checksum that holds."""
     body = bytearray(data)
     body[FIELDS[rng.integers(len(FIELDS))]] = rng.integers(256)
-    signal_bytes, count = struct.unpack_from("<HI", body, 16)
-    end = SIGNAL + signal_bytes + 9 * count
-    if end + 4 <= len(body):
-        struct.pack_into("<I", body, end, zlib.crc32(body[:end]))
-    return bytes(body)
+    return rechecked(bytes(body))
 
 
-KINDS = (flips, truncation, zeros, splice, other_block, wild_header, wild_place)
+KINDS = (flip_bits, truncate, zeros, splice, other_block, wild_header, wild_place)
 
 
 def damaged(rng, kind, it: Stored, which: int, others: list[bytes]) -> bytes:
