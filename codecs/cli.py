@@ -5,7 +5,6 @@ Nothing here imports torch before a command needs it, so that help and ``codec i
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import sys
 import time
@@ -61,7 +60,9 @@ Bits = Annotated[int | None, typer.Option(min=1, max=5, help="KV caches: of the 
 @app.callback(invoke_without_command=True)
 def top(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
-        out.print(f"rdcodec {importlib.metadata.version('rdcodec')}")
+        from importlib.metadata import version as version_of
+
+        out.print(f"rdcodec {version_of('rdcodec')}")
 
 
 def main() -> None:

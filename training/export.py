@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import platform
 from pathlib import Path
@@ -24,6 +23,7 @@ from .calibrate import calibrated
 from .data import ImageData
 from .freeze import SKIP_LEVEL, frozen
 from .image import checkpoint_state, steps_of, stratified_qualities
+from .manifest import lines_in, write_lines, write_weights
 from .quantisation import LAYERS
 
 LAGRANGIAN = 0.05
@@ -61,13 +61,8 @@ def load_checkpoint(path: Path) -> tuple[ImageNetwork, dict[str, Any]]:
 
 def write_line(folder: Path, name: str, blob: bytes, **fields: Any) -> None:
     """Put a weights file in ``folder`` and its line first in the manifest there."""
-    path = folder / "manifest.json"
-    lines = json.loads(path.read_text()) if path.exists() else {}
-    file = f"{name}.safetensors"
-    (folder / file).write_bytes(blob)
-    line = {"codec": "image", "file": file, "file_bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest(), **fields}
-    lines = {name: line} | {other: value for other, value in lines.items() if other != name}
-    path.write_text(json.dumps(lines, indent=1) + "\n")
+    line = {"codec": "image", **write_weights(folder, f"{name}.safetensors", blob), **fields}
+    write_lines(folder, {name: line} | {other: value for other, value in lines_in(folder).items() if other != name})
 
 
 def export(checkpoint: Path, name: str, train: Path, folder: Path, batches: int = 100, data_line: str = "") -> Path:

@@ -12,6 +12,7 @@ as what a hyperprior is for: the local energy of bands of the spectrum, about on
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from torch import Tensor
@@ -114,38 +115,29 @@ def bumps(rows: int, columns: int, width: float) -> Tensor:
     return torch.exp(-(((torch.arange(columns, dtype=torch.float64) - centre) / width) ** 2))
 
 
+_OF_STEP = re.compile(r"((?:mean|level)_context\.(\w+)\.)(\d)(\..+)")
+"""A tensor of a step of either context: what is before the step's number, kind of layer, step, the rest."""
+
+
 def with_split_first_step(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Trainable state of a network with four steps as one with five that codes the very same symbols to begin with.
 
     The second half of the first step predicts as the first did; what is new between them passes its input on.
     """
-    moved = {_one_later(name): value for name, value in state.items()}
+    split = {}
     for name, value in state.items():
-        part, kind, step, *_ = (*name.split("."), "", "")
-        if part not in CONTEXTS or step != "0":
+        match = _OF_STEP.fullmatch(name)
+        if not match:
+            split[name] = value
             continue
-        twin = name.replace(f"{kind}.0.", f"{kind}.1.", 1)
-        moved[name] = value
-        if kind in ("mean", "level", "spread"):
-            moved[twin] = value
-        elif kind == "add":
-            moved[twin] = value
-            moved[name] = value if name.endswith("weight") else torch.zeros_like(value)
-        elif kind == "block":
-            moved[twin] = torch.zeros_like(value) if ".project." in name else value
+        before, kind, step, rest = match.groups()
+        split[f"{before}{int(step) + 1}{rest}"] = value
+        if step == "0":
+            split[name] = torch.zeros_like(value) if (kind, rest) == ("add", ".bias") else value
+        if step == "0" and kind == "block" and rest.startswith(".project."):
+            split[f"{before}1{rest}"] = torch.zeros_like(value)
     for kind in ("mix", "join"):
         old = state[f"level_context.{kind}.1.weight"]
-        moved[f"level_context.{kind}.1.weight"] = torch.eye(*old.shape)
-        moved[f"level_context.{kind}.1.bias"] = torch.zeros(len(old))
-    return moved
-
-
-CONTEXTS = ("mean_context", "level_context")
-
-
-def _one_later(name: str) -> str:
-    """The name of a layer of step 1 and up, one step later."""
-    part, kind, step, *rest = (*name.split("."), "", "")
-    if part not in CONTEXTS or step == "0":
-        return name
-    return ".".join((part, kind, str(int(step) + 1), *(r for r in rest if r)))
+        split[f"level_context.{kind}.1.weight"] = torch.eye(*old.shape)
+        split[f"level_context.{kind}.1.bias"] = torch.zeros(len(old))
+    return split

@@ -6,8 +6,6 @@ python -m rdcodec.training.retire image-1
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import lzma
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import safetensors
 import safetensors.torch
 
 from ..codecs import weights
+from .manifest import lines_in, write_lines, write_weights
 
 ENCODER = ("analysis.", "hyper_analysis.")
 """Networks that only an encoder runs."""
@@ -28,7 +27,7 @@ def retire(name: str, folder: Path = weights.FOLDER) -> Path:
     Raises:
         ValueError: there is no such model, it is retired already, or it is its codec's default.
     """
-    lines = json.loads((folder / "manifest.json").read_text())
+    lines = lines_in(folder)
     if name not in lines:
         raise ValueError(f"no model {name!r}; there are {', '.join(lines)}")
     line = lines[name]
@@ -40,13 +39,11 @@ def retire(name: str, folder: Path = weights.FOLDER) -> Path:
     with safetensors.safe_open(whole, "pt") as file:
         kept = {key: file.get_tensor(key) for key in file.keys() if not key.startswith(ENCODER)}  # noqa: SIM118
         blob = lzma.compress(safetensors.torch.save(kept, file.metadata()), filters=XZ)
-    path = whole.with_suffix(".safetensors.xz")
-    path.write_bytes(blob)
     line["retired_from"] = line["sha256"]
-    line |= {"file": path.name, "file_bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()}
-    (folder / "manifest.json").write_text(json.dumps(lines, indent=1) + "\n")
+    line |= write_weights(folder, f"{whole.name}.xz", blob)
+    write_lines(folder, lines)
     whole.unlink()
-    return path
+    return folder / line["file"]
 
 
 def main() -> None:

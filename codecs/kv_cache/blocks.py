@@ -37,7 +37,7 @@ from .header import (
     stored_layers,
 )
 from .modes import MODES
-from .place import KEY, KIND_NAMES, VALUE, Choices, Place
+from .place import KEY, KIND_NAMES, VALUE, Choices, Place, type_name
 from .profile import Profile, find_profile
 from .rope import Rope, rope_in
 
@@ -245,7 +245,7 @@ def _header_of(block: KvBlock, parent, fingerprint, salt, start, settings: KvSet
     recent = min(recent, n - sinks)
     profile = settings.profile.hash if settings.profile and MODES[settings.mode].needs_profile else bytes(8)
     return BlockHeader(
-        settings.mode, settings.quality, _name(dtype), len(block.layers), heads, key_dim, value_dim,
+        settings.mode, settings.quality, type_name(dtype), len(block.layers), heads, key_dim, value_dim,
         tokens.astype("<u4").tobytes(), start,
         sinks, recent, settings.bits, block_id(parent, fingerprint, salt, tokens), parent, fingerprint, profile, (),
     )  # fmt: skip
@@ -263,14 +263,10 @@ def _shapes(block: KvBlock, n: int) -> tuple[int, int, int, torch.dtype]:
                 raise ValueError(
                     f"{name} of layer {i}: {tuple(x.shape)} {x.dtype}; expected {(heads, n, dim)} {dtype} as in layer 0"
                 )
-    if _name(dtype) not in ELEMENT_TYPES.values():
-        raise ValueError(f"element type {_name(dtype)}; need one of {', '.join(ELEMENT_TYPES.values())}")
+    if type_name(dtype) not in ELEMENT_TYPES.values():
+        raise ValueError(f"element type {type_name(dtype)}; need one of {', '.join(ELEMENT_TYPES.values())}")
     check_sizes(len(block.layers), heads, key_dim, value_dim, n, ValueError)
     return heads, key_dim, value_dim, dtype
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 __all__ = [

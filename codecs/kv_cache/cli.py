@@ -76,13 +76,9 @@ def put(
         options = {"mode": mode, "quality": quality, "bits": bits, "profile": profile}
         stores, failed = dict[Any, Any](), list[Path]()
         for path in caches:
-            cache = None
             with _go_on(path, failed):
-                cache = _cache(path, tokens, keys)
-            if cache is None:
-                continue
-            with _go_on(path, failed):
-                layout = layout_of(cache[0])
+                layers, ids = _cache(path, tokens, keys)
+                layout = layout_of(layers)
                 key = layout if model else None  # the model's fingerprint is of the element type that it ran in
                 if key not in stores:  # a store is made only when there is something to put into it
                     stores[key] = open_store(
@@ -90,7 +86,7 @@ def put(
                     )
                 opened = stores[key]
                 with bar(path.name) as progress:
-                    stored = opened.put(cache[1], cache[0], progress=progress)
+                    stored = opened.put(ids, layers, progress=progress)
                 opened.save()
                 line = (
                     f"{path}: {stored.shared_tokens} tokens shared, {stored.new_tokens} new "

@@ -77,8 +77,9 @@ def evict(
 ) -> None:
     """Drop the blocks of least worth. Each model and tenant gives up the same share."""
     with one_line():
-        if policy not in ("worth", "recency"):
-            raise ValueError(f"no policy {policy!r}; there are worth and recency")
+        from .upkeep import check_policy
+
+        check_policy(policy)
         limit, spaces = parse_size(budget), _all(store)
         total = sum(opened.stats().size_bytes for _, opened in spaces)
         rows = []

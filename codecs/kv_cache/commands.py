@@ -22,6 +22,7 @@ from .header import ELEMENT_TYPES, width_text
 from .layout import Layout, check_fits, layout_of
 from .model import SUPPORTED, check_model, fingerprint, load_model, rope_of
 from .modes import MODES
+from .place import type_name
 from .profile import Profile
 from .rope import Rope
 from .splice import Layers, layers_of, tokens_of
@@ -134,7 +135,7 @@ def identity_of(folder: str, made: Layout | None = None, dtype: str | None = Non
     model = model_in(folder)
     if made is not None:
         check_fits(replace(made, dtype=model.dtype), model, "the cache")
-        dtype = str(made.dtype).removeprefix("torch.")
+        dtype = type_name(made.dtype)
     if dtype not in (None, *ELEMENT_TYPES.values()):
         raise ValueError(f"element type {dtype!r}; need one of {', '.join(ELEMENT_TYPES.values())}")
     return fingerprint(model, dtype), rope_of(model)

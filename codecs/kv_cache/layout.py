@@ -10,6 +10,7 @@ import torch
 from ...entropy_models.errors import Unsupported
 from .header import BlockHeader, width_text
 from .model import text_config
+from .place import type_name
 from .splice import Layers
 
 
@@ -25,7 +26,7 @@ class Layout:
 
     def __str__(self) -> str:
         width = width_text(self.key_dim, self.value_dim)
-        return f"{self.layers} layers x {self.heads} kv heads x {width}, {str(self.dtype).removeprefix('torch.')}"
+        return f"{self.layers} layers x {self.heads} kv heads x {width}, {type_name(self.dtype)}"
 
 
 def layout_of(layers: Layers) -> Layout:

@@ -13,6 +13,7 @@ from .header import ELEMENT_TYPES, BlockHeader, parse
 from .index import namespaces
 from .layout import differences, stored_layout
 from .model import fingerprint, rope_of
+from .place import type_name
 from .rope import Rope, rope_in
 
 
@@ -24,7 +25,7 @@ def cause(model: Any, stored: bytes, block: bytes | None = None) -> str:
         stored: the cache's fingerprint.
         block: the bytes of one of its blocks; None: there is none, as in a file of token ids.
     """
-    here = str(model.dtype).removeprefix("torch.")
+    here = type_name(model.dtype)
     for name in ELEMENT_TYPES.values():
         if name != here and fingerprint(model, name) == stored:
             return f"it was made with this model in {name}, here it is {here}; load it with dtype=torch.{name}"

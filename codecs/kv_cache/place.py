@@ -77,6 +77,11 @@ class Place:
         return self.heads * self.tokens * self.dim
 
 
+def type_name(dtype: torch.dtype) -> str:
+    """An element type as files and people name it: ``bfloat16``."""
+    return str(dtype).removeprefix("torch.")
+
+
 def finite(x: Tensor, place: Place) -> Tensor:
     """float32 of a tensor; ValueError if a number is not finite (a sum is finite only if all its terms are)."""
     y = x.to(torch.float32)

@@ -76,14 +76,19 @@ class Stats:
     found_tokens: int
 
 
+def check_policy(policy: str) -> None:
+    """ValueError for a name that is no `Policy`."""
+    if policy not in get_args(Policy):
+        raise ValueError(f"no policy {policy!r}; there are {' and '.join(get_args(Policy))}")
+
+
 def evict(index: BlockIndex, budget_bytes: int, policy: Policy, cost: RecomputeCost) -> Evicted:
     """Drop blocks until the rest fits: orphans first, then the leaf of least value, again and again.
 
     Args:
         budget_bytes: bytes of blocks to keep at most; at least 0.
     """
-    if policy not in get_args(Policy):
-        raise ValueError(f"no policy {policy!r}; there are {' and '.join(get_args(Policy))}")
+    check_policy(policy)
     if budget_bytes < 0:
         raise ValueError(f"a budget of {budget_bytes} bytes; need at least 0")
     index.refresh()
