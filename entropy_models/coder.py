@@ -45,7 +45,7 @@ class Plan:
             where = np.flatnonzero(level >= skip_level)
             level = level.take(where)
         order = np.argsort(level, kind="stable")
-        bounds = np.searchsorted(level, np.arange(LEVELS + 1), sorter=order)
+        bounds = np.searchsorted(level, np.arange(LEVELS + 1, dtype=np.uint8), sorter=order)
         self.order = torch.from_numpy(order if where is None else where.take(order))
         self.counts = np.diff(bounds)
         self.runs = [(i, slice(*ends)) for i, ends in enumerate(pairwise(bounds.tolist())) if ends[0] < ends[1]]

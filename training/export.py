@@ -6,40 +6,27 @@ python -m rdcodec.training.export runs/image/last.ckpt --name image-1 --train FO
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import platform
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from rich.progress import track
 
 from ..codecs import weights
 from ..codecs.image.dcvc_rt import ImageConfig, ImageNetwork
-from ..entropy_models.tables import Tables, gaussian_tables
+from ..codecs.image.weights_file import weights_bytes
+from ..entropy_models.tables import gaussian_tables
 from .calibrate import calibrated
 from .data import ImageData
-from .freeze import SKIP_LEVEL, frozen
-from .image import checkpoint_state, steps_of, stratified_qualities
+from .freeze import SKIP_LEVEL, frozen, frozen_tensors
+from .image import checkpoint_state, counts_of, stratified_qualities
 from .manifest import lines_in, write_lines, write_weights
 from .quantisation import LAYERS
 
 LAGRANGIAN = 0.05
 """Of the encoder's dead zone; about 2 % of rate on the validation images, where 0.1 gains nothing and 0.15 loses."""
 LICENCE = "weights CC BY-SA 4.0"
-
-
-def weights_bytes(network: ImageNetwork, tables: Tables) -> bytes:
-    """The weights file: safetensors with the configuration in its metadata."""
-    tensors = {
-        name: (value.to(torch.float16) if value.is_floating_point() else value).contiguous()
-        for name, value in network.state_dict().items()
-    }
-    tensors |= {f"tables.{name}": torch.from_numpy(value) for name, value in tables.to_arrays().items()}
-    config = json.dumps(dataclasses.asdict(network.config), sort_keys=True)
-    return safetensors.torch.save(tensors, {"config": config})
 
 
 def load_checkpoint(path: Path) -> tuple[ImageNetwork, dict[str, Any]]:
@@ -53,7 +40,7 @@ def load_checkpoint(path: Path) -> tuple[ImageNetwork, dict[str, Any]]:
     if hparams["level_branch"] != "integer":
         raise ValueError(f"{path} was trained with level_branch={hparams['level_branch']}; only integer can be exported")
     state = checkpoint_state(checkpoint)
-    config = {"steps": steps_of(state)} | (hparams["architecture"] or {})  # of before there was a choice: four
+    config = counts_of(state) | (hparams["architecture"] or {})  # defaults were others in older releases
     network = ImageNetwork(ImageConfig(**config), *LAYERS["integer"])
     network.load_state_dict(state)
     return network, {"steps": checkpoint["global_step"], "elapsed_s": checkpoint["elapsed_s"]}
@@ -68,7 +55,8 @@ def write_line(folder: Path, name: str, blob: bytes, **fields: Any) -> None:
 def export(checkpoint: Path, name: str, train: Path, folder: Path, batches: int = 100, data_line: str = "") -> Path:
     """Freeze, calibrate on ``batches`` of 8 training crops, and write weights and manifest line to ``folder``."""
     network, facts = load_checkpoint(checkpoint)
-    deployed = frozen(network)
+    tensors = frozen_tensors(network)
+    deployed = frozen(network, tensors)
     data = ImageData(train, crop=256, batch_size=8, seed=99)
     data.prepare_data()
     crops = iter(data.train_dataloader())
@@ -76,7 +64,7 @@ def export(checkpoint: Path, name: str, train: Path, folder: Path, batches: int 
     qualities = (stratified_qualities(8) for _ in range(batches))
     start = gaussian_tables(SKIP_LEVEL).with_deadzone(LAGRANGIAN)
     tables = calibrated(deployed, start, counted, qualities).with_deadzone(LAGRANGIAN)
-    blob = weights_bytes(deployed, tables)
+    blob = weights_bytes(network.config, tensors, tables)
     hours = facts["elapsed_s"] / 3600
     hardware = "CUDA" if torch.cuda.is_available() else f"{platform.machine()} CPU"
     write_line(

@@ -7,42 +7,38 @@ from torch import Tensor, nn
 
 from ..codecs.image.codec import ImageCodec
 from ..codecs.image.dcvc_rt import ImageNetwork
+from ..codecs.image.weights_file import packed, unpacked
 from ..entropy_models.integer_net import ACTIVATION_SCALE, IntegerDepthwise, IntegerLinear
 from ..entropy_models.tables import Tables, gaussian_tables
 
-BLOCK_BITS = 9
-"""Significant bits of the blocks' matrices, of the 11 that float16 has: 0.05 % of the loss for a tenth of the zipped file.
-The layers that begin and end a transform keep all: a picture at 45 dB sees their rounding."""
 SKIP_LEVEL = 3
 """Scales below 0.134 are not coded: such a symbol is zero in 9,998 of 10,000 cases."""
 
 
-def frozen(network: ImageNetwork) -> ImageNetwork:
-    """The deployable copy: pixel path as `stored`, parse path as exact integers. On the CPU, in float32.
+def frozen_tensors(network: ImageNetwork) -> dict[str, Tensor]:
+    """A network in training as its weights file keeps it, on the CPU: pixel path `packed`, parse path as exact integers.
+
+    Raises:
+        ValueError: an integer layer could leave the exact range, or the parse path is the float ablation.
+    """
+    integers: dict[str, Tensor] = {}
+    trained = dict(network.named_modules())
+    for name, module in ImageNetwork(network.config).named_modules():
+        if isinstance(module, IntegerLinear | IntegerDepthwise):
+            integers |= {f"{name}.{key}": value for key, value in trained[name].frozen_state().items()}
+    return packed({name: value.cpu() for name, value in (network.state_dict() | integers).items()})
+
+
+def frozen(network: ImageNetwork, tensors: dict[str, Tensor] | None = None) -> ImageNetwork:
+    """The deployable copy, in float32 on the CPU, made from the very ``tensors`` of its file (`frozen_tensors`).
 
     Raises:
         ValueError: an integer layer could leave the exact range, or the parse path is the float ablation.
     """
     deployed = ImageNetwork(network.config)
-    trained = dict(network.named_modules())
-    state: dict[str, Tensor] = {}
-    for name, module in deployed.named_modules():
-        if isinstance(module, IntegerLinear | IntegerDepthwise):
-            state |= {f"{name}.{key}": value for key, value in trained[name].frozen_state().items()}
-    for name, value in network.state_dict().items():
-        if name not in state:
-            state[name] = stored(name, value).float()
-    deployed.load_state_dict({name: value.cpu() for name, value in state.items()})
+    deployed.load_state_dict(unpacked(tensors or frozen_tensors(network)))
     check_exact(deployed)
     return deployed.eval().requires_grad_(False)
-
-
-def stored(name: str, value: Tensor) -> Tensor:
-    """A tensor of the pixel path as the file keeps it: float16, fewer bits for the matrices of blocks."""
-    if name.endswith((".expand.weight", ".project.weight")):
-        mantissa, exponent = torch.frexp(value.float())
-        value = torch.ldexp(torch.round(mantissa * 2**BLOCK_BITS) / 2**BLOCK_BITS, exponent)
-    return value.to(torch.float16)
 
 
 def thawed(deployed: ImageNetwork) -> dict[str, Tensor]:

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ..codecs import weights
-from ..codecs.image.codec import read_weights
 from ..codecs.image.dcvc_rt import ImageConfig, ImageNetwork
+from ..codecs.image.weights_file import read_weights
 from ..entropy_models.channel_context import GROUPS
 from ..entropy_models.hyperprior import QUALITIES
 from .coder import Train
 from .freeze import thawed
-from .initialise import start_as_dct, with_split_first_step
+from .initialise import start_as_dct, with_more_blocks, with_split_first_step
 from .losses import PEAK, psnr_db, rate_distortion, rate_distortion_weight
 from .optimizer import Joint, muon_with_adamw
 from .quantisation import LAYERS
 from .validation import Validation
+
+SKIPPED_MAX = 20
+"""Training stops after so many steps in a row without a finite gradient."""
 
 
 class ImageTraining(L.LightningModule):
@@ -65,8 +70,9 @@ class ImageTraining(L.LightningModule):
         if dct_start:
             start_as_dct(self.network)
         if init:
-            self.network.load_state_dict(initial_state(init, self.network.config.steps))
+            self.network.load_state_dict(with_more_blocks(initial_state(init, self.network.config.steps), self.network))
         self.elapsed_s = 0.0
+        self.skipped_in_a_row = 0
         self._tick: float | None = None
 
     def configure_optimizers(self) -> Joint:
@@ -101,6 +107,23 @@ class ImageTraining(L.LightningModule):
             group.setdefault("peak_lr", group["lr"])
             group["lr"] = group["peak_lr"] * factor
         return None
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave out a step whose gradient is not finite: one such step would spoil every weight for good.
+
+        Raises:
+            FloatingPointError: too many in a row.
+        """
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        if torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+            self.skipped_in_a_row = 0
+            return
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row == SKIPPED_MAX:
+            raise FloatingPointError(f"no finite gradient in {SKIPPED_MAX} steps; go on from a checkpoint at lower rates")
+        rank_zero_warn(f"step {self.global_step}: the gradient is not finite, the step is left out")
+        for gradient in gradients:
+            gradient.zero_()
 
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
         """``batch``: uint8 (batch, rows, columns, 3)."""
@@ -167,12 +190,21 @@ def initial_state(init: str, steps: int) -> dict[str, Tensor]:
         if line.retired_from:
             raise ValueError(f"{init} is retired: its encoder is gone, training cannot go on from it")
         state = thawed(read_weights(weights.verified_bytes(line))[0])
-    return with_split_first_step(state) if (steps_of(state), steps) == (GROUPS, GROUPS + 1) else state
+    return with_split_first_step(state) if (counts_of(state)["steps"], steps) == (GROUPS, GROUPS + 1) else state
 
 
-def steps_of(state: dict[str, Tensor]) -> int:
-    """Coding steps of the network that a state belongs to."""
-    return sum(name.startswith("mean_context.mean.") and name.endswith(".weight") for name in state)
+def counts_of(state: dict[str, Tensor]) -> dict[str, Any]:
+    """The fields of `ImageConfig` that a state's names tell: numbers of blocks and of coding steps."""
+
+    def count(pattern: str) -> int:
+        return sum(re.fullmatch(pattern, name) is not None for name in state)
+
+    both = "analysis", "synthesis"
+    return {
+        "trunk_blocks": tuple(count(rf"{side}\.trunk\.\d+\.project\.weight") for side in both),
+        "latent_blocks": tuple(count(rf"{side}\.latent\.\d+\.project\.weight") for side in both),
+        "steps": count(r"mean_context\.mean\.\d+\.weight"),
+    }
 
 
 def checkpoint_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:

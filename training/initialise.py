@@ -141,3 +141,19 @@ def with_split_first_step(state: dict[str, Tensor]) -> dict[str, Tensor]:
         split[f"level_context.{kind}.1.weight"] = torch.eye(*old.shape)
         split[f"level_context.{kind}.1.bias"] = torch.zeros(len(old))
     return split
+
+
+_OF_BLOCK = re.compile(r"(?:analysis|synthesis)\.(?:trunk|latent)\.\d+\.(?:(project)\.)?.+")
+
+
+def with_more_blocks(state: dict[str, Tensor], network: ImageNetwork) -> dict[str, Tensor]:
+    """Trainable state of a network whose transforms have fewer blocks, as one that fits ``network``: the same function.
+
+    The new blocks stand after the old ones, take ``network``'s own random weights, and add nothing to begin with.
+    """
+    grown = dict(state)
+    for name, value in network.state_dict().items():
+        match = _OF_BLOCK.fullmatch(name)
+        if match and name not in state:
+            grown[name] = torch.zeros_like(value) if match[1] else value
+    return grown

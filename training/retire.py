@@ -1,6 +1,8 @@
 """Cut the weights of a replaced model down to what its streams need to decode, so that every model can stay installed.
 
 python -m rdcodec.training.retire image-1
+
+Files of before the pixel path's matrices were int8 become so: symbols stay, pixels move by a grey level here and there.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import safetensors
 import safetensors.torch
 
 from ..codecs import weights
+from ..codecs.image.weights_file import packed
 from .manifest import lines_in, write_lines, write_weights
 
 ENCODER = ("analysis.", "hyper_analysis.")
@@ -38,7 +41,7 @@ def retire(name: str, folder: Path = weights.FOLDER) -> Path:
     whole = folder / line["file"]
     with safetensors.safe_open(whole, "pt") as file:
         kept = {key: file.get_tensor(key) for key in file.keys() if not key.startswith(ENCODER)}  # noqa: SIM118
-        blob = lzma.compress(safetensors.torch.save(kept, file.metadata()), filters=XZ)
+        blob = lzma.compress(safetensors.torch.save(packed(kept), file.metadata()), filters=XZ)
     line["retired_from"] = line["sha256"]
     line |= write_weights(folder, f"{whole.name}.xz", blob)
     write_lines(folder, lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import struct
 import warnings
@@ -14,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,10 +22,11 @@ from ...entropy_models.coder import Measure, Read, Write
 from ...entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
 from ...entropy_models.tables import Tables
 from .. import container, weights
-from .dcvc_rt import ImageConfig, ImageNetwork
+from .dcvc_rt import ImageNetwork
 from .header import ALPHA, PIXELS_MAX, SIDE_MAX, STREAM_ID, TAGS, ImageHeader, checked_crop, parse
 from .pictures import Picture, as_picture
 from .tiles import LATENT_STRIDE, Box, RecentTiles, area, clip, gather, grown, inner, scaled, unscaled
+from .weights_file import read_weights
 
 _CHECK = struct.Struct("<I")
 Progress = Callable[[int, int], None]
@@ -345,22 +343,6 @@ def to_signal(pixels: Tensor) -> Tensor:
 def to_pixels(signal: Tensor) -> Tensor:
     """Float to uint8, rounded to nearest and clamped."""
     return ((signal.float() + 0.5) * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def read_weights(data: bytes) -> tuple[ImageNetwork, Tables]:
-    """Networks (float32) and tables from a weights file, as `training.export` or `training.retire` writes it."""
-    header_bytes = struct.unpack_from("<Q", data)[0]
-    fields = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["config"])
-    config: dict[str, Any] = {"steps": 4} | {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-    tensors = safetensors.torch.load(data)
-    stored = [name for name in tensors if name.startswith("tables.")]
-    tables = Tables.from_arrays({name.removeprefix("tables."): tensors.pop(name).numpy() for name in stored})
-    network = ImageNetwork(ImageConfig(**config))
-    if not any(name.startswith("analysis.") for name in tensors):
-        network.retire()
-    state = {n: t.float() if t.dtype == torch.float16 else t for n, t in tensors.items()}
-    network.load_state_dict(state, assign=True)
-    return network, tables
 
 
 def resolve_device(device: str) -> str:
