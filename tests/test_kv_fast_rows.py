@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 import zstandard
-from rdcodec.codecs.kv_cache import KvSettings
+from kv_cases import all_same
+from rdcodec.codecs.kv_cache import KvSettings, blocks
 from rdcodec.codecs.kv_cache.codec import KvCodec
 from rdcodec.codecs.kv_cache.fast_rows import PAIRED_MAX, SINGLE_MAX, MeasureFast, ReadFast, WriteFast
 from rdcodec.codecs.kv_cache.rope import Rope
+from rdcodec.codecs.kv_cache.rows import ReadGroup
 from rdcodec.entropy_models.errors import Corrupt, Truncated
 from rdcodec.entropy_models.tables import scale
 
@@ -52,6 +54,48 @@ def chunk_of(values: np.ndarray, level: np.ndarray) -> bytes:
     writer = WriteFast()
     writer.rows(values, level)
     return writer.chunk()
+
+
+def layers_of_all_kinds(count: int, tokens: int) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+    """Layers whose steps differ, whose values go by channel here and by token there, some with far outliers."""
+    g = torch.Generator().manual_seed(5)
+    layers = []
+    for i in range(count):
+        x = torch.randn(2, 2, tokens, 32, generator=g) * 1.7**i
+        x[1] *= torch.exp(2 * torch.randn((2, tokens, 1) if i % 2 else (2, 1, 32), generator=g))
+        if i % 3 == 0:
+            x[:, 0, 40, 3] = 500.0 * 1.7**i
+        layers.append((x[0].bfloat16(), x[1].bfloat16()))
+    return tuple(layers)
+
+
+@pytest.mark.parametrize("mode", ["quantized", "quantized-fast"])
+@pytest.mark.parametrize(("group_size", "largest"), [(1, 1), (3 * 2 * 128 * 32, 3), (1 << 30, 7)])
+def test_layers_read_together_are_those_read_alone(monkeypatch, mode, group_size, largest):
+    """Chunks of one shape are read in one go, as many as fit; one layer alone never is."""
+    groups = [1]
+    monkeypatch.setattr(blocks, "ReadGroup", lambda readers: groups.append(len(readers)) or ReadGroup(readers))
+    monkeypatch.setattr(blocks, "GROUP_SIZE", group_size)
+    layers, tokens = layers_of_all_kinds(7, 256), np.arange(256)
+    codec = KvCodec(KvSettings(mode=mode, quality=70, rope=ROPE, block_tokens=128))
+    data = codec.encode(layers, tokens)
+    together = codec.decode(data)[1]
+    assert max(groups) == largest and all_same(together, codec.estimate(layers, tokens)[0])
+    assert largest < 7 or {3, 4, 7} <= set(groups)  # values by channel and by token apart
+    groups[:] = []
+    for i, pair in enumerate(together):
+        assert all_same(codec.decode(data, layers=range(i, i + 1))[1], (pair,))
+    assert not groups
+
+
+def test_rows_of_several_chunks_are_those_of_each():
+    pieces = [sample(33, levels) for levels in (range(64), [5] * 64, [0, 55] * 32)]
+    data = [chunk_of(*piece) for piece in pieces]
+    readers = [ReadFast(chunk) for chunk in data]
+    values, level = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    np.testing.assert_array_equal(ReadGroup(readers).rows(values, level), values)
+    for reader in readers:
+        reader.finish()
 
 
 @pytest.mark.parametrize("columns", [1, 2, 33, 256])

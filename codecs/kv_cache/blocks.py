@@ -12,6 +12,8 @@ The header and the chunks are specified in `header`, a chunk in `rows`, its cont
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +42,12 @@ from .modes import MODES
 from .place import KEY, KIND_NAMES, VALUE, Choices, Place, type_name
 from .profile import Profile, find_profile
 from .rope import Rope, rope_in
+from .rows import ReadGroup
+
+GROUP_SIZE = 1 << 18
+"""Elements that are read in one go: many enough that calls cost little, few enough for the processor's cache."""
+GROUP_CHUNKS = 256
+"""Chunks at most, so that chunk and level fit in 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +184,19 @@ def decode_block(
         BitstreamError: anything wrong with the bytes, model, salt or profile.
         ValueError: ``layers`` is outside the block.
     """
-    stream, head = parse(data)
+    return decode_parsed(*parse(data), fingerprint=fingerprint, salt=salt, layers=layers, profile=profile)
+
+
+def decode_parsed(
+    stream: container.Stream,
+    head: BlockHeader,
+    *,
+    fingerprint: bytes | None = None,
+    salt: bytes | None = None,
+    layers: range | None = None,
+    profile: Profile | None = None,
+) -> KvBlock:
+    """`decode_block` of what `header.parse` returned."""
     if fingerprint is not None and head.fingerprint != fingerprint:
         raise Unsupported(f"the block is of model {head.fingerprint.hex()}, expected {fingerprint.hex()}")
     if salt is not None and block_id(head.parent, head.fingerprint, salt, head.tokens) != head.id:
@@ -205,29 +225,47 @@ def run(coders, head: BlockHeader, rope, profile, tensors, settings, chosen: ran
     ``wanted``: whether the result will be looked at.
     """
     mode = MODES[head.mode]
-    code = mode.code if mode.target else None
+    layers = chosen if chosen is not None else range(stored_layers(head))
     known: dict[tuple[int, int], Tensor] = {}
-    out: list[tuple[Tensor, Tensor]] = []
+    out: dict[tuple[int, int], Tensor] = {}
     if profile is not None:
         profile.check(head.layers, (head.heads * head.key_dim, head.heads * head.value_dim))
     token_ids, dtype = torch.from_numpy(head.tokens), head.dtype
-    edge = settings.edge if settings else 0
-    choices = Choices(settings.quality if settings else 0, edge)
-    for i, layer in enumerate(chosen if chosen is not None else range(stored_layers(head))):
-        pair = []
-        for kind, dim in ((KEY, head.key_dim), (VALUE, head.value_dim)):
-            place = Place(
-                layer, head.layers, kind, head.heads, head.count, dim, dtype, head.start,
-                head.sinks, head.recent, head.bits, rope, profile, choices, known, token_ids, wanted,
-            )  # fmt: skip
-            x = tensors[layer][kind] if tensors is not None else None
-            if dim == 0 or code is None:
-                pair.append(torch.zeros(place.shape, dtype=dtype))
-            else:
-                pair.append(code(coders[2 * i + kind], x, place))
-            coders[2 * i + kind].finish()
-        out.append((pair[0], pair[1]))
-    return tuple(out)
+    choices = Choices(settings.quality, settings.edge) if settings else Choices(0, 0)
+    for kind, group in _groups(coders, head, tensors is not None):
+        dim = head.value_dim if kind == VALUE else head.key_dim
+        place = Place(
+            layers[group[0]], head.layers, kind, head.heads * len(group), head.count, dim, dtype, head.start,
+            head.sinks, head.recent, head.bits, rope, profile, choices, known, token_ids, wanted,
+        )  # fmt: skip
+        x = tensors[place.layer][kind] if tensors is not None else None
+        readers = [coders[2 * i + kind] for i in group]
+        coder = readers[0] if len(group) == 1 else ReadGroup(readers)
+        if dim == 0 or not mode.target:
+            coded = torch.zeros(place.shape, dtype=dtype)
+        else:
+            coded = mode.code(coder, x, place)
+        coder.finish()
+        for i, part in zip(group, coded.chunk(len(group)) if len(group) > 1 else [coded], strict=True):
+            out[i, kind] = part
+    return tuple((out[i, KEY], out[i, VALUE]) for i in range(len(layers)))
+
+
+def _groups(coders, head: BlockHeader, writing: bool) -> Iterator[tuple[int, list[int]]]:
+    """Kind, and index among the layers, of the tensors that are coded together; readers alone take more than one."""
+    mode = MODES[head.mode]
+    together: dict[tuple[int, Any], list[int]] = {}
+    for i, kind in itertools.product(range(len(coders) // 2), (KEY, VALUE)):
+        dim = head.value_dim if kind == VALUE else head.key_dim
+        key = None if writing or not dim else mode.key(coders[2 * i + kind])
+        if key is None:
+            yield kind, [i]
+            continue
+        group = together.setdefault((kind, key), [])
+        group.append(i)
+        if len(group) * head.heads * head.count * dim >= GROUP_SIZE or len(group) == GROUP_CHUNKS:
+            yield kind, together.pop((kind, key))
+    yield from ((kind, group) for (kind, _), group in together.items())
 
 
 def _header_of(block: KvBlock, parent, fingerprint, salt, start, settings: KvSettings, total) -> BlockHeader:

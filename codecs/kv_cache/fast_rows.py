@@ -20,6 +20,7 @@ writer's choice.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import zstandard
@@ -44,28 +45,28 @@ _LITERALS = zstandard.ZstdCompressionParameters(
 _local = threading.local()  # zstd's contexts are not for two threads at once
 
 
-class _Order:
-    """Indices of the rows of each kind, sorted by level."""
+def _kinds(level: np.ndarray, chunks: int = 1) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of each of several chunks of as many rows: indices of rows in pairs, in bytes, of higher levels; sorted by level."""
+    base = np.arange(chunks, dtype=np.uint16)[:, None] * np.uint16(LEVELS)
+    key = (level.reshape(chunks, -1) + base).ravel() if chunks > 1 else level
+    order = key.argsort(kind="stable")
+    ends = key[order].searchsorted(base + np.array([0, PAIRED_MAX, SINGLE_MAX], np.uint16), "right").tolist()
+    each = len(level) // chunks
+    return [(order[a:b], order[b:c], order[c : each * (i + 1)]) for i, (a, b, c) in enumerate(ends)]
 
-    def __init__(self, level: np.ndarray) -> None:
-        order = level.argsort(kind="stable")
-        self.level = level[order]
-        ends = self.level.searchsorted([0, PAIRED_MAX, SINGLE_MAX], "right").tolist()
-        self.paired, self.single, self.loud = order[ends[0] : ends[1]], order[ends[1] : ends[2]], order[ends[2] :]
-        self.levels = self.level[ends[0] : ends[2]]
 
-    def cuts(self, sizes: tuple[int, int]) -> list[int]:
-        """Where a new table begins, in bytes; ``sizes`` are those of a paired and of a single row."""
-        pairs, rows = len(self.paired), len(self.levels)
-        at = np.minimum(np.arange(rows + 1), pairs) * sizes[0] + np.maximum(np.arange(rows + 1) - pairs, 0) * sizes[1]
-        cuts, first = [0], 0
-        for i in (np.flatnonzero(np.diff(self.levels)) + 1).tolist():
-            end = pairs if i <= pairs else rows  # of this kind
-            worth = min(at[i] - cuts[-1], at[end] - at[i]) >= _TABLE_WORTH
-            if i == pairs or (worth and self.levels[i] >= self.levels[first] + _SPAN):
-                cuts.append(int(at[i]))
-                first = i
-        return [*cuts, int(at[-1])]
+def _cuts(levels: np.ndarray, pairs: int, sizes: tuple[int, int]) -> list[int]:
+    """Where a new table begins, in bytes: ``levels`` of the rows, the first ``pairs`` of which have the first size."""
+    rows = len(levels)
+    at = np.minimum(np.arange(rows + 1), pairs) * sizes[0] + np.maximum(np.arange(rows + 1) - pairs, 0) * sizes[1]
+    cuts, first = [0], 0
+    for i in (np.flatnonzero(np.diff(levels)) + 1).tolist():
+        end = pairs if i <= pairs else rows  # of this kind
+        worth = min(at[i] - cuts[-1], at[end] - at[i]) >= _TABLE_WORTH
+        if i == pairs or (worth and levels[i] >= levels[first] + _SPAN):
+            cuts.append(int(at[i]))
+            first = i
+    return [*cuts, int(at[-1])]
 
 
 class _FastWriter(WriteRows):
@@ -73,17 +74,19 @@ class _FastWriter(WriteRows):
 
     def rows(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
         """As `WriteRows.rows`."""
-        order, columns = _Order(level), values.shape[1]
-        paired, at, far = _small(values[order.paired], -8, 7)
-        single, at_single, far_single = _small(values[order.single], -128, 127)
-        frame = _compress(_pack(paired).tobytes() + single.tobytes(), order.cuts(((columns + 1) // 2, columns)))
+        paired_rows, single_rows, loud = _kinds(level)[0]
+        paired, at, far = _small(values[paired_rows], -8, 7)
+        single, at_single, far_single = _small(values[single_rows], -128, 127)
+        sizes = (values.shape[1] + 1) // 2, values.shape[1]
+        cuts = _cuts(level[np.concatenate([paired_rows, single_rows])], len(paired), sizes)
+        frame = _compress(_pack(paired).tobytes() + single.tobytes(), cuts)
         self.raw(np.frombuffer(frame, np.uint8), (self.number(len(frame), "I"),), "u1")
         count = self.number(len(far) + len(far_single), "I")
         if count:
             self.raw(np.concatenate([at, at_single + paired.size]), (count,), "<u4")
             self.raw(np.concatenate([far, far_single]), (count,), "<i4")
-        if len(order.loud):
-            super().rows(values[order.loud], level[order.loud])
+        if len(loud):
+            super().rows(values[loud], level[loud])
         return values
 
 
@@ -100,35 +103,61 @@ class ReadFast(ReadRows):
 
     def rows(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
         """As `ReadRows.rows`, but int8 where that is enough."""
+        return self.rows_of([self], values, level)
+
+    @staticmethod
+    def rows_of(readers: list[ReadFast], values: np.ndarray, level: np.ndarray) -> np.ndarray:
+        """As `ReadRows.rows_of`, unpacked in one go."""
         if level.size and int(level.max()) >= LEVELS:
             raise Corrupt(f"level {level.max()}; at most {LEVELS - 1}")
-        order, columns = _Order(level), values.shape[1]
+        kinds, columns = _kinds(level, len(readers)), values.shape[1]
         half = (columns + 1) // 2
-        split = len(order.paired) * half
-        frame = self.raw(None, (self.number(None, "I"),), "u1")
-        body = _decompress(frame, split + len(order.single) * columns)
+        pairs, singles, far, loud, before = [], [], [], [], 0
+        for reader, (paired, single, others) in zip(readers, kinds, strict=True):
+            split = len(paired) * half
+            frame = reader.raw(None, (reader.number(None, "I"),), "u1")
+            body = _decompress(frame, split + len(single) * columns)
+            pairs.append(body[:split])
+            singles.append(body[split:])
+            rows = len(paired) + len(single)
+            if count := reader.number(None, "I"):
+                at, symbols = reader.far(count, rows * columns)
+                far.append((at + before * columns, symbols))
+            before += rows
+            if len(others):
+                loud.append((others, reader.loud(len(others), columns, level[others])))
         out = np.zeros(values.shape, np.int8)
-        out[order.paired] = _unpack(body[:split].reshape(-1, half), columns)
-        out[order.single] = body[split:].view(np.int8).reshape(-1, columns)
-        count = self.number(None, "I")
-        if count:
-            out = self._put_far(out, np.concatenate([order.paired, order.single]), count)
-        if len(order.loud):
+        paired = _joined([paired for paired, _, _ in kinds])
+        out[paired, :half], second = _unpacked(_joined(pairs).reshape(-1, half))
+        out[paired, half:] = second[:, : columns - half]
+        if any(len(single) for single in singles):
+            out[_joined([single for _, single, _ in kinds])] = _joined(singles).view(np.int8).reshape(-1, columns)
+        if far:
+            at, symbols = (_joined(parts) for parts in zip(*far, strict=True))
+            row, column = np.divmod(at, columns)
+            if symbols.min() < -128 or symbols.max() > 127:
+                out = out.astype(np.float32)
+            out[_joined([rows for kind in kinds for rows in kind[:2]])[row], column] = symbols
+        if loud:
             out = out.astype(np.float32, copy=False)
-            shape = np.empty((len(order.loud), columns), np.int8)
-            out[order.loud] = super().rows(shape, level[order.loud])
+        for others, symbols in loud:
+            out[others] = symbols
         return out
 
-    def _put_far(self, out: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
-        """With the symbols that bytes cannot hold: float32 if int8 cannot either."""
-        at, far = self.raw(None, (count,), "<u4").astype(np.int64), self.raw(None, (count,), "<i4")
-        row, column = np.divmod(at, out.shape[1])
-        if at[-1] >= len(rows) * out.shape[1] or (np.diff(at) <= 0).any():
-            raise Corrupt(f"far symbols at {at.min()}..{at.max()} of {len(rows) * out.shape[1]}, or not in order")
-        if far.min() < -128 or far.max() > 127:
-            out = out.astype(np.float32)
-        out[rows[row], column] = far
-        return out
+    def loud(self, count: int, columns: int, level: np.ndarray) -> np.ndarray:
+        """Rows of the levels that `fast_rows` leaves to the ANS coder."""
+        return ReadRows.rows(self, np.empty((count, columns), np.int8), level)
+
+    def far(self, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where, among ``size`` symbols, those are that bytes cannot hold (int64), and what they are (int32)."""
+        at, symbols = self.raw(None, (count,), "<u4"), self.raw(None, (count,), "<i4")
+        if at[-1] >= size or (at[1:] <= at[:-1]).any():
+            raise Corrupt(f"far symbols at {at.min()}..{at.max()} of {size}, or not in order")
+        return at.astype(np.int64), symbols
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _small(values: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -149,13 +178,9 @@ def _pack(paired: np.ndarray) -> np.ndarray:
     return packed
 
 
-def _unpack(packed: np.ndarray, columns: int) -> np.ndarray:
-    """Inverse of `_pack`."""
-    half = packed.shape[1]
-    out = np.empty((len(packed), columns), np.int8)
-    np.right_shift(packed.view(np.int8), 4, out=out[:, :half])
-    np.right_shift((packed[:, : columns - half] << 4).view(np.int8), 4, out=out[:, half:])
-    return out
+def _unpacked(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """High and low nibbles, int8."""
+    return packed.view(np.int8) >> 4, (packed << 4).view(np.int8) >> 4
 
 
 def _compress(body: bytes, cuts: list[int]) -> bytes:

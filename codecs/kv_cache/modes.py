@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -30,17 +31,29 @@ class Mode:
     """The model's weights are needed to save and to load."""
     chunks: str = "rows:Rows"
     """``module:kind`` of the coders of its chunks."""
+    alike: str = ""
+    """``module:function`` of a reader that tells which tensors can be read as one; empty: each is read alone."""
 
     @property
     def code(self) -> Callable[..., Tensor]:
         """``code(coder, x or None, place)`` returns the reconstruction, shape and dtype of the place."""
-        module, function = self.target.split(":")
-        return getattr(import_module(f"{__package__}.{module}"), function)
+        return _found(self.target)
+
+    def key(self, coder: Any) -> Any:
+        """What two readers must have in common to be read together; None: they cannot."""
+        return _found(self.alike)(coder) if self.alike else None
 
     def coder(self, verb: str) -> Any:
         """The class that does ``Write``, ``Read`` or ``Measure`` with its chunks."""
         module, kind = self.chunks.split(":")
-        return getattr(import_module(f"{__package__}.{module}"), verb + kind)
+        return _found(f"{module}:{verb}{kind}")
+
+
+@cache
+def _found(target: str) -> Any:
+    """What ``module:name`` in this package is."""
+    module, name = target.split(":")
+    return getattr(import_module(f"{__package__}.{module}"), name)
 
 
 MODES = {
@@ -49,7 +62,13 @@ MODES = {
     "fp8": Mode(2, "fp8:code", "e4m3, one scale per layer, head and K/V; exponents entropy-coded"),
     "turboquant": Mode(3, "turboquant:code_fixed", "norm, random rotation, Lloyd-Max at 1..5 bits, fixed rate", "bits"),
     "turboquant-ec": Mode(4, "turboquant:code_entropy", "the same codes, entropy-coded", "bits"),
-    "quantized": Mode(5, "quantized:code", "default: RoPE undone, uniform steps, integer Gaussian tables by row", "quality"),
+    "quantized": Mode(
+        5,
+        "quantized:code",
+        "default: RoPE undone, uniform steps, integer Gaussian tables by row",
+        "quality",
+        alike="quantized:alike",
+    ),
     "transform": Mode(
         6, "transform:code", "calibrated PCA over heads, reverse water-filling", "quality", needs_profile=True
     ),
@@ -70,6 +89,7 @@ MODES = {
         "as quantized, in zstd's Huffman codes: decodes faster, larger",
         "quality",
         chunks="fast_rows:Fast",
+        alike="quantized:alike",
     ),
 }
 

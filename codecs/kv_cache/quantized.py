@@ -17,6 +17,7 @@ and RATIO is the ratio of neighbouring tables, so that a step finer by k exponen
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import replace
 
 import numpy as np
@@ -38,6 +39,8 @@ FINER_EDGE = 2
 RELATIVE_STEP = 0.25
 """Step over root mean square at quality 60."""
 CHANNELS, TOKENS = 0, 1
+_HEAD = struct.Struct("<hBB")
+"""Step exponent, axis, offsets."""
 _MEAN_PARTS = 4
 _CHANNEL_SIDE_BITS, _TOKEN_SIDE_BITS = 10.0, 2.0
 """Measured cost of a channel's mean and level and of a token's level, for the choice of the axis."""
@@ -50,6 +53,11 @@ def code(coder, x: Tensor | None, place: Place) -> Tensor:
     offsets = channel_offsets(place) if t is not None else None
     known = code_rows(coder, t, place, exponent, offsets)
     return from_channel_rows(known, place) if place.wanted else known
+
+
+def alike(coder) -> tuple[int, ...]:
+    """Of a chunk to read: axis and whether offsets follow. Chunks that agree can be read together (`rows.ReadGroup`)."""
+    return coder.peek(_HEAD)[1:]
 
 
 def code_inputs(coder, x: Tensor | None, place: Place) -> Tensor:
@@ -136,14 +144,19 @@ def code_rows(
         axis = TOKENS
     axis = coder.number(axis, "B")
     has_offsets = coder.number(int(offsets is not None), "B")
-    if abs(exponent) > EXPONENT_MAX or axis > TOKENS or has_offsets > 1:
+    if np.abs(exponent).max() > EXPONENT_MAX or axis > TOKENS or has_offsets > 1:
         raise Corrupt(f"step exponent {exponent}, axis {axis}, offsets {has_offsets}: out of range")
     if axis == TOKENS:
         return _by_token(coder, t, place, exponent)
     shift = coder.vector(offsets, place.heads * place.dim) if has_offsets else np.zeros(1, np.int32)
     if has_offsets and np.abs(shift).max() > EXPONENT_MAX:
         raise Corrupt(f"step offset {np.abs(shift).max()}; at most {EXPONENT_MAX}")
-    return _by_channel(coder, t, place, exponent + shift)
+    return _by_channel(coder, t, place, _per_row(exponent, place.heads * place.dim) + shift)
+
+
+def _per_row(exponent: int | np.ndarray, rows: int) -> int | np.ndarray:
+    """One step exponent, or that of each row where a group's tensors differ."""
+    return np.repeat(exponent, rows // len(exponent)) if isinstance(exponent, np.ndarray) else exponent
 
 
 def _tokens_are_cheaper(t: Tensor, place: Place) -> bool:
@@ -256,9 +269,10 @@ def _code_centred(coder, q: Tensor | None, count: int, columns: int) -> Tensor:
     return torch.from_numpy(coder.rows(wanted, checked_levels(coder.vector(coarse, count))))
 
 
-def _by_token(coder, t: Tensor | None, place: Place, exponent: int) -> Tensor:
+def _by_token(coder, t: Tensor | None, place: Place, exponent: int | np.ndarray) -> Tensor:
     """One row per head and token, about zero."""
-    exponents = np.full((place.heads, place.tokens), exponent)
+    exponents = np.zeros((place.heads, place.tokens), np.int64)
+    exponents += np.reshape(_per_row(exponent, place.heads), (-1, 1))
     exponents[:, place.tokens - place.recent :] -= FINER_RECENT
     exponents[:, : place.sinks] -= FINER_SINKS
     step = torch.from_numpy(np.exp(exponents.reshape(-1, 1) * scale_ratio()).astype(np.float32))

@@ -49,6 +49,8 @@ TABLES_FILE = Path(__file__).with_name("gaussian.safetensors")
 SYMBOL_TOTAL = 1 << 16
 """Counts of an order-0 table, as stored, add up to this."""
 _WORDS = struct.Struct("<I")
+_VECTOR_HEAD = struct.Struct("<iB")
+"""Offset and level."""
 _NUMBERS = {kind: struct.Struct("<" + kind) for kind in "BhiI"}
 _EXPONENT = categorical(escape_counts())
 _EXPONENT_BITS = np.append(np.arange(1, ESCAPE_EXPONENTS), ESCAPE_EXPONENTS - 1)
@@ -214,7 +216,15 @@ class ReadRows:
     def number(self, value: int | None, kind: str) -> int:
         """Next number of the raw part."""
         form = _NUMBERS[kind]
-        return form.unpack_from(self._data, self._take(form.size))[0]
+        (value,) = self.peek(form)
+        self._at += form.size
+        return value
+
+    def peek(self, form: struct.Struct) -> tuple[int, ...]:
+        """The next numbers of the raw part, which stay there."""
+        if self._at + form.size > len(self._data):
+            self._take(form.size)  # raises
+        return form.unpack_from(self._data, self._at)
 
     def raw(self, values: np.ndarray | None, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """Next numbers of the raw part."""
@@ -258,13 +268,21 @@ class ReadRows:
         out[order.rows] = ordered
         return out
 
+    @staticmethod
+    def rows_of(readers: list[Any], values: np.ndarray, level: np.ndarray) -> np.ndarray:
+        """`rows` of several chunks, which have equal parts of ``values`` and ``level``."""
+        parts = zip(readers, np.split(values, len(readers)), np.split(level, len(readers)), strict=True)
+        return np.concatenate([reader.rows(*part) for reader, *part in parts])
+
     def _singly(self, count: int, index: int) -> np.ndarray:
         reach = int(self.tables.reach[index])
         part = self._decode(self.tables.models[index], count)
-        at = np.flatnonzero(part > 2 * reach) if part.max() > 2 * reach else part[:0]
+        if np.maximum.reduce(part) <= 2 * reach:
+            part -= np.int32(reach)
+            return part
+        at = np.flatnonzero(part > 2 * reach)
         part -= np.int32(reach)
-        if len(at):
-            part[at] = self._escapes(len(at), reach)
+        part[at] = self._escapes(len(at), reach)
         return part
 
     def _escapes(self, count: int, reach: int) -> np.ndarray:
@@ -278,10 +296,15 @@ class ReadRows:
 
     def vector(self, values: np.ndarray | None, count: int) -> np.ndarray:
         """Inverse of `WriteRows.vector`."""
-        offset, level = np.int32(self.number(None, "i")), self.number(None, "B")
+        offset, level = self.peek(_VECTOR_HEAD)
+        self._at += _VECTOR_HEAD.size
         if level >= LEVELS:
             raise Corrupt(f"level {level}; at most {LEVELS - 1}")
-        return self._singly(count, level) + offset if level else np.full(count, offset, np.int32)
+        if not level:
+            return np.full(count, offset, np.int32)
+        part = self._singly(count, level)
+        part += np.int32(offset)
+        return part
 
     def finish(self) -> None:
         """Raise Corrupt if anything is left over."""
@@ -295,6 +318,35 @@ class ReadRows:
             return self._decoder.decode(model, count)
         except AssertionError as error:  # constriction: "tried to decode from invalid compressed data"
             raise Corrupt(f"entropy decoder: {error}") from None
+
+
+class ReadGroup:
+    """Reads chunks of equal shape as if they were one: a few calls on large arrays instead of many on small ones.
+
+    What a call returns is that of the first chunk, then that of the second, and so on.
+    """
+
+    def __init__(self, readers: list[Any]) -> None:
+        self.readers = readers
+
+    def number(self, value: int | None, kind: str) -> int | np.ndarray:
+        """As `ReadRows.number`; int32 of shape (chunks,) where chunks differ."""
+        found = [reader.number(None, kind) for reader in self.readers]
+        return found[0] if found.count(found[0]) == len(found) else np.array(found, np.int32)
+
+    def vector(self, values: np.ndarray | None, count: int) -> np.ndarray:
+        """As `ReadRows.vector`; ``count`` is that of all chunks."""
+        each = count // len(self.readers)
+        return np.concatenate([reader.vector(None, each) for reader in self.readers])
+
+    def rows(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
+        """As `ReadRows.rows`."""
+        return self.readers[0].rows_of(self.readers, values, level)
+
+    def finish(self) -> None:
+        """As `ReadRows.finish`."""
+        for reader in self.readers:
+            reader.finish()
 
 
 class MeasureRows(WriteRows):

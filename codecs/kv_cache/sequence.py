@@ -21,8 +21,8 @@ import numpy as np
 from ...entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
 from .. import container
 from . import tokens as token_coding
-from .blocks import KvBlock, KvSettings, block_id, decode_block, encode_block, read_block_header
-from .header import BLOCKS, CODEC_ID, ROOT, TOKEN_IDS, TOKENS_MAX, SequenceHeader, pack_sequence, parse_sequence
+from .blocks import KvBlock, KvSettings, block_id, decode_parsed, encode_block
+from .header import BLOCKS, CODEC_ID, ROOT, TOKEN_IDS, TOKENS_MAX, SequenceHeader, pack_sequence, parse, parse_sequence
 
 _TOKENS_HEAD = struct.Struct("<BI16s")
 CODED_TOKENS = 4096
@@ -135,11 +135,10 @@ def decode_blocks(
         if at >= wanted:
             return out
         try:
-            body = stream.chunk(i)
-            header = read_block_header(body)
+            opened, header = parse(stream.chunk(i))
             if header.parent != parent or header.start != at or header.fingerprint != head.fingerprint:
                 raise Corrupt(f"it starts at token {header.start}, expected {at}, or follows another block")
-            block = decode_block(body, fingerprint=fingerprint, salt=salt, layers=layers)
+            block = decode_parsed(opened, header, fingerprint=fingerprint, salt=salt, layers=layers)
         except BitstreamError as error:
             intact = f"; the {at} tokens before it are intact, prefix={at} loads them" if at else ""
             raise type(error)(f"block {i}: {error}{intact}") from error
