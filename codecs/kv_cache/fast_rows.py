@@ -115,8 +115,7 @@ class ReadFast(ReadRows):
         pairs, singles, far, loud, before = [], [], [], [], 0
         for reader, (paired, single, others) in zip(readers, kinds, strict=True):
             split = len(paired) * half
-            frame = reader.raw(None, (reader.number(None, "I"),), "u1")
-            body = _decompress(frame, split + len(single) * columns)
+            body = _decompress(reader.span(reader.number(None, "I")), split + len(single) * columns)
             pairs.append(body[:split])
             singles.append(body[split:])
             rows = len(paired) + len(single)
@@ -197,15 +196,15 @@ def _compress(body: bytes, cuts: list[int]) -> bytes:
     return b"".join([*parts, stream.flush(zstandard.COMPRESSOBJ_FLUSH_FINISH)])
 
 
-def _decompress(frame: np.ndarray, size: int) -> np.ndarray:
+def _decompress(frame: memoryview, size: int) -> np.ndarray:
     """Inverse of `_compress`, uint8; a frame that claims another size is refused before anything is allocated."""
     if not hasattr(_local, "decompressor"):
         _local.decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
     try:
-        found = zstandard.frame_content_size(frame.data) if size else len(frame)
+        found = zstandard.frame_content_size(frame) if size else len(frame)
         if found != size:
             raise Corrupt(f"a zstd frame of {found} bytes; the rows need {size}")
-        body = _local.decompressor.decompress(frame.data, allow_extra_data=False) if size else b""
+        body = _local.decompressor.decompress(frame, allow_extra_data=False) if size else b""
     except zstandard.ZstdError as error:
         raise Corrupt(f"zstd: {error}") from None
     return np.frombuffer(body, np.uint8)

@@ -200,7 +200,7 @@ def _by_channel(coder, t: Tensor | None, place: Place, exponents: np.ndarray) ->
     out = torch.empty(channels, place.tokens, device=t.device if t is not None else "cpu")
     shift = _column(mean, out)
     for part, known, factor in coded:
-        torch.mul(known.to(out.device), _column(step * np.float32(factor), out), out=out[:, part]).add_(shift)
+        out[:, part].copy_(known).mul_(_column(step * np.float32(factor), out)).add_(shift)
     return out
 
 

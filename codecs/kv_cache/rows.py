@@ -231,6 +231,11 @@ class ReadRows:
         count, kind = math.prod(shape), np.dtype(dtype)
         return np.frombuffer(self._data, kind, count, self._take(count * kind.itemsize)).reshape(shape)
 
+    def span(self, count: int) -> memoryview:
+        """Next bytes of the raw part."""
+        start = self._take(count)
+        return memoryview(self._data)[start : start + count]
+
     def _take(self, size: int) -> int:
         """Where the next ``size`` bytes of the raw part begin."""
         start, end = self._at, self._at + size
