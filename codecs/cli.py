@@ -357,9 +357,9 @@ def demo(
         codec = ImageCodec.load(device=device)
         rows, sheet = image_demo.run(codec, photograph, output, lambda text: progress.update(task, description=text))
     file = Column("file", no_wrap=True, overflow="fold")
-    table = Table(file, "bytes", "bpp", "PSNR (dB)", "JPEG at equal bytes (dB)", "encode (s)", "decode (s)")
+    table = Table(file, "bytes", "bpp", "PSNR (dB)", "JPEG bytes", "JPEG PSNR (dB)", "encode (s)", "decode (s)")
     for row in rows:
-        figures = f"{row.rate_bpp:.3f}", f"{row.psnr_db:.2f}", f"{row.jpeg_psnr_db:.2f}"
+        figures = f"{row.rate_bpp:.3f}", f"{row.psnr_db:.2f}", str(row.jpeg_bytes), f"{row.jpeg_psnr_db:.2f}"
         table.add_row(row.file.name, str(row.bytes), *figures, f"{row.encode_s:.2f}", f"{row.decode_s:.2f}")
     out.print(table)
     out.print(f"the sheet to look at: {sheet}")

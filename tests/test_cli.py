@@ -314,7 +314,12 @@ def test_help_of_training_is_lightnings(run):
 def test_demo_draws_its_sheet(run, photo, tmp_path):
     code, out, _ = run("demo", "photo.png", "-o", "shown")
     assert code == 0 and "sheet.png" in out
-    assert Image.open(tmp_path / "shown" / "sheet.png").size[0] > 1000
+    sheet = np.asarray(Image.open(tmp_path / "shown" / "sheet.png"))
+    assert sheet.shape[1] > 1000
+    cells = sheet[: sheet.shape[0] // 3 * 3].reshape(3, sheet.shape[0] // 3, -1, 3)
+    assert all((part != 255).any(-1).sum() > 5000 for line in cells for part in np.array_split(line, 4, axis=1))
+    for jpeg in (tmp_path / "shown").glob("*.jpg"):
+        assert f" {jpeg.stat().st_size} " in out  # also where JPEG cannot be as small
     assert len(list((tmp_path / "shown").glob("*.rdc"))) == 3
 
 
