@@ -54,7 +54,11 @@ def test_encode_info_verify_decode(run, photo, tmp_path):
     assert (code, err) == (0, "") and out.count("\n") == 1 and "bpp" in out and ":1" in out
     code, out, _ = run("info", "photo.rdc", "--json")
     facts = json.loads(out)
-    assert code == 0 and facts["size"] == "120x96" and facts["quality"] == 60
+    assert code == 0 and (facts["width"], facts["height"], facts["channels"], facts["quality"]) == (120, 96, 3, 60)
+    assert (facts["input"], facts["codec"], facts["alpha"], facts["metadata"]) == ("photo.rdc", "image", False, [])
+    assert facts["rate_bpp"] == pytest.approx(8 * facts["file_bytes"] / (120 * 96), abs=1e-4)
+    assert facts["tile_columns"] * facts["tile_rows"] == 1 and facts["model"] in manifest()
+    assert all(f" {text} " in run("info", "photo.rdc")[1] for text in ("120x96", "3, 8 bits", "1 (1x1),", "image (id 1)"))
     chunk = facts["chunks"][-1]
     assert chunk["kind"] == "data" and chunk["offset"] + chunk["bytes"] == Path("photo.rdc").stat().st_size
     assert chunk["crc32"] in run("info", "photo.rdc")[1]
@@ -284,6 +288,33 @@ def test_damage(run, photo, tmp_path):
     assert (code, out) == (1, "") and "no tile is undamaged; tile 0 (of 0..0)" in err and not (tmp_path / "bad.png").exists()
     (tmp_path / "empty.rdc").touch()
     assert run("info", "empty.rdc")[0] == 1 and run("decode", "photo.png")[0] == 1
+
+
+def test_a_failed_file_is_a_line_of_json_too(run, photo, tmp_path):
+    (tmp_path / "lie.png").write_text("this is no image")
+    code, out, err = run("encode", "lie.png", "photo.png", "--json")
+    failed, done = map(json.loads, out.splitlines())
+    assert code == 1 and err.count("\n") == 1 and failed["input"] == "lie.png" and "neither an image" in failed["error"]
+    assert done["input"] == "photo.png" and "error" not in done
+    (tmp_path / "bad.rdc").write_bytes((tmp_path / "photo.rdc").read_bytes()[:-1])
+    for command in (["decode", "-o", "out/"], ["verify"], ["info"]):
+        code, out, err = run(*command, "photo.rdc", "bad.rdc", "--json")
+        done, failed = map(json.loads, out.splitlines())
+        assert code == 1 and err.count("\n") == 1 and done["input"] == "photo.rdc" and "error" not in done
+        assert failed["input"] == "bad.rdc" and failed["error"].startswith("truncated: ")
+    code, out, err = run("decode", "bad.rdc", "-o", "-", "--json")
+    assert (code, out) == (1, "") and json.loads(err.splitlines()[-1])["input"] == "bad.rdc"  # stdout is for the data
+
+
+@pytest.mark.parametrize("stem", ["a [b] c", "[", "[/i]", ":smile:", "ünï köde", "-dash"])
+def test_names_are_shown_as_they_are(run, photo, tmp_path, monkeypatch, stem):
+    monkeypatch.setattr(cli.errors, "_force_terminal", True)  # with a progress bar
+    (tmp_path / f"{stem}.png").parent.mkdir(exist_ok=True)
+    photo.rename(tmp_path / f"{stem}.png")
+    code, out, err = run("encode", f"./{stem}.png")
+    assert (code, out.split("  ")[0]) == (0, f"{stem}.rdc"), err
+    code, out, _ = run("info", f"./{stem}.rdc")
+    assert code == 0 and out.splitlines()[0].strip() == f"{stem}.rdc"
 
 
 def test_models_and_help(run):
