@@ -20,7 +20,7 @@ from rich.table import Column, Table
 
 from ..entropy_models.errors import BitstreamError
 from . import REGISTRY, container, files, name_of, weights
-from .files import Job, show_size
+from .files import Job, one_line, show_size
 from .kv_cache.cli import MODE_NAMES
 from .kv_cache.cli import app as kv
 
@@ -80,18 +80,21 @@ def main() -> None:
 def message(error: BaseException) -> str:
     """What one line says of an error; of bad data also the kind."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"{error.filename}: {error.strerror}"
     kind = f"{type(error).__name__.lower()}: " if isinstance(error, BitstreamError) else ""
     return kind + text
 
 
 def fail(name: str, error: BaseException) -> None:
     """One line on standard error."""
-    errors.print(f"codec: {name + ': ' if name else ''}{message(error)}")
+    text = message(error)
+    errors.print(one_line(f"codec: {name + ': ' if name and not text.startswith(f'{name}: ') else ''}{text}"))
 
 
 def note(text: str) -> None:
     """One line on standard error about what was done otherwise than one may think."""
-    errors.print(f"codec: note: {text}")
+    errors.print(one_line(f"codec: note: {text}"))
 
 
 def run_all(planned: list[Job], work: Callable[[Job, Progress], None], verb: str, json_to: Console | None) -> None:
@@ -104,7 +107,7 @@ def run_all(planned: list[Job], work: Callable[[Job, Progress], None], verb: str
     with bar(disable=not errors.is_terminal) as progress:
         task = progress.add_task(verb, total=len(planned), visible=len(planned) > 1)
         for job in planned:
-            progress.update(task, description=f"{verb} {job.name}")
+            progress.update(task, description=one_line(f"{verb} {job.name}"))
             try:
                 work(job, progress)
             except (BitstreamError, ValueError, KeyError, OSError, ImportError) as error:
@@ -138,10 +141,10 @@ def convert_all(
         result, fields = convert(job, progress)
         job.write(result)
         for notice in fields.get("notices", ()):
-            errors.print(f"codec: {job.name}: note: {notice}")
+            errors.print(one_line(f"codec: {job.name}: note: {notice}"))
         fields |= {"input": job.name, "output": str(job.target or "-"), "bytes": len(result)}
         fields["duration_s"] = time.perf_counter() - start
-        console.print(json.dumps(fields) if as_json else line_of(fields))
+        console.print(json.dumps(fields) if as_json else one_line(line_of(fields)))
 
     run_all(planned, work, verb, console if as_json else None)
 
@@ -313,7 +316,7 @@ def info(inputs: Inputs, as_json: AsJson = False) -> None:
         if as_json:
             out.print(json.dumps({"input": job.name, **fields}))
         else:
-            out.print(field_table(job.name, rows(fields)), chunk_table(fields["chunks"]))
+            out.print(field_table(one_line(job.name), rows(fields)), chunk_table(fields["chunks"]))
 
     planned = [Job(source, None) for source in files.expand(inputs, frozenset({".rdc"}))]
     run_all(planned, work, "reading", out if as_json else None)
@@ -346,7 +349,7 @@ def verify(inputs: Inputs, profile: ProfileFile = None, device: Device = "cpu", 
 
             refuse("KV caches", "no KV cache", profile=profile)
             verify_image(codecs, data, device=device)
-        out.print(json.dumps({"input": job.name, "ok": True}) if as_json else f"{job.name}  ok")
+        out.print(json.dumps({"input": job.name, "ok": True}) if as_json else one_line(f"{job.name}  ok"))
 
     planned = [Job(source, None) for source in files.expand(inputs, frozenset({".rdc"}))]
     run_all(planned, work, "verifying", out if as_json else None)

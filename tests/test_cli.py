@@ -317,6 +317,51 @@ def test_names_are_shown_as_they_are(run, photo, tmp_path, monkeypatch, stem):
     assert code == 0 and out.splitlines()[0].strip() == f"{stem}.rdc"
 
 
+def test_every_message_is_one_line(run, photo, tmp_path, monkeypatch):
+    """Names of files may hold line breaks and bytes that are no UTF-8."""
+    photo.rename(tmp_path / "a\nb.png")
+    code, out, err = run("encode", "a\nb.png")
+    assert (code, err, out.split("  ")[0], out.count("\n")) == (0, "", "a\\nb.rdc", 1)
+    assert run("verify", "a\nb.rdc")[1] == "a\\nb.rdc  ok\n"
+    (tmp_path / "c\nd.png").write_text("no image")
+    code, out, err = run("encode", "c\nd.png")
+    assert (code, out) == (1, "") and err.startswith("codec: c\\nd.png: ") and err.count("\n") == 1
+    (tmp_path / "a\nb.png").rename(tmp_path / os.fsdecode(b"\xff.png"))
+    environment = os.environ | {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "0"}
+    done = subprocess.run([CODEC, "encode", b"\xff.png"], capture_output=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith(b"\\udcff.rdc  ") and not done.stderr
+    closed = subprocess.run(f"{CODEC} encode - <&-", shell=True, capture_output=True, text=True)
+    assert (closed.returncode, closed.stderr) == (1, "codec: standard input: it is closed\n")
+
+
+def test_outputs_that_cannot_be_are_found_before_anything_is_read(run, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(files.Job, "read", lambda self: pytest.fail("read"))
+    (tmp_path / "taken").write_text("a file")
+    (tmp_path / "bare").write_bytes(photo.read_bytes())
+    (tmp_path / "link").symlink_to("bare")
+    for arguments, message in (
+        (["encode", "photo.png", "-o", "taken/"], "taken is a file, and taken/photo.rdc needs a folder there"),
+        (["encode", "photo.png", "-o", "taken/a/x.rdc"], "taken is a file, and taken/a/x.rdc needs"),
+        (["encode", "bare", "-o", "bare", "--force"], "bare is the input itself; give -o another name"),
+        (["encode", "bare", "-o", "link", "--force"], "link is the input itself"),
+        (["decode", "photo.png"], "photo.png is the input itself"),
+        (["encode", ""], "an input's name is empty"),
+        (["encode", "photo.png", "-o", ""], "the output's name is empty"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out, err) == (1, "", f"codec: {message}{err.removeprefix(f'codec: {message}')}"), arguments
+    for command in (["demo"], ["eval", "image"]):
+        code, out, err = run(*command, "nowhere.png")
+        assert (code, out, err.count("\n")) == (1, "", 1) and err.startswith("codec: nowhere.png: ")
+    code, out, err = run("demo", "taken")
+    assert (code, out) == (1, "") and err.startswith("codec: taken: not an image")
+
+
+def test_an_input_named_twice_is_one_input(run, photo, tmp_path):
+    code, out, err = run("encode", "photo.png", "./photo.png", "*.png")
+    assert (code, err) == (0, "") and out.count("\n") == 1 and (tmp_path / "photo.rdc").exists()
+
+
 def test_models_and_help(run):
     assert all(name in run("models")[1] for name in manifest())
     for arguments in ([], ["encode"], ["decode"], ["info"], ["verify"], ["eval", "image"], ["demo"], ["train"]):

@@ -55,7 +55,10 @@ def run(
     Raises:
         ValueError: not an image.
     """
-    picture = read_picture(photograph.read_bytes())
+    try:
+        picture = read_picture(photograph.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{photograph}: {error}") from None
     picture = Picture(_upright(picture))
     original = picture.pixels
     folder.mkdir(parents=True, exist_ok=True)
