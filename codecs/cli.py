@@ -20,7 +20,7 @@ from rich.table import Column, Table
 
 from ..entropy_models.errors import BitstreamError
 from . import REGISTRY, container, files, name_of, weights
-from .files import Job, show_size
+from .files import Job, one_line, show_size
 from .kv_cache.cli import MODE_NAMES
 from .kv_cache.cli import app as kv
 
@@ -36,8 +36,9 @@ train = typer.Typer(help="Train a codec (needs the extra: pip install 'rdcodec[t
 app.add_typer(evaluate, name="eval", no_args_is_help=True)
 app.add_typer(train, name="train", no_args_is_help=True)
 app.add_typer(kv, name="kv", no_args_is_help=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
-out = Console(highlight=False, soft_wrap=True)
+# names of files are shown as they are: no markup, no emoji
+errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .avif .tif .tiff .bmp .ppm .pgm .gif .jp2 .ico".split())
 CHUNKS_SHOWN = 16
@@ -76,39 +77,82 @@ def main() -> None:
         sys.exit(130)
 
 
+def message(error: BaseException) -> str:
+    """What one line says of an error; of bad data also the kind."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"{error.filename}: {error.strerror}"
+    kind = f"{type(error).__name__.lower()}: " if isinstance(error, BitstreamError) else ""
+    return kind + text
+
+
 def fail(name: str, error: BaseException) -> None:
     """One line on standard error."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    kind = f"{type(error).__name__.lower()}: " if isinstance(error, BitstreamError) else ""
-    errors.print(f"codec: {name + ': ' if name else ''}{kind}{text}", markup=False)
+    text = message(error)
+    errors.print(one_line(f"codec: {name + ': ' if name and not text.startswith(f'{name}: ') else ''}{text}"))
 
 
 def note(text: str) -> None:
     """One line on standard error about what was done otherwise than one may think."""
-    errors.print(f"codec: note: {text}", markup=False)
+    errors.print(one_line(f"codec: note: {text}"))
 
 
-def run_all(planned: list[Job], work: Callable[[Job, Progress], None], verb: str) -> None:
-    """Do every job, with a progress bar; a failed one is reported and the others go on. Exits 1 if any failed."""
+def run_all(planned: list[Job], work: Callable[[Job, Progress], None], verb: str, json_to: Console | None) -> None:
+    """Do every job, with a progress bar; a failed one is reported and the others go on. Exits 1 if any failed.
+
+    Args:
+        json_to: also gets a failed job as JSON; None: none is asked for.
+    """
     failed = 0
     with bar(disable=not errors.is_terminal) as progress:
         task = progress.add_task(verb, total=len(planned), visible=len(planned) > 1)
         for job in planned:
-            progress.update(task, description=f"{verb} {job.name}")
+            progress.update(task, description=one_line(f"{verb} {job.name}"))
             try:
                 work(job, progress)
             except (BitstreamError, ValueError, KeyError, OSError, ImportError) as error:
                 failed += 1
                 progress.stop() if len(planned) == 1 else None
                 fail(job.name, error)
+                if json_to:
+                    json_to.print(json.dumps({"input": job.name, "error": message(error)}))
             progress.advance(task)
     if failed:
         raise typer.Exit(1)
 
 
+def convert_all(
+    planned: list[Job],
+    convert: Callable[[Job, Progress], tuple[bytes, dict[str, Any]]],
+    verb: str,
+    line_of: Callable[[dict[str, Any]], str],
+    as_json: bool,
+) -> None:
+    """Convert and write every job, and report each in one line, as `run_all`.
+
+    Args:
+        convert: returns a job's output and facts about it; ``notices`` among them go to standard error.
+        line_of: a line for people from these facts and input, output, bytes, duration_s.
+    """
+    console = errors if any(job.target is None for job in planned) else out  # standard output carries the data
+
+    def work(job: Job, progress: Progress) -> None:
+        start = time.perf_counter()
+        result, fields = convert(job, progress)
+        job.write(result)
+        for notice in fields.get("notices", ()):
+            errors.print(one_line(f"codec: {job.name}: note: {notice}"))
+        fields |= {"input": job.name, "output": str(job.target or "-"), "bytes": len(result)}
+        fields["duration_s"] = time.perf_counter() - start
+        console.print(json.dumps(fields) if as_json else one_line(line_of(fields)))
+
+    run_all(planned, work, verb, console if as_json else None)
+
+
 def bar(*, disable: bool = False) -> Progress:
     """Progress on standard error that leaves nothing behind."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    text = TextColumn("{task.description}", markup=False)
+    columns = text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     return Progress(*columns, console=errors, transient=True, disable=disable)
 
 
@@ -126,12 +170,6 @@ def tile_progress(progress: Progress) -> Iterator[Callable[[int, int], None]]:
         progress.remove_task(task)
 
 
-def report(as_json: bool, line: str, fields: dict[str, Any], *, to_stdout: bool) -> None:
-    """The one line about a finished file; on standard error when standard output carries the data."""
-    console = errors if to_stdout else out
-    console.print(json.dumps(fields) if as_json else line, markup=False)
-
-
 def refuse(owners: str, this: str, **options: Any) -> None:
     """Name the options that belong to the other codec, which would be ignored. Everything runs on the CPU if asked."""
     given = [f"--{name}" for name, value in options.items() if value not in (None, False, "auto", "cpu")]
@@ -143,6 +181,17 @@ def check_suffix(target: Path | None, suffix: str) -> None:
     """Refuse an output whose suffix is another format's."""
     if target and target.suffix.lower() in (IMAGE_SUFFIXES | {".safetensors", ".rdc"}) - {suffix}:
         raise ValueError(f"the output {target} would be {suffix}, not {target.suffix}; give -o another name")
+
+
+def size_limit(quality: int | None, bpp: float | None, size: str | None) -> int | None:
+    """Bytes of ``--size``, after a check that at most one of the three is given, and a possible one."""
+    if sum(x is not None for x in (bpp, size)) > 1:
+        raise typer.BadParameter("give --bpp or --size, not both")
+    if quality is not None and (bpp is not None or size is not None):
+        raise typer.BadParameter("give --quality, --bpp or --size, not two of them")
+    if bpp is not None and not 0 < bpp <= 1000:
+        raise ValueError(f"--bpp {bpp}; need a number above 0 and at most 1000, like 0.5")
+    return None if size is None else files.parse_size(size)
 
 
 @app.command()
@@ -177,19 +226,12 @@ def encode(
     cat photo.jpg | codec encode - > photo.rdc
     ```
     """
-    if sum(x is not None for x in (bpp, size)) > 1:
-        raise typer.BadParameter("give --bpp or --size, not both")
-    if quality is not None and (bpp is not None or size is not None):
-        raise typer.BadParameter("give --quality, --bpp or --size, not two of them")
-    if bpp is not None and not 0 < bpp <= 1000:
-        raise ValueError(f"--bpp {bpp}; need a number above 0 and at most 1000, like 0.5")
-    limit = None if size is None else files.parse_size(size)
+    limit = size_limit(quality, bpp, size)
     suffixes = IMAGE_SUFFIXES | {".safetensors"}
     planned = files.jobs(files.expand(inputs, suffixes, note), output, lambda source: ".rdc", roots=inputs, force=force)
     codecs: dict[str, Any] = {}
 
-    def work(job: Job, progress: Progress) -> None:
-        start = time.perf_counter()
+    def convert(job: Job, progress: Progress) -> tuple[bytes, dict[str, Any]]:
         check_suffix(job.target, ".rdc")
         data = job.read()
         if files.looks_like_safetensors(data):
@@ -205,19 +247,24 @@ def encode(
             asked: dict[str, Any] = {"quality": 60 if quality is None else quality, "bpp": bpp, "size": limit}
             with tile_progress(progress) as tiles:
                 stream, fields = encode_image(codecs, data, model=model, device=device, progress=tiles, **asked)
-        job.write(stream)
-        finish(job, stream, fields, time.perf_counter() - start)
+        return stream, fields | {"ratio": fields["raw_bytes"] / len(stream)}
 
-    def finish(job: Job, stream: bytes, fields: dict[str, Any], duration_s: float) -> None:
-        for notice in fields.get("notices", ()):
-            errors.print(f"codec: {job.name}: note: {notice}", markup=False)
-        ratio = fields["raw_bytes"] / len(stream)
-        facts = show_size(len(stream)), fields["rate"], f"{ratio:.1f}:1", f"{duration_s:.2f} s"
-        line = "  ".join((str(job.target or "stdout"), *facts))
-        fields |= {"input": job.name, "output": str(job.target or "-"), "bytes": len(stream), "ratio": ratio}
-        report(as_json, line, fields | {"duration_s": duration_s}, to_stdout=job.target is None)
+    convert_all(planned, convert, "encoding", encoded_line, as_json)
 
-    run_all(planned, work, "encoding")
+
+def encoded_line(fields: dict[str, Any]) -> str:
+    """What `codec encode` tells of a file."""
+    facts = show_size(fields["bytes"]), fields["rate"], f"{fields['ratio']:.1f}:1", f"{fields['duration_s']:.2f} s"
+    return "  ".join((shown_output(fields), *facts))
+
+
+def decoded_line(fields: dict[str, Any]) -> str:
+    """What `codec decode` tells of a file."""
+    return f"{shown_output(fields)}  {fields['shape']}  {show_size(fields['bytes'])}  {fields['duration_s']:.2f} s"
+
+
+def shown_output(fields: dict[str, Any]) -> str:
+    return "stdout" if fields["output"] == files.STDIO else fields["output"]
 
 
 @app.command()
@@ -241,48 +288,38 @@ def decode(
 
     planned = files.jobs(sources, output, suffix_of, roots=inputs, force=force)
 
-    def work(job: Job, progress: Progress) -> None:
-        start = time.perf_counter()
+    def convert(job: Job, progress: Progress) -> tuple[bytes, dict[str, Any]]:
         data = job.read()
         if name_of(container.parse(data, salvage=salvage).codec_id) == "kv":
             from .kv_cache.commands import decode_bytes
 
             check_suffix(job.target, ".safetensors")
             refuse("images", "no image", crop=crop, salvage=salvage, device=device)
-            result, fields = decode_bytes(data, profile)
-        else:
-            from .image.commands import decode_bytes as decode_image
+            return decode_bytes(data, profile)
+        from .image.commands import decode_bytes as decode_image
 
-            refuse("KV caches", "no KV cache", profile=profile)
-            with tile_progress(progress) as tiles:
-                result, fields = decode_image(
-                    codecs, data, job.target, crop=crop, salvage=salvage, device=device, progress=tiles
-                )
-        job.write(result)
-        for notice in fields.get("notices", ()):
-            errors.print(f"codec: {job.name}: note: {notice}", markup=False)
-        duration_s = time.perf_counter() - start
-        line = f"{job.target or 'stdout'}  {fields['shape']}  {show_size(len(result))}  {duration_s:.2f} s"
-        fields |= {"input": job.name, "output": str(job.target or "-"), "bytes": len(result), "duration_s": duration_s}
-        report(as_json, line, fields, to_stdout=job.target is None)
+        refuse("KV caches", "no KV cache", profile=profile)
+        asked: dict[str, Any] = {"crop": crop, "salvage": salvage, "device": device}
+        with tile_progress(progress) as tiles:
+            return decode_image(codecs, data, job.target, progress=tiles, **asked)
 
-    run_all(planned, work, "decoding")
+    convert_all(planned, convert, "decoding", decoded_line, as_json)
 
 
 @app.command()
 def info(inputs: Inputs, as_json: AsJson = False) -> None:
     """Show header, chunks and weights of .rdc files. Checks the header only; `codec verify` checks everything."""
-    from .inspect import describe
+    from .inspect import describe, rows
 
     def work(job: Job, progress: Progress) -> None:
         fields = describe(job.read())
         if as_json:
-            out.print(json.dumps({"file": job.name, **fields}), markup=False)
-            return
-        chunks = fields.pop("chunks")
-        out.print(field_table(job.name, fields), chunk_table(chunks))
+            out.print(json.dumps({"input": job.name, **fields}))
+        else:
+            out.print(field_table(one_line(job.name), rows(fields)), chunk_table(fields["chunks"]))
 
-    run_all([Job(source, None) for source in files.expand(inputs, frozenset({".rdc"}))], work, "reading")
+    planned = [Job(source, None) for source in files.expand(inputs, frozenset({".rdc"}))]
+    run_all(planned, work, "reading", out if as_json else None)
 
 
 def chunk_table(chunks: list[dict[str, Any]]) -> Table:
@@ -312,9 +349,10 @@ def verify(inputs: Inputs, profile: ProfileFile = None, device: Device = "cpu", 
 
             refuse("KV caches", "no KV cache", profile=profile)
             verify_image(codecs, data, device=device)
-        report(as_json, f"{job.name}  ok", {"file": job.name, "ok": True}, to_stdout=False)
+        out.print(json.dumps({"input": job.name, "ok": True}) if as_json else one_line(f"{job.name}  ok"))
 
-    run_all([Job(source, None) for source in files.expand(inputs, frozenset({".rdc"}))], work, "verifying")
+    planned = [Job(source, None) for source in files.expand(inputs, frozenset({".rdc"}))]
+    run_all(planned, work, "verifying", out if as_json else None)
 
 
 @app.command()
@@ -357,9 +395,9 @@ def demo(
         codec = ImageCodec.load(device=device)
         rows, sheet = image_demo.run(codec, photograph, output, lambda text: progress.update(task, description=text))
     file = Column("file", no_wrap=True, overflow="fold")
-    table = Table(file, "bytes", "bpp", "PSNR (dB)", "JPEG at equal bytes (dB)", "encode (s)", "decode (s)")
+    table = Table(file, "bytes", "bpp", "PSNR (dB)", "JPEG bytes", "JPEG PSNR (dB)", "encode (s)", "decode (s)")
     for row in rows:
-        figures = f"{row.rate_bpp:.3f}", f"{row.psnr_db:.2f}", f"{row.jpeg_psnr_db:.2f}"
+        figures = f"{row.rate_bpp:.3f}", f"{row.psnr_db:.2f}", str(row.jpeg_bytes), f"{row.jpeg_psnr_db:.2f}"
         table.add_row(row.file.name, str(row.bytes), *figures, f"{row.encode_s:.2f}", f"{row.decode_s:.2f}")
     out.print(table)
     out.print(f"the sheet to look at: {sheet}")

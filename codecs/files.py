@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -35,10 +36,18 @@ class Job:
         Raises:
             OSError: it cannot be read.
         """
+        if self.source is None and sys.stdin is None:
+            raise OSError("it is closed")
         return self.source.read_bytes() if self.source else sys.stdin.buffer.read()
 
     def write(self, data: bytes) -> None:
-        """Write the result, whole or not at all."""
+        """Write the result, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self.target is None and sys.stdout is None:
+            raise OSError("standard output is closed")
         if self.target is None:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
@@ -50,7 +59,7 @@ class Job:
 def expand(
     inputs: Iterable[str], suffixes: frozenset[str] | None, note: Callable[[str], None] = lambda text: None
 ) -> list[Path | None]:
-    """Files, globs and folders to files. In folders, files with one of ``suffixes`` (None: all), recursively.
+    """Files, globs and folders to files, each once. In folders, those with one of ``suffixes`` (None: all), recursively.
 
     ``note`` is told how many files of a folder have other suffixes.
 
@@ -60,6 +69,8 @@ def expand(
     found: list[Path | None] = []
     for name in inputs:
         path = Path(name)
+        if not name:
+            raise ValueError("an input's name is empty; the current folder is .")
         if name == STDIO:
             found.append(None)
         elif path.is_dir():
@@ -78,7 +89,7 @@ def expand(
             if not matches:
                 raise ValueError(f"{name}: no such file")
             found += [Path(match) for match in matches]
-    return found
+    return list(dict.fromkeys(found))
 
 
 def jobs(
@@ -101,8 +112,10 @@ def jobs(
         force: outputs may exist.
 
     Raises:
-        ValueError: many inputs for one file, two inputs for one output, or an output that exists without ``force``.
+        ValueError: many inputs for one file, two inputs for one output, or an output that cannot be (`_check_target`).
     """
+    if output == "":
+        raise ValueError("the output's name is empty; the current folder is .")
     planned = []
     folders = [Path(root) for root in roots if Path(root).is_dir()]
     for source in sources:
@@ -119,9 +132,20 @@ def jobs(
         planned.append(Job(source, target))
     planned = _apart(planned)
     for job in planned:
-        if job.target and job.target.exists() and not force:
-            raise ValueError(f"{job.target} exists; --force overwrites it")
+        if job.target:
+            _check_target(job.source, job.target, force)
     return planned
+
+
+def _check_target(source: Path | None, target: Path, force: bool) -> None:
+    """Before hours are spent: ValueError for an output below a file, for the input itself, or one that exists."""
+    above = next(folder for folder in target.parents if folder.exists())
+    if not above.is_dir():
+        raise ValueError(f"{above} is a file, and {target} needs a folder there")
+    if source and target.exists() and target.samefile(source):
+        raise ValueError(f"{target} is the input itself; give -o another name")
+    if target.exists() and not force:
+        raise ValueError(f"{target} exists; --force overwrites it")
 
 
 def _place(source: Path | None, folders: list[Path]) -> Path:
@@ -152,6 +176,16 @@ def _apart(planned: list[Job]) -> list[Job]:
 def looks_like_safetensors(data: bytes) -> bool:
     """A 64-bit header length that fits, then a JSON object."""
     return len(data) > 9 and data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8
+
+
+def one_line(text: str) -> str:
+    r"""The text with line breaks, control characters and undecodable bytes, as names of files may hold, escaped.
+
+    >>> one_line("a\nb.png")
+    'a\\nb.png'
+    """
+    hidden = {c for c in text if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")}
+    return "".join(c.encode("unicode_escape").decode() if c in hidden else c for c in text)
 
 
 def parse_size(text: str) -> int:

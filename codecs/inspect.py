@@ -10,14 +10,14 @@ from .files import show_size
 
 
 def describe(data: bytes) -> dict[str, Any]:
-    """Fields of the header and table, in reading order; ``chunks`` is a list of the table's rows.
+    """Fields of the header and table, in reading order, for scripts; ``chunks`` is a list of the table's rows.
 
     Raises:
         BitstreamError: the header or table is damaged.
     """
     stream = container.parse(data)
     codec = name_of(stream.codec_id)
-    fields: dict[str, Any] = {"codec": f"{codec} (id {stream.codec_id})", "file_bytes": len(data)}
+    fields: dict[str, Any] = {"codec": codec, "codec_id": stream.codec_id, "file_bytes": len(data)}
     if codec == "image":
         fields |= _image(data)
     else:
@@ -25,6 +25,13 @@ def describe(data: bytes) -> dict[str, Any]:
 
         fields |= describe_kv(data)
     return fields | {"chunks": _chunks(stream)}
+
+
+def rows(fields: dict[str, Any]) -> dict[str, Any]:
+    """What `describe` returned, for people, without the chunks."""
+    rest = {name: value for name, value in fields.items() if name not in ("codec", "codec_id", "file_bytes", "chunks")}
+    first = {"codec": f"{fields['codec']} (id {fields['codec_id']})", "file_bytes": fields["file_bytes"]}
+    return first | (_image_rows(rest) if fields["codec"] == "image" else rest)
 
 
 def _chunks(stream: container.Stream) -> list[dict[str, Any]]:
@@ -39,23 +46,48 @@ def _chunks(stream: container.Stream) -> list[dict[str, Any]]:
 
 
 def _image(data: bytes) -> dict[str, Any]:
+    """Fields of an image: pixels, bits per pixel, bytes."""
     from .image.header import ALPHA, parse
 
     stream, header = parse(data)
-    sizes = {kind: sum(stream.entries[i].length for i in stream.indices(kind)) for kind in (0, 1, ALPHA)}
-    tags = [bytes(data[stream.entries[i].offset :][:4]).decode("ascii", "replace") for i in stream.indices(1)]
+    tiles, metadata, alpha = (
+        sum(stream.entries[i].length for i in stream.indices(kind)) for kind in (container.DATA, container.METADATA, ALPHA)
+    )
+    tags = [bytes(data[stream.entries[i].offset :][:4]) for i in stream.indices(container.METADATA)]
     try:
-        line = weights.line_of_stream("image", stream.weights)
-        model = f"{line.name} ({stream.weights.hex()})"
+        model = weights.line_of_stream("image", stream.weights).name
     except Unsupported:
-        model = f"{stream.weights.hex()}, not installed"
+        model = None
     return {
-        "size": f"{header.width}x{header.height}",
-        "channels": f"{header.channels}{' + alpha' if header.alpha else ''}, 8 bits",
+        "width": header.width,
+        "height": header.height,
+        "channels": header.channels,
+        "alpha": header.alpha,
+        "bits_per_channel": 8,
         "quality": header.quality,
         "rate_bpp": round(len(data) * 8 / (header.width * header.height), 4),
-        "weights": model,
-        "tiles": f"{len(header.grid)} ({header.grid.columns}x{header.grid.rows}), {show_size(sizes[0])}",
-        "alpha": show_size(sizes[ALPHA]) if header.alpha else "none",
-        "metadata": f"{', '.join(tags)}, {show_size(sizes[1])}" if tags else "none",
+        "weights": stream.weights.hex(),
+        "model": model,
+        "tile_columns": header.grid.columns,
+        "tile_rows": header.grid.rows,
+        "tile_bytes": tiles,
+        "alpha_bytes": alpha,
+        "metadata": [tag.decode("ascii", "replace") for tag in tags],
+        "metadata_bytes": metadata,
+    }
+
+
+def _image_rows(image: dict[str, Any]) -> dict[str, Any]:
+    """The same for people."""
+    columns, lines = image["tile_columns"], image["tile_rows"]
+    model, names = image["model"], ", ".join(image["metadata"])
+    return {
+        "size": f"{image['width']}x{image['height']}",
+        "channels": f"{image['channels']}{' + alpha' if image['alpha'] else ''}, {image['bits_per_channel']} bits",
+        "quality": image["quality"],
+        "rate_bpp": image["rate_bpp"],
+        "weights": f"{model} ({image['weights']})" if model else f"{image['weights']}, not installed",
+        "tiles": f"{columns * lines} ({columns}x{lines}), {show_size(image['tile_bytes'])}",
+        "alpha": show_size(image["alpha_bytes"]) if image["alpha"] else "none",
+        "metadata": f"{names}, {show_size(image['metadata_bytes'])}" if names else "none",
     }

@@ -54,7 +54,11 @@ def test_encode_info_verify_decode(run, photo, tmp_path):
     assert (code, err) == (0, "") and out.count("\n") == 1 and "bpp" in out and ":1" in out
     code, out, _ = run("info", "photo.rdc", "--json")
     facts = json.loads(out)
-    assert code == 0 and facts["size"] == "120x96" and facts["quality"] == 60
+    assert code == 0 and (facts["width"], facts["height"], facts["channels"], facts["quality"]) == (120, 96, 3, 60)
+    assert (facts["input"], facts["codec"], facts["alpha"], facts["metadata"]) == ("photo.rdc", "image", False, [])
+    assert facts["rate_bpp"] == pytest.approx(8 * facts["file_bytes"] / (120 * 96), abs=1e-4)
+    assert facts["tile_columns"] * facts["tile_rows"] == 1 and facts["model"] in manifest()
+    assert all(f" {text} " in run("info", "photo.rdc")[1] for text in ("120x96", "3, 8 bits", "1 (1x1),", "image (id 1)"))
     chunk = facts["chunks"][-1]
     assert chunk["kind"] == "data" and chunk["offset"] + chunk["bytes"] == Path("photo.rdc").stat().st_size
     assert chunk["crc32"] in run("info", "photo.rdc")[1]
@@ -281,9 +285,81 @@ def test_damage(run, photo, tmp_path):
         assert (code, out) == (1, "") and err.startswith("codec: bad.rdc: corrupt: ") and err.count("\n") == 1
     assert not (tmp_path / "bad.png").exists()
     code, out, err = run("decode", "bad.rdc", "--salvage")
-    assert (code, out) == (1, "") and "no tile is undamaged; tile 1 of 1" in err and not (tmp_path / "bad.png").exists()
+    assert (code, out) == (1, "") and "no tile is undamaged; tile 0 (of 0..0)" in err and not (tmp_path / "bad.png").exists()
     (tmp_path / "empty.rdc").touch()
     assert run("info", "empty.rdc")[0] == 1 and run("decode", "photo.png")[0] == 1
+
+
+def test_a_failed_file_is_a_line_of_json_too(run, photo, tmp_path):
+    (tmp_path / "lie.png").write_text("this is no image")
+    code, out, err = run("encode", "lie.png", "photo.png", "--json")
+    failed, done = map(json.loads, out.splitlines())
+    assert code == 1 and err.count("\n") == 1 and failed["input"] == "lie.png" and "neither an image" in failed["error"]
+    assert done["input"] == "photo.png" and "error" not in done
+    (tmp_path / "bad.rdc").write_bytes((tmp_path / "photo.rdc").read_bytes()[:-1])
+    for command in (["decode", "-o", "out/"], ["verify"], ["info"]):
+        code, out, err = run(*command, "photo.rdc", "bad.rdc", "--json")
+        done, failed = map(json.loads, out.splitlines())
+        assert code == 1 and err.count("\n") == 1 and done["input"] == "photo.rdc" and "error" not in done
+        assert failed["input"] == "bad.rdc" and failed["error"].startswith("truncated: ")
+    code, out, err = run("decode", "bad.rdc", "-o", "-", "--json")
+    assert (code, out) == (1, "") and json.loads(err.splitlines()[-1])["input"] == "bad.rdc"  # stdout is for the data
+
+
+@pytest.mark.parametrize("stem", ["a [b] c", "[", "[/i]", ":smile:", "ünï köde", "-dash"])
+def test_names_are_shown_as_they_are(run, photo, tmp_path, monkeypatch, stem):
+    monkeypatch.setattr(cli.errors, "_force_terminal", True)  # with a progress bar
+    (tmp_path / f"{stem}.png").parent.mkdir(exist_ok=True)
+    photo.rename(tmp_path / f"{stem}.png")
+    code, out, err = run("encode", f"./{stem}.png")
+    assert (code, out.split("  ")[0]) == (0, f"{stem}.rdc"), err
+    code, out, _ = run("info", f"./{stem}.rdc")
+    assert code == 0 and out.splitlines()[0].strip() == f"{stem}.rdc"
+
+
+def test_every_message_is_one_line(run, photo, tmp_path, monkeypatch):
+    """Names of files may hold line breaks and bytes that are no UTF-8."""
+    photo.rename(tmp_path / "a\nb.png")
+    code, out, err = run("encode", "a\nb.png")
+    assert (code, err, out.split("  ")[0], out.count("\n")) == (0, "", "a\\nb.rdc", 1)
+    assert run("verify", "a\nb.rdc")[1] == "a\\nb.rdc  ok\n"
+    (tmp_path / "c\nd.png").write_text("no image")
+    code, out, err = run("encode", "c\nd.png")
+    assert (code, out) == (1, "") and err.startswith("codec: c\\nd.png: ") and err.count("\n") == 1
+    (tmp_path / "a\nb.png").rename(tmp_path / os.fsdecode(b"\xff.png"))
+    environment = os.environ | {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "0"}
+    done = subprocess.run([CODEC, "encode", b"\xff.png"], capture_output=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith(b"\\udcff.rdc  ") and not done.stderr
+    closed = subprocess.run(f"{CODEC} encode - <&-", shell=True, capture_output=True, text=True)
+    assert (closed.returncode, closed.stderr) == (1, "codec: standard input: it is closed\n")
+
+
+def test_outputs_that_cannot_be_are_found_before_anything_is_read(run, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(files.Job, "read", lambda self: pytest.fail("read"))
+    (tmp_path / "taken").write_text("a file")
+    (tmp_path / "bare").write_bytes(photo.read_bytes())
+    (tmp_path / "link").symlink_to("bare")
+    for arguments, message in (
+        (["encode", "photo.png", "-o", "taken/"], "taken is a file, and taken/photo.rdc needs a folder there"),
+        (["encode", "photo.png", "-o", "taken/a/x.rdc"], "taken is a file, and taken/a/x.rdc needs"),
+        (["encode", "bare", "-o", "bare", "--force"], "bare is the input itself; give -o another name"),
+        (["encode", "bare", "-o", "link", "--force"], "link is the input itself"),
+        (["decode", "photo.png"], "photo.png is the input itself"),
+        (["encode", ""], "an input's name is empty"),
+        (["encode", "photo.png", "-o", ""], "the output's name is empty"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out, err) == (1, "", f"codec: {message}{err.removeprefix(f'codec: {message}')}"), arguments
+    for command in (["demo"], ["eval", "image"]):
+        code, out, err = run(*command, "nowhere.png")
+        assert (code, out, err.count("\n")) == (1, "", 1) and err.startswith("codec: nowhere.png: ")
+    code, out, err = run("demo", "taken")
+    assert (code, out) == (1, "") and err.startswith("codec: taken: not an image")
+
+
+def test_an_input_named_twice_is_one_input(run, photo, tmp_path):
+    code, out, err = run("encode", "photo.png", "./photo.png", "*.png")
+    assert (code, err) == (0, "") and out.count("\n") == 1 and (tmp_path / "photo.rdc").exists()
 
 
 def test_models_and_help(run):
@@ -314,7 +390,12 @@ def test_help_of_training_is_lightnings(run):
 def test_demo_draws_its_sheet(run, photo, tmp_path):
     code, out, _ = run("demo", "photo.png", "-o", "shown")
     assert code == 0 and "sheet.png" in out
-    assert Image.open(tmp_path / "shown" / "sheet.png").size[0] > 1000
+    sheet = np.asarray(Image.open(tmp_path / "shown" / "sheet.png"))
+    assert sheet.shape[1] > 1000
+    cells = sheet[: sheet.shape[0] // 3 * 3].reshape(3, sheet.shape[0] // 3, -1, 3)
+    assert all((part != 255).any(-1).sum() > 5000 for line in cells for part in np.array_split(line, 4, axis=1))
+    for jpeg in (tmp_path / "shown").glob("*.jpg"):
+        assert f" {jpeg.stat().st_size} " in out  # also where JPEG cannot be as small
     assert len(list((tmp_path / "shown").glob("*.rdc"))) == 3
 
 

@@ -215,11 +215,21 @@ def test_salvage_recovers_the_undamaged_tiles(image_codec, tiled):
         image_codec.decode(damaged)
     picture = image_codec.decode_picture(damaged, salvage=True)
     np.testing.assert_array_equal(picture.pixels[: TILE - 96, : TILE - 96], decoded[: TILE - 96, : TILE - 96])
-    assert len(picture.notices) == 1 and "tile 4 of 4" in picture.notices[0]
+    assert len(picture.notices) == 1 and picture.notices[0].startswith("tile 3 (of 0..3) is lost (chunk 3 has checksum")
     cut = image_codec.decode_picture(data[: stream.entries[2].offset + 9], salvage=True)
     assert len(cut.notices) == 2 and cut.pixels.shape == decoded.shape
     with pytest.raises(Corrupt, match="no tile is undamaged"):
         image_codec.decode_picture(damaged, crop=(TILE + 2, TILE + 2, TILE + 40, TILE + 50), salvage=True)
+
+
+def test_wrong_symbols_name_their_tile_as_info_counts_chunks(image_codec, tiled):
+    stream = container.parse(tiled[1])
+    chunks = [(entry.kind, stream.chunk(i)) for i, entry in enumerate(stream.entries)]
+    chunks[2] = (0, bytes(4) + chunks[2][1][4:])
+    forged = container.write(codec_id=STREAM_ID, weights=stream.weights, signal=stream.signal, chunks=chunks)
+    for check in (image_codec.decode, image_codec.verify):
+        with pytest.raises(Corrupt, match=r"^tile 2 \(of 0\.\.3\): symbols have checksum"):
+            check(forged)
 
 
 def test_metadata_travels(image_codec, scene):

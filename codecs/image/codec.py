@@ -143,8 +143,8 @@ class ImageCodec:
                 return self._read(stream.chunk(index), header, index)
             except BitstreamError as error:
                 if not salvage:
-                    raise type(error)(f"tile {index + 1} of {len(header.grid)}: {error}") from None
-                notices.append(f"tile {index + 1} of {len(header.grid)} is lost ({error})")
+                    raise _of_tile(error, header, index) from None
+                notices.append(f"{header.tile_name(index)} is lost ({error})")
                 lost.add(index)
                 return self._blank(header, index)
 
@@ -170,7 +170,10 @@ class ImageCodec:
         for index in range(len(stream.entries)):
             body = stream.chunk(index)
             if index < len(header.grid):
-                self._read(body, header, index)
+                try:
+                    self._read(body, header, index)
+                except BitstreamError as error:
+                    raise _of_tile(error, header, index) from None
         _with_extras(Picture(np.empty((0, 0, 1), np.uint8)), stream, header, (0, 0, 0, 0), None)
 
     def estimate(self, image: np.ndarray | str | Path | Picture, quality: int = 60) -> Estimate:
@@ -285,6 +288,11 @@ class ImageCodec:
             if progress:
                 progress(done + 1, len(wanted))
         return out
+
+
+def _of_tile(error: BitstreamError, header: ImageHeader, index: int) -> BitstreamError:
+    """The same error, naming its tile."""
+    return type(error)(f"{header.tile_name(index)}: {error}")
 
 
 def _wanted(header: ImageHeader, box: Box) -> list[int]:

@@ -146,12 +146,7 @@ def evaluate_folder(
     paths = _readable(sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder], left_out)
     if not paths:
         raise ValueError(f"{folder}: no images there")
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    for name in wanted:
-        anchors.check(name)
-    ours = parse_qualities(qualities) if qualities else evaluate.QUALITIES
-    if wanted and len(ours) < 4:
-        raise ValueError(f"{len(ours)} qualities; a BD-rate needs 4 (or give --anchors '')")
+    wanted, ours = _curves(names, qualities)
     evaluate.check_packages()
     output.mkdir(parents=True, exist_ok=True)  # what cannot be written is found out before hours are spent
     total = len(paths) * (len(ours) + sum(len(anchors.ANCHORS[name].qualities) for name in wanted))
@@ -165,6 +160,17 @@ def evaluate_folder(
     if small := {point.file for point in points if math.isnan(point.ms_ssim)}:
         progress.console.print(f"codec: note: MS-SSIM is without {len(small)} pictures of at most 160 pixels a side")
     return write_report(output, points, wanted, f"{folder.name}: {len({point.file for point in points})} images")
+
+
+def _curves(names: str, qualities: str | None) -> tuple[list[str], tuple[int, ...]]:
+    """The anchors asked for, each of which can run here, and our qualities, enough to compare with them."""
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    for name in wanted:
+        anchors.check(name)
+    ours = parse_qualities(qualities) if qualities else evaluate.QUALITIES
+    if wanted and len(ours) < 4:
+        raise ValueError(f"{len(ours)} qualities; a BD-rate needs 4 (or give --anchors '')")
+    return wanted, ours
 
 
 def _readable(paths: list[Path], left_out: Callable[[Path, Exception], None]) -> list[Path]:

@@ -19,19 +19,22 @@ from .pictures import Picture, read_picture, write_picture
 QUALITIES = (15, 40, 70)
 PANEL_MAX = 640
 """Longest side of a panel on the sheet, in pixels."""
+CELL_MIN = 340
+"""Pixels that a caption takes across."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoRow:
-    """One quality: our file and the JPEG that is at most as large."""
+    """One quality: our file and the JPEG closest to it in bytes."""
 
     quality: int
     file: Path
     bytes: int
     rate_bpp: float
     psnr_db: float
-    jpeg_quality: int
+    jpeg_quality: float
     jpeg_bytes: int
+    jpeg_rate_bpp: float
     jpeg_psnr_db: float
     encode_s: float
     decode_s: float
@@ -52,26 +55,28 @@ def run(
     Raises:
         ValueError: not an image.
     """
-    picture = read_picture(photograph.read_bytes())
+    try:
+        picture = read_picture(photograph.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{photograph}: {error}") from None
     picture = Picture(_upright(picture))
     original = picture.pixels
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "original.png", write_picture(picture))
-    panels = [[(original, f"original, {original.shape[1]}x{original.shape[0]}"), (original, "the same")]]
-    rows = []
+    panels, rows = [], []
     for quality in QUALITIES:
         progress(f"quality {quality}")
         row, ours, jpeg = _one(codec, picture, folder, quality)
         rows.append(row)
-        jpeg_bpp = row.rate_bpp * row.jpeg_bytes / row.bytes
+        theirs = f"{row.jpeg_bytes} B, {row.jpeg_rate_bpp:.3f} bpp, {row.jpeg_psnr_db:.2f} dB"
         panels.append(
             [
                 (ours, f"rdcodec q{quality}: {row.bytes} B, {row.rate_bpp:.3f} bpp, {row.psnr_db:.2f} dB"),
-                (jpeg, f"JPEG q{row.jpeg_quality}: {row.jpeg_bytes} B, {jpeg_bpp:.3f} bpp, {row.jpeg_psnr_db:.2f} dB"),
+                (jpeg, f"JPEG q{row.jpeg_quality:.1f}: {theirs}"),
             ]
         )
     sheet = folder / "sheet.png"
-    write_file(sheet, write_picture(Picture(_sheet(panels))))
+    write_file(sheet, write_picture(Picture(_sheet(original, panels, rows))))
     return rows, sheet
 
 
@@ -82,13 +87,14 @@ def _one(codec: ImageCodec, picture: Picture, folder: Path, quality: int) -> tup
     middle = time.perf_counter()
     ours = codec.decode(data)
     end = time.perf_counter()
-    jpeg_quality, jpeg = anchors.at_most("jpeg", picture.pixels, len(data))
+    jpeg_quality, jpeg = anchors.closest_jpeg(picture.pixels, len(data))
+    bpp_per_byte = 8 / (ours.shape[0] * ours.shape[1])
     write_file(path, data)
     write_file(folder / f"q{quality}.png", write_picture(Picture(ours)))
     write_file(folder / f"q{quality}_equal_bytes.jpg", jpeg.data)
     row = DemoRow(
-        quality, path, len(data), len(data) * 8 / (ours.shape[0] * ours.shape[1]), psnr_db(picture.pixels, ours),
-        jpeg_quality, len(jpeg.data), psnr_db(picture.pixels, jpeg.pixels), middle - start, end - middle,
+        quality, path, len(data), len(data) * bpp_per_byte, psnr_db(picture.pixels, ours), jpeg_quality,
+        len(jpeg.data), len(jpeg.data) * bpp_per_byte, psnr_db(picture.pixels, jpeg.pixels), middle - start, end - middle,
     )  # fmt: skip
     return row, ours, jpeg.pixels
 
@@ -102,25 +108,54 @@ def _upright(picture: Picture) -> np.ndarray:
     return np.asarray(ImageOps.exif_transpose(image))
 
 
-def _sheet(columns: list[list[tuple[np.ndarray, str]]]) -> np.ndarray:
-    """Panels side by side, ours above JPEG, each with a caption; below them the middle at 1:1, half ours and half JPEG."""
-    height, width = columns[0][0][0].shape[:2]
+def _sheet(original: np.ndarray, columns: list[list[tuple[np.ndarray, str]]], rows: list[DemoRow]) -> np.ndarray:
+    """Panels side by side, each with a caption.
+
+    The first column is the original above the chart, the others ours above JPEG; below them the middle at 1:1, half
+    ours and half JPEG.
+    """
+    height, width = original.shape[:2]
     shrink = min(1.0, PANEL_MAX / max(height, width))
     small = max(1, round(width * shrink)), max(1, round(height * shrink))
-    cell, gap, caption = max(small[0], 340), 12, 26
-    detail_rows = min(height, cell // 2)
-    row = small[1] + caption + gap
-    sheet = Image.new("RGB", (len(columns) * (cell + gap) + gap, 2 * row + detail_rows + caption + 2 * gap), "white")
+    cell, gap, caption = (max(small[0], CELL_MIN), max(small[1], CELL_MIN * 3 // 4)), 12, 26
+    detail_rows, row = min(height, cell[0] // 2), cell[1] + caption + gap
+    size = (len(columns) + 1) * (cell[0] + gap) + gap, 2 * row + detail_rows + caption + 2 * gap
+    sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for i, panels in enumerate(columns):
-        x = gap + i * (cell + gap)
-        for j, (pixels, text) in enumerate(panels if i else panels[:1]):
-            draw.text((x, gap + j * row), text, fill="black", font=font)
-            panel = Image.fromarray(pixels)
-            sheet.paste(panel.resize(small, Image.Resampling.LANCZOS) if shrink < 1 else panel, (x, gap + j * row + caption))
-        draw.text((x, gap + 2 * row), "1:1, left rdcodec, right JPEG" if i else "1:1", fill="black", font=font)
-        sheet.paste(_detail(panels[0][0], panels[1][0], cell, detail_rows), (x, gap + 2 * row + caption))
+
+    def place(column: int, line: int, text: str, panel: Image.Image) -> None:
+        x, y = gap + column * (cell[0] + gap), gap + line * row
+        draw.text((x, y), text, fill="black", font=font)
+        sheet.paste(panel, (x, y + caption))
+
+    def reduced(pixels: np.ndarray) -> Image.Image:
+        return Image.fromarray(pixels).resize(small, Image.Resampling.LANCZOS)  # a copy where the sizes are equal
+
+    place(0, 0, f"original, {width}x{height}", reduced(original))
+    place(0, 1, "PSNR over rate", _chart(rows, cell))
+    place(0, 2, "1:1", _detail(original, original, cell[0], detail_rows))
+    for column, ((ours, ours_text), (jpeg, jpeg_text)) in enumerate(columns, 1):
+        place(column, 0, ours_text, reduced(ours))
+        place(column, 1, jpeg_text, reduced(jpeg))
+        place(column, 2, "1:1, left rdcodec, right JPEG", _detail(ours, jpeg, cell[0], detail_rows))
     return np.asarray(sheet)
+
+
+def _chart(rows: list[DemoRow], size: tuple[int, int]) -> Image.Image:
+    """PSNR over rate of both codecs, ``size`` pixels (width, height)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot([row.rate_bpp for row in rows], [row.psnr_db for row in rows], marker="o", label="rdcodec")
+    axes.plot([row.jpeg_rate_bpp for row in rows], [row.jpeg_psnr_db for row in rows], marker="s", label="JPEG")
+    axes.set(xlabel="rate (bits per pixel)", ylabel="PSNR (dB)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
 def _detail(left: np.ndarray, right: np.ndarray, columns: int, rows: int) -> Image.Image:

@@ -67,6 +67,10 @@ class ImageHeader:
     def grid(self) -> TileGrid:
         return TileGrid(self.height, self.width)
 
+    def tile_name(self, index: int) -> str:
+        """A tile for people, counted from 0 as the chunks are: tile i is chunk i."""
+        return f"tile {index} (of 0..{len(self.grid) - 1})"
+
 
 def parse(data: bytes, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:
     """Container, header, and the checks that tie them together; nothing is decoded."""
