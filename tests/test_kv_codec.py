@@ -627,3 +627,10 @@ def test_vectors_too_long_or_too_short_for_float16_norms_are_refused(factor):
     for mode in ("turboquant", "turboquant-ec"):
         with pytest.raises(ValueError, match="keys of layer 0: the longest vector has norm"):
             encode(block, settings_for(mode, 2, 8))
+
+
+def test_what_a_mode_names_is_looked_up_once(monkeypatch):
+    mode = MODES["quantized"]
+    found = mode.code, mode.coder("Write")
+    monkeypatch.setattr("rdcodec.codecs.kv_cache.modes.import_module", lambda name: pytest.fail(f"imported {name} again"))
+    assert (mode.code, mode.coder("Write")) == found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +35,19 @@ class Mode:
     @property
     def code(self) -> Callable[..., Tensor]:
         """``code(coder, x or None, place)`` returns the reconstruction, shape and dtype of the place."""
-        module, function = self.target.split(":")
-        return getattr(import_module(f"{__package__}.{module}"), function)
+        return _named(self.target)
 
     def coder(self, verb: str) -> Any:
         """The class that does ``Write``, ``Read`` or ``Measure`` with its chunks."""
         module, kind = self.chunks.split(":")
-        return getattr(import_module(f"{__package__}.{module}"), verb + kind)
+        return _named(f"{module}:{verb}{kind}")
+
+
+@cache
+def _named(target: str) -> Any:
+    """``module:name`` of this package; kept, as each tensor of each block asks for it."""
+    module, name = target.split(":")
+    return getattr(import_module(f"{__package__}.{module}"), name)
 
 
 MODES = {
