@@ -212,6 +212,14 @@ def test_put_goes_on_after_a_bad_file_and_names_it(tmp_path):
     assert done.stderr.count("\n") == 3 and "RoPE stays in the keys" in done.stderr
 
 
+def test_a_first_put_that_is_refused_leaves_no_folder(tmp_path):
+    tensors = {f"layers.0.{n}": torch.full((2, 8, 16), torch.inf) for n in "kv"} | {"tokens": torch.arange(8)}
+    save_file(tensors, tmp_path / "inf")
+    done = run("put", tmp_path / "new" / "store", tmp_path / "inf", *MODEL)
+    assert done.exit_code == 1 and "are not all finite; mode lossless takes them" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
 def test_blocks_without_keys_and_values_are_no_cache(filled, monkeypatch):
     """No put makes them any more; a store written by another version may hold them."""
     tmp_path, _ = filled
