@@ -629,6 +629,12 @@ def test_vectors_too_long_or_too_short_for_float16_norms_are_refused(factor):
             encode(block, settings_for(mode, 2, 8))
 
 
+@pytest.mark.parametrize("mode", ["lossless", "quantized"])
+def test_rope_wider_than_the_keys_is_not_written(mode):
+    with pytest.raises(ValueError, match="RoPE of 16 channels for keys of width 12"):
+        encode(make_block(2, 20, 12), KvSettings(mode=mode, rope=rope_for(16)))
+
+
 def test_what_a_mode_names_is_looked_up_once(monkeypatch):
     mode = MODES["quantized"]
     found = mode.code, mode.coder("Write")

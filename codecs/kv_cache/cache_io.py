@@ -95,6 +95,7 @@ def save_cache(
     else:
         if settings.mode == "residual":
             inputs = residual.capture(model, torch.from_numpy(ids))
+            residual.check_restores(model, inputs, layers)
             layers = tuple((h, h.new_zeros(1, held, 0)) for h in inputs)
         data = encode_sequence(ids, layers, settings, fingerprint=name, salt=salt, progress=progress)
     container.write_file(Path(path), data)
