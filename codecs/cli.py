@@ -21,8 +21,9 @@ from rich.table import Column, Table
 from ..entropy_models.errors import BitstreamError
 from . import REGISTRY, container, files, name_of, weights
 from .files import Job, show_size
-from .kv_cache.cli import MODE_NAMES
 from .kv_cache.cli import app as kv
+from .kv_cache.modes import MODE_NAMES
+from .kv_cache.token_file import check_one
 
 app = typer.Typer(
     help="Learned compression: photographs and language-model KV caches to .rdc files and back.",
@@ -156,10 +157,13 @@ def encode(
         str | None,
         typer.Option(help="Images: weights by name, see `codec models`. KV caches: folder of the model that made them."),
     ] = None,
-    mode: Annotated[str | None, typer.Option(help=f"KV caches: {MODE_NAMES}")] = None,
+    mode: Annotated[str | None, typer.Option(help=f"KV caches: {MODE_NAMES}; default quantized.")] = None,
     bits: Bits = None,
     profile: ProfileFile = None,
     keys: Annotated[str | None, typer.Option(help="KV caches: names, else 'layers.{i}.{k}' or '{i}.{k}' (mlx_lm).")] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(help="KV caches: file of token ids, a JSON list or numbers with spaces between.")
+    ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
     force: Force = False,
@@ -186,6 +190,7 @@ def encode(
     limit = None if size is None else files.parse_size(size)
     suffixes = IMAGE_SUFFIXES | {".safetensors"}
     planned = files.jobs(files.expand(inputs, suffixes, note), output, lambda source: ".rdc", roots=inputs, force=force)
+    check_one(tokens, len(planned))
     codecs: dict[str, Any] = {}
 
     def work(job: Job, progress: Progress) -> None:
@@ -196,12 +201,12 @@ def encode(
             from .kv_cache.commands import encode_bytes
 
             refuse("images", "no image", bpp=bpp, size=size, device=device)
-            options: dict[str, Any] = {"mode": mode, "quality": quality, "bits": bits, "keys": keys}
+            options: dict[str, Any] = {"mode": mode, "quality": quality, "bits": bits, "keys": keys, "tokens": tokens}
             stream, fields = encode_bytes(data, model=model, profile=profile, **options)
         else:
             from .image.commands import encode_bytes as encode_image
 
-            refuse("KV caches", "no KV cache", mode=mode, bits=bits, keys=keys, profile=profile)
+            refuse("KV caches", "no KV cache", mode=mode, bits=bits, keys=keys, tokens=tokens, profile=profile)
             asked: dict[str, Any] = {"quality": 60 if quality is None else quality, "bpp": bpp, "size": limit}
             with tile_progress(progress) as tiles:
                 stream, fields = encode_image(codecs, data, model=model, device=device, progress=tiles, **asked)
@@ -226,6 +231,7 @@ def decode(
     output: Output = None,
     crop: Annotated[str | None, typer.Option(metavar="X,Y,W,H", help="Images: decode only this part.")] = None,
     salvage: Annotated[bool, typer.Option(help="Images: recover what is undamaged.")] = False,
+    prefix: Annotated[int | None, typer.Option(min=1, help="KV caches: only the first so many tokens.")] = None,
     profile: ProfileFile = None,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -249,11 +255,11 @@ def decode(
 
             check_suffix(job.target, ".safetensors")
             refuse("images", "no image", crop=crop, salvage=salvage, device=device)
-            result, fields = decode_bytes(data, profile)
+            result, fields = decode_bytes(data, profile, prefix)
         else:
             from .image.commands import decode_bytes as decode_image
 
-            refuse("KV caches", "no KV cache", profile=profile)
+            refuse("KV caches", "no KV cache", prefix=prefix, profile=profile)
             with tile_progress(progress) as tiles:
                 result, fields = decode_image(
                     codecs, data, job.target, crop=crop, salvage=salvage, device=device, progress=tiles

@@ -184,7 +184,11 @@ def test_a_store_without_this_model_says_what_it_holds(tmp_path):
 
     start = "no beginning of the 20 tokens is stored for this model and tenant; "
     assert f"{start}what the store holds is of model" in said("--model", tmp_path / "model")
-    assert "it was made with this model in float32, here it is bfloat16" in said("--model", tmp_path / "model")
+    other = "it was made with this model in float32, here it is bfloat16; give --dtype float32"
+    assert other in said("--model", tmp_path / "model")
+    command = ["transcode", tmp_path / "store", "--mode", "fp8", "--model", tmp_path / "model"]
+    assert CliRunner().invoke(app, [*map(str, command)]).exit_code == 1
+    assert CliRunner().invoke(app, [*map(str, command), "--dtype", "float32"]).exit_code == 0
     assert f"{start}what the store holds is of model" in said("--fingerprint", "00" * 16)
     other = {"fingerprint": bytes(16), "settings": KvSettings(mode="lossless")}
     PrefixStore(open_backend(tmp_path / "store"), **other).put(ids, prefilled(decoder, ids))

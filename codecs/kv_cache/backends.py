@@ -56,8 +56,8 @@ def open_backend(where: str | os.PathLike[str]) -> Backend:
     """The backend of an address.
 
     Args:
-        where: a directory, made by the first put if missing; ``redis://``, ``rediss://``, ``valkey://`` or ``unix://`` with an
-            optional ``?prefix=name``; any other ``scheme://`` goes to fsspec (``s3://bucket/folder``, ``memory://x``).
+        where: a directory, which the first put makes if it is missing; ``redis://``, ``rediss://``, ``valkey://`` or
+            ``unix://`` with an optional ``?prefix=name``; any other ``scheme://`` goes to fsspec (``s3://bucket/folder``, ``memory://x``).
 
     Raises:
         ValueError: a scheme that neither Redis nor fsspec knows, or whose extra package is not installed.

@@ -270,7 +270,8 @@ def _shapes(block: KvBlock, n: int) -> tuple[int, int, int, torch.dtype]:
         for x, name, dim in zip(pair, KIND_NAMES, (key_dim, value_dim), strict=True):
             if tuple(x.shape) != (heads, n, dim) or x.dtype != dtype:
                 raise ValueError(
-                    f"{name} of layer {i}: {tuple(x.shape)} {x.dtype}; expected {(heads, n, dim)} {dtype} as in layer 0"
+                    f"{name} of layer {i}: {tuple(x.shape)} {type_name(x.dtype)}; expected {(heads, n, dim)} "
+                    f"{type_name(dtype)} as in layer 0"
                 )
     if type_name(dtype) not in ELEMENT_TYPES.values():
         raise ValueError(f"element type {type_name(dtype)}; need one of {', '.join(ELEMENT_TYPES.values())}")

@@ -20,10 +20,10 @@ from ...entropy_models.errors import BitstreamError
 from ..files import show_size
 from . import cli_upkeep
 from .cli_shared import (
-    MODE_NAMES,
     AsJson,
     Bits,
     BlockTokens,
+    Dtype,
     Keys,
     Model,
     Name,
@@ -40,7 +40,8 @@ from .cli_shared import (
     open_store,
     out,
 )
-from .modes import MODES
+from .modes import MODE_NAMES, MODES
+from .token_file import check_one, ids_of, read_ids
 
 app = typer.Typer(
     help="Share language-model caches between prompts: one store, each common beginning kept once.",
@@ -68,8 +69,7 @@ def put(
 ) -> None:
     """Store caches; what the store already holds of their beginnings is shared, not written again."""
     with one_line():
-        if tokens and len(caches) > 1:
-            raise ValueError(f"--tokens is of one cache, here are {len(caches)}; put the ids into the files as 'tokens'")
+        check_one(tokens, len(caches))
         from .commands import ROPE_KEPT
         from .layout import layout_of
 
@@ -129,7 +129,10 @@ def _cache(path: Path, tokens: Path | None, keys: str | None) -> tuple[Any, Any]
     layers, held, notices = read_tensors(path.read_bytes(), keys)
     for notice in notices:
         errors.print(f"codec kv: {path}: note: {notice}", markup=False)
-    return layers, _ids_of(held, tokens)
+    ids = ids_of(held, tokens)
+    if ids is None:
+        raise ValueError("no tensor 'tokens'; give the ids with --tokens")
+    return layers, ids
 
 
 @app.command()
@@ -141,9 +144,7 @@ def get(
     fingerprint: Name = None,
     salt: Salt = "",
     layers: Annotated[str | None, typer.Option(help="Only these, first:last, e.g. 0:8.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Element type that --model ran in, if not its files': bfloat16, float16, float32.")
-    ] = None,
+    dtype: Dtype = None,
     profile: ProfileFile = None,
     block_tokens: BlockTokens = 256,
     force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite the output.")] = False,
@@ -160,7 +161,7 @@ def get(
             raise ValueError(f"{output} exists; --force overwrites it")
         if not output.parent.is_dir():
             raise ValueError(f"{output.parent}: no such folder")
-        wanted, ids = _range(layers), _ids(tokens)
+        wanted, ids = _range(layers), read_ids(tokens)
         with open_store(store, model, fingerprint, salt, block_tokens, {"profile": profile}, dtype=dtype) as opened:
             known = opened.longest_prefix(ids)
             hit = opened.get(ids, layers=wanted)
@@ -180,35 +181,12 @@ def get(
         out.print(json.dumps(found) if as_json else line, markup=False)
 
 
-def _ids(path: Path) -> list[int]:
-    text = path.read_text().strip()
-    try:
-        ids = json.loads(text) if text.startswith("[") else [int(word) for word in text.split()]
-    except ValueError as error:
-        raise ValueError(f"{path}: not a list of token ids: {error}") from None
-    if not ids or not all(isinstance(i, int) and i >= 0 for i in ids):
-        raise ValueError(f"{path}: need one or more token ids, each at least 0")
-    return ids
-
-
-def _ids_of(held: Any, given: Path | None) -> Any:
-    """The ids of a cache file, from its tensor 'tokens' or from ``given``; both must say the same."""
-    if held is None and given is None:
-        raise ValueError("no tensor 'tokens'; give the ids with --tokens")
-    if given is None:
-        return held
-    ids = _ids(given)
-    if held is not None and held.tolist() != ids:
-        raise ValueError(f"its 'tokens' ({len(held)}) are others than those of {given} ({len(ids)}); leave --tokens out")
-    return ids
-
-
 def _range(text: str | None) -> range | None:
     if text is None:
         return None
     match = re.fullmatch(r"(\d+):(\d+)", text)
     if not match or int(match[1]) >= int(match[2]):
-        raise ValueError(f"layers {text!r}; need first:last, e.g. 0:8")
+        raise ValueError(f"--layers {text}; need first:last, e.g. 0:8")
     return range(int(match[1]), int(match[2]))
 
 

@@ -13,10 +13,10 @@ from rich.table import Table
 
 from ..files import parse_size, show_size
 from .cli_shared import (
-    MODE_NAMES,
     AsJson,
     Bits,
     BlockTokens,
+    Dtype,
     Model,
     Name,
     ProfileFile,
@@ -31,6 +31,7 @@ from .cli_shared import (
     open_store,
     out,
 )
+from .modes import MODE_NAMES
 
 if TYPE_CHECKING:
     from .store import PrefixStore
@@ -132,6 +133,7 @@ def transcode(
     model: Model = None,
     fingerprint: Name = None,
     salt: Salt = "",
+    dtype: Dtype = None,
     block_tokens: BlockTokens = 256,
 ) -> None:
     """Encode every block of a model again, e.g. lossless to quantized; what a lossy mode lost stays lost.
@@ -140,7 +142,7 @@ def transcode(
     """
     with one_line():
         options = {"mode": mode, "quality": quality, "bits": bits, "profile": _to_write(mode, profile)}
-        with open_store(store, model, fingerprint, salt, block_tokens, options) as opened:
+        with open_store(store, model, fingerprint, salt, block_tokens, options, dtype=dtype) as opened:
             with bar("transcode") as progress:
                 done = opened.transcode(opened.settings, progress)
             if not done.blocks:
