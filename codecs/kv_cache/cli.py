@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -42,6 +42,9 @@ from .cli_shared import (
 )
 from .modes import MODE_NAMES, MODES
 from .token_file import check_one, ids_of, read_ids
+
+if TYPE_CHECKING:
+    from .store import Hit, PrefixStore
 
 app = typer.Typer(
     help="Share language-model caches between prompts: one store, each common beginning kept once.",
@@ -84,20 +87,24 @@ def put(
                     stores[key] = open_store(
                         store, model, fingerprint, salt, block_tokens, dict(options), create=True, made=layout
                     )
-                opened = stores[key]
-                with bar(path.name) as progress:
-                    stored = opened.put(ids, layers, progress=progress)
-                opened.save()
-                line = (
-                    f"{path}: {stored.shared_tokens} tokens shared, {stored.new_tokens} new "
-                    f"in {stored.new_blocks} blocks, {show_size(stored.new_bytes)}"
-                )
-                out.print(json.dumps({"file": str(path), **asdict(stored)}) if as_json else line, markup=False)
-                _note_other_modes(path, stored.shared_modes, opened.settings)
+                _put_one(stores[key], path, ids, layers, as_json)
         if len(failed) < len(caches) and not model and MODES[mode].option == "quality":
             errors.print(f"codec kv: note: {ROPE_KEPT}", markup=False)
         if failed:
             raise typer.Exit(1)
+
+
+def _put_one(opened: PrefixStore, path: Path, ids: Any, layers: Any, as_json: bool) -> None:
+    """Store one cache, and say what was new."""
+    with bar(path.name) as progress:
+        stored = opened.put(ids, layers, progress=progress)
+    opened.save()
+    line = (
+        f"{path}: {stored.shared_tokens} tokens shared, {stored.new_tokens} new "
+        f"in {stored.new_blocks} blocks, {show_size(stored.new_bytes)}"
+    )
+    out.print(json.dumps({"file": str(path), **asdict(stored)}) if as_json else line, markup=False)
+    _note_other_modes(path, stored.shared_modes, opened.settings)
 
 
 def _note_other_modes(path: Path, shared: dict[str, int], settings: Any) -> None:
@@ -163,15 +170,7 @@ def get(
             raise ValueError(f"{output.parent}: no such folder")
         wanted, ids = _range(layers), read_ids(tokens)
         with open_store(store, model, fingerprint, salt, block_tokens, {"profile": profile}, dtype=dtype) as opened:
-            known = opened.longest_prefix(ids)
-            hit = opened.get(ids, layers=wanted)
-        if hit is None:
-            why = f" in blocks that can be read ({known} tokens are damaged, or need --profile)" if known else ""
-            why = why or instead(opened, model)
-            raise ValueError(f"no beginning of the {len(ids)} tokens is stored for this model and tenant{why}")
-        if not hit.layers or not hit.layers[0][1].shape[-1]:
-            what = "layer inputs" if hit.layers else "token ids only"
-            raise ValueError(f"the blocks of these tokens hold {what}; the model must recompute keys and values")
+            hit = _hit(opened, ids, wanted, model)
         first = wanted.start if wanted else 0
         names = {f"layers.{first + i}.{n}": x for i, kv in enumerate(hit.layers) for n, x in zip("kv", kv, strict=True)}
         tensors = {name: x.contiguous() for name, x in names.items()}
@@ -179,6 +178,20 @@ def get(
         found = {"file": str(output), "tokens": hit.tokens, "asked_tokens": len(ids), "layers": len(hit.layers)}
         line = f"{output}: {hit.tokens} of {len(ids)} tokens, {len(hit.layers)} layers"
         out.print(json.dumps(found) if as_json else line, markup=False)
+
+
+def _hit(opened: PrefixStore, ids: list[int], layers: range | None, model: str | None) -> Hit:
+    """The longest stored beginning; ValueError where there is none, or none with keys and values, which says why."""
+    known = opened.longest_prefix(ids)
+    hit = opened.get(ids, layers=layers)
+    if hit is None:
+        why = f" in blocks that can be read ({known} tokens are damaged, or need --profile)" if known else ""
+        why = why or instead(opened, model)
+        raise ValueError(f"no beginning of the {len(ids)} tokens is stored for this model and tenant{why}")
+    if not hit.layers or not hit.layers[0][1].shape[-1]:
+        what = "layer inputs" if hit.layers else "token ids only"
+        raise ValueError(f"the blocks of these tokens hold {what}; the model must recompute keys and values")
+    return hit
 
 
 def _range(text: str | None) -> range | None:
