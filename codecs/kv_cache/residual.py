@@ -99,10 +99,10 @@ def check_restores(model: Any, inputs: list[Tensor], layers: Layers) -> None:
     for i, (pair, true) in enumerate(zip(found, layers, strict=True)):
         for name, x, y in zip(KIND_NAMES, pair, true, strict=True):
             y = y.to(x.device).float()
-            error = float((x.float() - y).norm() / y.norm().clamp_min(1e-12)) if x.shape == y.shape else 1.0
-            if not error <= ERROR_MAX:
+            off = float((x.float() - y).norm() / y.norm().clamp_min(1e-12)) if x.shape == y.shape else 1.0
+            if not off <= ERROR_MAX:
                 raise Unsupported(
-                    f"mode residual would give {name} of layer {i} back with a relative error of {error:.2f}: {kind} builds "
+                    f"mode residual would give {name} of layer {i} back with a relative error of {off:.2f}: {kind} builds "
                     "them in another way, or did not make this cache of these tokens; use quantized"
                 )
 
