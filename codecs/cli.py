@@ -15,14 +15,16 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Column, Table
 
 from ..entropy_models.errors import BitstreamError
 from . import REGISTRY, container, files, name_of, weights
+from .console import bar, errors, out
 from .files import Job, one_line, show_size
-from .kv_cache.cli import MODE_NAMES
 from .kv_cache.cli import app as kv
+from .kv_cache.modes import MODE_NAMES
+from .kv_cache.token_file import check_one
 
 app = typer.Typer(
     help="Learned compression: photographs and language-model KV caches to .rdc files and back.",
@@ -36,9 +38,6 @@ train = typer.Typer(help="Train a codec (needs the extra: pip install 'rdcodec[t
 app.add_typer(evaluate, name="eval", no_args_is_help=True)
 app.add_typer(train, name="train", no_args_is_help=True)
 app.add_typer(kv, name="kv", no_args_is_help=True)
-# names of files are shown as they are: no markup, no emoji
-errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
-out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .avif .tif .tiff .bmp .ppm .pgm .gif .jp2 .ico".split())
 CHUNKS_SHOWN = 16
@@ -104,7 +103,7 @@ def run_all(planned: list[Job], work: Callable[[Job, Progress], None], verb: str
         json_to: also gets a failed job as JSON; None: none is asked for.
     """
     failed = 0
-    with bar(disable=not errors.is_terminal) as progress:
+    with bar() as progress:
         task = progress.add_task(verb, total=len(planned), visible=len(planned) > 1)
         for job in planned:
             progress.update(task, description=one_line(f"{verb} {job.name}"))
@@ -147,13 +146,6 @@ def convert_all(
         console.print(json.dumps(fields) if as_json else one_line(line_of(fields)))
 
     run_all(planned, work, verb, console if as_json else None)
-
-
-def bar(*, disable: bool = False) -> Progress:
-    """Progress on standard error that leaves nothing behind."""
-    text = TextColumn("{task.description}", markup=False)
-    columns = text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=errors, transient=True, disable=disable)
 
 
 @contextmanager
@@ -205,10 +197,13 @@ def encode(
         str | None,
         typer.Option(help="Images: weights by name, see `codec models`. KV caches: folder of the model that made them."),
     ] = None,
-    mode: Annotated[str | None, typer.Option(help=f"KV caches: {MODE_NAMES}")] = None,
+    mode: Annotated[str | None, typer.Option(help=f"KV caches: {MODE_NAMES}; default quantized.")] = None,
     bits: Bits = None,
     profile: ProfileFile = None,
     keys: Annotated[str | None, typer.Option(help="KV caches: names, else 'layers.{i}.{k}' or '{i}.{k}' (mlx_lm).")] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(help="KV caches: file of token ids, a JSON list or numbers with spaces between.")
+    ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
     force: Force = False,
@@ -229,6 +224,7 @@ def encode(
     limit = size_limit(quality, bpp, size)
     suffixes = IMAGE_SUFFIXES | {".safetensors"}
     planned = files.jobs(files.expand(inputs, suffixes, note), output, lambda source: ".rdc", roots=inputs, force=force)
+    check_one(tokens, len(planned))
     codecs: dict[str, Any] = {}
 
     def convert(job: Job, progress: Progress) -> tuple[bytes, dict[str, Any]]:
@@ -238,12 +234,12 @@ def encode(
             from .kv_cache.commands import encode_bytes
 
             refuse("images", "no image", bpp=bpp, size=size, device=device)
-            options: dict[str, Any] = {"mode": mode, "quality": quality, "bits": bits, "keys": keys}
+            options: dict[str, Any] = {"mode": mode, "quality": quality, "bits": bits, "keys": keys, "tokens": tokens}
             stream, fields = encode_bytes(data, model=model, profile=profile, **options)
         else:
             from .image.commands import encode_bytes as encode_image
 
-            refuse("KV caches", "no KV cache", mode=mode, bits=bits, keys=keys, profile=profile)
+            refuse("KV caches", "no KV cache", mode=mode, bits=bits, keys=keys, tokens=tokens, profile=profile)
             asked: dict[str, Any] = {"quality": 60 if quality is None else quality, "bpp": bpp, "size": limit}
             with tile_progress(progress) as tiles:
                 stream, fields = encode_image(codecs, data, model=model, device=device, progress=tiles, **asked)
@@ -273,6 +269,7 @@ def decode(
     output: Output = None,
     crop: Annotated[str | None, typer.Option(metavar="X,Y,W,H", help="Images: decode only this part.")] = None,
     salvage: Annotated[bool, typer.Option(help="Images: recover what is undamaged.")] = False,
+    prefix: Annotated[int | None, typer.Option(min=1, help="KV caches: only the first so many tokens.")] = None,
     profile: ProfileFile = None,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -295,10 +292,10 @@ def decode(
 
             check_suffix(job.target, ".safetensors")
             refuse("images", "no image", crop=crop, salvage=salvage, device=device)
-            return decode_bytes(data, profile)
+            return decode_bytes(data, profile, prefix)
         from .image.commands import decode_bytes as decode_image
 
-        refuse("KV caches", "no KV cache", profile=profile)
+        refuse("KV caches", "no KV cache", prefix=prefix, profile=profile)
         asked: dict[str, Any] = {"crop": crop, "salvage": salvage, "device": device}
         with tile_progress(progress) as tiles:
             return decode_image(codecs, data, job.target, progress=tiles, **asked)
@@ -390,7 +387,7 @@ def demo(
     from .image.codec import ImageCodec
 
     photograph = photograph or image_demo.sample_photograph()
-    with bar(disable=not errors.is_terminal) as progress:
+    with bar() as progress:
         task = progress.add_task("loading", total=None)
         codec = ImageCodec.load(device=device)
         rows, sheet = image_demo.run(codec, photograph, output, lambda text: progress.update(task, description=text))
@@ -418,7 +415,7 @@ def evaluate_image(
     """
     from .image.commands import evaluate_folder
 
-    with bar(disable=not errors.is_terminal) as progress:
+    with bar() as progress:
         table = evaluate_folder(folder, names, output, qualities, model, device, progress)
     if table.row_count:
         out.print(table)
@@ -439,7 +436,7 @@ def evaluate_kv(
     """Bits per element against next-token KL of KV caches of your model: kv_points.csv, kv_rate_kl.png."""
     from .kv_cache.report import evaluate_text
 
-    with bar(disable=not errors.is_terminal) as progress:
+    with bar() as progress:
         table = evaluate_text(model, text, modes, output, contexts, length, progress)
     out.print(table)
     out.print(f"written to {output}: {', '.join(sorted(path.name for path in output.glob('kv_*')))}")

@@ -16,7 +16,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 from rdcodec.codecs import cli, files
-from rdcodec.codecs.kv_cache import MODES, KvCodec, KvSettings
+from rdcodec.codecs.kv_cache import MODES, KvCodec, KvSettings, read_block_header
+from rdcodec.codecs.kv_cache.modes import MODE_NAMES
 from rdcodec.codecs.weights import manifest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -191,19 +192,24 @@ def test_each_output_is_named_after_what_its_file_holds(run, photo, tmp_path):
 def test_options_of_the_other_codec_are_refused_by_name(run, photo, tmp_path):
     safetensors.torch.save_file({f"layers.0.{n}": torch.randn(2, 5, 16) for n in "kv"}, tmp_path / "c.safetensors")
     run("encode", "c.safetensors", "-o", "packed.rdc")
+    run("encode", "photo.png", "-o", "picture.rdc")
     for arguments, given in (
         (["encode", "c.safetensors", "--size", "50kB"], "--size: only for images, and this is no image"),
         (["encode", "c.safetensors", "--bpp", "1", "--device", "cuda"], "--bpp, --device: only for images"),
         (["decode", "packed.rdc", "-o", "out.safetensors", "--crop", "0,0,1,1", "--salvage"], "--crop, --salvage: only for"),
         (["verify", "packed.rdc", "--device", "cuda"], "--device: only for images"),
         (["encode", "photo.png", "--mode", "fp8", "--bits", "3", "--keys", "x"], "--mode, --bits, --keys: only for KV"),
+        (["encode", "photo.png", "--tokens", "ids"], "--tokens: only for KV caches, and this is no KV cache"),
+        (["decode", "picture.rdc", "--prefix", "3"], "--prefix: only for KV caches, and this is no KV cache"),
+        (["encode", "c.safetensors", "--mode", "zip"], f"no mode 'zip'; there are {MODE_NAMES}\n"),
+        (["encode", "c.safetensors", "--mode", "tokens"], "mode tokens needs the model to encode and decode, which only"),
         (["encode", "c.safetensors", "-q", "10", "--mode", "lossless"], "mode lossless has no --quality; its rate is"),
         (["encode", "c.safetensors", "--bits", "3"], "mode quantized has no --bits; it has --quality"),
         (["encode", "c.safetensors", "-q", "10", "--mode", "turboquant"], "mode turboquant has no --quality; it has --bits"),
     ):
         code, out, err = run(*arguments)
         assert (code, out, err.count("\n")) == (1, "", 1) and given in err, (arguments, err)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors", "packed.rdc", "photo.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors", "packed.rdc", "photo.png", "picture.rdc"]
 
 
 def test_outputs_with_the_suffix_of_another_format_are_refused(run, photo, tmp_path):
@@ -218,6 +224,62 @@ def test_outputs_with_the_suffix_of_another_format_are_refused(run, photo, tmp_p
         assert (code, out, err.count("\n")) == (1, "", 1) and message in err
     assert not list(tmp_path.glob("x.*"))
     assert run("decode", "c.rdc", "-o", "x.bin")[0] == 0
+
+
+def test_token_ids_of_a_cache_from_a_file(run, tmp_path):
+    """What is written is the file of the same cache with its ids inside."""
+    tensors = {f"layers.0.{n}": torch.randn(2, 5, 16) for n in "kv"}
+    safetensors.torch.save_file(tensors, tmp_path / "bare.safetensors")
+    safetensors.torch.save_file(tensors | {"tokens": torch.arange(5)}, tmp_path / "whole.safetensors")
+    (tmp_path / "ids").write_text("[0, 1, 2, 3, 4]")
+    (tmp_path / "words").write_text("0 1 2")
+    code, _, err = run("encode", "bare.safetensors")
+    assert code == 0 and "ids are stored as 0, so no prefix is matched (--tokens FILE gives them)" in err
+    assert run("encode", "whole.safetensors")[0] == 0
+    for source in ("bare", "whole"):
+        code, _, err = run("encode", f"{source}.safetensors", "--tokens", "ids", "-o", "given.rdc", "-f")
+        assert code == 0 and "stored as 0" not in err
+        assert (tmp_path / "given.rdc").read_bytes() == (tmp_path / "whole.rdc").read_bytes()
+    for arguments, message in (
+        (["bare.safetensors", "--tokens", "words"], "keys of layer 0 hold 5 positions for 3 tokens"),
+        (["whole.safetensors", "--tokens", "words"], "its 'tokens' (5) are others than those of words (3); leave"),
+        (["bare.safetensors", "--tokens", "bare.safetensors"], "bare.safetensors: not a list of token ids"),
+        (["bare.safetensors", "--tokens", "absent"], "No such file"),
+        (["bare.safetensors", "whole.safetensors", "--tokens", "ids"], "--tokens is of one cache, here are 2"),
+    ):
+        code, out, err = run("encode", *arguments, "-o", "new/")
+        assert (code, out, err.count("\n")) == (1, "", 1) and message in err and not (tmp_path / "new").exists(), err
+
+
+def test_a_block_of_a_store_is_verified_and_decode_says_what_it_is(run, tmp_path):
+    tensors = {f"layers.0.{n}": torch.randn(2, 24, 16) for n in "kv"} | {"tokens": torch.arange(24)}
+    safetensors.torch.save_file(tensors, tmp_path / "c.safetensors")
+    assert run("kv", "put", "store", "c.safetensors", "--fingerprint", "00" * 16, "--block-tokens", "16")[0] == 0
+    start = {read_block_header(path.read_bytes()).start: path for path in (tmp_path / "store").rglob("*.rdc")}
+    for path in start.values():
+        assert run("verify", str(path))[:2] == (0, f"{path}  ok\n")
+    code, out, err = run("decode", str(start[16]), "-o", "part.safetensors")
+    assert (code, out, err.count("\n")) == (1, "", 1) and not (tmp_path / "part.safetensors").exists()
+    assert "one block of a store, tokens 16 to 24 of a prompt; `codec kv get STORE --tokens IDS` reads" in err
+    data = bytearray(start[16].read_bytes())
+    data[-1] ^= 1
+    start[16].write_bytes(data)
+    assert run("verify", str(start[16]))[0] == 1
+
+
+def test_the_intact_beginning_of_a_damaged_cache_is_decoded(run, tmp_path):
+    tensors = {f"layers.0.{n}": torch.randn(2, 300, 16).bfloat16() for n in "kv"} | {"tokens": torch.arange(300)}
+    safetensors.torch.save_file(tensors, tmp_path / "c.safetensors")
+    run("encode", "c.safetensors", "--mode", "lossless")
+    data = bytearray((tmp_path / "c.rdc").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "c.rdc").write_bytes(data)
+    code, out, err = run("decode", "c.rdc", "-o", "out.safetensors")
+    assert (code, out) == (1, "") and "the 256 tokens before it are intact, `codec decode --prefix 256` reads them" in err
+    assert run("decode", "c.rdc", "-o", "out.safetensors", "--prefix", "256")[0] == 0
+    found = safetensors.torch.load_file(tmp_path / "out.safetensors")
+    assert found.pop("tokens").tolist() == list(range(256))
+    assert all(torch.equal(x, tensors[name][:, :256]) for name, x in found.items())
 
 
 def test_decode_of_layer_inputs_is_refused(run, tmp_path):

@@ -612,7 +612,8 @@ def test_the_error_of_a_damaged_block_says_what_is_intact():
     layers = ((torch.ones(1, 40, 4), torch.ones(1, 40, 4)),)
     data = bytearray(codec.encode(layers, tokens))
     data[sequence.parse_sequence(bytes(data))[0].entries[2].offset + 150] ^= 1
-    with pytest.raises(BitstreamError, match=r"^block 2: .*; the 32 tokens before it are intact, prefix=32 loads them$"):
+    intact = "the 32 tokens before it are intact, `codec decode --prefix 32` reads them"
+    with pytest.raises(BitstreamError, match=rf"^block 2: .*; {intact}$"):
         codec.decode(bytes(data))
     found, part = codec.decode(bytes(data), prefix=32)
     assert len(found) == 32 and torch.equal(part[0][0], layers[0][0][:, :32])
@@ -627,3 +628,16 @@ def test_vectors_too_long_or_too_short_for_float16_norms_are_refused(factor):
     for mode in ("turboquant", "turboquant-ec"):
         with pytest.raises(ValueError, match="keys of layer 0: the longest vector has norm"):
             encode(block, settings_for(mode, 2, 8))
+
+
+@pytest.mark.parametrize("mode", ["lossless", "quantized"])
+def test_rope_wider_than_the_keys_is_not_written(mode):
+    with pytest.raises(ValueError, match="RoPE of 16 channels for keys of width 12"):
+        encode(make_block(2, 20, 12), KvSettings(mode=mode, rope=rope_for(16)))
+
+
+def test_what_a_mode_names_is_looked_up_once(monkeypatch):
+    mode = MODES["quantized"]
+    found = mode.code, mode.coder("Write")
+    monkeypatch.setattr("rdcodec.codecs.kv_cache.modes.import_module", lambda name: pytest.fail(f"imported {name} again"))
+    assert (mode.code, mode.coder("Write")) == found

@@ -184,7 +184,11 @@ def test_a_store_without_this_model_says_what_it_holds(tmp_path):
 
     start = "no beginning of the 20 tokens is stored for this model and tenant; "
     assert f"{start}what the store holds is of model" in said("--model", tmp_path / "model")
-    assert "it was made with this model in float32, here it is bfloat16" in said("--model", tmp_path / "model")
+    other = "it was made with this model in float32, here it is bfloat16; give --dtype float32"
+    assert other in said("--model", tmp_path / "model")
+    command = ["transcode", tmp_path / "store", "--mode", "fp8", "--model", tmp_path / "model"]
+    assert CliRunner().invoke(app, [*map(str, command)]).exit_code == 1
+    assert CliRunner().invoke(app, [*map(str, command), "--dtype", "float32"]).exit_code == 0
     assert f"{start}what the store holds is of model" in said("--fingerprint", "00" * 16)
     other = {"fingerprint": bytes(16), "settings": KvSettings(mode="lossless")}
     PrefixStore(open_backend(tmp_path / "store"), **other).put(ids, prefilled(decoder, ids))
@@ -434,6 +438,33 @@ def test_residual_mode_projects(tmp_path):
     assert sizes["residual"] < 0.7 * sizes["quantized"]
     with pytest.raises(Unsupported, match="give the model that projects them"):
         load_cache(tmp_path / "residual")
+
+
+@pytest.mark.parametrize("block_tokens", [16, 256])
+def test_residual_mode_with_heads_wider_than_the_model_is_read_again(tmp_path, block_tokens):
+    decoder, ids = tiny(head_dim=96), prompt(50)
+    cache = prefilled(decoder, ids)
+    settings = KvSettings(mode="residual", quality=80, block_tokens=block_tokens)
+    save_cache(cache, ids, tmp_path / "a.rdc", decoder, settings=settings)
+    loaded = load_cache(tmp_path / "a.rdc", decoder)
+    for a, b in zip(cache.layers, loaded.layers, strict=True):
+        assert float((a.keys - b.keys).norm() / a.keys.norm()) < 0.03
+
+
+def test_residual_mode_is_refused_where_the_inputs_do_not_give_the_cache_back(tmp_path):
+    """RoPE that pairs neighbouring channels, norms over all heads at once, another prompt."""
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape |= {"num_key_value_heads": 4, "vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": None}
+    settings, ids = KvSettings(mode="residual"), prompt(20)
+    for kind, message in (("Cohere", "keys of layer 0 back with a relative error of 0"), ("Olmoe", "cannot project")):
+        config = getattr(transformers, f"{kind}Config")(**shape, pad_token_id=None)
+        decoder = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+        with pytest.raises(Unsupported, match=f"mode residual .*{message}.*{kind}ForCausalLM .*; use quantized"):
+            save_cache(prefilled(decoder, ids), ids, tmp_path / "a.rdc", decoder, settings=settings)
+    decoder = tiny(num_key_value_heads=4)
+    with pytest.raises(Unsupported, match="did not make this cache of these tokens"):
+        save_cache(prefilled(decoder, ids), ids.flip(1), tmp_path / "a.rdc", decoder, settings=settings)
+    assert not list(tmp_path.iterdir())
 
 
 def test_residual_mode_is_refused_where_it_is_larger(tmp_path):

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def keys(backend, prefix=""):
 
 def test_contract(url):
     backend = open_backend(url)
-    assert backend.get("a/b.rdc") is None and not backend.exists("a/b.rdc") and keys(backend) == {}
+    assert backend.get("a/b.rdc") is None and keys(backend) == {}
     backend.delete("a/b.rdc")
     backend.put("a/b.rdc", bytes(range(256)))
     backend.put("a/c.rdc", b"c")
@@ -80,24 +81,49 @@ def test_contract(url):
     assert backend.get("a/b.rdc") == b"replaced"
     assert keys(open_backend(url)) == keys(backend)
     backend.delete("a/b.rdc")
-    assert backend.get("a/b.rdc") is None and backend.get("a/b.rdc", 5) is None and not backend.exists("a/b.rdc")
+    assert backend.get("a/b.rdc") is None and backend.get("a/b.rdc", 5) is None
 
 
 @pytest.mark.parametrize("key", ["", "/a", "a/", "../a", "a/../b", "a//b", "a b", "a*", ".part", "a\n"])
 def test_keys_that_could_leave_the_store_are_refused(url, key):
     backend = open_backend(url)
-    for call in (backend.get, backend.exists, backend.delete, lambda k: backend.put(k, b"x")):
+    for call in (backend.get, backend.delete, lambda k: backend.put(k, b"x")):
         with pytest.raises(ValueError, match="not a key"):
             call(key)
 
 
-def test_what_a_killed_writer_left_is_removed_once_it_is_old(tmp_path):
-    backend = open_backend(tmp_path)
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_what_a_killed_writer_left_is_removed_once_it_is_old(tmp_path, scheme, monkeypatch):
+    backend = open_backend(f"{scheme}{tmp_path}")
     for name, age_s in (("old", 7200), ("new", 10)):
         path = tmp_path / f".{name}.part"
         path.write_bytes(b"half a block")
         os.utime(path, (time.time() - age_s,) * 2)
+    with monkeypatch.context() as patch:  # who may only read can list all the same
+        for name in ("os.unlink", "os.remove", "pathlib.Path.unlink"):
+            patch.setattr(name, lambda *_, **__: (_ for _ in ()).throw(PermissionError("read-only")))
+        assert not list(backend.list("")) and len(list(tmp_path.iterdir())) == 2
     assert not list(backend.list("")) and [p.name for p in tmp_path.iterdir()] == [".new.part"]
+
+
+def test_a_temporary_file_of_unknown_age_stays(tmp_path, monkeypatch):
+    """fsspec file systems may not tell it, or tell it without a time zone."""
+    backend, path = open_backend(f"file://{tmp_path}"), tmp_path / ".old.part"
+    path.write_bytes(b"half a block")
+    os.utime(path, (0, 0))
+    for tell in (lambda _: datetime(1970, 1, 1), lambda _: (_ for _ in ()).throw(NotImplementedError)):
+        monkeypatch.setattr(backend._fs, "modified", tell)
+        assert not list(backend.list("")) and path.exists()
+
+
+def test_a_folder_is_made_by_the_first_put_only(tmp_path):
+    backend = open_backend(tmp_path / "new" / "store")
+    assert backend.get("a.rdc") is None and not list(backend.list("")) and not list(tmp_path.iterdir())
+    backend.delete("a.rdc")
+    backend.put("a.rdc", b"1")
+    assert keys(backend) == {"a.rdc": 1}
+    with pytest.raises(NotADirectoryError, match=r"a\.rdc"):
+        open_backend(tmp_path / "new" / "store" / "a.rdc")
 
 
 def test_two_stores_on_one_server_do_not_meet(redis_url):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from rdcodec.codecs.kv_cache import PrefixStore
 from rdcodec.codecs.kv_cache.cli import app
+from rdcodec.codecs.kv_cache.modes import MODE_NAMES, MODES
 from rdcodec.codecs.kv_cache.store import Hit
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -167,17 +168,17 @@ def test_a_salt_hides_blocks(filled, monkeypatch):
         (["put", "{store}", "{cache}", "{cache}", "--tokens", "{ids}", *MODEL], "--tokens is of one cache"),
         (["put", "{store}", "{bare}", "--tokens", "{ids}", *MODEL], "hold 30 positions for 3 tokens"),
         (["put", "{store}", "{cache}", "--tokens", "{ids}", *MODEL], "its 'tokens' (30) are others than"),
-        (["put", "{store}", "{cache}", "--mode", "tokens", *MODEL], "mode tokens needs the model"),
+        (["put", "{store}", "{cache}", "--mode", "tokens", *MODEL], "mode tokens needs the model to encode and"),
         (["put", "{store}", "{cache}", "--mode", "residual", *MODEL], "mode residual needs the model"),
         (["put", "{store}", "{cache}", "--mode", "fp8", "-q", "60", *MODEL], "mode fp8 has no --quality"),
         (["transcode", "{store}", "--mode", "lossless", "--bits", "3", *MODEL], "mode lossless has no --bits"),
         (["transcode", "{store}", "--mode", "residual", *MODEL], "mode residual needs the model"),
         (["put", "{store}", "{cache}", "--tokens", "{junk}", *MODEL], "not a list of token ids"),
-        (["put", "{store}", "{cache}", "--mode", "zip", *MODEL], "no mode 'zip'"),
+        (["put", "{store}", "{cache}", "--mode", "zip", *MODEL], f"no mode 'zip'; there are {MODE_NAMES}\n"),
         (["put", "{store}", "{store}/none", *MODEL], "No such file"),
         (["put", "nosuch://x", "{cache}", *MODEL], "nosuch"),
         (["put", "redis://127.0.0.1:1/0", "{cache}", *MODEL], "does not answer"),
-        (["get", "{store}", "-o", "{store}/o", "--tokens", "{ids}", "--layers", "4", *MODEL], "first:last"),
+        (["get", "{store}", "-o", "{store}/o", "--tokens", "{ids}", "--layers", "4", *MODEL], "--layers 4; need first:last"),
         (["get", "{store}", "-o", "{store}/o", "--tokens", "{ids}", *MODEL], "no beginning of the 3 tokens"),
         (["ls", "{store}/none"], "no store there"),
         (["put", "{store}/none", "{store}/none", *MODEL], "{store}/none: No such file"),
@@ -212,6 +213,14 @@ def test_put_goes_on_after_a_bad_file_and_names_it(tmp_path):
     assert done.stderr.count("\n") == 3 and "RoPE stays in the keys" in done.stderr
 
 
+def test_a_first_put_that_is_refused_leaves_no_folder(tmp_path):
+    tensors = {f"layers.0.{n}": torch.full((2, 8, 16), torch.inf) for n in "kv"} | {"tokens": torch.arange(8)}
+    save_file(tensors, tmp_path / "inf")
+    done = run("put", tmp_path / "new" / "store", tmp_path / "inf", *MODEL)
+    assert done.exit_code == 1 and "are not all finite; mode lossless takes them" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
 def test_blocks_without_keys_and_values_are_no_cache(filled, monkeypatch):
     """No put makes them any more; a store written by another version may hold them."""
     tmp_path, _ = filled
@@ -219,6 +228,12 @@ def test_blocks_without_keys_and_values_are_no_cache(filled, monkeypatch):
     monkeypatch.setattr(PrefixStore, "get", lambda *_, **__: Hit(30, ()))
     done = run("get", tmp_path / "store", "-o", tmp_path / "out.safetensors", "--tokens", ids, *MODEL, *BLOCKS)
     assert done.exit_code == 1 and "hold token ids only" in done.stderr and not (tmp_path / "out.safetensors").exists()
+
+
+def test_modes_that_need_the_running_model_are_not_offered():
+    offered = MODE_NAMES.replace("; with --profile ", ", ").split(", ")
+    assert set(offered) == set(MODES) - {"tokens", "residual"} and len(offered) == len(set(offered))
+    assert MODE_NAMES.endswith("; with --profile transform, predictive")
 
 
 def test_help_needs_no_torch():

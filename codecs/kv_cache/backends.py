@@ -1,4 +1,4 @@
-"""Where blocks lie: a directory, any fsspec URL, or Redis. Five verbs, and a put that is never seen half done.
+"""Where blocks lie: a directory, any fsspec URL, or Redis. Four verbs, and a put that is never seen half done.
 
 Keys are relative paths of letters, digits, ``-``, ``_``, ``.`` and ``/``. A value is immutable in meaning
 (its key is a hash of what it holds), so writers need no locks: the last of two equal puts wins, and nothing is lost.
@@ -7,6 +7,7 @@ Keys are relative paths of letters, digits, ``-``, ``_``, ``.`` and ``/``. A val
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import tempfile
@@ -50,20 +51,17 @@ class Backend(Protocol):
     def list(self, prefix: str) -> Iterator[Entry]:
         """Values whose key starts with ``prefix``, in no particular order."""
 
-    def exists(self, key: str) -> bool:
-        """Whether the value is there."""
-
 
 def open_backend(where: str | os.PathLike[str]) -> Backend:
     """The backend of an address.
 
     Args:
-        where: a directory, made if missing; ``redis://``, ``rediss://``, ``valkey://`` or ``unix://`` with an
-            optional ``?prefix=name``; any other ``scheme://`` goes to fsspec (``s3://bucket/folder``, ``memory://x``).
+        where: a directory, which the first put makes if it is missing; ``redis://``, ``rediss://``, ``valkey://`` or
+            ``unix://`` with an optional ``?prefix=name``; any other ``scheme://`` goes to fsspec (``s3://bucket/folder``, ``memory://x``).
 
     Raises:
         ValueError: a scheme that neither Redis nor fsspec knows, or whose extra package is not installed.
-        OSError: a server that does not answer, or a directory that cannot be made.
+        OSError: a server that does not answer, or a file where the directory should be.
     """
     where = os.fspath(where)
     scheme = where.partition("://")[0] if "://" in where else ""
@@ -82,8 +80,10 @@ class DirectoryBackend:
     """A local directory; a value is a file, written beside its place and renamed into it."""
 
     def __init__(self, root: Path) -> None:
+        """``root`` may be missing: the first put makes it, so that one that is refused leaves no empty folder."""
+        if root.exists() and not root.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(root))
         self.root = root
-        root.mkdir(parents=True, exist_ok=True)
 
     def get(self, key: str, end: int | None = None) -> bytes | None:
         """The file's bytes, or None."""
@@ -118,16 +118,13 @@ class DirectoryBackend:
             for name in names:
                 path = Path(folder) / name
                 key = path.relative_to(self.root).as_posix()
-                with contextlib.suppress(FileNotFoundError):
-                    if name.endswith(_PART):
+                if name.endswith(_PART):
+                    with contextlib.suppress(OSError):  # someone else removed it, or we may only read
                         if path.stat().st_mtime < time.time() - _PART_AGE_S:
                             path.unlink()
-                    elif key.startswith(prefix):
+                elif key.startswith(prefix):
+                    with contextlib.suppress(FileNotFoundError):
                         yield Entry(key, path.stat().st_size)
-
-    def exists(self, key: str) -> bool:
-        """Whether the file is there."""
-        return (self.root / _checked(key)).is_file()
 
 
 class FsspecBackend:
@@ -181,7 +178,7 @@ class FsspecBackend:
             pass
 
     def list(self, prefix: str) -> Iterator[Entry]:
-        """List under the prefix's folder."""
+        """List under the prefix's folder. What killed writers left behind there is removed."""
         folder = f"{self._root}/{prefix.rpartition('/')[0]}".rstrip("/")
         try:
             found = self._fs.find(folder, detail=True)
@@ -189,12 +186,18 @@ class FsspecBackend:
             return
         for path, info in found.items():
             key = path[len(self._root) :].lstrip("/")
-            if key.startswith(prefix) and not key.endswith(_PART):
+            if key.endswith(_PART):
+                self._remove_old(path)
+            elif key.startswith(prefix):
                 yield Entry(key, int(info["size"]))
 
-    def exists(self, key: str) -> bool:
-        """Whether the object is there."""
-        return bool(self._fs.exists(self._path(key)))
+    def _remove_old(self, path: str) -> None:
+        """Remove a temporary file that no writer can still be at; it stays where the file system does not tell its age."""
+        with contextlib.suppress(OSError, NotImplementedError):  # someone else removed it, or we may only read
+            modified = self._fs.modified(path)
+            # without a time zone it may be hours off
+            if modified.tzinfo and modified.timestamp() < time.time() - _PART_AGE_S:
+                self._fs.rm_file(path)
 
 
 @contextlib.contextmanager
@@ -267,11 +270,6 @@ class RedisBackend:
             for name, size in zip(part, sizes, strict=True):
                 if size:
                     yield Entry(name.decode()[skip:], int(size))
-
-    def exists(self, key: str) -> bool:
-        """EXISTS."""
-        with _as_os_error():
-            return bool(self._redis.exists(self._name(key)))
 
 
 def _split_prefix(url: str) -> tuple[str, str]:

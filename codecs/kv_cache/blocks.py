@@ -127,11 +127,11 @@ def encode_block(
         ValueError: shapes, types or limits; the message has found and expected.
     """
     head = _header_of(block, parent, fingerprint, salt, start, settings, total)
+    rope = _rope_chunk(settings, head.key_dim)
     coders = [MODES[settings.mode].coder("Write")() for _ in range(2 * stored_layers(head))]
     predicts = MODES[settings.mode].needs_earlier_layers
     with torch.inference_mode():  # a twentieth of the time: PyTorch keeps no books for gradients
         run(coders, head, settings.rope, settings.profile, block.layers, settings, wanted=predicts)
-    rope = settings.rope.frequencies.astype("<f4").tobytes() if settings.rope else b""
     chunks = [(container.METADATA, head.ids), (container.METADATA, rope)]
     chunks += [(container.DATA, coder.chunk()) for coder in coders]
     return container.write(codec_id=CODEC_ID, weights=head.profile, signal=pack(head), chunks=chunks)
@@ -289,6 +289,15 @@ def _header_of(block: KvBlock, parent, fingerprint, salt, start, settings: KvSet
     )  # fmt: skip
 
 
+def _rope_chunk(settings: KvSettings, key_dim: int) -> bytes:
+    """The frequencies, nothing where no key is stored; ValueError for those that a reader would refuse."""
+    if settings.rope is None or MODES[settings.mode].needs_model:  # layer inputs carry no RoPE, and may be narrower
+        return b""
+    if 2 * len(settings.rope.frequencies) > key_dim:
+        raise ValueError(f"RoPE of {2 * len(settings.rope.frequencies)} channels for keys of width {key_dim}")
+    return settings.rope.frequencies.astype("<f4").tobytes()
+
+
 def _shapes(block: KvBlock, n: int) -> tuple[int, int, int, torch.dtype]:
     """(heads, key width, value width, element type), the same in every layer."""
     if not block.layers:
@@ -299,7 +308,8 @@ def _shapes(block: KvBlock, n: int) -> tuple[int, int, int, torch.dtype]:
         for x, name, dim in zip(pair, KIND_NAMES, (key_dim, value_dim), strict=True):
             if tuple(x.shape) != (heads, n, dim) or x.dtype != dtype:
                 raise ValueError(
-                    f"{name} of layer {i}: {tuple(x.shape)} {x.dtype}; expected {(heads, n, dim)} {dtype} as in layer 0"
+                    f"{name} of layer {i}: {tuple(x.shape)} {type_name(x.dtype)}; expected {(heads, n, dim)} "
+                    f"{type_name(dtype)} as in layer 0"
                 )
     if type_name(dtype) not in ELEMENT_TYPES.values():
         raise ValueError(f"element type {type_name(dtype)}; need one of {', '.join(ELEMENT_TYPES.values())}")

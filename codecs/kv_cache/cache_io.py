@@ -75,13 +75,7 @@ def save_cache(
     if not layers:
         raise ValueError("no cache to save")
     held = layers[0][0].shape[1]
-    if held > len(ids):
-        raise ValueError(f"the cache holds {held} positions, but there are {len(ids)} token ids")
-    if held + 1 < len(ids):
-        raise ValueError(
-            f"a cache of {held} positions for {len(ids)} token ids; give the ids of the positions. Are they of "
-            f"sliding-window layers, which hold the last ones? {SUPPORTED}"
-        )
+    _check_count(held, len(ids))
     ids, name = ids[:held], bytes(16)
     if model is not None:
         check_model(model)
@@ -95,10 +89,22 @@ def save_cache(
     else:
         if settings.mode == "residual":
             inputs = residual.capture(model, torch.from_numpy(ids))
+            residual.check_restores(model, inputs, layers)
             layers = tuple((h, h.new_zeros(1, held, 0)) for h in inputs)
         data = encode_sequence(ids, layers, settings, fingerprint=name, salt=salt, progress=progress)
     container.write_file(Path(path), data)
     return len(data)
+
+
+def _check_count(held: int, ids: int) -> None:
+    """ValueError where a cache of ``held`` positions is not that of so many ids; one more is fine."""
+    if held > ids:
+        raise ValueError(f"the cache holds {held} positions, but there are {ids} token ids")
+    if held + 1 < ids:
+        raise ValueError(
+            f"a cache of {held} positions for {ids} token ids; give the ids of the positions. Are they of "
+            f"sliding-window layers, which hold the last ones? {SUPPORTED}"
+        )
 
 
 def load_cache(
@@ -138,15 +144,9 @@ def load_cache(
         raise ValueError(f"a prefix of {prefix} tokens; need at least 1, or None for all")
     data = Path(path).read_bytes()
     stream, head = parse_sequence(data)
-    name = None
     if model is not None:
-        check_model(model)
-        name, device = fingerprint(model), device or model.device
-    if name is not None and head.fingerprint not in (name, bytes(16)):
-        first = stream.entries[0] if head.content == BLOCKS and stream.entries else None
-        block = data[first.offset : first.offset + first.length] if first else None  # damage here is not the reason
-        why = cause(model, head.fingerprint, block)
-        raise Unsupported(f"{Path(path).name} is of model {head.fingerprint.hex()}, this one is {name.hex()}: {why}")
+        _check_made_by(model, data, Path(path).name)
+        device = device or model.device
     if head.content != BLOCKS:
         if model is None:
             raise Unsupported(f"{Path(path).name} holds token ids only; give the model that recomputes the cache")
@@ -161,6 +161,19 @@ def load_cache(
             raise Unsupported(f"{Path(path).name} holds layer inputs; give the model that projects them")
         layers = tuple(residual.project(model, [h for h, _ in layers], 0))
     return filled_cache(layers, _agreed(ids, tokens, None), device)
+
+
+def _check_made_by(model: Any, data: bytes, name: str) -> None:
+    """Unsupported for a file of another model's fingerprint, with the likely reason; one without a fingerprint may be."""
+    check_model(model)
+    stream, head = parse_sequence(data)
+    here = fingerprint(model)
+    if head.fingerprint in (here, bytes(16)):
+        return
+    first = stream.entries[0] if head.content == BLOCKS and stream.entries else None
+    block = data[first.offset : first.offset + first.length] if first else None  # damage here is not the reason
+    why = cause(model, head.fingerprint, block)
+    raise Unsupported(f"{name} is of model {head.fingerprint.hex()}, this one is {here.hex()}: {why}")
 
 
 def filled_cache(layers: Any, count: int, device: Any = None) -> Any:

@@ -12,18 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ...entropy_models.errors import BitstreamError
+from ..console import errors, out
 from ..files import show_size
 from . import cli_upkeep
 from .cli_shared import (
-    MODE_NAMES,
     AsJson,
     Bits,
     BlockTokens,
+    Dtype,
     Keys,
     Model,
     Name,
@@ -32,15 +33,17 @@ from .cli_shared import (
     Salt,
     Store,
     Tokens,
-    bar,
-    errors,
+    counted,
     fail,
     instead,
     one_line,
     open_store,
-    out,
 )
-from .modes import MODES
+from .modes import MODE_NAMES, MODES
+from .token_file import check_one, ids_of, read_ids
+
+if TYPE_CHECKING:
+    from .store import Hit, PrefixStore
 
 app = typer.Typer(
     help="Share language-model caches between prompts: one store, each common beginning kept once.",
@@ -68,8 +71,7 @@ def put(
 ) -> None:
     """Store caches; what the store already holds of their beginnings is shared, not written again."""
     with one_line():
-        if tokens and len(caches) > 1:
-            raise ValueError(f"--tokens is of one cache, here are {len(caches)}; put the ids into the files as 'tokens'")
+        check_one(tokens, len(caches))
         from .commands import ROPE_KEPT
         from .layout import layout_of
 
@@ -84,20 +86,24 @@ def put(
                     stores[key] = open_store(
                         store, model, fingerprint, salt, block_tokens, dict(options), create=True, made=layout
                     )
-                opened = stores[key]
-                with bar(path.name) as progress:
-                    stored = opened.put(ids, layers, progress=progress)
-                opened.save()
-                line = (
-                    f"{path}: {stored.shared_tokens} tokens shared, {stored.new_tokens} new "
-                    f"in {stored.new_blocks} blocks, {show_size(stored.new_bytes)}"
-                )
-                out.print(json.dumps({"file": str(path), **asdict(stored)}) if as_json else line, markup=False)
-                _note_other_modes(path, stored.shared_modes, opened.settings)
+                _put_one(stores[key], path, ids, layers, as_json)
         if len(failed) < len(caches) and not model and MODES[mode].option == "quality":
-            errors.print(f"codec kv: note: {ROPE_KEPT}", markup=False)
+            errors.print(f"codec kv: note: {ROPE_KEPT}")
         if failed:
             raise typer.Exit(1)
+
+
+def _put_one(opened: PrefixStore, path: Path, ids: Any, layers: Any, as_json: bool) -> None:
+    """Store one cache, and say what was new."""
+    with counted(path.name) as progress:
+        stored = opened.put(ids, layers, progress=progress)
+    opened.save()
+    line = (
+        f"{path}: {stored.shared_tokens} tokens shared, {stored.new_tokens} new "
+        f"in {stored.new_blocks} blocks, {show_size(stored.new_bytes)}"
+    )
+    out.print(json.dumps({"file": str(path), **asdict(stored)}) if as_json else line)
+    _note_other_modes(path, stored.shared_modes, opened.settings)
 
 
 def _note_other_modes(path: Path, shared: dict[str, int], settings: Any) -> None:
@@ -128,8 +134,11 @@ def _cache(path: Path, tokens: Path | None, keys: str | None) -> tuple[Any, Any]
 
     layers, held, notices = read_tensors(path.read_bytes(), keys)
     for notice in notices:
-        errors.print(f"codec kv: {path}: note: {notice}", markup=False)
-    return layers, _ids_of(held, tokens)
+        errors.print(f"codec kv: {path}: note: {notice}")
+    ids = ids_of(held, tokens)
+    if ids is None:
+        raise ValueError("no tensor 'tokens'; give the ids with --tokens")
+    return layers, ids
 
 
 @app.command()
@@ -141,9 +150,7 @@ def get(
     fingerprint: Name = None,
     salt: Salt = "",
     layers: Annotated[str | None, typer.Option(help="Only these, first:last, e.g. 0:8.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Element type that --model ran in, if not its files': bfloat16, float16, float32.")
-    ] = None,
+    dtype: Dtype = None,
     profile: ProfileFile = None,
     block_tokens: BlockTokens = 256,
     force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite the output.")] = False,
@@ -160,47 +167,30 @@ def get(
             raise ValueError(f"{output} exists; --force overwrites it")
         if not output.parent.is_dir():
             raise ValueError(f"{output.parent}: no such folder")
-        wanted, ids = _range(layers), _ids(tokens)
+        wanted, ids = _range(layers), read_ids(tokens)
         with open_store(store, model, fingerprint, salt, block_tokens, {"profile": profile}, dtype=dtype) as opened:
-            known = opened.longest_prefix(ids)
-            hit = opened.get(ids, layers=wanted)
-        if hit is None:
-            why = f" in blocks that can be read ({known} tokens are damaged, or need --profile)" if known else ""
-            why = why or instead(opened, model)
-            raise ValueError(f"no beginning of the {len(ids)} tokens is stored for this model and tenant{why}")
-        if not hit.layers or not hit.layers[0][1].shape[-1]:
-            what = "layer inputs" if hit.layers else "token ids only"
-            raise ValueError(f"the blocks of these tokens hold {what}; the model must recompute keys and values")
+            hit = _hit(opened, ids, wanted, model)
         first = wanted.start if wanted else 0
         names = {f"layers.{first + i}.{n}": x for i, kv in enumerate(hit.layers) for n, x in zip("kv", kv, strict=True)}
         tensors = {name: x.contiguous() for name, x in names.items()}
         write_file(output, save({**tensors, "tokens": torch.tensor(ids[: hit.tokens])}))
         found = {"file": str(output), "tokens": hit.tokens, "asked_tokens": len(ids), "layers": len(hit.layers)}
         line = f"{output}: {hit.tokens} of {len(ids)} tokens, {len(hit.layers)} layers"
-        out.print(json.dumps(found) if as_json else line, markup=False)
+        out.print(json.dumps(found) if as_json else line)
 
 
-def _ids(path: Path) -> list[int]:
-    text = path.read_text().strip()
-    try:
-        ids = json.loads(text) if text.startswith("[") else [int(word) for word in text.split()]
-    except ValueError as error:
-        raise ValueError(f"{path}: not a list of token ids: {error}") from None
-    if not ids or not all(isinstance(i, int) and i >= 0 for i in ids):
-        raise ValueError(f"{path}: need one or more token ids, each at least 0")
-    return ids
-
-
-def _ids_of(held: Any, given: Path | None) -> Any:
-    """The ids of a cache file, from its tensor 'tokens' or from ``given``; both must say the same."""
-    if held is None and given is None:
-        raise ValueError("no tensor 'tokens'; give the ids with --tokens")
-    if given is None:
-        return held
-    ids = _ids(given)
-    if held is not None and held.tolist() != ids:
-        raise ValueError(f"its 'tokens' ({len(held)}) are others than those of {given} ({len(ids)}); leave --tokens out")
-    return ids
+def _hit(opened: PrefixStore, ids: list[int], layers: range | None, model: str | None) -> Hit:
+    """The longest stored beginning; ValueError where there is none, or none with keys and values, which says why."""
+    known = opened.longest_prefix(ids)
+    hit = opened.get(ids, layers=layers)
+    if hit is None:
+        why = f" in blocks that can be read ({known} tokens are damaged, or need --profile)" if known else ""
+        why = why or instead(opened, model)
+        raise ValueError(f"no beginning of the {len(ids)} tokens is stored for this model and tenant{why}")
+    if not hit.layers or not hit.layers[0][1].shape[-1]:
+        what = "layer inputs" if hit.layers else "token ids only"
+        raise ValueError(f"the blocks of these tokens hold {what}; the model must recompute keys and values")
+    return hit
 
 
 def _range(text: str | None) -> range | None:
@@ -208,7 +198,7 @@ def _range(text: str | None) -> range | None:
         return None
     match = re.fullmatch(r"(\d+):(\d+)", text)
     if not match or int(match[1]) >= int(match[2]):
-        raise ValueError(f"layers {text!r}; need first:last, e.g. 0:8")
+        raise ValueError(f"--layers {text}; need first:last, e.g. 0:8")
     return range(int(match[1]), int(match[2]))
 
 

@@ -10,17 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ...entropy_models.errors import BitstreamError
+from ..console import bar, errors
 
 if TYPE_CHECKING:
     from .layout import Layout
     from .store import PrefixStore
-
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
-out = Console(highlight=False, soft_wrap=True)
 
 Store = Annotated[str, typer.Argument(metavar="STORE", help="Folder, redis://host/0?prefix=name, or an fsspec URL.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -29,13 +25,15 @@ Name = Annotated[str | None, typer.Option("--fingerprint", help="32 hexadecimal 
 Salt = Annotated[str, typer.Option(envvar="RDCODEC_SALT", help="A tenant's; others do not find the blocks.")]
 Tokens = Annotated[Path | None, typer.Option(help="Token ids: a JSON list, or numbers with spaces between.")]
 Keys = Annotated[str | None, typer.Option(help="Pattern of tensor names, default 'layers.{i}.{k}' or '{i}.{k}' (mlx_lm).")]
-MODE_NAMES = "quantized, quantized-fast, lossless, fp8, turboquant, turboquant-ec; with --profile transform, predictive."
 Quality = Annotated[
     int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100, default 60; not of all modes.")
 ]
 Bits = Annotated[int | None, typer.Option(min=1, max=5, help="Of the turboquant modes' codes, default 4.")]
 ProfileFile = Annotated[
     Path | None, typer.Option("--profile", help="kv_profile.safetensors of the model, from `codec eval kv`.")
+]
+Dtype = Annotated[
+    str | None, typer.Option(help="Element type that --model ran in, if not its files': bfloat16, float16, float32.")
 ]
 BlockTokens = Annotated[int, typer.Option(min=1, max=65536, help="Tokens per block; the same for all who share.")]
 
@@ -54,14 +52,13 @@ def fail(error: Exception, where: str = "") -> None:
     """One line on standard error."""
     kind = f"{type(error).__name__.lower()}: " if isinstance(error, BitstreamError) else ""
     text = error.strerror if where and isinstance(error, OSError) and error.strerror else str(error)
-    errors.print(f"codec kv: {where}{kind}{' '.join(text.split())}", markup=False)
+    errors.print(f"codec kv: {where}{kind}{' '.join(text.split())}")
 
 
 @contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error that leaves nothing behind."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar of its own for one piece of work, fed with (done, total)."""
+    with bar() as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -100,8 +97,7 @@ def open_store(
         name = bytes.fromhex(fingerprint)
     else:
         raise ValueError("which model? Give --model FOLDER, or --fingerprint with 32 hexadecimal digits")
-    mode = _without_model(options.pop("mode", "quantized"))
-    settings = kv_settings(mode, block_tokens=block_tokens, rope=rope, **options)
+    settings = kv_settings(**{"mode": "quantized", **options}, block_tokens=block_tokens, rope=rope)
     return PrefixStore(open_backend(store), fingerprint=name, salt=salt.encode(), settings=settings)
 
 
@@ -119,12 +115,3 @@ def check_there(store: str) -> None:
     """ValueError for a folder that is not there; a server answers for itself when it is opened."""
     if "://" not in store and not Path(store).is_dir():
         raise ValueError(f"{store}: no store there")
-
-
-def _without_model(mode: str) -> str:
-    """The mode, refused if it needs the running model, which a store does not have."""
-    from .modes import MODES
-
-    if mode in MODES and MODES[mode].needs_model:
-        raise ValueError(f"mode {mode} needs the model to encode and decode; save_cache from Python has it, a store not")
-    return mode

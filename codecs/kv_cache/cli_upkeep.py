@@ -11,26 +11,26 @@ import typer
 from rich.box import SIMPLE
 from rich.table import Table
 
+from ..console import errors, out
 from ..files import parse_size, show_size
 from .cli_shared import (
-    MODE_NAMES,
     AsJson,
     Bits,
     BlockTokens,
+    Dtype,
     Model,
     Name,
     ProfileFile,
     Quality,
     Salt,
     Store,
-    bar,
     check_there,
-    errors,
+    counted,
     instead,
     one_line,
     open_store,
-    out,
 )
+from .modes import MODE_NAMES
 
 if TYPE_CHECKING:
     from .store import PrefixStore
@@ -108,14 +108,14 @@ def verify(
             Profile.read(profile)
         rows, damaged, unread = [], 0, 0
         for name, opened in _all(store):
-            with bar(f"verify {name[:8]}") as progress:
+            with counted(f"verify {name[:8]}") as progress:
                 checked = opened.verify(repair=repair, progress=progress)
             rows.append({"namespace": name, "blocks": checked.blocks, "damaged": len(checked.damaged)})
             rows[-1]["unreachable"] = len(checked.unreachable)
             rows[-1]["unread"] = len(checked.unread)
             damaged, unread = damaged + len(checked.damaged), unread + len(checked.unread)
             for block, reason in (checked.damaged | checked.unread).items():
-                errors.print(f"codec kv: {block}: {reason}", markup=False)
+                errors.print(f"codec kv: {block}: {reason}")
         _show(rows, as_json, store)
         if damaged and repair:
             errors.print(f"codec kv: repaired: {damaged} damaged blocks deleted; the next put of their prompts heals them")
@@ -132,6 +132,7 @@ def transcode(
     model: Model = None,
     fingerprint: Name = None,
     salt: Salt = "",
+    dtype: Dtype = None,
     block_tokens: BlockTokens = 256,
 ) -> None:
     """Encode every block of a model again, e.g. lossless to quantized; what a lossy mode lost stays lost.
@@ -140,16 +141,16 @@ def transcode(
     """
     with one_line():
         options = {"mode": mode, "quality": quality, "bits": bits, "profile": _to_write(mode, profile)}
-        with open_store(store, model, fingerprint, salt, block_tokens, options) as opened:
-            with bar("transcode") as progress:
+        with open_store(store, model, fingerprint, salt, block_tokens, options, dtype=dtype) as opened:
+            with counted("transcode") as progress:
                 done = opened.transcode(opened.settings, progress)
             if not done.blocks:
                 raise ValueError(f"{store}: no block is stored for this model and tenant{instead(opened, model)}")
-        out.print(f"{store}: {show_size(done.before_bytes)} -> {show_size(done.after_bytes)}", markup=False)
+        out.print(f"{store}: {show_size(done.before_bytes)} -> {show_size(done.after_bytes)}")
         for blocks, what in ((done.left, "left as they are"), (done.damaged, "damaged and deleted")):
             if blocks:
                 reasons = "; ".join(dict.fromkeys(blocks.values()))
-                errors.print(f"codec kv: {len(blocks)} of {done.blocks} blocks {what}: {reasons}", markup=False)
+                errors.print(f"codec kv: {len(blocks)} of {done.blocks} blocks {what}: {reasons}")
         if done.left or done.damaged:
             raise typer.Exit(1)
 
@@ -178,12 +179,12 @@ def _all(store: str) -> list[tuple[str, PrefixStore]]:
 def _show(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
     """JSON, or a table for each namespace: fields below each other where it has one row."""
     if as_json:
-        out.print(json.dumps(rows), markup=False)
+        out.print(json.dumps(rows))
         return
     if not rows:
-        out.print(f"{title}: empty", markup=False)
+        out.print(f"{title}: empty")
         return
-    out.print(title, markup=False)
+    out.print(title)
     for name in dict.fromkeys(row["namespace"] for row in rows):
         those = [{k: _shown(k, v) for k, v in row.items() if k != "namespace"} for row in rows if row["namespace"] == name]
         table = Table(title=f"model and tenant {name[:8]}", title_justify="left", box=SIMPLE, show_header=len(those) > 1)

@@ -16,16 +16,18 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ...entropy_models.errors import Unsupported
-from .blocks import KvSettings
+from .. import container
+from .blocks import KvSettings, decode_block, read_block_header
 from .codec import KvCodec
-from .header import ELEMENT_TYPES, width_text
+from .header import BLOCK, ELEMENT_TYPES, width_text
 from .layout import Layout, check_fits, layout_of
 from .model import SUPPORTED, check_model, fingerprint, load_model, rope_of
-from .modes import MODES
+from .modes import MODES, check_command_mode
 from .place import type_name
 from .profile import Profile
 from .rope import Rope
 from .splice import Layers, layers_of, tokens_of
+from .token_file import ids_of
 
 KEYS = "layers.{i}.{k}"
 """Default pattern of tensor names: {i} the layer, {k} ``k``/``keys``/``key`` or ``v``/``values``/``value``."""
@@ -34,6 +36,7 @@ MLX_KEYS = "{i}.{k}"
 _MLX_CLASSES = {"KVCache", "ConcatenateKVCache"}
 """mlx_lm layers that hold keys and values of every position."""
 TOKENS_NAME = "tokens"
+NO_TOKENS = "no tensor 'tokens': ids are stored as 0, so no prefix is matched (--tokens FILE gives them)"
 ROPE_KEPT = (
     "RoPE stays in the keys, which takes about 5 % more bytes (4.08 against 3.89 bits per element of a small Llama); "
     "--model FOLDER of the transformers model undoes it"
@@ -59,6 +62,7 @@ def encode_bytes(
     keys: str | None = None,
     model: str | None = None,
     profile: Path | None = None,
+    tokens: Path | None = None,
 ) -> tuple[bytes, dict[str, Any]]:
     """A cache file from a safetensors file.
 
@@ -71,32 +75,30 @@ def encode_bytes(
         keys: pattern of tensor names, with {i} and {k}.
         model: folder of the transformers model that made the cache, for its fingerprint and RoPE.
         profile: file of a calibrated profile; modes transform and predictive need it, quantized takes its steps.
+        tokens: file of the ids (`token_file`), where the safetensors file has none.
 
     Returns:
         The file, and fields for the command to print: raw_bytes, rate, shape, notices.
 
     Raises:
-        ValueError: the file does not hold a cache; the message says what it holds.
+        ValueError: the file does not hold a cache, or not of these ids; the message says what it holds.
     """
     settings = kv_settings(mode or "quantized", quality, bits, profile)
-    if MODES[settings.mode].needs_model:
-        raise ValueError(f"mode {settings.mode} needs the running model; use save_cache from Python")
-    tensors, ids, notices = read_tensors(data, keys)
-    name = bytes(16)
+    tensors, held, notices = read_tensors(data, keys)
+    ids, name = ids_of(held, tokens), bytes(16)
     if model:
         name, rope = identity_of(model, layout_of(tensors))
         settings = replace(settings, rope=rope)
     elif MODES[settings.mode].option == "quality":
         notices = [*notices, ROPE_KEPT]
-    codec = KvCodec(settings, name)
     if ids is None:
         ids = np.zeros(tensors[0][0].shape[1], np.int64)
-        notices = [*notices, "no tensor 'tokens': ids are stored as 0, so no prefix is matched (add it to the file)"]
-    stream = codec.encode(tensors, ids)
+        notices = [*notices, NO_TOKENS]
+    stream = KvCodec(settings, name).encode(layers_of(tensors, len(ids)), tokens_of(ids))
     raw = sum(x.numel() * x.element_size() for pair in tensors for x in pair)
     elements = sum(x.numel() for pair in tensors for x in pair)
     rate = f"{8 * len(stream) / elements:.3f} bits per element"
-    fields = {"raw_bytes": raw, "rate": rate, "shape": _shape_text(tensors), "mode": codec.settings.mode}
+    fields = {"raw_bytes": raw, "rate": rate, "shape": _shape_text(tensors), "mode": settings.mode}
     return stream, fields | {"notices": notices}
 
 
@@ -106,17 +108,18 @@ def kv_settings(
     """Settings from options of the command; None: not given.
 
     Raises:
-        ValueError: no such mode, an option that the mode does not have, or no profile where it needs one.
+        ValueError: no such mode, one that needs the running model, an option that the mode does not have, or no profile
+            where it needs one.
     """
+    check_command_mode(mode)
     given: dict[str, Any] = {name: value for name, value in (("quality", quality), ("bits", bits)) if value is not None}
-    if mode in MODES:
-        has = MODES[mode].option
-        for name in given.keys() - {has}:
-            raise ValueError(f"mode {mode} has no --{name}; " + (f"it has --{has}" if has else "its rate is fixed"))
-        if profile and has != "quality":
-            raise ValueError(f"mode {mode} takes no --profile")
-        if MODES[mode].needs_profile and not profile:
-            raise ValueError(f"mode {mode} needs --profile FILE, the kv_profile.safetensors that `codec eval kv` writes")
+    has = MODES[mode].option
+    for name in given.keys() - {has}:
+        raise ValueError(f"mode {mode} has no --{name}; " + (f"it has --{has}" if has else "its rate is fixed"))
+    if profile and has != "quality":
+        raise ValueError(f"mode {mode} takes no --profile")
+    if MODES[mode].needs_profile and not profile:
+        raise ValueError(f"mode {mode} needs --profile FILE, the kv_profile.safetensors that `codec eval kv` writes")
     return KvSettings(mode=mode, profile=Profile.read(profile) if profile else None, **given, **others)
 
 
@@ -224,23 +227,45 @@ def _some(names: list[str]) -> str:
     return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def decode_bytes(data: bytes, profile: Path | None = None) -> tuple[bytes, dict[str, Any]]:
-    """A safetensors file (``layers.{i}.k``, ``layers.{i}.v``, ``tokens``) from a cache file, and fields to print."""
+def decode_bytes(data: bytes, profile: Path | None = None, prefix: int | None = None) -> tuple[bytes, dict[str, Any]]:
+    """A safetensors file (``layers.{i}.k``, ``layers.{i}.v``, ``tokens``) from a cache file, and fields to print.
+
+    Args:
+        data: the cache file's bytes.
+        profile: file of the profile that modes transform and predictive need.
+        prefix: only the first so many tokens; None: all.
+
+    Raises:
+        BitstreamError: anything wrong with the file, or it is one block of a store (`Unsupported`).
+    """
     if profile:
         Profile.read(profile)
-    tokens, layers = KvCodec().decode(data, check=False)
+    if _is_block(data):
+        head = read_block_header(data)
+        raise Unsupported(
+            f"one block of a store, tokens {head.start} to {head.start + head.count} of a prompt; "
+            "`codec kv get STORE --tokens IDS` reads whole caches"
+        )
+    tokens, layers = KvCodec().decode(data, prefix=prefix, check=False)
     if not layers or not layers[0][1].shape[-1]:
-        raise Unsupported("the file holds layer inputs; keys and values have to be projected by the model (load_cache)")
+        raise Unsupported("the file holds layer inputs; the model must project keys and values: load_cache in Python")
     tensors = {f"layers.{i}.{name}": x for i, pair in enumerate(layers) for name, x in zip("kv", pair, strict=True)}
     out = save({**{n: x.contiguous() for n, x in tensors.items()}, TOKENS_NAME: torch.from_numpy(tokens)})
     return out, {"shape": _shape_text(layers)}
 
 
 def verify_bytes(data: bytes, profile: Path | None = None) -> None:
-    """Decode every symbol; BitstreamError if anything is wrong."""
+    """Decode every symbol of a cache file or of one block of a store; BitstreamError if anything is wrong."""
     if profile:
         Profile.read(profile)
-    KvCodec().decode(data, check=False)
+    if _is_block(data):
+        decode_block(data)
+    else:
+        KvCodec().decode(data, check=False)
+
+
+def _is_block(data: bytes) -> bool:
+    return container.parse(data).signal[:1] == bytes([BLOCK])
 
 
 def _shape_text(layers: Any) -> str:

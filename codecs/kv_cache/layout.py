@@ -41,8 +41,9 @@ def layout_of(layers: Layers) -> Layout:
     for i, ((keys, values), layout) in enumerate(zip(layers, found, strict=True)):
         if layout != found[0] or values.shape[0] != keys.shape[0] or values.dtype != keys.dtype:
             raise ValueError(
-                f"layer {i} has keys {tuple(keys.shape)} {keys.dtype} and values {tuple(values.shape)} {values.dtype}, "
-                f"layer 0 {tuple(layers[0][0].shape)} {layers[0][0].dtype} and {tuple(layers[0][1].shape)}"
+                f"layer {i} has keys {tuple(keys.shape)} {type_name(keys.dtype)} and values {tuple(values.shape)} "
+                f"{type_name(values.dtype)}, layer 0 {tuple(layers[0][0].shape)} {type_name(layers[0][0].dtype)} and "
+                f"{tuple(layers[0][1].shape)}"
             )
     return found[0]
 

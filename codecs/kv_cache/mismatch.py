@@ -17,18 +17,19 @@ from .place import type_name
 from .rope import Rope, rope_in
 
 
-def cause(model: Any, stored: bytes, block: bytes | None = None) -> str:
+def cause(model: Any, stored: bytes, block: bytes | None = None, remedy: str = "load it with dtype=torch.{}") -> str:
     """The likely reason for another fingerprint, one clause.
 
     Args:
         model: a transformers decoder whose fingerprint is another.
         stored: the cache's fingerprint.
         block: the bytes of one of its blocks; None: there is none, as in a file of token ids.
+        remedy: what to do where only the element type is another, which takes the place of {}.
     """
     here = type_name(model.dtype)
     for name in ELEMENT_TYPES.values():
         if name != here and fingerprint(model, name) == stored:
-            return f"it was made with this model in {name}, here it is {here}; load it with dtype=torch.{name}"
+            return f"it was made with this model in {name}, here it is {here}; {remedy.format(name)}"
     try:
         head, rope = _told(block)
     except BitstreamError:
@@ -58,7 +59,7 @@ def _same(stored: Rope, here: Rope | None) -> bool:
 
 
 def elsewhere(backend: Backend, namespace: str, load: Callable[[], Any] | None = None) -> str:
-    """What a store holds instead of a namespace that is empty: a clause for an error, or nothing.
+    """What a store holds instead of a namespace that is empty: a clause for an error of a command, or nothing.
 
     Args:
         backend: of the store.
@@ -75,5 +76,5 @@ def elsewhere(backend: Backend, namespace: str, load: Callable[[], Any] | None =
     if len(models) != 1:
         return f"; the store holds caches of {len(models)} other models" if models else ""
     key = next(iter(backend.list(f"blocks/{models[0]}-{salt}/"))).key
-    why = f": {cause(load(), bytes.fromhex(models[0]), backend.get(key))}" if load else ""
+    why = f": {cause(load(), bytes.fromhex(models[0]), backend.get(key), 'give --dtype {}')}" if load else ""
     return f"; what the store holds is of model {models[0]}, this one is {name}{why}"

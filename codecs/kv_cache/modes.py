@@ -51,7 +51,7 @@ class Mode:
 
 @cache
 def _found(target: str) -> Any:
-    """What ``module:name`` in this package is."""
+    """``module:name`` of this package; kept, as each tensor of each block asks for it."""
     module, name = target.split(":")
     return getattr(import_module(f"{__package__}.{module}"), name)
 
@@ -92,6 +92,23 @@ MODES = {
         alike="quantized:alike",
     ),
 }
+
+_COMMANDS = {name: mode for name, mode in MODES.items() if not mode.needs_model}
+MODE_NAMES = (
+    f"{', '.join(name for name, mode in _COMMANDS.items() if not mode.needs_profile)}; "
+    f"with --profile {', '.join(name for name, mode in _COMMANDS.items() if mode.needs_profile)}"
+)
+"""Modes that commands write, which have no running model, as help and errors list them."""
+
+
+def check_command_mode(mode: str) -> None:
+    """ValueError for a mode that no command writes: there is none of that name, or it needs the running model."""
+    if mode not in MODES:
+        raise ValueError(f"no mode {mode!r}; there are {MODE_NAMES}")
+    if MODES[mode].needs_model:
+        raise ValueError(
+            f"mode {mode} needs the model to encode and decode, which only save_cache in Python has; here are {MODE_NAMES}"
+        )
 
 
 def mode_of(number: int) -> str | None:

@@ -150,5 +150,5 @@ def find_profile(name: bytes) -> Profile:
         Unsupported: none is.
     """
     if name not in _in_use:
-        raise Unsupported(f"the block needs profile {name.hex()}; give its file: --profile FILE, or Profile.read")
+        raise Unsupported(f"the block needs profile {name.hex()}; give its file: --profile FILE (Profile.read in Python)")
     return _in_use[name]

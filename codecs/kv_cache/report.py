@@ -65,18 +65,9 @@ def evaluate_text(
         ImportError: transformers is not installed.
     """
     wanted = _modes(modes)
-    _check(model, text, contexts, length)
-    try:
-        from transformers import AutoConfig, AutoTokenizer
-    except ImportError as error:
-        raise ImportError(f"this needs transformers ({error}): pip install 'rdcodec[kv]'") from None
-    task = progress.add_task("loading", total=None)
-    limit = getattr(AutoConfig.from_pretrained(model, local_files_only=True), "max_position_embeddings", None)
-    if limit and length + TAIL > limit:
-        raise ValueError(f"prompts of {length} tokens and {TAIL} more; {model.name} takes {limit} (--length)")
     needs_profile = any(MODES[mode].needs_profile for mode in wanted)
-    ids = _token_ids(AutoTokenizer.from_pretrained(model, local_files_only=True), text)
-    measured, others = _contexts(ids, text.name, contexts, length, needs_profile)
+    task = progress.add_task("loading", total=None)
+    measured, others = _stretches(model, text, contexts, length, needs_profile)
     source = load_model(model)
     check_model(source, latent=False)
     if "residual" in wanted:
@@ -109,6 +100,20 @@ def _modes(text: str) -> list[str]:
     if unknown or not wanted:
         raise ValueError(f"no mode {', '.join(unknown) or 'given'}; there are {', '.join(MODES)}")
     return wanted
+
+
+def _stretches(model: Path, text: Path, contexts: int, length: int, calibration: bool) -> tuple[Tensor, Tensor]:
+    """Token ids to measure and to calibrate on; see `_contexts`. Errors as `evaluate_text`."""
+    _check(model, text, contexts, length)
+    try:
+        from transformers import AutoConfig, AutoTokenizer
+    except ImportError as error:
+        raise ImportError(f"this needs transformers ({error}): pip install 'rdcodec[kv]'") from None
+    limit = getattr(AutoConfig.from_pretrained(model, local_files_only=True), "max_position_embeddings", None)
+    if limit and length + TAIL > limit:
+        raise ValueError(f"prompts of {length} tokens and {TAIL} more; {model.name} takes {limit} (--length)")
+    ids = _token_ids(AutoTokenizer.from_pretrained(model, local_files_only=True), text)
+    return _contexts(ids, text.name, contexts, length, calibration)
 
 
 def _check(model: Path, text: Path, contexts: int, length: int) -> None:

@@ -6,6 +6,9 @@
 One vector of d_model numbers stands for 2 n_kv d_head, so it is smaller only where d_model < 2 n_kv d_head: for
 multi-head attention, not for grouped queries, where it is refused. (KV-Direct counts one vector per token, but each
 layer needs its own: the layers above cannot be had without attention over all earlier tokens.)
+
+Models build their keys in many ways, so what was captured is projected at once, and a build that this does not restore is
+refused before anything is written.
 """
 
 from __future__ import annotations
@@ -17,6 +20,11 @@ from torch import Tensor
 
 from ...entropy_models.errors import Unsupported
 from .model import check_model, text_config
+from .place import KIND_NAMES
+from .splice import Layers
+
+ERROR_MAX = 0.1
+"""Relative error of keys and values projected while saving; another way to build keys makes some tenths."""
 
 
 def check_worth(model: Any) -> None:
@@ -69,6 +77,34 @@ def capture(model: Any, tokens: Tensor) -> list[Tensor]:
         for hook in hooks:
             hook.remove()
     return [h.detach() for h in found]
+
+
+def check_restores(model: Any, inputs: list[Tensor], layers: Layers) -> None:
+    """Refuse inputs that do not give a cache back.
+
+    Args:
+        model: the model that `capture` ran.
+        inputs: what it gave.
+        layers: (keys, values) of each layer, shape (n_kv, n, head_dim).
+
+    Raises:
+        Unsupported: the model builds keys or values in another way than `project`, or made another cache.
+    """
+    kind = type(model).__name__
+    try:
+        found = project(model, inputs, 0)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        first = str(error).partition("\n")[0]
+        raise Unsupported(f"mode residual cannot project the layer inputs of {kind} ({first}); use quantized") from error
+    for i, (pair, true) in enumerate(zip(found, layers, strict=True)):
+        for name, x, y in zip(KIND_NAMES, pair, true, strict=True):
+            y = y.to(x.device).float()
+            off = float((x.float() - y).norm() / y.norm().clamp_min(1e-12)) if x.shape == y.shape else 1.0
+            if not off <= ERROR_MAX:
+                raise Unsupported(
+                    f"mode residual would give {name} of layer {i} back with a relative error of {off:.2f}: {kind} builds "
+                    "them in another way, or did not make this cache of these tokens; use quantized"
+                )
 
 
 @torch.no_grad()

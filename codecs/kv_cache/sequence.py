@@ -140,7 +140,7 @@ def decode_blocks(
                 raise Corrupt(f"it starts at token {header.start}, expected {at}, or follows another block")
             block = decode_parsed(opened, header, fingerprint=fingerprint, salt=salt, layers=layers)
         except BitstreamError as error:
-            intact = f"; the {at} tokens before it are intact, prefix={at} loads them" if at else ""
+            intact = f"; the {at} tokens before it are intact, `codec decode --prefix {at}` reads them" if at else ""
             raise type(error)(f"block {i}: {error}{intact}") from error
         keep = min(len(block.tokens), wanted - at)
         cut = tuple((k[:, :keep], v[:, :keep]) for k, v in block.layers)
