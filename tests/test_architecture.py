@@ -9,7 +9,13 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import torch
 from rdcodec.codecs import REGISTRY, weights
+from rdcodec.codecs.image.dcvc_rt import ImageConfig, ImageNetwork
+from rdcodec.entropy_models.coder import Measure
+from rdcodec.entropy_models.integer_net import IntegerDepthwise, IntegerLinear
+from rdcodec.entropy_models.tables import gaussian_tables
+from torch import nn
 
 ROOT = Path(__file__).parents[1]
 PARTS = "codecs", "entropy_models", "training"
@@ -71,3 +77,30 @@ def test_manifest_lines_are_complete():
         for key in ("licence", "data", "recipe", "steps", "hardware"):
             assert line[key], (name, key)
         assert (ROOT / line["recipe"]).is_file()
+
+
+def test_the_shipped_network_stays_small():
+    """At most 6 M parameters, and 25 thousand multiplications per pixel each way, on a picture of whole tiles."""
+    network = ImageNetwork(ImageConfig())
+    assert sum(value.numel() for value in network.state_dict().values()) <= 6_000_000
+    multiplications = 0
+
+    def count(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal multiplications
+        each = 9 if isinstance(module, IntegerDepthwise) else module.weight[0].numel()
+        multiplications += output.numel() * each
+
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | IntegerLinear | IntegerDepthwise):
+            module.register_forward_hook(count)
+    image, quality = torch.zeros(1, 128, 128, 3), torch.tensor([50])
+    per_pixel = {}
+    with torch.inference_mode():
+        y = network.to_latent(image, quality)
+        per_pixel["analysis"], multiplications = multiplications / image[..., 0].numel(), 0
+        network.coding_pass(Measure(gaussian_tables()), y, quality)
+        per_pixel["coding pass"], multiplications = multiplications / image[..., 0].numel(), 0
+        network.to_image(y, quality)
+        per_pixel["synthesis"] = multiplications / image[..., 0].numel()
+    assert 15_000 < per_pixel["analysis"] + per_pixel["coding pass"] <= 25_000, per_pixel
+    assert 15_000 < per_pixel["coding pass"] + per_pixel["synthesis"] <= 25_000, per_pixel
