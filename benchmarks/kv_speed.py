@@ -4,7 +4,7 @@
 
 Three shapes: the model's own cache; the same contexts' heads side by side in 8 KV heads of 64; and the cache of a randomly
 initialised model with the 8 KV heads of 128 that models of 8 billion parameters have (small chunks pay more for each
-Python call). CPU time of this process, best of --repeats.
+Python call). CPU time of this process, the least of --repeats rounds.
 Small blocks pay most for each Python call as well, so the model's own cache is also coded in blocks of 1,024 tokens.
 Writes benchmarks/results/kv_speed.csv (-o: elsewhere). Columns: MB/s of raw bf16; break_even_mb_s = (raw - coded bytes) /
 (encode + decode time), the link speed below which coding before sending pays; decode_ns_per_saved_byte, lower is better.
@@ -16,6 +16,7 @@ import argparse
 import csv
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from rdcodec.codecs.kv_cache.codec import KvCodec
 from rdcodec.codecs.kv_cache.evaluate import prefill
 from rdcodec.codecs.kv_cache.model import rope_of
 from rdcodec.codecs.kv_cache.rope import Rope
+from rich.progress import track
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,14 +37,14 @@ LARGE_BLOCK = 1024
 """Tokens, where the default is 256."""
 
 
-def best(call: Callable[[], object], repeats: int) -> tuple[float, object]:
-    """Least CPU seconds of several calls, and the result."""
-    seconds, result = float("inf"), None
-    for _ in range(repeats):
-        start = time.process_time()
-        result = call()
-        seconds = min(seconds, time.process_time() - start)
-    return seconds, result
+Call = Callable[[], object]
+
+
+def seconds_of(call: Call) -> float:
+    """CPU seconds of one call."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
 
 
 def line(shape: str, name: str, raw: int, size: int, encode_s: float, decode_s: float) -> dict[str, str]:
@@ -74,20 +76,22 @@ def settings_for(rope: Rope | None, large_blocks: bool) -> dict[str, KvSettings]
 def measure(
     shape: str, layers, ids: np.ndarray, rope: Rope | None, repeats: int, large_blocks: bool
 ) -> list[dict[str, str]]:
-    """All modes and zstd on one cache."""
-    raw_bytes = b"".join(x.contiguous().view(torch.int16).numpy().tobytes() for pair in layers for x in pair)
-    rows = []
+    """All modes and zstd on one cache, in turns, so that what disturbs the machine for a while disturbs all alike."""
+    raw = b"".join(x.contiguous().view(torch.int16).numpy().tobytes() for pair in layers for x in pair)
     compressor, decompressor = zstandard.ZstdCompressor(level=3), zstandard.ZstdDecompressor()
-    encode_s, packed = best(lambda: compressor.compress(raw_bytes), repeats)
-    decode_s, _ = best(lambda: decompressor.decompress(packed), repeats)
-    rows.append(line(shape, "zstd -3", len(raw_bytes), len(packed), encode_s, decode_s))
+    packed = compressor.compress(raw)
+    calls: dict[str, tuple[int, Call, Call]] = {
+        "zstd -3": (len(packed), partial(compressor.compress, raw), partial(decompressor.decompress, packed))
+    }
     for name, settings in settings_for(rope, large_blocks).items():
         codec = KvCodec(settings)
-        codec.decode(codec.encode(layers, ids))
-        encode_s, data = best(lambda codec=codec: codec.encode(layers, ids), repeats)
-        decode_s, _ = best(lambda codec=codec, data=data: codec.decode(data), repeats)
-        rows.append(line(shape, name, len(raw_bytes), len(data), encode_s, decode_s))
-    return rows
+        data = codec.encode(layers, ids)
+        calls[name] = len(data), partial(codec.encode, layers, ids), partial(codec.decode, data)
+    least = {name: (float("inf"), float("inf")) for name in calls}
+    for _ in track(range(repeats + 1), description=shape):  # the first round warms up
+        for name, (_, encode, decode) in calls.items():
+            least[name] = min(least[name][0], seconds_of(encode)), min(least[name][1], seconds_of(decode))
+    return [line(shape, name, len(raw), size, *least[name]) for name, (size, *_) in calls.items()]
 
 
 def random_gqa(tokens: int) -> tuple[tuple, np.ndarray, Rope | None]:
@@ -107,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="../shared/data/lm/llama-7m")
     parser.add_argument("--text", default="../shared/data/text")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--output", "-o", type=Path, default=RESULTS / "kv_speed.csv", help="the CSV to write")
     arguments = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.bfloat16).eval()

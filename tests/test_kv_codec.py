@@ -641,3 +641,9 @@ def test_what_a_mode_names_is_looked_up_once(monkeypatch):
     found = mode.code, mode.coder("Write")
     monkeypatch.setattr("rdcodec.codecs.kv_cache.modes.import_module", lambda name: pytest.fail(f"imported {name} again"))
     assert (mode.code, mode.coder("Write")) == found
+
+
+@pytest.mark.parametrize(("name", "value"), [("quality", 50.5), ("quality", "60"), ("bits", 0), ("block_tokens", None)])
+def test_settings_that_are_no_whole_numbers_in_range(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value!r}; need a whole number"):
+        KvSettings(**{name: value})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -189,6 +190,12 @@ def test_a_store_without_this_model_says_what_it_holds(tmp_path):
     command = ["transcode", tmp_path / "store", "--mode", "fp8", "--model", tmp_path / "model"]
     assert CliRunner().invoke(app, [*map(str, command)]).exit_code == 1
     assert CliRunner().invoke(app, [*map(str, command), "--dtype", "float32"]).exit_code == 0
+    narrow = PrefixStore(open_backend(tmp_path / "narrow"), fingerprint=model.fingerprint(decoder, "bfloat16"))
+    narrow.put(ids, prefilled(decoder.bfloat16(), ids))
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "narrow").rename(tmp_path / "store")
+    other = "it was made with this model in bfloat16, here it is float32; give --dtype bfloat16"
+    assert other in said("--model", tmp_path / "model", "--dtype", "float32")
     assert f"{start}what the store holds is of model" in said("--fingerprint", "00" * 16)
     other = {"fingerprint": bytes(16), "settings": KvSettings(mode="lossless")}
     PrefixStore(open_backend(tmp_path / "store"), **other).put(ids, prefilled(decoder, ids))
@@ -397,12 +404,26 @@ def test_tokens_mode_recomputes(tmp_path):
     )
     assert size < 60 * 2 + 200
     assert steps == sorted(steps) and len(set(steps)) >= 60 and steps[-1] == (60, 60)
-    loaded = load_cache(tmp_path / "a.rdc", decoder)
+    steps.clear()
+    loaded = load_cache(tmp_path / "a.rdc", decoder, progress=lambda *s: steps.append(s))
     assert torch.allclose(loaded.layers[2].keys, cache.layers[2].keys, atol=1e-5)
+    assert steps == [(i, 60) for i in range(1, 61)]
+    with pytest.raises(Unsupported, match="keeps the ids alone, and keys of layer 0 .* are the ids those of the cache"):
+        save_cache(cache, (ids + 1) % VOCABULARY, tmp_path / "b.rdc", decoder, settings=KvSettings(mode="tokens"))
+    assert not (tmp_path / "b.rdc").exists()
     with pytest.raises(Unsupported, match="token ids only"):
         load_cache(tmp_path / "a.rdc")
     with pytest.raises(Unsupported, match="another salt"):
         load_cache(tmp_path / "a.rdc", decoder, salt=b"x")
+
+
+def test_a_prefix_of_token_ids_reads_only_the_runs_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr(sequence, "CODED_TOKENS", 16)
+    decoder, ids = tiny(), prompt(60)
+    save_cache(prefilled(decoder, ids), ids, tmp_path / "a.rdc", decoder, settings=KvSettings(mode="tokens"))
+    steps: list[tuple[int, int]] = []
+    loaded = load_cache(tmp_path / "a.rdc", decoder, prefix=20, progress=lambda *s: steps.append(s))
+    assert loaded.get_seq_length() == 20 and len(steps) == 32
 
 
 def test_token_code_is_as_long_as_the_cross_entropy():

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from rdcodec.codecs.kv_cache import PrefixStore
+from rdcodec.codecs.kv_cache import PrefixStore, read_block_header
 from rdcodec.codecs.kv_cache.cli import app
 from rdcodec.codecs.kv_cache.modes import MODE_NAMES, MODES
 from rdcodec.codecs.kv_cache.store import Hit
@@ -49,6 +49,17 @@ def filled(tmp_path):
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(line["shared_tokens"], line["new_blocks"]) for line in lines] == [(0, 4), (16, 2)]
     return tmp_path, tensors
+
+
+def test_get_says_what_it_could_not_give(filled):
+    tmp_path, _ = filled
+    ids = ids_file(tmp_path / "ids", [list(range(30))])  # a batch of one, as tokenizers return it
+    blocks = list((tmp_path / "store").rglob("*.rdc"))
+    (last,) = [path for path in blocks if read_block_header(path.read_bytes()).tokens.tolist() == list(range(24, 30))]
+    last.write_bytes(last.read_bytes()[:-1] + b"!")
+    done = run("get", tmp_path / "store", "--tokens", ids, *MODEL, *BLOCKS, "-o", tmp_path / "o.safetensors")
+    assert done.exit_code == 0 and "24 of 30 tokens" in done.stdout
+    assert "note: tokens 24 to 29 were stored too, in blocks that are damaged" in done.stderr
 
 
 def test_put_says_which_blocks_stay_in_another_mode(filled):

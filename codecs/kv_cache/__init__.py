@@ -13,7 +13,8 @@ _EXPORTS = {
     "KvBlock": "blocks", "KvSettings": "blocks", "block_id": "blocks", "decode_block": "blocks",
     "encode_block": "blocks", "read_block_header": "blocks", "MODES": "modes", "Profile": "profile",
     "use_profile": "profile", "calibrate": "calibration", "load_cache": "cache_io", "save_cache": "cache_io",
-    "KvCodec": "codec", "PrefixStore": "store",
+    "KvCodec": "codec", "PrefixStore": "store", "open_backend": "backends", "filled_cache": "cache_io",
+    "fingerprint": "model", "rope_of": "model",
 }  # fmt: skip
 """Public name: module. Imported when first used, so that the command's help needs no torch."""
 

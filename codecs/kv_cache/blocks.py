@@ -87,8 +87,9 @@ class KvSettings:
         limits = {"quality": (0, 100), "bits": (1, 5), "block_tokens": (1, TOKENS_MAX), "sinks": (0, 1 << 16)}
         limits |= {"recent": (0, 1 << 31), "edge": (0, LAYERS_MAX)}
         for name, (low, high) in limits.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} is {getattr(self, name)}; need {low}..{high}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or not low <= value <= high:
+                raise ValueError(f"{name} is {value!r}; need a whole number {low}..{high}")
         if MODES[self.mode].needs_profile and self.profile is None:
             raise ValueError(f"mode {self.mode} needs a calibrated profile (rdcodec.codecs.kv_cache.calibrate)")
 

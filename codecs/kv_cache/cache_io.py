@@ -26,6 +26,7 @@ from .model import SUPPORTED, check_model, fingerprint, rope_of
 from .modes import MODES
 from .sequence import (
     BLOCKS,
+    Layers,
     Progress,
     decode_blocks,
     decode_tokens,
@@ -85,6 +86,7 @@ def save_cache(
     elif MODES[settings.mode].needs_model:
         raise ValueError(f"mode {settings.mode} needs the model")
     if settings.mode == "tokens":
+        _check_recomputes(model, ids, layers)
         data = encode_tokens(model, ids, fingerprint=name, salt=salt, progress=progress)
     else:
         if settings.mode == "residual":
@@ -94,6 +96,15 @@ def save_cache(
         data = encode_sequence(ids, layers, settings, fingerprint=name, salt=salt, progress=progress)
     container.write_file(Path(path), data)
     return len(data)
+
+
+def _check_recomputes(model: Any, ids: np.ndarray, layers: Layers) -> None:
+    """Unsupported where the model does not make this cache of these ids: only the ids would be kept."""
+    if differs := residual.unlike(layers_of(recompute(model, ids)), layers):
+        raise Unsupported(
+            f"mode tokens keeps the ids alone, and {differs[0]} of this cache are not what the model makes of them (error "
+            f"{differs[1]:.2f} of the norm); are the ids those of the cache?"
+        )
 
 
 def _check_count(held: int, ids: int) -> None:
@@ -150,7 +161,7 @@ def load_cache(
     if head.content != BLOCKS:
         if model is None:
             raise Unsupported(f"{Path(path).name} holds token ids only; give the model that recomputes the cache")
-        ids = decode_tokens(data, model, fingerprint=None, salt=salt)
+        ids = decode_tokens(data, model, fingerprint=None, salt=salt, prefix=prefix, progress=progress)
         return recompute(model, ids[: _agreed(ids, tokens, prefix)])
     if model is not None and stream.entries:
         check_fits(stored_layout(read_block_header(stream.chunk(0))), model, Path(path).name)

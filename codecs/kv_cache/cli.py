@@ -169,7 +169,7 @@ def get(
             raise ValueError(f"{output.parent}: no such folder")
         wanted, ids = _range(layers), read_ids(tokens)
         with open_store(store, model, fingerprint, salt, block_tokens, {"profile": profile}, dtype=dtype) as opened:
-            hit = _hit(opened, ids, wanted, model)
+            hit = _hit(opened, ids, wanted, model, dtype)
         first = wanted.start if wanted else 0
         names = {f"layers.{first + i}.{n}": x for i, kv in enumerate(hit.layers) for n, x in zip("kv", kv, strict=True)}
         tensors = {name: x.contiguous() for name, x in names.items()}
@@ -179,17 +179,20 @@ def get(
         out.print(json.dumps(found) if as_json else line)
 
 
-def _hit(opened: PrefixStore, ids: list[int], layers: range | None, model: str | None) -> Hit:
+def _hit(opened: PrefixStore, ids: list[int], layers: range | None, model: str | None, dtype: str | None) -> Hit:
     """The longest stored beginning; ValueError where there is none, or none with keys and values, which says why."""
     known = opened.longest_prefix(ids)
     hit = opened.get(ids, layers=layers)
     if hit is None:
         why = f" in blocks that can be read ({known} tokens are damaged, or need --profile)" if known else ""
-        why = why or instead(opened, model)
+        why = why or instead(opened, model, dtype)
         raise ValueError(f"no beginning of the {len(ids)} tokens is stored for this model and tenant{why}")
     if not hit.layers or not hit.layers[0][1].shape[-1]:
         what = "layer inputs" if hit.layers else "token ids only"
         raise ValueError(f"the blocks of these tokens hold {what}; the model must recompute keys and values")
+    if hit.tokens < known:
+        lost = f"tokens {hit.tokens} to {known - 1} were stored too, in blocks that are damaged, gone or need --profile"
+        errors.print(f"codec kv: note: {lost}")
     return hit
 
 

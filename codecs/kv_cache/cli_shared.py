@@ -101,14 +101,14 @@ def open_store(
     return PrefixStore(open_backend(store), fingerprint=name, salt=salt.encode(), settings=settings)
 
 
-def instead(opened: PrefixStore, model: str | None) -> str:
+def instead(opened: PrefixStore, model: str | None, dtype: str | None = None) -> str:
     """What the store holds instead, where it holds nothing of this model and tenant."""
     from .commands import model_in
     from .mismatch import elsewhere
 
     index = opened.index
     load = partial(model_in, model) if model else None
-    return "" if index.trie.nodes else elsewhere(index.backend, index.namespace, load)
+    return "" if index.trie.nodes else elsewhere(index.backend, index.namespace, load, dtype)
 
 
 def check_there(store: str) -> None:

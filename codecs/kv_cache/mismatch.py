@@ -17,7 +17,13 @@ from .place import type_name
 from .rope import Rope, rope_in
 
 
-def cause(model: Any, stored: bytes, block: bytes | None = None, remedy: str = "load it with dtype=torch.{}") -> str:
+def cause(
+    model: Any,
+    stored: bytes,
+    block: bytes | None = None,
+    remedy: str = "load it with dtype=torch.{}",
+    asked: str | None = None,
+) -> str:
     """The likely reason for another fingerprint, one clause.
 
     Args:
@@ -25,11 +31,12 @@ def cause(model: Any, stored: bytes, block: bytes | None = None, remedy: str = "
         stored: the cache's fingerprint.
         block: the bytes of one of its blocks; None: there is none, as in a file of token ids.
         remedy: what to do where only the element type is another, which takes the place of {}.
+        asked: element type that the model is taken to run in; None: its own.
     """
     here = type_name(model.dtype)
     for name in ELEMENT_TYPES.values():
-        if name != here and fingerprint(model, name) == stored:
-            return f"it was made with this model in {name}, here it is {here}; {remedy.format(name)}"
+        if fingerprint(model, name) == stored:  # maybe that of the model's own type, where another was asked for
+            return f"it was made with this model in {name}, here it is {asked or here}; {remedy.format(name)}"
     try:
         head, rope = _told(block)
     except BitstreamError:
@@ -58,13 +65,16 @@ def _same(stored: Rope, here: Rope | None) -> bool:
     return here is not None and np.array_equal(stored.frequencies, here.frequencies)
 
 
-def elsewhere(backend: Backend, namespace: str, load: Callable[[], Any] | None = None) -> str:
+def elsewhere(
+    backend: Backend, namespace: str, load: Callable[[], Any] | None = None, dtype: str | None = None
+) -> str:
     """What a store holds instead of a namespace that is empty: a clause for an error of a command, or nothing.
 
     Args:
         backend: of the store.
         namespace: in which nothing was found.
         load: gives the transformers model of that namespace, if there is one; called only where it can tell more.
+        dtype: element type that was asked for in place of the model's own.
     """
     found = namespaces(backend)
     if not found or namespace in found:
@@ -76,5 +86,5 @@ def elsewhere(backend: Backend, namespace: str, load: Callable[[], Any] | None =
     if len(models) != 1:
         return f"; the store holds caches of {len(models)} other models" if models else ""
     key = next(iter(backend.list(f"blocks/{models[0]}-{salt}/"))).key
-    why = f": {cause(load(), bytes.fromhex(models[0]), backend.get(key), 'give --dtype {}')}" if load else ""
+    why = f": {cause(load(), bytes.fromhex(models[0]), backend.get(key), 'give --dtype {}', dtype)}" if load else ""
     return f"; what the store holds is of model {models[0]}, this one is {name}{why}"

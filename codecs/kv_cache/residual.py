@@ -92,19 +92,26 @@ def check_restores(model: Any, inputs: list[Tensor], layers: Layers) -> None:
     """
     kind = type(model).__name__
     try:
-        found = project(model, inputs, 0)
+        found = tuple(project(model, inputs, 0))
     except (RuntimeError, AttributeError, TypeError) as error:
         first = str(error).partition("\n")[0]
         raise Unsupported(f"mode residual cannot project the layer inputs of {kind} ({first}); use quantized") from error
+    if differs := unlike(found, layers):
+        raise Unsupported(
+            f"mode residual would give {differs[0]} back with a relative error of {differs[1]:.2f}: {kind} builds them in "
+            "another way, or did not make this cache of these tokens; use quantized"
+        )
+
+
+def unlike(found: Layers, layers: Layers) -> tuple[str, float] | None:
+    """The first tensor of ``found`` that is off by more than `ERROR_MAX` of the norm, and by how much."""
     for i, (pair, true) in enumerate(zip(found, layers, strict=True)):
         for name, x, y in zip(KIND_NAMES, pair, true, strict=True):
             y = y.to(x.device).float()
             off = float((x.float() - y).norm() / y.norm().clamp_min(1e-12)) if x.shape == y.shape else 1.0
             if not off <= ERROR_MAX:
-                raise Unsupported(
-                    f"mode residual would give {name} of layer {i} back with a relative error of {off:.2f}: {kind} builds "
-                    "them in another way, or did not make this cache of these tokens; use quantized"
-                )
+                return f"{name} of layer {i}", off
+    return None
 
 
 @torch.no_grad()

@@ -153,8 +153,20 @@ def decode_blocks(
     return out
 
 
-def decode_tokens(data: bytes | memoryview, model: Any, *, fingerprint: bytes | None, salt: bytes) -> np.ndarray:
+def decode_tokens(
+    data: bytes | memoryview,
+    model: Any,
+    *,
+    fingerprint: bytes | None,
+    salt: bytes,
+    prefix: int | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray:
     """Ids of a file with content 1, int64.
+
+    Args:
+        prefix: runs of `CODED_TOKENS` ids after the one that holds the last of so many are left out.
+        progress: called with (tokens done, tokens in the file).
 
     Raises:
         BitstreamError: damage, another model or salt, or a machine whose probabilities differ from the writer's.
@@ -164,7 +176,9 @@ def decode_tokens(data: bytes | memoryview, model: Any, *, fingerprint: bytes | 
         raise Unsupported("the file holds blocks, not token ids alone")
     if fingerprint is not None and head.fingerprint != fingerprint:
         raise Unsupported(f"the file is of model {head.fingerprint.hex()}, expected {fingerprint.hex()}")
-    state, parent = token_coding.TokenModel(model), ROOT
+    state, parent, fed = token_coding.TokenModel(model), ROOT, itertools.count(1)
+    if progress:
+        state.on_feed = lambda: progress(next(fed), head.tokens)
     runs: list[np.ndarray] = []
     for i in range(len(stream.entries)):
         body = stream.chunk(i)
@@ -175,9 +189,14 @@ def decode_tokens(data: bytes | memoryview, model: Any, *, fingerprint: bytes | 
             raise Corrupt(f"run {i}: coding {coding}, {count} of {head.tokens} tokens: out of range")
         ids = _run_ids(state, coding, body[_TOKENS_HEAD.size :], count)
         if block_id(parent, head.fingerprint, salt, ids) != name:
-            raise Unsupported(f"run {i} does not hash to its id: another salt, or another machine's probabilities")
+            raise Unsupported(
+                f"run {i} does not hash to its id: another salt, or other probabilities than the writer's (mode tokens "
+                "needs its hardware, PyTorch and attention implementation)"
+            )
         runs.append(ids)
         parent = name
+        if prefix is not None and sum(map(len, runs)) >= prefix:
+            return np.concatenate(runs)
     found = np.concatenate(runs) if runs else np.zeros(0, np.int64)
     if len(found) != head.tokens or parent != head.last_id:
         raise Truncated(f"{len(found)} tokens, the header says {head.tokens}")

@@ -1,4 +1,7 @@
-"""Token ids in a file of their own, for ``--tokens``: a JSON list, or numbers with spaces between. No torch here."""
+"""Token ids in a file of their own, for ``--tokens``: a JSON list (maybe in a list), or numbers with spaces between.
+
+No torch here.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,10 @@ def read_ids(path: Path) -> list[int]:
         ids = json.loads(text) if text.startswith("[") else [int(word) for word in text.split()]
     except ValueError as error:
         raise ValueError(f"{path}: not a list of token ids: {error}") from None
+    if len(ids) == 1 and isinstance(ids[0], list):  # a batch of one, as tokenizers return it
+        (ids,) = ids
     if not ids or not all(type(i) is int and i >= 0 for i in ids):
-        raise ValueError(f"{path}: need one or more token ids, each at least 0")
+        raise ValueError(f"{path}: need one or more token ids in one list, whole numbers of at least 0")
     return ids
 
 
