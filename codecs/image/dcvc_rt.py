@@ -31,6 +31,9 @@ from ...entropy_models.layers import GatedBlock, Linear, QualityGain, depth_to_s
 
 PATCH = 8
 """Pixels per trunk position, each way."""
+HYPER_MAX, CONTEXT_MAX, MEAN_MAX = 64.0, 8.0, 32.0
+"""Bounds of the coding pass's floats, three to five times what photographs reach (15, 1.5 and 10). Means steer what is
+coded, and that steers means: on dithers and text this loop ran away to infinity, and took the residual's precision along."""
 
 
 class Coder(Protocol):
@@ -137,6 +140,11 @@ class NoHyperLatent(nn.Module):
         return y.new_zeros(batch, -(-rows // HYPER_STRIDE), -(-columns // HYPER_STRIDE), self.hyper_channels)
 
 
+def bounded(x: Tensor, limit: float) -> Tensor:
+    """``x`` within ``limit`` of zero."""
+    return x.clamp(-limit, limit)
+
+
 def full_precision(layer: nn.Module, x: Tensor) -> Tensor:
     """Run a layer at the ends of a transform outside autocast: bf16 there would cost more than it saves."""
     with torch.autocast(x.device.type, enabled=False):
@@ -195,17 +203,17 @@ class ImageNetwork(nn.Module):
         gain, inverse_gain = self.gain(weights), self.inverse_gain(weights)
         if fineness is not None:
             gain, inverse_gain = gain * fineness, inverse_gain / fineness
-        z = self.hyper_analysis(y, weights).to(y.dtype)
+        z = bounded(self.hyper_analysis(y, weights), HYPER_MAX).to(y.dtype)
         z_hat = coder.code(z, self.exact(self.hyper_prior, hats).expand(*z.shape[:3], -1))
-        mean_context = self.mean_synthesis(z_hat.to(y.dtype), weights)[:, :rows, :columns].to(y.dtype)
+        mean_context = bounded(self.mean_synthesis(z_hat.to(y.dtype), weights)[:, :rows, :columns], CONTEXT_MAX).to(y.dtype)
         level_context = self.exact(self.level_synthesis, z_hat, hats)[:, :rows, :columns]
         y_hat, steps = torch.zeros_like(y), self.config.steps
         known: Tensor | None = None  # to levels, of the step before
         for step in range(steps):
             active = active_mask(rows, columns, channels, step, steps, y.device)
-            mean_context = self.mean_context.refine(mean_context, step)
+            mean_context = bounded(self.mean_context.refine(mean_context, step), CONTEXT_MAX)
             level_context = self.exact(self.level_context.refine, level_context, known, hats, step)
-            mean = full_precision(self.mean_context.mean[step], mean_context) * active
+            mean = bounded(full_precision(self.mean_context.mean[step], mean_context), MEAN_MAX) * active
             level = self.exact(self.level_context.levels, level_context, step)
             symbols = coder.code((y - mean) * gain * active, level, active)
             y_step = mean + symbols.to(y.dtype) * inverse_gain
@@ -213,7 +221,7 @@ class ImageNetwork(nn.Module):
             # the halves of the first turn are one to those that follow
             known = known + symbols if known is not None and step == 1 and steps > GROUPS else symbols
             if step + 1 < steps:
-                mean_context = self.mean_context.update(mean_context, y_step, step)
+                mean_context = bounded(self.mean_context.update(mean_context, y_step, step), CONTEXT_MAX)
         return y_hat
 
     @staticmethod
