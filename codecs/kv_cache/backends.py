@@ -193,7 +193,7 @@ class FsspecBackend:
 
     def _remove_old(self, path: str) -> None:
         """Remove a temporary file that no writer can still be at; it stays where the file system does not tell its age."""
-        with contextlib.suppress(OSError, NotImplementedError):  # someone else removed it, or we may only read
+        with contextlib.suppress(OSError, NotImplementedError):  # removed by another, not ours to remove, or no age told
             modified = self._fs.modified(path)
             # without a time zone it may be hours off
             if modified.tzinfo and modified.timestamp() < time.time() - _PART_AGE_S:

@@ -20,6 +20,7 @@ from .. import container
 from . import residual
 from .blocks import KvSettings, read_block_header
 from .codec import join
+from .header import SequenceHeader
 from .layout import check_fits, layout_of, stored_layout
 from .mismatch import cause
 from .model import SUPPORTED, check_model, fingerprint, rope_of
@@ -156,7 +157,7 @@ def load_cache(
     data = Path(path).read_bytes()
     stream, head = parse_sequence(data)
     if model is not None:
-        _check_made_by(model, data, Path(path).name)
+        _check_made_by(model, stream, head, Path(path).name)
         device = device or model.device
     if head.content != BLOCKS:
         if model is None:
@@ -174,15 +175,14 @@ def load_cache(
     return filled_cache(layers, _agreed(ids, tokens, None), device)
 
 
-def _check_made_by(model: Any, data: bytes, name: str) -> None:
+def _check_made_by(model: Any, stream: container.Stream, head: SequenceHeader, name: str) -> None:
     """Unsupported for a file of another model's fingerprint, with the likely reason; one without a fingerprint may be."""
     check_model(model)
-    stream, head = parse_sequence(data)
     here = fingerprint(model)
     if head.fingerprint in (here, bytes(16)):
         return
     first = stream.entries[0] if head.content == BLOCKS and stream.entries else None
-    block = data[first.offset : first.offset + first.length] if first else None  # damage here is not the reason
+    block = stream.data[first.offset : first.offset + first.length] if first else None  # damage here is not the reason
     why = cause(model, head.fingerprint, block)
     raise Unsupported(f"{name} is of model {head.fingerprint.hex()}, this one is {here.hex()}: {why}")
 

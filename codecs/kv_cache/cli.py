@@ -113,8 +113,7 @@ def _note_other_modes(path: Path, shared: dict[str, int], settings: Any) -> None
     if others := [f"{count} as {text}" for text, count in shared.items() if text != mode_text(settings)]:
         errors.print(
             f"codec kv: {path}: note: of its blocks are stored already: {', '.join(others)}; "
-            "`codec kv transcode` changes them",
-            markup=False,
+            "`codec kv transcode` changes them"
         )
 
 

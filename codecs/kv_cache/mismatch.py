@@ -20,7 +20,7 @@ from .rope import Rope, rope_in
 def cause(
     model: Any,
     stored: bytes,
-    block: bytes | None = None,
+    block: bytes | memoryview | None = None,
     remedy: str = "load it with dtype=torch.{}",
     asked: str | None = None,
 ) -> str:
@@ -54,7 +54,7 @@ def cause(
     return "layers, heads, widths and element type agree, so other weights (another revision, an adapter) or another config"
 
 
-def _told(block: bytes | None) -> tuple[BlockHeader | None, Rope | None]:
+def _told(block: bytes | memoryview | None) -> tuple[BlockHeader | None, Rope | None]:
     if block is None:
         return None, None
     stream, head = parse(block)
