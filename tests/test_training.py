@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from rdcodec.codecs.image.dcvc_rt import ImageConfig, ImageNetwork
 from rdcodec.codecs.image.weights_file import packed, read_weights, unpacked
 from rdcodec.entropy_models.coder import Measure
 from rdcodec.entropy_models.tables import gaussian_tables
-from rdcodec.training.coder import Train, gaussian_bits
+from rdcodec.training.coder import Train, gaussian_bits, start_tables
 from rdcodec.training.data import ImageData, PixelCache, RandomCrops, iterate_images
 from rdcodec.training.export import export, write_line
 from rdcodec.training.freeze import frozen
@@ -71,10 +72,12 @@ def test_the_recipe_learns_resumes_and_exports(photos, tmp_path, monkeypatch):
     train_image(recipe(photos, tmp_path, 30))
     first = torch.load(tmp_path / "runs/tiny/last.ckpt", weights_only=True)
     assert first["global_step"] == 30 and first["elapsed_s"] > 0
-    train_image(recipe(photos, tmp_path, 60, "--ckpt_path", str(tmp_path / "runs/tiny/last.ckpt")))
+    resumed = "--ckpt_path", str(tmp_path / "runs/tiny/last.ckpt"), "--model.warmup_steps", "17"
+    train_image(recipe(photos, tmp_path, 60, *resumed))
     newest = max((tmp_path / "runs/tiny").glob("*.ckpt"), key=lambda p: p.stat().st_mtime)
     second = torch.load(newest, weights_only=True)
     assert second["global_step"] == 60 and second["elapsed_s"] > first["elapsed_s"]
+    assert second["hyper_parameters"]["warmup_steps"] == 17  # not the checkpoint's: a training can be made longer
     assert list((tmp_path / "runs").rglob("events.out.tfevents*"))
     (tmp_path / "exported").mkdir()
     assert export(newest, "tiny", photos, tmp_path / "exported", 2).stat().st_size < 3_000_000
@@ -266,20 +269,50 @@ def test_a_first_step_in_two_halves_starts_as_the_step_it_was(photograph):
         assert before.bits == pytest.approx(after.bits) and before.bits > 1000
 
 
-def test_train_counts_what_measure_counts(photograph):
-    """With integers in place of noise, differentiable bits are the tables' ideal bits."""
-    level = torch.randint(10, 50, (1, 8, 8, 16)).float()
-    symbols = (torch.randn(1, 8, 8, 16) * 3).round()
-    measure = Measure(gaussian_tables())
-    measure.code(symbols, level)
-    assert float(gaussian_bits(symbols, level).clamp_max(24).sum()) == pytest.approx(measure.bits[0], rel=0.02)
-    coder = Train()
-    residual = torch.randn(2, 3, 3, 4, requires_grad=True)
-    coder.code(residual, torch.full((2, 3, 3, 4), 20.0))
-    known = coder.code(residual, torch.full((2, 3, 3, 4), 20.0), torch.ones(3, 3, 4, dtype=torch.bool))
-    assert torch.equal(known, residual.round())
-    (coder.bits().sum() + coder.side_bits().sum()).backward()
-    assert coder.bits().shape == (2,) and (residual.grad != 0).any()
+def test_train_codes_and_counts_what_measure_does():
+    """The dead zone's symbols and, but for the escapes' ends, the tables' ideal bits."""
+    generator = torch.Generator().manual_seed(0)
+    level = torch.randint(10, 50, (2, 8, 8, 16), generator=generator).float().requires_grad_()
+    residual = (torch.randn(2, 8, 8, 16, generator=generator) * 3).requires_grad_()
+    active = torch.rand(8, 8, 16, generator=generator) < 0.5
+    side, latent, coder = Measure(start_tables(), 2), Measure(start_tables(), 2), Train()
+    expected = side.code(residual.detach(), level.detach()), latent.code(residual.detach(), level.detach(), active)
+    assert torch.equal(coder.code(residual, level), expected[0])
+    assert torch.equal(coder.code(residual, level, active) * active, expected[1])
+    assert not torch.equal(expected[0], residual.round())
+    for total in (coder.side_bits(), coder.bits()):
+        assert total.shape == (2,)
+    worth = gaussian_bits(expected[0], level).clamp_max(24).sum((1, 2, 3))
+    assert worth.detach().numpy() == pytest.approx(side.bits, rel=0.02)
+    torch.testing.assert_close(coder.side_bits(), gaussian_bits(expected[0], level).sum((1, 2, 3)))
+    torch.testing.assert_close(coder.bits(), (gaussian_bits(expected[1], level) * active).sum((1, 2, 3)))
+
+
+def test_levels_learn_from_symbols_and_residuals_from_noise():
+    """A level too low for its symbols rises, even one that is never coded; a residual is pulled towards zero."""
+    residual = torch.full((1, 4, 4, 4), 1.1).requires_grad_()
+    for start in (0.0, 10.0):
+        level = torch.full((1, 4, 4, 4), start).requires_grad_()
+        coder = Train()
+        coder.code(residual, level, torch.ones(4, 4, 4, dtype=torch.bool))
+        residual.grad = None
+        coder.bits().sum().backward()
+        assert (level.grad < -0.3).all() and residual.grad.sum() > 1
+
+
+def test_graphics_are_drawn_on_their_share_of_the_crops(photos, tmp_path):
+    """Text and shapes: more flat pixels than any photograph has, in so many of the crops."""
+    cache = PixelCache(photos, tmp_path)
+
+    def flat(graphics: float) -> np.ndarray:
+        torch.manual_seed(0)
+        crops = (crop.numpy() for crop in islice(RandomCrops(cache, 64, graphics), 100))
+        return np.array([(np.diff(crop.astype(int), axis=1) == 0).all(-1).mean() for crop in crops])
+
+    assert flat(0.0).max() < 0.5 and 0.5 < (flat(1.0) > 0.5).mean() < 0.8  # the others are drawn on photographs
+    assert 0.1 < (flat(0.25) > 0.5).mean() < 0.3
+    with pytest.raises(ValueError, match="graphics"):
+        ImageData(photos, graphics=1.5)
 
 
 def test_a_float_ablation_trains_but_cannot_be_exported(photos, tmp_path):

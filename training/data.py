@@ -20,6 +20,8 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from .graphics import with_graphics
+
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
 
 
@@ -91,10 +93,11 @@ class PixelCache:
 
 
 class RandomCrops(IterableDataset):
-    """Endless random crops, flips and transposes; images drawn in proportion to their area."""
+    """Endless random crops, flips and transposes; images drawn in proportion to their area. A share of ``graphics`` crops
+    has text and shapes drawn on or in place of the photograph."""
 
-    def __init__(self, cache: PixelCache, crop: int) -> None:
-        self.cache, self.crop = cache, crop
+    def __init__(self, cache: PixelCache, crop: int, graphics: float = 0.0) -> None:
+        self.cache, self.crop, self.graphics = cache, crop, graphics
         area = np.where((cache.index[:, 1:] >= crop).all(1), cache.index[:, 1] * cache.index[:, 2], 0).astype(float)
         if not area.sum():
             raise ValueError(f"no training image is as large as the crop of {crop}x{crop}")
@@ -114,6 +117,8 @@ class RandomCrops(IterableDataset):
             image = image[:, ::-1]
         if rng.random() < 0.25:
             image = image.swapaxes(0, 1)
+        if rng.random() < self.graphics:
+            image = with_graphics(np.ascontiguousarray(image), rng)
         return np.ascontiguousarray(image)
 
 
@@ -138,6 +143,7 @@ class ImageData(L.LightningDataModule):
         validation: folder of images the real coder is run on; never shown to the optimiser.
         crop: side of a training crop in pixels, a multiple of 64.
         batch_size: crops per step and process.
+        graphics: share of crops with text and shapes drawn on them, 0..1, for pictures that are no photographs.
         cache: where decoded pixels are kept.
         validation_images: how many validation images to use.
         seed: of the crops; the process rank is added.
@@ -150,6 +156,7 @@ class ImageData(L.LightningDataModule):
         validation: Path | str | None = None,
         crop: int = 128,
         batch_size: int = 8,
+        graphics: float = 0.0,
         cache: Path | str = "runs/cache",
         validation_images: int = 8,
         seed: int = 0,
@@ -158,9 +165,11 @@ class ImageData(L.LightningDataModule):
         super().__init__()
         if crop % 64:
             raise ValueError(f"crop={crop} is not a multiple of 64")
+        if not 0 <= graphics <= 1:
+            raise ValueError(f"graphics={graphics}; need a share of the crops, 0 to 1")
         self.train, self.cache = Path(train), Path(cache)
         self.validation = None if validation is None else Path(validation)
-        self.crop, self.batch_size, self.seed = crop, batch_size, seed
+        self.crop, self.batch_size, self.graphics, self.seed = crop, batch_size, graphics, seed
         self.validation_images, self.workers = validation_images, workers
 
     def prepare_data(self) -> None:
@@ -169,7 +178,7 @@ class ImageData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         rank, step = (self.trainer.global_rank, self.trainer.global_step) if self.trainer else (0, 0)
         torch.manual_seed(self.seed + 1_000_003 * rank + step)  # resuming goes on with fresh crops
-        crops = RandomCrops(PixelCache(self.train, self.cache), self.crop)
+        crops = RandomCrops(PixelCache(self.train, self.cache), self.crop, self.graphics)
         return DataLoader(crops, batch_size=self.batch_size, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader | list:

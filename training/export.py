@@ -16,16 +16,14 @@ from rich.progress import track
 from ..codecs import weights
 from ..codecs.image.dcvc_rt import ImageConfig, ImageNetwork
 from ..codecs.image.weights_file import weights_bytes
-from ..entropy_models.tables import gaussian_tables
 from .calibrate import calibrated
+from .coder import LAGRANGIAN, start_tables
 from .data import ImageData
-from .freeze import SKIP_LEVEL, frozen, frozen_tensors
+from .freeze import frozen, frozen_tensors
 from .image import checkpoint_state, counts_of, stratified_qualities
 from .manifest import lines_in, write_lines, write_weights
 from .quantisation import LAYERS
 
-LAGRANGIAN = 0.05
-"""Of the encoder's dead zone; about 2 % of rate on the validation images, where 0.1 gains nothing and 0.15 loses."""
 LICENCE = "weights CC BY-SA 4.0"
 
 
@@ -62,8 +60,7 @@ def export(checkpoint: Path, name: str, train: Path, folder: Path, batches: int 
     crops = iter(data.train_dataloader())
     counted = (next(crops) for _ in track(range(batches), description="calibrating tables"))
     qualities = (stratified_qualities(8) for _ in range(batches))
-    start = gaussian_tables(SKIP_LEVEL).with_deadzone(LAGRANGIAN)
-    tables = calibrated(deployed, start, counted, qualities).with_deadzone(LAGRANGIAN)
+    tables = calibrated(deployed, start_tables(), counted, qualities).with_deadzone(LAGRANGIAN)
     blob = weights_bytes(network.config, tensors, tables)
     hours = facts["elapsed_s"] / 3600
     hardware = "CUDA" if torch.cuda.is_available() else f"{platform.machine()} CPU"

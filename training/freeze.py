@@ -10,9 +10,7 @@ from ..codecs.image.dcvc_rt import ImageNetwork
 from ..codecs.image.weights_file import packed, unpacked
 from ..entropy_models.integer_net import ACTIVATION_SCALE, IntegerDepthwise, IntegerLinear
 from ..entropy_models.tables import Tables, gaussian_tables
-
-SKIP_LEVEL = 3
-"""Scales below 0.134 are not coded: such a symbol is zero in 9,998 of 10,000 cases."""
+from .coder import SKIP_LEVEL
 
 
 def frozen_tensors(network: ImageNetwork) -> dict[str, Tensor]:

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
+
 from lightning.pytorch.cli import LightningCLI
 
 from .data import ImageData
 from .image import ImageTraining
 
 
+class CommandLine(LightningCLI):
+    """Lightning's command line, but resuming follows it: Lightning would take the module's settings from the checkpoint
+    whatever is asked for, and a training could not be made longer."""
+
+    def _parse_ckpt_path(self) -> None:
+        pass
+
+
 def image(arguments: list[str]) -> None:
     """Run ``fit`` (or another Lightning subcommand) with the given arguments, ``--config recipe.yaml`` among them."""
     if not arguments or arguments[0].startswith("-"):
         arguments = ["fit", *arguments]
-    LightningCLI(ImageTraining, ImageData, args=arguments, save_config_kwargs={"overwrite": True})
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # `codec` has taken its own words off
+    CommandLine(
+        ImageTraining,
+        ImageData,
+        args=arguments,
+        parser_kwargs={"prog": "codec train image"},
+        save_config_kwargs={"overwrite": True},
+    )
