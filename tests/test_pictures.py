@@ -88,6 +88,22 @@ def test_orientation_profile_and_xmp_are_kept(rgb):
         assert again.getexif()[0x0112] == 6 and again.info["icc_profile"] == icc, image_format
 
 
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "TIFF"])
+def test_the_resolution_of_a_scan_is_kept(rgb, image_format):
+    def dpi_of(data: bytes) -> tuple[float, ...]:
+        return tuple(float(x) for x in Image.open(io.BytesIO(data)).info.get("dpi", ()))
+
+    scan = read_picture(saved(rgb, image_format, dpi=(300, 150)))
+    for target in ("PNG", "JPEG", "TIFF"):
+        assert dpi_of(write_picture(scan, target)) == pytest.approx((300, 150), rel=1e-3), target
+    assert read_picture(saved(rgb, "PNG", dpi=(72, 72))).exif is None  # says nothing, costs 80 bytes
+    exif = Image.Exif()
+    exif.update({282: 100.0, 283: 100.0, 296: 3})  # per centimetre
+    assert dpi_of(write_picture(replace(read_picture(saved(rgb, "PNG")), exif=exif.tobytes()))) == pytest.approx((254, 254), rel=1e-3)
+    exif[296] = 1  # no unit: an aspect ratio
+    assert dpi_of(write_picture(replace(read_picture(saved(rgb, "PNG")), exif=exif.tobytes()))) == ()
+
+
 @pytest.mark.parametrize(
     ("mode", "profile", "kept"),
     [("RGB", b"RGB ", True), ("L", b"GRAY", True), ("LAB", b"Lab ", False), ("L", b"RGB ", False), ("P", b"GRAY", False)],

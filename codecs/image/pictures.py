@@ -7,6 +7,7 @@ The EXIF orientation travels with the pixels, which are not rotated (Pillow itse
 from __future__ import annotations
 
 import io
+import math
 import sys
 import warnings
 from dataclasses import dataclass, replace
@@ -39,6 +40,12 @@ _MAGIC = {
     "TIFF": (b"II*\0", b"MM\0*"), "GIF": (b"GIF87a", b"GIF89a"),
 }  # fmt: skip
 _XMP_TAG = 700
+_RESOLUTION_TAGS = 282, 283
+"""Of EXIF: pixels per inch or centimetre, across and down."""
+_RESOLUTION_UNIT, _PER_INCH, _PER_CENTIMETRE = 296, 2, 3
+_DPI_MAX = 65535
+_SCREENS_DPI = 72, 96
+"""What software writes where nobody knows the size on paper; says nothing."""
 _JPEG_METADATA_MAX = 65504
 """Bytes of EXIF or XMP in a JPEG marker, less the longest of their signatures."""
 
@@ -176,7 +183,8 @@ def _convert(image: Image.Image, notices: list[str]) -> Picture:
     if icc and not _profile_fits(icc, pixels):
         notices = [*notices, f"the ICC profile is for {_colour_space(icc)}, not for the pixels kept; it is dropped"]
         icc = None
-    return Picture(np.ascontiguousarray(pixels), alpha, icc or None, _exif(image.getexif()), xmp or None, tuple(notices))
+    exif = _exif(_with_resolution(image.getexif(), image.info.get("dpi")))
+    return Picture(np.ascontiguousarray(pixels), alpha, icc or None, exif, xmp or None, tuple(notices))
 
 
 def _colour_space(icc: bytes) -> str:
@@ -186,6 +194,26 @@ def _colour_space(icc: bytes) -> str:
 
 def _profile_fits(icc: bytes, pixels: np.ndarray) -> bool:
     return _colour_space(icc) == ("GRAY" if pixels.shape[-1] == 1 else "RGB")
+
+
+def _with_resolution(exif: Image.Exif, dpi: Any) -> Image.Exif:
+    """EXIF that also says what PNG, JPEG and TIFF keep elsewhere: how many pixels of a scan make an inch."""
+    known = set(_RESOLUTION_TAGS) & set(exif)
+    if dpi and not known and all(1 <= x < _DPI_MAX and round(x) not in _SCREENS_DPI for x in map(float, dpi)):
+        for tag, value in zip(_RESOLUTION_TAGS, dpi, strict=True):
+            exif[tag] = round(float(value), 2)
+        exif[_RESOLUTION_UNIT] = _PER_INCH
+    return exif
+
+
+def _dpi(data: bytes | None) -> dict[str, tuple[float, float]]:
+    """Pillow's option for the pixels per inch that EXIF tells; PNG and JPEG also have them outside of EXIF."""
+    exif = Image.Exif()
+    exif.load(data or b"")
+    across, down = (float(exif.get(tag, 0)) for tag in _RESOLUTION_TAGS)
+    inch = {_PER_INCH: 1.0, _PER_CENTIMETRE: 2.54}.get(exif.get(_RESOLUTION_UNIT, _PER_INCH), math.nan)
+    dpi = across * inch, down * inch
+    return {"dpi": dpi} if all(1 <= x < _DPI_MAX for x in dpi) else {}
 
 
 def _exif(exif: Image.Exif) -> bytes | None:
@@ -287,6 +315,8 @@ def write_picture(picture: Picture, image_format: str = "PNG") -> bytes:
     if picture.xmp and image_format == "PNG":
         metadata["pnginfo"] = PngInfo()
         metadata["pnginfo"].add_itxt("XML:com.adobe.xmp", picture.xmp.decode())
+    if image_format in ("PNG", "JPEG"):
+        metadata |= _dpi(picture.exif)
     if picture.xmp and image_format == "TIFF":
         metadata["exif"] = Image.Exif()
         metadata["exif"].load(picture.exif or b"")
