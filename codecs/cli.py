@@ -42,7 +42,7 @@ app.add_typer(kv, name="kv", no_args_is_help=True)
 IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .avif .tif .tiff .bmp .ppm .pgm .gif .jp2 .ico".split())
 CHUNKS_SHOWN = 16
 """Rows of `codec info`'s chunk table."""
-Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, globs or folders; - is standard input.")]
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Files, globs or folders; - is standard input.")]
 Output = Annotated[str | None, typer.Option("--output", "-o", metavar="OUT", help="File, folder, or - (stdout).")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite outputs that exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")]
@@ -212,7 +212,6 @@ def encode(
 
     The codec is chosen from the content. Examples:
 
-    \b
     ```
     codec encode photo.png                   photo.rdc, quality 60
     codec encode holiday/ -o packed/ -q 40   a folder

@@ -434,6 +434,7 @@ def test_help_shows_each_example_on_its_own_line_and_every_mode():
     shown = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(cli.app, ["encode", "--help"]).output
     assert sum("codec encode" in line for line in shown.splitlines() if "Usage" not in line) >= 5, shown
     assert all(mode in shown for mode, line in MODES.items() if not line.needs_model)
+    assert "\n\n\n\n" not in "\n".join(line.strip() for line in shown.splitlines())
 
 
 def test_models_at_eighty_columns_names_every_file_whole(run, monkeypatch):
@@ -445,8 +446,9 @@ def test_models_at_eighty_columns_names_every_file_whole(run, monkeypatch):
 
 def test_help_of_training_is_lightnings(run):
     pytest.importorskip("lightning")
-    code, out, _ = run("train", "image", "fit", "--help")
+    code, out, err = run("train", "image", "fit", "--help")
     assert code == 0 and "--trainer.max_steps" in out and "--model.muon_lr" in out
+    assert out.startswith("usage: codec train image") and not err
 
 
 def test_demo_draws_its_sheet(run, photo, tmp_path):
