@@ -97,11 +97,10 @@ def test_the_resolution_of_a_scan_is_kept(rgb, image_format):
     for target in ("PNG", "JPEG", "TIFF"):
         assert dpi_of(write_picture(scan, target)) == pytest.approx((300, 150), rel=1e-3), target
     assert read_picture(saved(rgb, "PNG", dpi=(72, 72))).exif is None  # says nothing, costs 80 bytes
-    exif = Image.Exif()
-    exif.update({282: 100.0, 283: 100.0, 296: 3})  # per centimetre
-    assert dpi_of(write_picture(replace(read_picture(saved(rgb, "PNG")), exif=exif.tobytes()))) == pytest.approx((254, 254), rel=1e-3)
-    exif[296] = 1  # no unit: an aspect ratio
-    assert dpi_of(write_picture(replace(read_picture(saved(rgb, "PNG")), exif=exif.tobytes()))) == ()
+    for unit, expected in ((3, (254, 254)), (1, ())):  # per centimetre; no unit, an aspect ratio
+        exif = Image.Exif()
+        exif.update({282: 100.0, 283: 100.0, 296: unit})
+        assert dpi_of(write_picture(replace(scan, exif=exif.tobytes()))) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ def test_training_and_coding_run_the_same_integers(photograph):
 
 
 def test_a_weights_file_rounds_once():
-    """Matrices inside a transform lose half a step of 127 or less in a row's peak, nothing else more than float16 does."""
+    """Matrices inside a transform lose half a step of 127 or less in a row's peak, the others two bits more than float16."""
     network = ImageNetwork(ImageConfig(**TINY), *LAYERS["integer"])
     network.analysis.trunk[0].expand.weight.data[0, 0] = 900.0  # one far value makes its row's steps coarser, not others'
     before = network.state_dict()
@@ -237,7 +237,7 @@ def test_a_weights_file_rounds_once():
         if name in coarse:
             assert (error.amax(1) <= value.abs().amax(1) / 127).all() and error.max() > 0, name
         else:
-            assert (error <= value.abs() * 2**-11 + 1e-7).all(), name
+            assert (error <= value.abs() * (2**-9 + 2**-11) + 3e-7).all(), name
     again = unpacked(packed(after))
     assert all(torch.equal(again[name], value) for name, value in after.items())
 
@@ -306,11 +306,11 @@ def test_graphics_are_drawn_on_their_share_of_the_crops(photos, tmp_path):
 
     def flat(graphics: float) -> np.ndarray:
         torch.manual_seed(0)
-        crops = (crop.numpy() for crop in islice(RandomCrops(cache, 64, graphics), 100))
+        crops = (crop.numpy() for crop in islice(RandomCrops(cache, 64, graphics), 200))
         return np.array([(np.diff(crop.astype(int), axis=1) == 0).all(-1).mean() for crop in crops])
 
     assert flat(0.0).max() < 0.5 and 0.5 < (flat(1.0) > 0.5).mean() < 0.8  # the others are drawn on photographs
-    assert 0.1 < (flat(0.25) > 0.5).mean() < 0.3
+    assert 0.05 < (flat(0.25) > 0.5).mean() < 0.3
     with pytest.raises(ValueError, match="graphics"):
         ImageData(photos, graphics=1.5)
 

@@ -1,7 +1,8 @@
 """The image codec's weights file: safetensors with the architecture in its metadata. Written and read here.
 
 Integer layers and tables are as they run. Of the pixel path, the matrices inside the transforms and contexts are int8 with a
-power of two for each row, the rest is float16: two fifths of the bytes less, for 0.05 % of the rate-distortion loss.
+power of two for each row, the rest is float16 with eight bits after the point, which compress better than ten: two fifths of
+the bytes less, for 0.05 % of the rate-distortion loss.
 """
 
 from __future__ import annotations
@@ -32,8 +33,14 @@ def packed(state: dict[str, Tensor]) -> dict[str, Tensor]:
             exponent = torch.log2(value.float().abs().amax(1).clamp_min(2**-100) / 127).ceil()
             tensors[name + EXPONENT] = exponent.to(torch.int8)
             value = torch.ldexp(value.float(), -exponent[:, None]).round().to(torch.int8)
-        tensors[name] = (value.to(torch.float16) if value.is_floating_point() else value).contiguous()
+        tensors[name] = (_short(value) if value.is_floating_point() else value).contiguous()
     return tensors
+
+
+def _short(value: Tensor) -> Tensor:
+    """float16 whose last two bits are zero, to the nearest."""
+    bits = value.clamp(-65000, 65000).to(torch.float16).view(torch.int16)
+    return ((bits + 2) & ~3).view(torch.float16)
 
 
 def unpacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
