@@ -21,7 +21,7 @@ from .blocks import KvSettings, decode_block, read_block_header
 from .codec import KvCodec
 from .header import BLOCK, ELEMENT_TYPES, width_text
 from .layout import Layout, check_fits, layout_of
-from .model import SUPPORTED, check_model, fingerprint, load_model, rope_of
+from .model import SUPPORTED, check_model, fingerprint, load_model, mapped_model, rope_of
 from .modes import MODES, check_command_mode
 from .place import type_name
 from .profile import Profile
@@ -146,11 +146,14 @@ def identity_of(folder: str, made: Layout | None = None, dtype: str | None = Non
 
 @lru_cache(maxsize=2)
 def model_in(folder: str) -> Any:
-    """The transformers model in a folder, checked; kept, as files of one command share it. Errors as `identity_of`."""
+    """The transformers model in a folder, checked, for its identity and not to run; kept, as files of one command share it.
+
+    Its weights are not loaded where `mapped_model` can do without. Errors as `identity_of`.
+    """
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"{folder}: no model there; need the folder of a transformers model, with config.json and weights")
     try:
-        model = load_model(folder)
+        model = mapped_model(folder) or load_model(folder)
     except ImportError as error:
         raise ImportError(f"--model needs transformers ({error}): pip install 'rdcodec[kv]'") from None
     check_model(model)
