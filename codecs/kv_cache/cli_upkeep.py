@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def list_prompts(store: Store, as_json: AsJson = False) -> None:
-    """List the prompts in a store: the longest of each that is kept, and how often it was used."""
+    """List the prompts in a store: the longest of each that is kept, and how often it was read."""
     with one_line():
         rows = []
         for name, opened in _all(store):
@@ -55,7 +55,7 @@ def list_prompts(store: Store, as_json: AsJson = False) -> None:
                     "bytes": size,
                     "own_bytes": leaf.size_bytes,
                 }
-                rows.append({**row, "hits": leaf.hits, "mode": leaf.mode, "begins": begins, "block": leaf.id.hex()})
+                rows.append({**row, "hits": leaf.reads, "mode": leaf.mode, "begins": begins, "block": leaf.id.hex()})
         _show(rows, as_json, store)
 
 
