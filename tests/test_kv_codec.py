@@ -35,7 +35,7 @@ from rdcodec.codecs.kv_cache.blocks import (
     read_block_header,
 )
 from rdcodec.codecs.kv_cache.codec import KvCodec
-from rdcodec.codecs.kv_cache.describe import describe_kv
+from rdcodec.codecs.kv_cache.describe import describe_kv, kv_rows
 from rdcodec.codecs.kv_cache.modes import MODES
 from rdcodec.codecs.kv_cache.profile import Profile
 from rdcodec.entropy_models.errors import (
@@ -478,7 +478,7 @@ def test_safetensors_in_and_out():
     assert all(same_bits(out[name], x) for name, x in names.items())
     assert out["tokens"].tolist() == block.tokens.tolist()
     info = describe_kv(data)
-    assert info["mode"] == "lossless" and len(info["by layer"].split()) == 3
+    assert info["mode"] == "lossless" and len(info["bits_per_element_by_layer"]) == 3
     other = {
         name.replace("layers.", "m.").replace(".k", ".key").replace(".v", ".value"): x[None]
         for name, x in names.items()
@@ -500,7 +500,11 @@ def test_safetensors_with_keys_and_values_of_different_widths():
     names = {n: x[..., :16].contiguous() if n.endswith("v") else x for n, x in names.items()}
     data, fields = commands.encode_bytes(save(names), mode="lossless")
     assert fields["shape"] == "3 layers x 2 heads x 40 tokens x 24 (values 16)"
-    assert describe_kv(data)["kv heads x width"] == "2 x 24 (values 16)"
+    info = describe_kv(data)
+    assert (info["kv_heads"], info["key_width"], info["value_width"], info["damaged_blocks"]) == (2, 24, 16, [])
+    shown = kv_rows(info)
+    assert shown["kv heads x width"] == "2 x 24 (values 16)" and "damaged blocks" not in shown
+    assert [f"{bits:.2f}" for bits in info["bits_per_element_by_layer"]] == shown["by layer"].split()
     out = load(commands.decode_bytes(data)[0])
     assert all(same_bits(out[name], x) for name, x in names.items())
 
