@@ -226,6 +226,22 @@ def test_outputs_with_the_suffix_of_another_format_are_refused(run, photo, tmp_p
     assert run("decode", "c.rdc", "-o", "x.bin")[0] == 0
 
 
+def test_names_batch_and_salt_of_a_cache(run, photo, tmp_path):
+    tensors = {f"{i}.{n}": torch.randn(1, 2, 5, 16) for i in (0, 1) for n in (0, 1)}
+    safetensors.torch.save_file(tensors, tmp_path / "c.safetensors")
+    assert run("encode", "c.safetensors", "--mode", "lossless", "--salt", "tenant")[0] == 0
+    again = ["decode", "c.rdc", "--keys", "{i}.{k}", "--batch", "--salt", "tenant", "-o", "back.safetensors"]
+    assert run(*again)[0] == 0
+    back = safetensors.torch.load_file(tmp_path / "back.safetensors")
+    assert all(torch.equal(back[name], x) for name, x in tensors.items())
+    for command in ("decode", "verify"):
+        code, _, err = run(command, "c.rdc", "--salt", "other", *(["-f"] if command == "decode" else []))
+        assert (code, err.count("\n")) == (1, 1) and "salt" in err
+    run("encode", "photo.png")
+    code, _, err = run("decode", "photo.rdc", "-o", "p.png", "--batch", "--salt", "tenant")
+    assert code == 1 and "--batch, --salt: only for KV caches" in err
+
+
 def test_token_ids_of_a_cache_from_a_file(run, tmp_path):
     """What is written is the file of the same cache with its ids inside."""
     tensors = {f"layers.0.{n}": torch.randn(2, 5, 16) for n in "kv"}

@@ -549,6 +549,20 @@ def test_safetensors_without_tokens_or_with_ids_that_are_none():
         commands.encode_bytes(cache(3, tokens=torch.tensor([1, -2, 3])))
 
 
+def test_a_salt_goes_into_a_file_and_is_checked_where_it_is_given():
+    from safetensors.torch import save
+
+    cache = save({f"layers.0.{n}": torch.randn(2, 40, 8) for n in "kv"} | {"tokens": torch.arange(40)})
+    salted, plain = (commands.encode_bytes(cache, mode="lossless", salt=salt)[0] for salt in ("tenant", None))
+    assert salted == KvCodec(KvSettings(mode="lossless"), salt=b"tenant").encode(*reversed(KvCodec().decode(plain)))
+    assert commands.decode_bytes(salted)[0] == commands.decode_bytes(salted, salt="tenant")[0]
+    commands.verify_bytes(salted, salt="tenant")
+    for data, salt in ((salted, "other"), (salted, ""), (plain, "tenant")):
+        for read in (commands.decode_bytes, commands.verify_bytes):
+            with pytest.raises(Unsupported, match="salt"):
+                read(data, salt=salt)
+
+
 def test_safetensors_as_mlx_lm_saves_them():
     """``save_prompt_cache``: tree_flatten of [(keys, values), ...], shape (1, kv_heads, n, head_dim), classes in 2.i."""
     from safetensors.torch import load, save
@@ -559,6 +573,12 @@ def test_safetensors_as_mlx_lm_saves_them():
     assert fields["shape"].startswith("11 layers x 2 heads x 40 tokens")
     out = load(commands.decode_bytes(data)[0])
     assert all(same_bits(out[f"layers.{i}.{'kv'[n]}"], tensors[f"{i}.{n}"][0]) for i in range(11) for n in (0, 1))
+    again = load(commands.decode_bytes(data, keys="{i}.{k}", batch=True)[0])
+    assert again.pop("tokens").shape == (40,) and again.keys() == tensors.keys()
+    assert all(same_bits(again[name], x) for name, x in tensors.items())
+    assert {"b.3/v", "b.10/k"} < load(commands.decode_bytes(data, keys="b.{i}/{k}")[0]).keys()
+    with pytest.raises(ValueError, match=r"pattern 'b\.\{i\}' of tensor names; it needs one"):
+        commands.decode_bytes(data, keys="b.{i}")
     with pytest.raises(Unsupported, match="mlx_lm cache layers of class RotatingKVCache; supported are"):
         commands.encode_bytes(save(tensors, classes | {"2.3": "RotatingKVCache"}))
     quantised = {f"0.{n}.{part}": torch.zeros(1, 2, 40, 1) for n in (0, 1) for part in range(3)}
