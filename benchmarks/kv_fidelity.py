@@ -2,9 +2,10 @@
 
     python benchmarks/kv_fidelity.py --model ../shared/data/lm/llama-7m --text ../shared/data/text
 
-Writes benchmarks/results/kv_fidelity.csv (a line per mode and quality), kv_fidelity_matched.csv (bytes at the KL that
-each baseline reaches) and kv_fidelity.png. Prompts are 1,024 tokens from TEXT/eval, tails 64 tokens; calibration uses
-TEXT/train. Greedy columns use the first 8 contexts. About 12 minutes on one core; --contexts 8 takes two.
+Writes benchmarks/results/kv_fidelity.csv (a line per mode and quality; -o: elsewhere), and beside it
+kv_fidelity_matched.csv (bytes at the KL that each baseline reaches) and kv_fidelity.png. Prompts are 1,024 tokens from
+TEXT/eval, tails 64 tokens; calibration uses TEXT/train. Greedy columns use the first 8 contexts. About 12 minutes on one
+core; --contexts 8 takes two.
 """
 
 from __future__ import annotations
@@ -158,6 +159,7 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, default=64)
     parser.add_argument("--greedy-contexts", type=int, default=8)
     parser.add_argument("--profile", default="runs/kv_profile.safetensors")
+    parser.add_argument("--output", "-o", type=Path, default=RESULTS / "kv_fidelity.csv", help="the CSV to write")
     arguments = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
@@ -181,10 +183,10 @@ def main() -> None:
             show(line)
             curves[name].append(line)
         lines += curves[name]
-    write_csv(RESULTS / "kv_fidelity.csv", lines)
-    plot(RESULTS / "kv_fidelity.png", curves, floors)
+    write_csv(arguments.output, lines)
+    plot(arguments.output.with_suffix(".png"), curves, floors)
     table = matched({name: curve for name, curve in curves.items() if name != "turboquant"}, reference)
-    with (RESULTS / "kv_fidelity_matched.csv").open("w", newline="") as file:
+    with arguments.output.with_stem(f"{arguments.output.stem}_matched").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(table[0]))
         writer.writeheader()
         writer.writerows(table)
