@@ -4,9 +4,9 @@
 
 All predictors see what a decoder has (the cache at the same steps), their residual goes through `quantized`'s rows
 with the calibrated steps of one quality, and what is printed is ideal bits per element, side information included.
-Fitted on TEXT/train, measured on TEXT/eval. Writes benchmarks/results/kv_predictors.csv, and kv_predictors_bound.csv: the
-paper's bound (bits of the token over the elements of a token) and what the expectation over next tokens costs. About 2
-minutes on one core.
+Fitted on TEXT/train, measured on TEXT/eval. Writes benchmarks/results/kv_predictors.csv (-o: elsewhere), and beside it
+kv_predictors_bound.csv: the paper's bound (bits of the token over the elements of a token) and what the expectation over
+next tokens costs. About 2 minutes on one core.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--profile", default="runs/kv_profile.safetensors")
     parser.add_argument("--contexts", type=int, default=4)
     parser.add_argument("--quality", type=int, default=55)
+    parser.add_argument("--output", "-o", type=Path, default=RESULTS / "kv_predictors.csv", help="the CSV to write")
     arguments = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
@@ -139,18 +140,18 @@ def main() -> None:
                 line = total.setdefault(at, dict.fromkeys(NAMES, 0.0))
                 line[name] += bits
         elements += cache[0][0].numel()
-    write(total, elements)
+    write(arguments.output, total, elements)
     per_token = 2 * len(profile.exponents) * shape[0] * shape[2]
     bits, cost_s = float(torch.stack(surprise).mean()), seconds / arguments.contexts
     print(f"bound: {bits:.3f} bits per token = {bits / per_token:.5f} bits per element, reached by mode tokens")
     print(f"expectation over top 4: {cost_s:.1f} s per context of {len(ids)} tokens")
-    with (RESULTS / "kv_predictors_bound.csv").open("w", newline="") as file:
+    with arguments.output.with_stem(f"{arguments.output.stem}_bound").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["bound_bits_per_token", "bound_bits_per_element", "expectation_s_per_context", "context_tokens"])
         writer.writerow([f"{bits:.4f}", f"{bits / per_token:.6f}", f"{cost_s:.2f}", len(ids)])
 
 
-def write(total: dict, elements: int) -> None:
+def write(path: Path, total: dict, elements: int) -> None:
     """The table, bits per element, with means of all layers at the end."""
     lines = []
     for (layer, kind), bits in total.items():
@@ -158,7 +159,7 @@ def write(total: dict, elements: int) -> None:
     for kind in (0, 1):
         mean = [sum(b[n] or b["none"] for at, b in total.items() if at[1] == kind) for n in NAMES]
         lines.append(["all", "kv"[kind], *(f"{m / elements / (len(total) // 2):.4f}" for m in mean)])
-    with (RESULTS / "kv_predictors.csv").open("w", newline="") as file:
+    with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["layer", "tensor", *NAMES])
         writer.writerows(lines)

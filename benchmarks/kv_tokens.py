@@ -3,7 +3,7 @@
     python benchmarks/kv_tokens.py --model ../shared/data/lm/llama-7m --text ../shared/data/text
 
 Codes 1,024-token contexts of TEXT/eval, decodes them, recomputes the cache. The model runs in float32, token by
-token at both ends. Writes benchmarks/results/kv_tokens.csv. A minute per context on one core.
+token at both ends. Writes benchmarks/results/kv_tokens.csv (-o: elsewhere). A minute per context on one core.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--model", default="../shared/data/lm/llama-7m")
     parser.add_argument("--text", default="../shared/data/text")
     parser.add_argument("--contexts", type=int, default=4)
+    parser.add_argument("--output", "-o", type=Path, default=RESULTS / "kv_tokens.csv", help="the CSV to write")
     arguments = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
@@ -67,7 +68,7 @@ def main() -> None:
             }
         )
         print("  ".join(f"{k} {v}" for k, v in rows[-1].items()), flush=True)
-    with (RESULTS / "kv_tokens.csv").open("w", newline="") as file:
+    with arguments.output.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

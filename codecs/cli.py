@@ -54,6 +54,9 @@ Quality = Annotated[
 ProfileFile = Annotated[
     Path | None, typer.Option("--profile", help="KV caches: kv_profile.safetensors of the model, from `codec eval kv`.")
 ]
+Salt = Annotated[
+    str | None, typer.Option(help="KV caches: a tenant's, hashed into block ids; decode and verify check it if given.")
+]
 Bits = Annotated[int | None, typer.Option(min=1, max=5, help="KV caches: of the turboquant modes' codes, default 4.")]
 
 
@@ -204,6 +207,7 @@ def encode(
     tokens: Annotated[
         Path | None, typer.Option(help="KV caches: file of token ids, a JSON list or numbers with spaces between.")
     ] = None,
+    salt: Salt = None,
     device: Device = "auto",
     as_json: AsJson = False,
     force: Force = False,
@@ -234,11 +238,11 @@ def encode(
 
             refuse("images", "no image", bpp=bpp, size=size, device=device)
             options: dict[str, Any] = {"mode": mode, "quality": quality, "bits": bits, "keys": keys, "tokens": tokens}
-            stream, fields = encode_bytes(data, model=model, profile=profile, **options)
+            stream, fields = encode_bytes(data, model=model, profile=profile, salt=salt, **options)
         else:
             from .image.commands import encode_bytes as encode_image
 
-            refuse("KV caches", "no KV cache", mode=mode, bits=bits, keys=keys, tokens=tokens, profile=profile)
+            refuse("KV caches", "no KV cache", mode=mode, bits=bits, keys=keys, tokens=tokens, profile=profile, salt=salt)
             asked: dict[str, Any] = {"quality": 60 if quality is None else quality, "bpp": bpp, "size": limit}
             with tile_progress(progress) as tiles:
                 stream, fields = encode_image(codecs, data, model=model, device=device, progress=tiles, **asked)
@@ -270,6 +274,11 @@ def decode(
     salvage: Annotated[bool, typer.Option(help="Images: recover what is undamaged.")] = False,
     prefix: Annotated[int | None, typer.Option(min=1, help="KV caches: only the first so many tokens.")] = None,
     profile: ProfileFile = None,
+    keys: Annotated[
+        str | None, typer.Option(help="KV caches: names, default 'layers.{i}.{k}'; '{i}.{k}' gives mlx_lm's 0.0, 0.1, ...")
+    ] = None,
+    batch: Annotated[bool, typer.Option("--batch", help="KV caches: with a batch dimension of 1 in front.")] = False,
+    salt: Salt = None,
     device: Device = "auto",
     as_json: AsJson = False,
     force: Force = False,
@@ -291,10 +300,10 @@ def decode(
 
             check_suffix(job.target, ".safetensors")
             refuse("images", "no image", crop=crop, salvage=salvage, device=device)
-            return decode_bytes(data, profile, prefix)
+            return decode_bytes(data, profile, prefix, keys=keys, batch=batch, salt=salt)
         from .image.commands import decode_bytes as decode_image
 
-        refuse("KV caches", "no KV cache", prefix=prefix, profile=profile)
+        refuse("KV caches", "no KV cache", prefix=prefix, profile=profile, keys=keys, batch=batch, salt=salt)
         asked: dict[str, Any] = {"crop": crop, "salvage": salvage, "device": device}
         with tile_progress(progress) as tiles:
             return decode_image(codecs, data, job.target, progress=tiles, **asked)
@@ -329,7 +338,9 @@ def chunk_table(chunks: list[dict[str, Any]]) -> Table:
 
 
 @app.command()
-def verify(inputs: Inputs, profile: ProfileFile = None, device: Device = "cpu", as_json: AsJson = False) -> None:
+def verify(
+    inputs: Inputs, profile: ProfileFile = None, salt: Salt = None, device: Device = "cpu", as_json: AsJson = False
+) -> None:
     """Check every checksum and decode every symbol of .rdc files."""
     codecs: dict[str, Any] = {}
 
@@ -339,11 +350,11 @@ def verify(inputs: Inputs, profile: ProfileFile = None, device: Device = "cpu", 
             from .kv_cache.commands import verify_bytes
 
             refuse("images", "no image", device=device)
-            verify_bytes(data, profile)
+            verify_bytes(data, profile, salt)
         else:
             from .image.commands import verify_bytes as verify_image
 
-            refuse("KV caches", "no KV cache", profile=profile)
+            refuse("KV caches", "no KV cache", profile=profile, salt=salt)
             verify_image(codecs, data, device=device)
         out.print(json.dumps({"input": job.name, "ok": True}) if as_json else one_line(f"{job.name}  ok"))
 

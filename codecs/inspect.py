@@ -31,7 +31,11 @@ def rows(fields: dict[str, Any]) -> dict[str, Any]:
     """What `describe` returned, for people, without the chunks."""
     rest = {name: value for name, value in fields.items() if name not in ("codec", "codec_id", "file_bytes", "chunks")}
     first = {"codec": f"{fields['codec']} (id {fields['codec_id']})", "file_bytes": fields["file_bytes"]}
-    return first | (_image_rows(rest) if fields["codec"] == "image" else rest)
+    if fields["codec"] == "image":
+        return first | _image_rows(rest)
+    from .kv_cache.describe import kv_rows
+
+    return first | kv_rows(rest)
 
 
 def _chunks(stream: container.Stream) -> list[dict[str, Any]]:

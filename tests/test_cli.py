@@ -226,6 +226,22 @@ def test_outputs_with_the_suffix_of_another_format_are_refused(run, photo, tmp_p
     assert run("decode", "c.rdc", "-o", "x.bin")[0] == 0
 
 
+def test_names_batch_and_salt_of_a_cache(run, photo, tmp_path):
+    tensors = {f"{i}.{n}": torch.randn(1, 2, 5, 16) for i in (0, 1) for n in (0, 1)}
+    safetensors.torch.save_file(tensors, tmp_path / "c.safetensors")
+    assert run("encode", "c.safetensors", "--mode", "lossless", "--salt", "tenant")[0] == 0
+    again = ["decode", "c.rdc", "--keys", "{i}.{k}", "--batch", "--salt", "tenant", "-o", "back.safetensors"]
+    assert run(*again)[0] == 0
+    back = safetensors.torch.load_file(tmp_path / "back.safetensors")
+    assert all(torch.equal(back[name], x) for name, x in tensors.items())
+    for command in ("decode", "verify"):
+        code, _, err = run(command, "c.rdc", "--salt", "other", *(["-f"] if command == "decode" else []))
+        assert (code, err.count("\n")) == (1, 1) and "salt" in err
+    run("encode", "photo.png")
+    code, _, err = run("decode", "photo.rdc", "-o", "p.png", "--batch", "--salt", "tenant")
+    assert code == 1 and "--batch, --salt: only for KV caches" in err
+
+
 def test_token_ids_of_a_cache_from_a_file(run, tmp_path):
     """What is written is the file of the same cache with its ids inside."""
     tensors = {f"layers.0.{n}": torch.randn(2, 5, 16) for n in "kv"}
@@ -297,7 +313,7 @@ def test_info_shows_what_sets_the_rate_of_a_mode(run, tmp_path):
         assert run("encode", "c.safetensors", "--mode", mode, *options, "--force")[0] == 0
         facts = json.loads(run("info", "c.rdc", "--json")[1])
         assert facts.get("bits") == bits and ("quality" in facts) == (mode == "quantized")
-        assert bits is None or bits < facts["bits per element"] < bits + 1
+        assert bits is None or bits < facts["bits_per_element"] < bits + 1
 
 
 def test_info_shows_the_header_of_a_damaged_cache(run, tmp_path):
@@ -308,7 +324,8 @@ def test_info_shows_the_header_of_a_damaged_cache(run, tmp_path):
     data[-1] ^= 1
     (tmp_path / "c.rdc").write_bytes(data)
     code, out, _ = run("info", "c.rdc", "--json")
-    assert code == 0 and json.loads(out) == whole | {"damaged blocks": "1"}
+    assert code == 0 and json.loads(out) == whole | {"damaged_blocks": [1]}
+    assert "damaged blocks" in run("info", "c.rdc")[1]
     assert run("verify", "c.rdc")[0] == 1
 
 

@@ -35,7 +35,7 @@ from rdcodec.codecs.kv_cache.blocks import (
     read_block_header,
 )
 from rdcodec.codecs.kv_cache.codec import KvCodec
-from rdcodec.codecs.kv_cache.describe import describe_kv
+from rdcodec.codecs.kv_cache.describe import describe_kv, kv_rows
 from rdcodec.codecs.kv_cache.modes import MODES
 from rdcodec.codecs.kv_cache.profile import Profile
 from rdcodec.entropy_models.errors import (
@@ -478,7 +478,7 @@ def test_safetensors_in_and_out():
     assert all(same_bits(out[name], x) for name, x in names.items())
     assert out["tokens"].tolist() == block.tokens.tolist()
     info = describe_kv(data)
-    assert info["mode"] == "lossless" and len(info["by layer"].split()) == 3
+    assert info["mode"] == "lossless" and len(info["bits_per_element_by_layer"]) == 3
     other = {
         name.replace("layers.", "m.").replace(".k", ".key").replace(".v", ".value"): x[None]
         for name, x in names.items()
@@ -500,7 +500,11 @@ def test_safetensors_with_keys_and_values_of_different_widths():
     names = {n: x[..., :16].contiguous() if n.endswith("v") else x for n, x in names.items()}
     data, fields = commands.encode_bytes(save(names), mode="lossless")
     assert fields["shape"] == "3 layers x 2 heads x 40 tokens x 24 (values 16)"
-    assert describe_kv(data)["kv heads x width"] == "2 x 24 (values 16)"
+    info = describe_kv(data)
+    assert (info["kv_heads"], info["key_width"], info["value_width"], info["damaged_blocks"]) == (2, 24, 16, [])
+    shown = kv_rows(info)
+    assert shown["kv heads x width"] == "2 x 24 (values 16)" and "damaged blocks" not in shown
+    assert [f"{bits:.2f}" for bits in info["bits_per_element_by_layer"]] == shown["by layer"].split()
     out = load(commands.decode_bytes(data)[0])
     assert all(same_bits(out[name], x) for name, x in names.items())
 
@@ -545,6 +549,20 @@ def test_safetensors_without_tokens_or_with_ids_that_are_none():
         commands.encode_bytes(cache(3, tokens=torch.tensor([1, -2, 3])))
 
 
+def test_a_salt_goes_into_a_file_and_is_checked_where_it_is_given():
+    from safetensors.torch import save
+
+    cache = save({f"layers.0.{n}": torch.randn(2, 40, 8) for n in "kv"} | {"tokens": torch.arange(40)})
+    salted, plain = (commands.encode_bytes(cache, mode="lossless", salt=salt)[0] for salt in ("tenant", None))
+    assert salted == KvCodec(KvSettings(mode="lossless"), salt=b"tenant").encode(*reversed(KvCodec().decode(plain)))
+    assert commands.decode_bytes(salted)[0] == commands.decode_bytes(salted, salt="tenant")[0]
+    commands.verify_bytes(salted, salt="tenant")
+    for data, salt in ((salted, "other"), (salted, ""), (plain, "tenant")):
+        for read in (commands.decode_bytes, commands.verify_bytes):
+            with pytest.raises(Unsupported, match="salt"):
+                read(data, salt=salt)
+
+
 def test_safetensors_as_mlx_lm_saves_them():
     """``save_prompt_cache``: tree_flatten of [(keys, values), ...], shape (1, kv_heads, n, head_dim), classes in 2.i."""
     from safetensors.torch import load, save
@@ -555,6 +573,12 @@ def test_safetensors_as_mlx_lm_saves_them():
     assert fields["shape"].startswith("11 layers x 2 heads x 40 tokens")
     out = load(commands.decode_bytes(data)[0])
     assert all(same_bits(out[f"layers.{i}.{'kv'[n]}"], tensors[f"{i}.{n}"][0]) for i in range(11) for n in (0, 1))
+    again = load(commands.decode_bytes(data, keys="{i}.{k}", batch=True)[0])
+    assert again.pop("tokens").shape == (40,) and again.keys() == tensors.keys()
+    assert all(same_bits(again[name], x) for name, x in tensors.items())
+    assert {"b.3/v", "b.10/k"} < load(commands.decode_bytes(data, keys="b.{i}/{k}")[0]).keys()
+    with pytest.raises(ValueError, match=r"pattern 'b\.\{i\}' of tensor names; it needs one"):
+        commands.decode_bytes(data, keys="b.{i}")
     with pytest.raises(Unsupported, match="mlx_lm cache layers of class RotatingKVCache; supported are"):
         commands.encode_bytes(save(tensors, classes | {"2.3": "RotatingKVCache"}))
     quantised = {f"0.{n}.{part}": torch.zeros(1, 2, 40, 1) for n in (0, 1) for part in range(3)}

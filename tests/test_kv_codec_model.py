@@ -15,6 +15,7 @@ from rdcodec.codecs.kv_cache import (
     KvSettings,
     PrefixStore,
     calibrate,
+    commands,
     evaluate,
     load_cache,
     model,
@@ -26,6 +27,7 @@ from rdcodec.codecs.kv_cache import (
 from rdcodec.codecs.kv_cache.backends import open_backend
 from rdcodec.codecs.kv_cache.splice import layers_of
 from rdcodec.entropy_models.errors import BitstreamError, Unsupported
+from safetensors.torch import load_file, save_file
 
 VOCABULARY = 97
 
@@ -268,6 +270,37 @@ def test_fingerprint_sees_weights_and_config():
     with torch.no_grad():
         changed.model.layers[2].mlp.down_proj.weight[0, 0] += 1
     assert model.fingerprint(changed) not in names
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_identity_is_that_of_the_loaded_model_and_no_weights_are_loaded(tmp_path, monkeypatch, dtype, tied):
+    """One file and shards; names of the same folder's model in another type as well."""
+    tiny(dtype=dtype, tie_word_embeddings=tied).save_pretrained(tmp_path, max_shard_size="50kB" if tied else "1GB")
+    assert (tmp_path / "model.safetensors.index.json").exists() == tied
+    loaded = model.load_model(tmp_path)
+    expected = [model.fingerprint(loaded, name) for name in (None, "float16")]
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", None)
+    found = [commands.identity_of(str(tmp_path), dtype=name) for name in (None, "float16")]
+    assert [name for name, _ in found] == expected
+    assert np.array_equal(found[0][1].frequencies, model.rope_of(loaded).frequencies)
+
+
+def test_models_whose_files_do_not_tell_all_are_loaded(tmp_path):
+    """Weights in another type than the config's, weights under two names, and weights that are missing."""
+    decoder = tiny(tie_word_embeddings=True)
+    decoder.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    kept = load_file(file)
+    head = {"lm_head.weight": kept["model.embed_tokens.weight"].clone()}
+    few = {name: x for name, x in kept.items() if name != "model.norm.weight"}
+    for tensors in ({name: x.bfloat16() for name, x in kept.items()}, kept | head, few):
+        save_file(tensors, file, {"format": "pt"})
+        assert model.mapped_model(tmp_path) is None
+    save_file(kept | head, file, {"format": "pt"})
+    assert commands.identity_of(str(tmp_path))[0] == model.fingerprint(model.load_model(tmp_path))
+    file.unlink()
+    assert model.mapped_model(tmp_path) is None
 
 
 def test_sliding_window_is_refused_by_name(tmp_path):

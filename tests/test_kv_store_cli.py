@@ -132,6 +132,20 @@ def test_evict(filled):
     assert "size 'many'; need a number and a unit" in run("evict", tmp_path / "store", "--budget", "many").stderr
 
 
+def test_evict_to_a_share_of_what_is_stored(filled):
+    tmp_path, _ = filled
+
+    def kept():
+        return sum(path.stat().st_size for path in (tmp_path / "store").glob("blocks/*/*/*.rdc"))
+
+    whole = kept()
+    assert run("evict", tmp_path / "store", "--budget", "100%").exit_code == 0 and kept() == whole
+    assert run("evict", tmp_path / "store", "--budget", "50.5 %").exit_code == 0 and 0 < kept() <= 0.505 * whole
+    for bad in ("101%", "-1%", "half%", "5%GB", "%"):
+        done = run("evict", tmp_path / "store", f"--budget={bad}")
+        assert done.exit_code == 1 and f"budget '{bad}'; need a size like 20GB, or 0% to 100%" in done.stderr
+
+
 def test_verify_exits_with_1_on_damage_and_repairs(filled):
     tmp_path, _ = filled
     assert run("verify", tmp_path / "store").exit_code == 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def list_prompts(store: Store, as_json: AsJson = False) -> None:
-    """List the prompts in a store: the longest of each that is kept, and how often it was used."""
+    """List the prompts in a store: the longest of each that is kept, and how often it was read."""
     with one_line():
         rows = []
         for name, opened in _all(store):
@@ -53,7 +55,7 @@ def list_prompts(store: Store, as_json: AsJson = False) -> None:
                     "bytes": size,
                     "own_bytes": leaf.size_bytes,
                 }
-                rows.append({**row, "hits": leaf.hits, "mode": leaf.mode, "begins": begins, "block": leaf.id.hex()})
+                rows.append({**row, "hits": leaf.reads, "mode": leaf.mode, "begins": begins, "block": leaf.id.hex()})
         _show(rows, as_json, store)
 
 
@@ -71,7 +73,7 @@ def stats(store: Store, as_json: AsJson = False) -> None:
 
 def evict(
     store: Store,
-    budget: Annotated[str, typer.Option(help="Keep at most this many bytes of blocks, like 20GB.")],
+    budget: Annotated[str, typer.Option(help="Keep at most this many bytes of blocks, like 20GB, or 50% of them.")],
     policy: Annotated[str, typer.Option(help="worth (reuse x recompute cost / bytes) or recency (LRU).")] = "worth",
     as_json: AsJson = False,
 ) -> None:
@@ -80,8 +82,9 @@ def evict(
         from .upkeep import check_policy
 
         check_policy(policy)
-        limit, spaces = parse_size(budget), _all(store)
+        spaces = _all(store)
         total = sum(opened.stats().size_bytes for _, opened in spaces)
+        limit = _limit(budget, total)
         rows = []
         for name, opened in spaces:
             share = opened.stats().size_bytes * limit // max(total, 1)
@@ -92,6 +95,20 @@ def evict(
                 fields["kept_bytes"] = evicted.kept_bytes
             rows.append({"namespace": name, **fields})
         _show(rows, as_json, store)
+
+
+def _limit(budget: str, total: int) -> int:
+    """Bytes of a budget: a size as `parse_size` takes it, or a percentage of the bytes that are stored.
+
+    Raises:
+        ValueError: neither.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", budget)
+    if not match and "%" not in budget:
+        return parse_size(budget)
+    if not match or Decimal(match[1]) > 100:
+        raise ValueError(f"budget {budget!r}; need a size like 20GB, or 0% to 100% of what is stored")
+    return int(total * Decimal(match[1]) / 100)
 
 
 def verify(

@@ -18,14 +18,15 @@ from torch import Tensor
 from ...entropy_models.errors import Unsupported
 from .. import container
 from .blocks import KvSettings, decode_block, read_block_header
-from .codec import KvCodec
+from .codec import KvCodec, join
 from .header import BLOCK, ELEMENT_TYPES, width_text
 from .layout import Layout, check_fits, layout_of
-from .model import SUPPORTED, check_model, fingerprint, load_model, rope_of
+from .model import SUPPORTED, check_model, fingerprint, load_model, mapped_model, rope_of
 from .modes import MODES, check_command_mode
 from .place import type_name
 from .profile import Profile
 from .rope import Rope
+from .sequence import decode_blocks
 from .splice import Layers, layers_of, tokens_of
 from .token_file import ids_of
 
@@ -63,6 +64,7 @@ def encode_bytes(
     model: str | None = None,
     profile: Path | None = None,
     tokens: Path | None = None,
+    salt: str | None = None,
 ) -> tuple[bytes, dict[str, Any]]:
     """A cache file from a safetensors file.
 
@@ -76,6 +78,7 @@ def encode_bytes(
         model: folder of the transformers model that made the cache, for its fingerprint and RoPE.
         profile: file of a calibrated profile; modes transform and predictive need it, quantized takes its steps.
         tokens: file of the ids (`token_file`), where the safetensors file has none.
+        salt: the tenant's, which goes into the blocks' ids; None: none.
 
     Returns:
         The file, and fields for the command to print: raw_bytes, rate, shape, notices.
@@ -94,7 +97,7 @@ def encode_bytes(
     if ids is None:
         ids = np.zeros(tensors[0][0].shape[1], np.int64)
         notices = [*notices, NO_TOKENS]
-    stream = KvCodec(settings, name).encode(layers_of(tensors, len(ids)), tokens_of(ids))
+    stream = KvCodec(settings, name, _salt(salt) or b"").encode(layers_of(tensors, len(ids)), tokens_of(ids))
     raw = sum(x.numel() * x.element_size() for pair in tensors for x in pair)
     elements = sum(x.numel() for pair in tensors for x in pair)
     rate = f"{8 * len(stream) / elements:.3f} bits per element"
@@ -146,11 +149,14 @@ def identity_of(folder: str, made: Layout | None = None, dtype: str | None = Non
 
 @lru_cache(maxsize=2)
 def model_in(folder: str) -> Any:
-    """The transformers model in a folder, checked; kept, as files of one command share it. Errors as `identity_of`."""
+    """The transformers model in a folder, checked, for its identity and not to run; kept, as files of one command share it.
+
+    Its weights are not loaded where `mapped_model` can do without. Errors as `identity_of`.
+    """
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"{folder}: no model there; need the folder of a transformers model, with config.json and weights")
     try:
-        model = load_model(folder)
+        model = mapped_model(folder) or load_model(folder)
     except ImportError as error:
         raise ImportError(f"--model needs transformers ({error}): pip install 'rdcodec[kv]'") from None
     check_model(model)
@@ -171,8 +177,7 @@ def read_tensors(data: bytes, pattern: str | None = None) -> tuple[Layers, np.nd
         pattern = MLX_KEYS if any(re.match(r"0\.[01]\b", name) for name in tensors) else KEYS
     if pattern == MLX_KEYS:
         _refuse_mlx_classes(data)
-    if pattern.count("{i}") != 1 or pattern.count("{k}") != 1:
-        raise ValueError(f"pattern {pattern!r} of tensor names; it needs one {{i}} for the layer and one {{k}} for k or v")
+    _check_pattern(pattern)
     regex = re.escape(pattern).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{k\}", r"(?P<k>keys?|values?|k|v|0|1)")
     found: dict[int, dict[int, Tensor]] = {}
     others = []
@@ -198,6 +203,11 @@ def read_tensors(data: bytes, pattern: str | None = None) -> tuple[Layers, np.nd
         raise ValueError("the cache holds 0 tokens; need at least 1")
     notices = [f"not stored: {_some(others)}, which do not fit {pattern!r}"] if others else []
     return layers, ids, notices
+
+
+def _check_pattern(pattern: str) -> None:
+    if pattern.count("{i}") != 1 or pattern.count("{k}") != 1:
+        raise ValueError(f"pattern {pattern!r} of tensor names; it needs one {{i}} for the layer and one {{k}} for k or v")
 
 
 def _ids(tensor: Tensor) -> np.ndarray:
@@ -227,17 +237,31 @@ def _some(names: list[str]) -> str:
     return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def decode_bytes(data: bytes, profile: Path | None = None, prefix: int | None = None) -> tuple[bytes, dict[str, Any]]:
+def decode_bytes(
+    data: bytes,
+    profile: Path | None = None,
+    prefix: int | None = None,
+    *,
+    keys: str | None = None,
+    batch: bool = False,
+    salt: str | None = None,
+) -> tuple[bytes, dict[str, Any]]:
     """A safetensors file (``layers.{i}.k``, ``layers.{i}.v``, ``tokens``) from a cache file, and fields to print.
 
     Args:
         data: the cache file's bytes.
         profile: file of the profile that modes transform and predictive need.
         prefix: only the first so many tokens; None: all.
+        keys: pattern of tensor names, with {i} and {k}, which is k or v; in `MLX_KEYS` 0 or 1.
+        batch: shape (1, kv_heads, n, head_dim) in place of (kv_heads, n, head_dim).
+        salt: refuse blocks of another; None: of any.
 
     Raises:
+        ValueError: no such pattern.
         BitstreamError: anything wrong with the file, or it is one block of a store (`Unsupported`).
     """
+    pattern = keys or KEYS
+    _check_pattern(pattern)
     if profile:
         Profile.read(profile)
     if _is_block(data):
@@ -246,22 +270,32 @@ def decode_bytes(data: bytes, profile: Path | None = None, prefix: int | None = 
             f"one block of a store, tokens {head.start} to {head.start + head.count} of a prompt; "
             "`codec kv get STORE --tokens IDS` reads whole caches"
         )
-    tokens, layers = KvCodec().decode(data, prefix=prefix, check=False)
+    tokens, layers = join(decode_blocks(data, prefix=prefix, salt=_salt(salt)))
     if not layers or not layers[0][1].shape[-1]:
         raise Unsupported("the file holds layer inputs; the model must project keys and values: load_cache in Python")
-    tensors = {f"layers.{i}.{name}": x for i, pair in enumerate(layers) for name, x in zip("kv", pair, strict=True)}
-    out = save({**{n: x.contiguous() for n, x in tensors.items()}, TOKENS_NAME: torch.from_numpy(tokens)})
-    return out, {"shape": _shape_text(layers)}
+    kinds, out = "01" if pattern == MLX_KEYS else "kv", {TOKENS_NAME: torch.from_numpy(tokens)}
+    for i, pair in enumerate(layers):
+        for kind, x in zip(kinds, pair, strict=True):
+            out[pattern.replace("{i}", str(i)).replace("{k}", kind)] = (x[None] if batch else x).contiguous()
+    return save(out), {"shape": _shape_text(layers)}
 
 
-def verify_bytes(data: bytes, profile: Path | None = None) -> None:
-    """Decode every symbol of a cache file or of one block of a store; BitstreamError if anything is wrong."""
+def verify_bytes(data: bytes, profile: Path | None = None, salt: str | None = None) -> None:
+    """Decode every symbol of a cache file or of one block of a store; BitstreamError if anything is wrong.
+
+    Args:
+        profile, salt: as for `decode_bytes`.
+    """
     if profile:
         Profile.read(profile)
     if _is_block(data):
-        decode_block(data)
+        decode_block(data, salt=_salt(salt))
     else:
-        KvCodec().decode(data, check=False)
+        decode_blocks(data, salt=_salt(salt))
+
+
+def _salt(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()
 
 
 def _is_block(data: bytes) -> bool:

@@ -102,7 +102,8 @@ class BlockIndex:
         for node in self.trie.nodes.values():
             usage = total.blocks.get(node.id)
             if usage:
-                node.hits, node.last_used, node.edge_bits = usage.hits, usage.last_used, usage.edge_bits
+                node.hits, node.reads = usage.hits, usage.reads
+                node.last_used, node.edge_bits = usage.last_used, usage.edge_bits
 
     def admit(self, block: bytes, size_bytes: int | None = None) -> Node | None:
         """Read a block's header and put it into the trie; None if it is not there or not what its name says."""
@@ -218,12 +219,12 @@ class BlockIndex:
         self._refused.discard(node.id)
         return self.trie.add(node)
 
-    def used(self, node: Node) -> None:
-        """Count a hit."""
+    def used(self, node: Node, *, read: bool) -> None:
+        """Count a hit, by a read or by a put of the same tokens."""
         now = self.clock()
         self.reuse.hit(node, now)
-        node.hits, node.last_used = node.hits + 1, now
-        self._pending.of(node.id).add(ledger.Usage(1, now))
+        node.hits, node.reads, node.last_used = node.hits + 1, node.reads + read, now
+        self._pending.of(node.id).add(ledger.Usage(1, now, reads=int(read)))
 
     def save(self) -> None:
         """Write what was counted since the last save; without it other processes do not know of it."""

@@ -1,4 +1,4 @@
-"""What is known of blocks beside their content: hits, last use, edge masses, and the reuse statistics.
+"""What is known of blocks beside their content: hits, reads, last use, edge masses, and the reuse statistics.
 
 None of it is needed to read a block; it only makes eviction wiser. So it lives apart from the blocks, in small
 JSON files that are written once and never changed, each the increments one process counted: no locks, nothing to
@@ -7,7 +7,8 @@ is left out. `fold` replaces many files by their sum.
 
     usage/<namespace>/<random>.json
         {"version": 1, "blocks": {<id>: [hits, last used in seconds, edge bits or null]},
-         "reuse": [[class, bucket, hits, exposure in seconds], ...]}
+         "reuse": [[class, bucket, hits, exposure in seconds], ...],
+         "reads": {<id>: how many of the hits were reads}}     only those above 0; older files have none
 """
 
 from __future__ import annotations
@@ -25,15 +26,17 @@ VERSION = 1
 
 @dataclass(slots=True)
 class Usage:
-    """Of one block: hits, last use in seconds, and -log2 of its edge's mass in bits, None where not known."""
+    """Of one block: hits, last use in seconds, -log2 of its edge's mass in bits, None where not known, and reads."""
 
     hits: int = 0
     last_used: float = 0.0
     edge_bits: float | None = None
+    reads: int = 0
 
     def add(self, other: Usage) -> None:
         """Join two processes' knowledge of a block."""
         self.hits += other.hits
+        self.reads += other.reads
         self.last_used = max(self.last_used, other.last_used)
         self.edge_bits = other.edge_bits if self.edge_bits is None else self.edge_bits
 
@@ -64,7 +67,8 @@ class Account:
             for bucket in range(BUCKETS)
             if self.reuse.hits[row, bucket] or self.reuse.exposure_s[row, bucket]
         ]
-        return json.dumps({"version": VERSION, "blocks": blocks, "reuse": counts}).encode()
+        reads = {key.hex(): u.reads for key, u in self.blocks.items() if u.reads}
+        return json.dumps({"version": VERSION, "blocks": blocks, "reuse": counts, "reads": reads}).encode()
 
 
 def parse(data: bytes) -> Account:
@@ -83,6 +87,11 @@ def parse(data: bytes) -> Account:
             if not (usage.hits >= 0 and math.isfinite(usage.last_used) and math.isfinite(usage.edge_bits or 0.0)):
                 raise ValueError(f"block {key}: {hits} hits, used at {last_used}, {edge_bits} bits: out of range")
             account.blocks[bytes.fromhex(key)] = usage
+        for key, reads in content.get("reads", {}).items():
+            usage = account.blocks[bytes.fromhex(key)]
+            if not 0 <= int(reads) <= usage.hits:
+                raise ValueError(f"block {key}: {reads} reads among {usage.hits} hits: out of range")
+            usage.reads = int(reads)
         for row, bucket, hits, exposure_s in content["reuse"]:
             if not (row in range(CLASSES) and bucket in range(BUCKETS) and hits >= 0 and 0 <= exposure_s < math.inf):
                 raise ValueError(f"class {row}, bucket {bucket}: {hits} hits, {exposure_s} s: out of range")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from ...entropy_models.errors import Unsupported
@@ -63,6 +64,69 @@ def load_model(folder: str | Path, dtype: Any = "auto") -> Any:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def mapped_model(folder: str | Path) -> Any | None:
+    """As `load_model`, with weights that stay in the safetensors files: what a fingerprint samples is all that is read.
+
+    It has the config, the names, shapes and numbers of the weights and the RoPE tables of the loaded model. It is not
+    meant to run.
+
+    Returns:
+        None where `load_model` may do more than take the files' tensors by their names: other types than
+        `HALF_ROTATION`, adapters, quantised, renamed or missing weights, or another type in the files than the config's.
+
+    Raises:
+        OSError: a file is missing that the config or the index names.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = Path(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    changed = any(hasattr(config, name) for name in ("quantization_config", "auto_map"))
+    if changed or config.model_type not in HALF_ROTATION or (folder / "adapter_config.json").exists():
+        return None
+    if not isinstance(config.dtype, torch.dtype):
+        return None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype).eval()
+    weights = _weights(model, _mapped_tensors(folder))
+    if weights is None or model._keep_in_fp32_modules or model._keep_in_fp32_modules_strict:
+        return None
+    model.load_state_dict(weights, assign=True)
+    for module in model.modules():
+        if isinstance(getattr(module, "inv_freq", None), Tensor):
+            module.inv_freq = type(module)(config).inv_freq
+    return model
+
+
+def _mapped_tensors(folder: Path) -> dict[str, Tensor]:
+    """Tensors of a model's safetensors files by name, memory-mapped; empty where it has no such files."""
+    files, index = {folder / "model.safetensors"}, folder / "model.safetensors.index.json"
+    if not (folder / "model.safetensors").is_file():
+        weight_map = json.loads(index.read_text())["weight_map"] if index.is_file() else {}
+        files = {folder / name for name in weight_map.values()}
+    found = {}
+    for file in sorted(files):
+        with safe_open(file, "pt") as opened:
+            found |= {name: opened.get_tensor(name) for name in opened.keys()}
+    return found
+
+
+def _weights(model: Any, found: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """A model's state out of its files' tensors; None where it is not all there in the model's shapes and type."""
+    state = model.state_dict(keep_vars=True)
+    tied: dict[int, list[str]] = {}
+    for name, tensor in state.items():
+        tied.setdefault(id(tensor), []).append(name)
+    out: dict[str, Tensor] = {}
+    for names in tied.values():
+        stored = [name for name in names if name in found]
+        if len(stored) != 1:  # of two, transformers ties only those with equal numbers
+            return None
+        out |= dict.fromkeys(names, found[stored[0]])
+    same = all(out[name].shape == tensor.shape and out[name].dtype == tensor.dtype for name, tensor in state.items())
+    return out if same else None
 
 
 def fingerprint(model: Any, dtype: str | None = None) -> bytes:

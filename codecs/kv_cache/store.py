@@ -175,7 +175,7 @@ class PrefixStore:
         self.asked_tokens += len(tokens)
         self.found_tokens += sum(count for _, count in wanted)
         for node, _ in wanted:
-            self.index.used(node)
+            self.index.used(node, read=True)
 
     # ---- writing ----
 
@@ -200,7 +200,7 @@ class PrefixStore:
         sharing = Sharing(self.index, layers)
         path = self._path_for_put(tokens, sharing)
         for node in path:
-            self.index.used(node)
+            self.index.used(node, read=False)
         return self._store(tokens, 0, layers, path, sharing, bits, progress)
 
     def append(self, tokens: Any, cache: Any, log_probs: Any = None, progress: Progress | None = None) -> Stored:
@@ -261,7 +261,7 @@ class PrefixStore:
                 last = min(there.end, len(tokens))
                 shared, parent = shared + last - start, there
                 taken.append(there)
-                self.index.used(there)
+                self.index.used(there, read=False)
             else:
                 parent = self._write(parent, tokens, last, cut(layers, start - first, last - first), bits)
                 blocks, size = blocks + 1, size + parent.size_bytes

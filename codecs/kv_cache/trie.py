@@ -39,7 +39,9 @@ class Node:
     parent: Node | None = None
     children: Children = field(default_factory=lambda: Children())
     hits: int = 0
-    """Times the block was found and used again, by every process together."""
+    """Times the block was used again, by every process together: read, or found by a put of its tokens."""
+    reads: int = 0
+    """How many of them were reads."""
     last_used: float = 0.0
     """Seconds, on the store's clock."""
     edge_bits: float | None = None

@@ -69,6 +69,7 @@ class Stats:
     sharing: float
     """``prompt_tokens / tokens``."""
     hits: int
+    """Reads of a block, summed over the blocks; a put that finds its tokens stored is none."""
     unreachable: int
     """Blocks whose parent is missing; they and what follows them wait for the parent to be put again."""
     modes: dict[str, int]
@@ -116,7 +117,7 @@ def stats(index: BlockIndex, asked_tokens: int = 0, found_tokens: int = 0) -> St
         prompts=len(leaves),
         prompt_tokens=prompt_tokens,
         sharing=prompt_tokens / tokens if tokens else 1.0,
-        hits=sum(node.hits for node in trie.nodes.values()),
+        hits=sum(node.reads for node in trie.nodes.values()),
         unreachable=len(trie.orphans()),
         modes=dict(Counter(node.mode for node in trie.nodes.values())),
         asked_tokens=asked_tokens,
