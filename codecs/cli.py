@@ -40,6 +40,8 @@ app.add_typer(train, name="train", no_args_is_help=True)
 app.add_typer(kv, name="kv", no_args_is_help=True)
 
 IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .avif .tif .tiff .bmp .ppm .pgm .gif .jp2 .ico".split())
+FOR_PEOPLE = frozenset({"rate", "shape"})
+"""Facts that are texts made of others, which JSON has."""
 CHUNKS_SHOWN = 16
 """Rows of `codec info`'s chunk table."""
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Files, globs or folders; - is standard input.")]
@@ -146,7 +148,8 @@ def convert_all(
             errors.print(one_line(f"codec: {job.name}: note: {notice}"))
         fields |= {"input": job.name, "output": str(job.target or "-"), "bytes": len(result)}
         fields["duration_s"] = time.perf_counter() - start
-        console.print(json.dumps(fields) if as_json else one_line(line_of(fields)))
+        numbers = {name: value for name, value in fields.items() if name not in FOR_PEOPLE}
+        console.print(json.dumps(numbers) if as_json else one_line(line_of(fields)))
 
     run_all(planned, work, verb, console if as_json else None)
 

@@ -369,6 +369,25 @@ def test_damage(run, photo, tmp_path):
     assert run("info", "empty.rdc")[0] == 1 and run("decode", "photo.png")[0] == 1
 
 
+def test_json_has_numbers_where_people_get_text(run, photo, tmp_path):
+    widths = {"k": 24, "v": 16}
+    tensors = {f"layers.{i}.{n}": torch.randn(2, 40, width) for i in range(3) for n, width in widths.items()}
+    safetensors.torch.save_file(tensors, tmp_path / "c.safetensors")
+
+    def facts(*command: str) -> dict:
+        code, out, _ = run(*command, "--json", "--force")
+        found = json.loads(out)
+        assert code == 0 and not {"rate", "shape"} & set(found)
+        return found
+
+    assert facts("encode", "photo.png").items() >= {"codec": "image", "quality": 60}.items()
+    assert facts("decode", "photo.rdc", "-o", "back.png").items() >= {"width": 120, "height": 96}.items()
+    sizes = {"codec": "kv", "layers": 3, "kv_heads": 2, "tokens": 40, "key_width": 24, "value_width": 16}
+    assert 1 < facts("encode", "c.safetensors")["bits_per_element"] < 16
+    for command in (["encode", "c.safetensors"], ["decode", "c.rdc", "-o", "d.safetensors"]):
+        assert facts(*command).items() >= sizes.items()
+
+
 def test_a_failed_file_is_a_line_of_json_too(run, photo, tmp_path):
     (tmp_path / "lie.png").write_text("this is no image")
     code, out, err = run("encode", "lie.png", "photo.png", "--json")

@@ -81,7 +81,7 @@ def encode_bytes(
         salt: the tenant's, which goes into the blocks' ids; None: none.
 
     Returns:
-        The file, and fields for the command to print: raw_bytes, rate, shape, notices.
+        The file, and fields for the command to print: numbers by name; rate and shape, texts; notices.
 
     Raises:
         ValueError: the file does not hold a cache, or not of these ids; the message says what it holds.
@@ -100,9 +100,9 @@ def encode_bytes(
     stream = KvCodec(settings, name, _salt(salt) or b"").encode(layers_of(tensors, len(ids)), tokens_of(ids))
     raw = sum(x.numel() * x.element_size() for pair in tensors for x in pair)
     elements = sum(x.numel() for pair in tensors for x in pair)
-    rate = f"{8 * len(stream) / elements:.3f} bits per element"
-    fields = {"raw_bytes": raw, "rate": rate, "shape": _shape_text(tensors), "mode": settings.mode}
-    return stream, fields | {"notices": notices}
+    rate = 8 * len(stream) / elements
+    fields = {"codec": "kv", "mode": settings.mode, "raw_bytes": raw, "bits_per_element": rate, **_shape(tensors)}
+    return stream, fields | {"rate": f"{rate:.3f} bits per element", "notices": notices}
 
 
 def kv_settings(
@@ -277,7 +277,7 @@ def decode_bytes(
     for i, pair in enumerate(layers):
         for kind, x in zip(kinds, pair, strict=True):
             out[pattern.replace("{i}", str(i)).replace("{k}", kind)] = (x[None] if batch else x).contiguous()
-    return save(out), {"shape": _shape_text(layers)}
+    return save(out), {"codec": "kv", **_shape(layers)}
 
 
 def verify_bytes(data: bytes, profile: Path | None = None, salt: str | None = None) -> None:
@@ -302,6 +302,9 @@ def _is_block(data: bytes) -> bool:
     return container.parse(data).signal[:1] == bytes([BLOCK])
 
 
-def _shape_text(layers: Any) -> str:
+def _shape(layers: Any) -> dict[str, Any]:
+    """Of a cache: numbers, and ``shape``, a text for people."""
     (heads, count, width), values = layers[0][0].shape, layers[0][1].shape[2]
-    return f"{len(layers)} layers x {heads} heads x {count} tokens x {width_text(width, values)}"
+    numbers = {"layers": len(layers), "kv_heads": heads, "tokens": count, "key_width": width, "value_width": values}
+    text = f"{len(layers)} layers x {heads} heads x {count} tokens x {width_text(width, values)}"
+    return numbers | {"shape": text}
