@@ -20,7 +20,7 @@ from rich.table import Column, Table
 
 from ..entropy_models.errors import BitstreamError
 from . import REGISTRY, container, files, name_of, weights
-from .console import bar, errors, out
+from .console import bar, errors, fail, message, out
 from .files import Job, one_line, show_size
 from .kv_cache.cli import app as kv
 from .kv_cache.modes import MODE_NAMES
@@ -75,25 +75,10 @@ def main() -> None:
     try:
         app(prog_name="codec")
     except (BitstreamError, ValueError, KeyError, OSError, ImportError) as error:
-        fail("", error)
+        fail(error)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def message(error: BaseException) -> str:
-    """What one line says of an error; of bad data also the kind."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        text = f"{error.filename}: {error.strerror}"
-    kind = f"{type(error).__name__.lower()}: " if isinstance(error, BitstreamError) else ""
-    return kind + text
-
-
-def fail(name: str, error: BaseException) -> None:
-    """One line on standard error."""
-    text = message(error)
-    errors.print(one_line(f"codec: {name + ': ' if name and not text.startswith(f'{name}: ') else ''}{text}"))
 
 
 def note(text: str) -> None:
@@ -117,7 +102,7 @@ def run_all(planned: list[Job], work: Callable[[Job, Progress], None], verb: str
             except (BitstreamError, ValueError, KeyError, OSError, ImportError) as error:
                 failed += 1
                 progress.stop() if len(planned) == 1 else None
-                fail(job.name, error)
+                fail(error, job.name)
                 if json_to:
                     json_to.print(json.dumps({"input": job.name, "error": message(error)}))
             progress.advance(task)

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...entropy_models.errors import BitstreamError
-from ..console import errors, out
+from ..console import errors, fail, out
 from ..files import show_size
 from . import cli_upkeep
 from .cli_shared import (
+    PROGRAM,
     AsJson,
     Bits,
     BlockTokens,
@@ -34,10 +35,9 @@ from .cli_shared import (
     Store,
     Tokens,
     counted,
-    fail,
     instead,
-    one_line,
     open_store,
+    reported,
 )
 from .modes import MODE_NAMES, MODES
 from .token_file import check_one, ids_of, read_ids
@@ -70,7 +70,7 @@ def put(
     as_json: AsJson = False,
 ) -> None:
     """Store caches; what the store already holds of their beginnings is shared, not written again."""
-    with one_line():
+    with reported():
         check_one(tokens, len(caches))
         from .commands import ROPE_KEPT
         from .layout import layout_of
@@ -124,7 +124,7 @@ def _go_on(path: Path, failed: list[Path]) -> Iterator[None]:
         yield
     except (BitstreamError, ValueError, TypeError, OSError) as error:
         failed.append(path)
-        fail(error, f"{path}: ")
+        fail(error, str(path), PROGRAM)
 
 
 def _cache(path: Path, tokens: Path | None, keys: str | None) -> tuple[Any, Any]:
@@ -156,7 +156,7 @@ def get(
     as_json: AsJson = False,
 ) -> None:
     """Write the cache of a prompt's longest stored beginning. Exits with 1 if nothing of it is stored."""
-    with one_line():
+    with reported():
         import torch
         from safetensors.torch import save
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...entropy_models.errors import BitstreamError
-from ..console import bar, errors
+from ..console import bar, fail
+
+PROGRAM = "codec kv"
 
 if TYPE_CHECKING:
     from .layout import Layout
@@ -39,20 +41,13 @@ BlockTokens = Annotated[int, typer.Option(min=1, max=65536, help="Tokens per blo
 
 
 @contextmanager
-def one_line() -> Iterator[None]:
+def reported() -> Iterator[None]:
     """Turn bad data and unreachable stores into one line on standard error and exit code 1."""
     try:
         yield
     except (BitstreamError, ValueError, TypeError, OSError, ImportError) as error:
-        fail(error)
+        fail(error, program=PROGRAM)
         raise typer.Exit(1) from None
-
-
-def fail(error: Exception, where: str = "") -> None:
-    """One line on standard error."""
-    kind = f"{type(error).__name__.lower()}: " if isinstance(error, BitstreamError) else ""
-    text = error.strerror if where and isinstance(error, OSError) and error.strerror else str(error)
-    errors.print(f"codec kv: {where}{kind}{' '.join(text.split())}")
 
 
 @contextmanager

@@ -29,8 +29,8 @@ from .cli_shared import (
     check_there,
     counted,
     instead,
-    one_line,
     open_store,
+    reported,
 )
 from .modes import MODE_NAMES
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 def list_prompts(store: Store, as_json: AsJson = False) -> None:
     """List the prompts in a store: the longest of each that is kept, and how often it was read."""
-    with one_line():
+    with reported():
         rows = []
         for name, opened in _all(store):
             trie = opened.index.trie
@@ -61,7 +61,7 @@ def list_prompts(store: Store, as_json: AsJson = False) -> None:
 
 def stats(store: Store, as_json: AsJson = False) -> None:
     """Size, sharing and use, for each model and tenant."""
-    with one_line():
+    with reported():
         rows = []
         for name, opened in _all(store):
             fields = asdict(opened.stats())
@@ -78,7 +78,7 @@ def evict(
     as_json: AsJson = False,
 ) -> None:
     """Drop the blocks of least worth. Each model and tenant gives up the same share."""
-    with one_line():
+    with reported():
         from .upkeep import check_policy
 
         check_policy(policy)
@@ -118,7 +118,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Decode every block. Exits with 1 if one is damaged or cannot be read here; 0 once --repair deleted the damaged."""
-    with one_line():
+    with reported():
         if profile:
             from .profile import Profile
 
@@ -156,7 +156,7 @@ def transcode(
 
     --profile also reads the blocks that need it. Exits with 1 if blocks were damaged, or cannot be read here.
     """
-    with one_line():
+    with reported():
         options = {"mode": mode, "quality": quality, "bits": bits, "profile": _to_write(mode, profile)}
         with open_store(store, model, fingerprint, salt, block_tokens, options, dtype=dtype) as opened:
             with counted("transcode") as progress:
