@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 from rdcodec.codecs.image import anchors
-from rdcodec.codecs.image.pictures import Picture, fitting, format_of, looks_like_image, read_picture, write_picture
+from rdcodec.codecs.image.pictures import (
+    Picture,
+    as_picture,
+    fitting,
+    format_of,
+    looks_like_image,
+    read_picture,
+    write_picture,
+)
 
 
 def saved(image: Image.Image, image_format: str, **options) -> bytes:
@@ -101,6 +110,66 @@ def test_the_resolution_of_a_scan_is_kept(rgb, image_format):
         exif = Image.Exif()
         exif.update({282: 100.0, 283: 100.0, 296: unit})
         assert dpi_of(write_picture(replace(scan, exif=exif.tobytes()))) == pytest.approx(expected, rel=1e-3)
+
+
+def exif_with(tag: int, kind: int, count: int, value: bytes) -> bytes:
+    """Little-endian EXIF of orientation 6 and one more tag, as a careless program may write it."""
+    entries = sorted([(274, 3, 1, struct.pack("<HH", 6, 0)), (tag, kind, count, value)])
+    body = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + body + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "count", "value"),
+    [(282, 2, 4, b"300\0"), (282, 10, 1, struct.pack("<I", 4)), (305, 3, 1, b"\1\0\0\0"), (296, 2, 2, b"x\0\0\0"),
+     (34665, 4, 1, b"\xff\xff\0\0"), (531, 2, 1, b"a\0\0\0")],
+)  # fmt: skip
+def test_malformed_exif_is_no_reason_to_refuse_a_picture(rgb, tag, kind, count, value):
+    picture = read_picture(saved(rgb, "JPEG", exif=exif_with(tag, kind, count, value)))
+    assert picture.pixels.shape == (24, 31, 3)
+    assert Image.open(io.BytesIO(write_picture(picture, "TIFF"))).getexif()[274] == 6
+    for image_format in ("PNG", "JPEG", "WEBP", "BMP"):
+        again = Image.open(io.BytesIO(write_picture(picture, image_format)))
+        assert again.getexif().get(274) == (6 if image_format != "BMP" else None)
+        assert again.size == ((31, 24) if image_format != "BMP" else (24, 31))
+
+
+@pytest.mark.parametrize("exif", [b"garbage garbage", b"II*\0", exif_with(282, 2, 4, b"300\0"), bytes(40)])
+def test_whatever_a_stream_holds_as_exif_is_written_or_named(rgb, exif):
+    picture = replace(as_picture(np.asarray(rgb)), exif=exif)
+    for image_format in ("PNG", "JPEG", "TIFF", "BMP"):
+        assert Image.open(io.BytesIO(write_picture(picture, image_format))).size in ((31, 24), (24, 31))
+    assert any("EXIF" in notice for notice in fitting(picture, "BMP").notices)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_formats_without_exif_hold_the_picture_upright(rgb, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(saved(rgb, "PNG", exif=exif))))
+    picture = read_picture(saved(rgb, "PNG", exif=exif))
+    for image_format in ("BMP", "PPM"):
+        again = Image.open(io.BytesIO(write_picture(picture, image_format)))
+        np.testing.assert_array_equal(np.asarray(again), np.asarray(expected))
+
+
+def test_dark_sixteen_bit_maps_stay_dark():
+    values = np.arange(200, dtype=">u2").reshape(10, 20)
+    picture = read_picture(b"P5 20 10 65535\n" + values.tobytes())
+    assert picture.pixels.max() == 1 and picture.notices == ("16-bit grey is converted to 8 bits",)
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "YCbCr", "LA", "1", "RGB"])
+def test_an_image_of_pillow_is_what_it_shows(rgb, mode):
+    image = rgb.convert(mode)
+    expected = np.asarray(image.convert({"LA": "LA", "1": "L"}.get(mode, "RGB")))
+    np.testing.assert_array_equal(as_picture(image).array(), expected)
+
+
+@pytest.mark.parametrize(("image_format", "side"), [("JPEG", 65536), ("WEBP", 16384), ("AVIF", 65536)])
+def test_a_side_too_long_for_a_format_is_named(image_format, side):
+    with pytest.raises(ValueError, match=f"{side}x1 pixels; {image_format} holds at most {side - 1} a side"):
+        write_picture(Picture(np.zeros((1, side, 1), np.uint8)), image_format)
 
 
 @pytest.mark.parametrize(

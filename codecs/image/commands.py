@@ -16,7 +16,7 @@ from ..container import write_file
 from . import anchors, evaluate
 from .codec import ImageCodec, Progress
 from .header import parse
-from .pictures import fitting, format_of, looks_like_image, read_picture, write_picture
+from .pictures import check_sides, fitting, format_of, looks_like_image, read_picture, write_picture
 from .rate_control import encode_to_bytes
 from .tiles import Box
 
@@ -88,8 +88,11 @@ def decode_bytes(
         ValueError: a crop outside the image, or a format that cannot hold it.
     """
     image_format = format_of(target) if target else "PNG"
-    codec = _codec_for(codecs, data, device, salvage=salvage)
     box = parse_crop(crop) if crop else None
+    if box is None:
+        header = parse(data, salvage=salvage)[1]
+        check_sides(header.height, header.width, image_format)
+    codec = _codec_for(codecs, data, device, salvage=salvage)
     picture = fitting(codec.decode_picture(data, crop=box, salvage=salvage, progress=progress), image_format)
     height, width = picture.pixels.shape[:2]
     facts = {"codec": "image", "width": width, "height": height, "shape": f"{width}x{height}"}

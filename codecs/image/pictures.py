@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,17 @@ _RESOLUTION_UNIT, _PER_INCH, _PER_CENTIMETRE = 296, 2, 3
 _DPI_MAX = 65535
 _SCREENS_DPI = 72, 96
 """What software writes where nobody knows the size on paper; says nothing."""
+_EXIF_ERRORS = (SyntaxError, struct.error, TypeError, ValueError, OSError, LookupError, ArithmeticError, RuntimeError)
+"""What Pillow raises for EXIF that is not well formed."""
+_SUB_IFDS = frozenset({0x8769, 0x8825, 0xA005})
+"""EXIF tags that point at more tags."""
+_ORIENTATION_TAG = 274
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda x: x[:, ::-1], 3: lambda x: x[::-1, ::-1], 4: lambda x: x[::-1], 5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, 3), 7: lambda x: x[::-1, ::-1].swapaxes(0, 1), 8: lambda x: np.rot90(x),
+}  # fmt: skip
+"""What EXIF orientations ask a viewer to do."""
+_SIDE_MAX = {"JPEG": 65535, "WEBP": 16383, "AVIF": 65535}
 _JPEG_METADATA_MAX = 65504
 """Bytes of EXIF or XMP in a JPEG marker, less the longest of their signatures."""
 
@@ -71,14 +84,16 @@ class Picture:
         return self.pixels[..., 0] if self.pixels.shape[-1] == 1 else self.pixels
 
 
-def as_picture(image: np.ndarray | str | Path | Picture) -> Picture:
-    """An array, a path or a picture, as a picture.
+def as_picture(image: np.ndarray | str | Path | Image.Image | Picture) -> Picture:
+    """An array, a path, Pillow's image or a picture, as a picture.
 
     Raises:
         ValueError: an array of another dtype or shape, an empty one, or a file that is no image.
     """
     if isinstance(image, Picture):
         return image
+    if isinstance(image, Image.Image):
+        return _convert(image, [])
     if isinstance(image, str | Path):
         return read_picture(Path(image).read_bytes())
     array = np.asarray(image)
@@ -145,7 +160,7 @@ def _notices(image: Image.Image, data: bytes) -> list[str]:
         notices.append(f"only the first of {frames} frames is kept")
         next(iter(ImageSequence.Iterator(image)))
     if _is_deep(image, data):
-        kind = {"F": "float grey", "I": "32-bit grey"}.get(image.mode, "16-bit grey")
+        kind = {"F": "float grey", "I": "32-bit grey"}.get(image.mode if image.format != "PPM" else "", "16-bit grey")
         notices.append(f"{kind if image.mode.startswith(('F', 'I')) else '16-bit ' + image.mode} is converted to 8 bits")
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX") and not _is_deep(image, data):
         notices.append(f"{image.mode} is converted to RGB")
@@ -166,7 +181,8 @@ def _is_deep(image: Image.Image, data: bytes) -> bool:
 def _convert(image: Image.Image, notices: list[str]) -> Picture:
     icc, alpha = image.info.get("icc_profile"), None
     if image.mode.startswith(("I", "F")):
-        pixels = _eight_bits(np.asarray(image).astype(np.float64), image.mode)[..., None]
+        mode = "I;16" if image.format == "PPM" and image.mode == "I" else image.mode  # Pillow has scaled it to 16 bits
+        pixels = _eight_bits(np.asarray(image).astype(np.float64), mode)[..., None]
     elif image.mode == "CMYK":
         pixels, icc = np.asarray(_cmyk_to_rgb(image, icc)), None
     elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -183,7 +199,8 @@ def _convert(image: Image.Image, notices: list[str]) -> Picture:
     if icc and not _profile_fits(icc, pixels):
         notices = [*notices, f"the ICC profile is for {_colour_space(icc)}, not for the pixels kept; it is dropped"]
         icc = None
-    exif = _exif(_with_resolution(image.getexif(), image.info.get("dpi")))
+    exif, lost = _exif(image.getexif, image.info.get("dpi"))
+    notices = [*notices, "some EXIF is malformed and left out"] if lost else notices
     return Picture(np.ascontiguousarray(pixels), alpha, icc or None, exif, xmp or None, tuple(notices))
 
 
@@ -208,19 +225,52 @@ def _with_resolution(exif: Image.Exif, dpi: Any) -> Image.Exif:
 
 def _dpi(data: bytes | None) -> dict[str, tuple[float, float]]:
     """Pillow's option for the pixels per inch that EXIF tells; PNG and JPEG also have them outside of EXIF."""
-    exif = Image.Exif()
-    exif.load(data or b"")
-    across, down = (float(exif.get(tag, 0)) for tag in _RESOLUTION_TAGS)
+    exif = _parsed(data)
+    try:
+        across, down = (float(exif.get(tag, 0)) for tag in _RESOLUTION_TAGS)
+    except _EXIF_ERRORS:
+        return {}
     inch = {_PER_INCH: 1.0, _PER_CENTIMETRE: 2.54}.get(exif.get(_RESOLUTION_UNIT, _PER_INCH), math.nan)
     dpi = across * inch, down * inch
     return {"dpi": dpi} if all(1 <= x < _DPI_MAX for x in dpi) else {}
 
 
-def _exif(exif: Image.Exif) -> bytes | None:
-    """EXIF as bytes, without what belongs to the file it came from; a TIFF writer would take it over."""
-    for tag in _STRUCTURAL_TAGS & set(exif):
-        del exif[tag]
-    return exif.tobytes() if len(exif) else None
+def _parsed(data: bytes | None) -> Image.Exif:
+    """EXIF from bytes, which may hold anything."""
+    exif = Image.Exif()
+    exif.load(data or b"")
+    return exif
+
+
+def _exif(read: Callable[[], Image.Exif], dpi: Any = None) -> tuple[bytes | None, bool]:
+    """EXIF as bytes, and whether some is lost because it is malformed.
+
+    Without what belongs to the file it came from, which a TIFF writer would take over.
+    """
+    try:
+        exif = read()
+        for tag in _STRUCTURAL_TAGS & set(exif):
+            del exif[tag]
+    except _EXIF_ERRORS:
+        return None, True
+    try:
+        exif = _with_resolution(exif, dpi)
+        return exif.tobytes() if len(exif) else None, False
+    except _EXIF_ERRORS:
+        kept = Image.Exif()
+        for tag in set(exif) - _SUB_IFDS:
+            if _is_well_formed(exif, tag):
+                kept[tag] = exif[tag]
+        return kept.tobytes() if len(kept) else None, True
+
+
+def _is_well_formed(exif: Image.Exif, tag: int) -> bool:
+    alone = Image.Exif()
+    try:
+        alone[tag] = exif[tag]
+        return bool(alone.tobytes())
+    except _EXIF_ERRORS:
+        return False
 
 
 def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
@@ -269,8 +319,11 @@ def format_of(path: Path) -> str:
 
 def fitting(picture: Picture, image_format: str) -> Picture:
     """The picture with only the metadata that a file format can hold; ``notices`` name what is left out."""
-    held = {"icc": picture.icc, "exif": _clean_exif(picture.exif), "xmp": picture.xmp}
-    lost = []
+    exif, malformed = _exif(lambda: _parsed(picture.exif))
+    held = {"icc": picture.icc, "exif": exif, "xmp": picture.xmp}
+    lost = ["some EXIF is malformed and left out"] if malformed else []
+    if image_format in ("BMP", "PPM") and exif:
+        picture = _upright(picture, _parsed(exif).get(_ORIENTATION_TAG))
     for name, value in held.items():
         most = _JPEG_METADATA_MAX if image_format == "JPEG" and name != "icc" else sys.maxsize
         if value and image_format in ("BMP", "PPM"):
@@ -286,10 +339,18 @@ def fitting(picture: Picture, image_format: str) -> Picture:
     return replace(picture, icc=held["icc"], exif=held["exif"], xmp=held["xmp"], notices=notices)
 
 
-def _clean_exif(data: bytes | None) -> bytes | None:
-    exif = Image.Exif()
-    exif.load(data or b"")
-    return _exif(exif)
+def _upright(picture: Picture, orientation: Any) -> Picture:
+    """The picture as a viewer would show it."""
+    turned = _UPRIGHT.get(orientation, np.asarray)
+    alpha = None if picture.alpha is None else np.ascontiguousarray(turned(picture.alpha))
+    return replace(picture, pixels=np.ascontiguousarray(turned(picture.pixels)), alpha=alpha)
+
+
+def check_sides(height: int, width: int, image_format: str) -> None:
+    """ValueError for a picture that is too long or wide for a file format."""
+    most = _SIDE_MAX.get(image_format, sys.maxsize)
+    if max(height, width) > most:
+        raise ValueError(f"{width}x{height} pixels; {image_format} holds at most {most} a side")
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -305,12 +366,13 @@ def write_picture(picture: Picture, image_format: str = "PNG") -> bytes:
     Metadata that the format cannot hold is left out; see `fitting`.
 
     Raises:
-        ValueError: the format cannot hold alpha.
+        ValueError: the format cannot hold alpha, or so long a side.
     """
-    array = picture.array()
+    check_sides(*picture.pixels.shape[:2], image_format)
     if picture.alpha is not None and image_format in ("JPEG", "PPM", "BMP"):
         raise ValueError(f"{image_format} cannot hold the picture's alpha; use PNG, WebP, AVIF or TIFF")
     picture = fitting(picture, image_format)
+    array = picture.array()
     metadata: dict[str, Any] = {"icc_profile": picture.icc, "exif": picture.exif, "xmp": picture.xmp}
     if picture.xmp and image_format == "PNG":
         metadata["pnginfo"] = PngInfo()
