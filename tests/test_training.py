@@ -22,13 +22,14 @@ import lightning as L
 from rdcodec.codecs import container, weights
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.dcvc_rt import ImageConfig, ImageNetwork
+from rdcodec.codecs.image.pictures import read_picture
 from rdcodec.codecs.image.weights_file import packed, read_weights, unpacked
 from rdcodec.entropy_models.coder import Measure
 from rdcodec.entropy_models.tables import gaussian_tables
 from rdcodec.training.coder import Train, gaussian_bits, start_tables
-from rdcodec.training.data import ImageData, PixelCache, RandomCrops, iterate_images
+from rdcodec.training.data import ImageData, ImageFiles, PixelCache, RandomCrops, iterate_images
 from rdcodec.training.export import export, write_line
-from rdcodec.training.freeze import frozen
+from rdcodec.training.freeze import frozen, provisional_codec
 from rdcodec.training.image import SKIPPED_MAX, ImageTraining, counts_of, initial_state, stratified_qualities
 from rdcodec.training.initialise import dct, start_as_dct, with_more_blocks, with_split_first_step
 from rdcodec.training.losses import rate_distortion, rate_distortion_weight
@@ -69,18 +70,24 @@ def recipe(photos: Path, folder: Path, steps: int, *more: str) -> list[str]:
 
 def test_the_recipe_learns_resumes_and_exports(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    train_image(recipe(photos, tmp_path, 30))
+    train_image(recipe(photos, tmp_path, 31))
     first = torch.load(tmp_path / "runs/tiny/last.ckpt", weights_only=True)
-    assert first["global_step"] == 30 and first["elapsed_s"] > 0
-    resumed = "--ckpt_path", str(tmp_path / "runs/tiny/last.ckpt"), "--model.warmup_steps", "17"
+    assert first["global_step"] == 31 and first["elapsed_s"] > 0
+    resumed = "--ckpt_path", str(tmp_path / "runs/tiny/last.ckpt"), "--model.warmup_steps=17", "--model.adamw_lr=0.0007"
     train_image(recipe(photos, tmp_path, 60, *resumed))
     newest = max((tmp_path / "runs/tiny").glob("*.ckpt"), key=lambda p: p.stat().st_mtime)
     second = torch.load(newest, weights_only=True)
     assert second["global_step"] == 60 and second["elapsed_s"] > first["elapsed_s"]
     assert second["hyper_parameters"]["warmup_steps"] == 17  # not the checkpoint's: a training can be made longer
+    assert second["optimizer_states"][0]["optimizers"][-1]["param_groups"][0]["peak_lr"] == 0.0007
     assert list((tmp_path / "runs").rglob("events.out.tfevents*"))
     (tmp_path / "exported").mkdir()
     assert export(newest, "tiny", photos, tmp_path / "exported", 2).stat().st_size < 3_000_000
+    for name in ("tiny", "../tiny", ""):
+        with pytest.raises(ValueError, match="there is a model|no name"):
+            export(newest, name, photos, tmp_path / "exported", 2)
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        export(photos / "0.png", "other", photos, tmp_path / "exported", 2)
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "exported")
     weights.manifest.cache_clear()
     try:
@@ -172,7 +179,7 @@ def test_a_gradient_that_is_not_finite_spoils_nothing(photos, tmp_path, poisoned
         with pytest.raises(FloatingPointError, match="no finite gradient in 20 steps"):
             trainer.fit(module, data)
     else:
-        with pytest.warns(UserWarning, match="not finite, the step is left out"):
+        with pytest.warns(UserWarning, match="not finite and left out"):
             trainer.fit(module, data)
     assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
 
@@ -300,6 +307,20 @@ def test_levels_learn_from_symbols_and_residuals_from_noise():
         assert (level.grad < -0.3).all() and residual.grad.sum() > 1
 
 
+def test_training_sees_pictures_as_the_codec_does(tmp_path):
+    """16-bit grey by its range, which Pillow's own conversion makes white."""
+    ramp = np.linspace(0, 65535, 128 * 128).astype(np.uint16).reshape(128, 128)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(ramp).save(tmp_path / "in" / "ramp.png")
+    expected = np.repeat(read_picture((tmp_path / "in" / "ramp.png").read_bytes()).pixels, 3, axis=2)
+    np.testing.assert_array_equal(PixelCache(tmp_path / "in", tmp_path).image(0), expected)
+    np.testing.assert_array_equal(ImageFiles(tmp_path / "in")[0].numpy(), expected)
+
+
+def test_validation_measures_with_the_encoders_dead_zone():
+    assert provisional_codec(ImageNetwork(ImageConfig(**TINY), *LAYERS["integer"])).tables.deadzone is not None
+
+
 def test_graphics_are_drawn_on_their_share_of_the_crops(photos, tmp_path):
     """Text and shapes: more flat pixels than any photograph has, in so many of the crops."""
     cache = PixelCache(photos, tmp_path)
@@ -344,6 +365,9 @@ def test_data(photos, tmp_path):
     assert next(crops).shape == (64, 64, 3) and next(crops).dtype == torch.uint8
     with pytest.raises(FileNotFoundError, match="no such folder"):
         list(iterate_images(tmp_path / "nowhere"))
+    for wrong in ({"crop": 0}, {"crop": -64}, {"batch_size": 0}, {"validation_images": -1}):
+        with pytest.raises(ValueError, match="need"):
+            ImageData(photos, **wrong)
     with pytest.raises(ValueError, match="multiple of 64"):
         ImageData(photos, crop=100)
     with pytest.raises(ValueError, match="as large as the crop"):

@@ -10,16 +10,18 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import lightning as L
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ..codecs.container import write_file
+from ..codecs.image.pictures import read_picture
 from .graphics import with_graphics
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
@@ -55,6 +57,19 @@ def iterate_images(source: Path) -> Iterator[tuple[str, bytes]]:
                     yield member.name, shard.extractfile(member).read()  # type: ignore[union-attr]
 
 
+def rgb_of(data: bytes, name: str) -> np.ndarray:
+    """Pixels as the codec sees them, uint8 (height, width, 3); grey three times, without alpha.
+
+    Raises:
+        ValueError: not an image; the message begins with ``name``.
+    """
+    try:
+        pixels = read_picture(data).pixels
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+
+
 class PixelCache:
     """All images of a source as one memory-mapped file of uint8 RGB, with an index of (offset, height, width)."""
 
@@ -72,17 +87,16 @@ class PixelCache:
         part = self.pixels_path.with_suffix(".part")
         with part.open("wb") as file:
             for name, data in track(iterate_images(source), description="decoding training images"):
-                try:
-                    image = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-                except (UnidentifiedImageError, OSError) as error:
-                    raise ValueError(f"{source}: {name} is not an image Pillow can read ({error})") from None
+                image = rgb_of(data, f"{source}: {name}")
                 file.write(image.tobytes())
                 index.append((offset, *image.shape[:2]))
                 offset += image.size
         if not index:
             raise ValueError(f"{source} holds no images ({', '.join(sorted(SUFFIXES))}) and no tar shards")
         part.rename(self.pixels_path)
-        np.save(self.index_path, np.array(index, np.int64))
+        buffer = io.BytesIO()
+        np.save(buffer, np.array(index, np.int64))
+        write_file(self.index_path, buffer.getvalue())
 
     def image(self, i: int) -> np.ndarray:
         """uint8 (height, width, 3), read on demand."""
@@ -126,13 +140,14 @@ class ImageFiles(Dataset):
     """Whole images of a folder, uint8 (height, width, 3), at most ``limit`` of them."""
 
     def __init__(self, source: Path, limit: int | None = None) -> None:
-        self.files = list(iterate_images(source))[:limit]
+        self.files = list(islice(iterate_images(source), limit))
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, i: int) -> Tensor:
-        return torch.from_numpy(np.array(Image.open(io.BytesIO(self.files[i][1])).convert("RGB")))
+        name, data = self.files[i]
+        return torch.from_numpy(rgb_of(data, name).copy())
 
 
 class ImageData(L.LightningDataModule):
@@ -163,8 +178,10 @@ class ImageData(L.LightningDataModule):
         workers: int = 0,
     ) -> None:
         super().__init__()
-        if crop % 64:
-            raise ValueError(f"crop={crop} is not a multiple of 64")
+        if crop % 64 or crop < 64:
+            raise ValueError(f"crop={crop}; need a multiple of 64, 64 or more")
+        if batch_size < 1 or validation_images < 1:
+            raise ValueError(f"batch_size={batch_size}, validation_images={validation_images}; need 1 or more")
         if not 0 <= graphics <= 1:
             raise ValueError(f"graphics={graphics}; need a share of the crops, 0 to 1")
         self.train, self.cache = Path(train), Path(cache)

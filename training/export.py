@@ -1,12 +1,13 @@
 """Checkpoint to shipped weights: integer level branch frozen, tables calibrated, hash and manifest line written.
 
-python -m rdcodec.training.export runs/image/last.ckpt --name image-1 --train FOLDER
+python -m rdcodec.training.export runs/image/last.ckpt --name mine-1 --train FOLDER
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,20 @@ from .image import checkpoint_state, counts_of, stratified_qualities
 from .manifest import lines_in, write_lines, write_weights
 from .quantisation import LAYERS
 
-LICENCE = "weights CC BY-SA 4.0"
+UNKNOWN = "not stated"
 
 
 def load_checkpoint(path: Path) -> tuple[ImageNetwork, dict[str, Any]]:
     """The averaged network of a Lightning checkpoint with its trainable parse path, and the checkpoint's facts.
 
     Raises:
-        ValueError: the checkpoint is of the float ablation, which cannot be exported.
+        ValueError: no checkpoint, or one of the float ablation, which cannot be exported.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    hparams = checkpoint["hyper_parameters"]
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        hparams = checkpoint["hyper_parameters"]
+    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError):
+        raise ValueError(f"{path} is no checkpoint of `codec train image`") from None
     if hparams["level_branch"] != "integer":
         raise ValueError(f"{path} was trained with level_branch={hparams['level_branch']}; only integer can be exported")
     state = checkpoint_state(checkpoint)
@@ -45,28 +49,65 @@ def load_checkpoint(path: Path) -> tuple[ImageNetwork, dict[str, Any]]:
 
 
 def write_line(folder: Path, name: str, blob: bytes, **fields: Any) -> None:
-    """Put a weights file in ``folder`` and its line first in the manifest there."""
+    """Put a weights file in ``folder`` and its line first in the manifest there: the default model from now on.
+
+    Raises:
+        ValueError: the name is taken, and streams need what has it; or it is none for a file.
+    """
+    check_name(folder, name)
     line = {"codec": "image", **write_weights(folder, f"{name}.safetensors", blob), **fields}
-    write_lines(folder, {name: line} | {other: value for other, value in lines_in(folder).items() if other != name})
+    write_lines(folder, {name: line} | lines_in(folder))
 
 
-def export(checkpoint: Path, name: str, train: Path, folder: Path, batches: int = 100, data_line: str = "") -> Path:
-    """Freeze, calibrate on ``batches`` of 8 training crops, and write weights and manifest line to ``folder``."""
+def check_name(folder: Path, name: str) -> None:
+    """ValueError for a name that a model in ``folder`` has or that is none for a file."""
+    if name in lines_in(folder):
+        raise ValueError(f"there is a model {name} already, which its streams need; give --name another")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(f"no name for a model: {name!r}; need letters, digits, dots, - and _")
+
+
+def export(
+    checkpoint: Path,
+    name: str,
+    train: Path,
+    folder: Path,
+    batches: int = 100,
+    data_line: str = "",
+    *,
+    licence: str = UNKNOWN,
+    recipe: str = UNKNOWN,
+    crop: int = 256,
+    graphics: float = 0.0,
+    cache: Path = Path("runs/cache"),
+) -> Path:
+    """Freeze, calibrate on ``batches`` of 8 training crops, and write weights and manifest line to ``folder``.
+
+    Args:
+        checkpoint: of `codec train image`.
+        name: of the model from now on.
+        train: training images, for the tables; ``crop``, ``graphics`` and ``cache`` as in `ImageData`.
+        folder: where weights and manifest go.
+        batches: of 8 crops.
+        data_line, licence, recipe: for the manifest.
+
+    Raises:
+        ValueError: the name is taken, or the checkpoint cannot be exported.
+    """
+    check_name(folder, name)
     network, facts = load_checkpoint(checkpoint)
     tensors = frozen_tensors(network)
     deployed = frozen(network, tensors)
-    data = ImageData(train, crop=256, batch_size=8, seed=99)
+    data = ImageData(train, crop=crop, batch_size=8, graphics=graphics, cache=cache, seed=99)
     data.prepare_data()
     crops = iter(data.train_dataloader())
     counted = (next(crops) for _ in track(range(batches), description="calibrating tables"))
     qualities = (stratified_qualities(8) for _ in range(batches))
     tables = calibrated(deployed, start_tables(), counted, qualities).with_deadzone(LAGRANGIAN)
     blob = weights_bytes(network.config, tensors, tables)
-    hours = facts["elapsed_s"] / 3600
-    hardware = "CUDA" if torch.cuda.is_available() else f"{platform.machine()} CPU"
     write_line(
-        folder, name, blob, licence=LICENCE, data=data_line or train.name, recipe="training/recipes/image.yaml",
-        steps=facts["steps"], hardware=f"{hardware}, {hours:.2f} h",
+        folder, name, blob, licence=licence, data=data_line or train.name, recipe=recipe,
+        steps=facts["steps"], hardware=f"{facts['elapsed_s'] / 3600:.2f} h of the last run",
     )  # fmt: skip
     return folder / f"{name}.safetensors"
 
@@ -78,10 +119,16 @@ def main() -> None:
     parser.add_argument("--train", type=Path, required=True, help="training images, for the tables")
     parser.add_argument("--data", default="", help="manifest text: what it was trained on")
     parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where weights and manifest go")
-    parser.add_argument("--batches", type=int, default=100)
+    parser.add_argument("--batches", type=int, default=100, help="of 8 crops, for the tables")
+    parser.add_argument("--crop", type=int, default=256, help="side of these crops")
+    parser.add_argument("--graphics", type=float, default=0.0, help="share of them with text and shapes, as in training")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where decoded pixels are kept")
+    parser.add_argument("--licence", default=UNKNOWN, help="manifest text")
+    parser.add_argument("--recipe", default=UNKNOWN, help="manifest text")
     args = parser.parse_args()
     try:
-        print(export(args.checkpoint, args.name, args.train, args.folder, args.batches, args.data))
+        options = {name: getattr(args, name) for name in ("licence", "recipe", "crop", "graphics", "cache")}
+        print(export(args.checkpoint, args.name, args.train, args.folder, args.batches, args.data, **options))
     except (ValueError, OSError) as error:
         parser.exit(1, f"{error}\n")
 

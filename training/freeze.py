@@ -9,8 +9,8 @@ from ..codecs.image.codec import ImageCodec
 from ..codecs.image.dcvc_rt import ImageNetwork
 from ..codecs.image.weights_file import packed, unpacked
 from ..entropy_models.integer_net import ACTIVATION_SCALE, IntegerDepthwise, IntegerLinear
-from ..entropy_models.tables import Tables, gaussian_tables
-from .coder import SKIP_LEVEL
+from ..entropy_models.tables import Tables
+from .coder import start_tables
 
 
 def frozen_tensors(network: ImageNetwork) -> dict[str, Tensor]:
@@ -68,4 +68,4 @@ def check_exact(network: nn.Module) -> None:
 
 def provisional_codec(network: ImageNetwork, tables: Tables | None = None) -> ImageCodec:
     """A codec around a network that is still training; its streams carry a zero hash."""
-    return ImageCodec(frozen(network), tables or gaussian_tables(SKIP_LEVEL), bytes(8))
+    return ImageCodec(frozen(network), tables or start_tables(), bytes(8))

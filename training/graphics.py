@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -28,11 +29,17 @@ def with_graphics(photograph: np.ndarray, rng: np.random.Generator) -> np.ndarra
 def _text(draw: ImageDraw.ImageDraw, rng: np.random.Generator, rows: int, columns: int) -> None:
     """Lines of random letters from a random height down."""
     size = float(np.exp(rng.uniform(*np.log(SIZES))))
-    font, colour = ImageFont.load_default(size), _colour(rng)
+    font, colour = _font(round(size)), _colour(rng)
     left, spacing = rng.uniform(-size, size), rng.uniform(1.1, 1.7) * size
     for top in np.arange(rng.uniform(-size, rows / 2), rows, spacing):
         letters = rng.choice(list(CHARACTERS), int(rng.uniform(0.3, 1) * columns / size * 2) + 1)
         draw.text((left, top), "".join(letters), fill=colour, font=font)
+
+
+@lru_cache(maxsize=SIZES[1])
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own typeface."""
+    return ImageFont.load_default(size)
 
 
 def _shape(draw: ImageDraw.ImageDraw, rng: np.random.Generator, rows: int, columns: int) -> None:
@@ -44,8 +51,8 @@ def _shape(draw: ImageDraw.ImageDraw, rng: np.random.Generator, rows: int, colum
         case 1:
             draw.rectangle(box, outline=colour, width=width)
         case 2:
-            end = [(x[1], y[0]), (x[0], y[1]), (x[1], y[1])][rng.integers(3)]
-            draw.line((x[0], y[0], *end), fill=colour, width=width)
+            ends = (x[0], y[0], x[1], y[0]), (x[0], y[0], x[0], y[1]), (x[0], y[0], x[1], y[1]), (x[0], y[1], x[1], y[0])
+            draw.line(ends[rng.integers(4)], fill=colour, width=width)
         case 3:
             draw.ellipse(box, fill=colour)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -39,7 +40,8 @@ class ImageTraining(L.LightningModule):
         muon_lr: peak learning rate of weight matrices; 0 trains them with AdamW.
         adamw_lr: peak learning rate of everything else.
         warmup_steps: linear warm-up, then cosine to zero at the end.
-        duration_s: length of the cosine in seconds of training, resumed sessions added up; None: ``max_steps``.
+        duration_s: length of the cosine in seconds, validation and checkpoints among them, resumed sessions added up; None:
+            ``max_steps``.
         weight_decay: decoupled.
         newton_schulz_steps: Muon's iterations; three cost two thirds of five.
         level_branch: ``integer`` is what can be exported; ``float`` is the ablation.
@@ -109,7 +111,7 @@ class ImageTraining(L.LightningModule):
         return None
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave out a step whose gradient is not finite: one such step would spoil every weight for good.
+        """Zero a gradient that is not finite, which would spoil every weight for good; only momentum moves them then.
 
         Raises:
             FloatingPointError: too many in a row.
@@ -121,7 +123,7 @@ class ImageTraining(L.LightningModule):
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row == SKIPPED_MAX:
             raise FloatingPointError(f"no finite gradient in {SKIPPED_MAX} steps; go on from a checkpoint at lower rates")
-        rank_zero_warn(f"step {self.global_step}: the gradient is not finite, the step is left out")
+        rank_zero_warn(f"step {self.global_step}: the gradient is not finite and left out")
         for gradient in gradients:
             gradient.zero_()
 
@@ -168,6 +170,12 @@ class ImageTraining(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict(self._validation.figures(), prog_bar=True, sync_dist=True)
+
+    def on_train_end(self) -> None:
+        """Keep the last steps, too, at the end of the cosine: checkpoints come every so many steps."""
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.save_last and callback.dirpath:
+                self.trainer.save_checkpoint(callback.last_model_path or Path(callback.dirpath) / "last.ckpt")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["elapsed_s"] = self.elapsed_s

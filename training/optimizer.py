@@ -35,9 +35,15 @@ class Joint(torch.optim.Optimizer):
         return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the moments from a checkpoint; learning rates and all other settings stay as they were asked for now."""
+        asked = [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
         for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         self.param_groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        for group, settings in zip(self.param_groups, asked, strict=True):
+            group |= settings
+            if "peak_lr" not in settings:
+                group.pop("peak_lr", None)
 
 
 def muon_with_adamw(
