@@ -39,7 +39,6 @@ app.add_typer(evaluate, name="eval", no_args_is_help=True)
 app.add_typer(train, name="train", no_args_is_help=True)
 app.add_typer(kv, name="kv", no_args_is_help=True)
 
-IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .avif .tif .tiff .bmp .ppm .pgm .gif .jp2 .ico".split())
 FOR_PEOPLE = frozenset({"rate", "shape"})
 """Facts that are texts made of others, which JSON has."""
 CHUNKS_SHOWN = 16
@@ -74,7 +73,7 @@ def main() -> None:
     """Entry point: 0 success, 1 bad data (one line on standard error), 2 wrong usage."""
     try:
         app(prog_name="codec")
-    except (BitstreamError, ValueError, KeyError, OSError, ImportError) as error:
+    except (BitstreamError, ValueError, KeyError, OSError, ImportError, FloatingPointError) as error:
         fail(error)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -162,7 +161,7 @@ def refuse(owners: str, this: str, **options: Any) -> None:
 
 def check_suffix(target: Path | None, suffix: str) -> None:
     """Refuse an output whose suffix is another format's."""
-    if target and target.suffix.lower() in (IMAGE_SUFFIXES | {".safetensors", ".rdc"}) - {suffix}:
+    if target and target.suffix.lower() in files.SUFFIXES - {suffix}:
         raise ValueError(f"the output {target} would be {suffix}, not {target.suffix}; give -o another name")
 
 
@@ -213,7 +212,7 @@ def encode(
     ```
     """
     limit = size_limit(quality, bpp, size)
-    suffixes = IMAGE_SUFFIXES | {".safetensors"}
+    suffixes = files.SUFFIXES - {".rdc"}
     planned = files.jobs(files.expand(inputs, suffixes, note), output, lambda source: ".rdc", roots=inputs, force=force)
     check_one(tokens, len(planned))
     codecs: dict[str, Any] = {}
@@ -351,7 +350,7 @@ def verify(
 
 
 @app.command()
-def models(as_json: AsJson = False) -> None:
+def models(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False) -> None:
     """List the weights that are installed; the first of a codec is its default."""
     from dataclasses import asdict
 

@@ -180,9 +180,15 @@ def _table_end(signal_bytes: int, count: int) -> int:
 def write_file(path: Path, data: bytes) -> None:
     """Write to a temporary file beside ``path``, then rename: a reader never sees half a file.
 
+    A link stays, and what it points to is replaced; into a pipe or a device the data just goes.
+
     Raises:
         OSError: it cannot be written; names ``path``.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as error:

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from . import container
 
+SUFFIXES = frozenset(".png .jpg .jpeg .webp .avif .tif .tiff .bmp .ppm .pgm .gif .jp2 .ico .safetensors .rdc".split())
+"""Of files that commands read or write."""
+
 STDIO = "-"
 PREFIXES = ("", "k", "m", "g", "t")
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*((?P<prefix>[kmgt])(?P<binary>i)?)?b?", re.IGNORECASE | re.ASCII)
@@ -118,14 +121,16 @@ def jobs(
         raise ValueError("the output's name is empty; the current folder is .")
     planned = []
     folders = [Path(root) for root in roots if Path(root).is_dir()]
+    many = len(sources) > 1 or bool(folders)
+    count = f"{len(sources)} inputs" if len(sources) > 1 else "an input folder"
     for source in sources:
         if output == STDIO or (source is None and output is None):
             target = None
         elif output is None:
             target = source.with_suffix(suffix_of(source))  # type: ignore[union-attr]
-        elif len(sources) > 1 and (Path(output).is_file() or Path(output).suffix == suffix_of(source)):
-            raise ValueError(f"{len(sources)} inputs for the one file {output}; -o takes a folder here, like {output}/")
-        elif Path(output).is_dir() or output.endswith(("/", "\\")) or len(sources) > 1:
+        elif many and (Path(output).is_file() or Path(output).suffix.lower() in SUFFIXES):
+            raise ValueError(f"{output} is one file, and -o takes a folder for {count}, like {output}/")
+        elif Path(output).is_dir() or output.endswith(("/", "\\")) or many:
             target = Path(output) / _place(source, folders) / ((source.stem if source else "stdin") + suffix_of(source))
         else:
             target = Path(output)
@@ -144,7 +149,7 @@ def _check_target(source: Path | None, target: Path, force: bool) -> None:
         raise ValueError(f"{above} is a file, and {target} needs a folder there")
     if source and target.exists() and target.samefile(source):
         raise ValueError(f"{target} is the input itself; give -o another name")
-    if target.exists() and not force:
+    if target.is_file() and not force:
         raise ValueError(f"{target} exists; --force overwrites it")
 
 

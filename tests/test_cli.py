@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from rdcodec.codecs import cli, files
+from rdcodec.codecs import cli, container, files
 from rdcodec.codecs.kv_cache import MODES, KvCodec, KvSettings, read_block_header
 from rdcodec.codecs.kv_cache.modes import MODE_NAMES
 from rdcodec.codecs.weights import manifest
@@ -74,7 +75,7 @@ def test_many_inputs_need_a_folder(run, photo, tmp_path):
     Image.open(photo).save(tmp_path / "second.png")
     for output in ("two.rdc", "photo.png"):  # the second is a file
         code, out, err = run("encode", "photo.png", "second.png", "-o", output, "--force")
-        assert (code, out) == (1, "") and f"2 inputs for the one file {output}" in err
+        assert (code, out) == (1, "") and f"{output} is one file, and -o takes a folder for 2 inputs" in err
     assert run("encode", "photo.png", "second.png", "-o", "v1.0")[0] == 0 and (tmp_path / "v1.0" / "second.rdc").exists()
     assert run("--version")[1].startswith("rdcodec ")
 
@@ -367,6 +368,29 @@ def test_damage(run, photo, tmp_path):
     assert (code, out) == (1, "") and "no tile is undamaged; tile 0 (of 0..0)" in err and not (tmp_path / "bad.png").exists()
     (tmp_path / "empty.rdc").touch()
     assert run("info", "empty.rdc")[0] == 1 and run("decode", "photo.png")[0] == 1
+
+
+def test_a_folder_gives_a_folder_however_many_it_holds(run, photo, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.png").write_bytes((tmp_path / "photo.png").read_bytes())
+    assert run("encode", "one/", "-o", "packed")[0] == 0
+    assert [str(p.relative_to(tmp_path)) for p in (tmp_path / "packed").iterdir()] == ["packed/a.rdc"]
+    code, _, err = run("decode", "packed", "-o", "out.jpg")
+    assert code == 1 and "out.jpg is one file, and -o takes a folder for an input folder" in err
+    assert not (tmp_path / "out.jpg").exists()
+
+
+def test_a_link_stays_and_a_pipe_gets_the_data(run, photo, tmp_path):
+    (tmp_path / "real.rdc").write_bytes(b"old")
+    (tmp_path / "link.rdc").symlink_to("real.rdc")
+    assert run("encode", "photo.png", "-o", "link.rdc")[0] == 1
+    assert run("encode", "photo.png", "-o", "link.rdc", "--force")[0] == 0
+    assert (tmp_path / "link.rdc").is_symlink() and (tmp_path / "real.rdc").read_bytes().startswith(container.MAGIC)
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit((tmp_path / "pipe").read_bytes)
+        assert run("encode", "photo.png", "-o", "pipe")[0] == 0
+    assert read.result() == (tmp_path / "real.rdc").read_bytes() and not (tmp_path / "pipe").is_file()
 
 
 def test_json_has_numbers_where_people_get_text(run, photo, tmp_path):

@@ -146,7 +146,9 @@ def evaluate_folder(
     def left_out(path: Path, error: Exception) -> None:
         progress.console.print(f"codec: {path}: {error}; left out", markup=False)
 
-    paths = _readable(sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder], left_out)
+    own = output.resolve()  # an earlier report holds a picture, too
+    found = [p for p in folder.rglob("*") if p.is_file() and own not in p.resolve().parents] if folder.is_dir() else [folder]
+    paths = _readable(sorted(found), left_out)
     if not paths:
         raise ValueError(f"{folder}: no images there")
     wanted, ours = _curves(names, qualities)

@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import io
 import math
+import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -105,10 +106,11 @@ def evaluate(
     Raises:
         ValueError: a file is not an image, an anchor is missing, or no file is left.
     """
-    points = []
+    points, folder = [], os.path.commonpath([path.parent for path in files])
     for path in files:
+        name = str(path.relative_to(folder))  # two folders may hold files of one name
         try:
-            points += _points_of(codec, path, names, qualities, progress)
+            points += _points_of(codec, path, name, names, qualities, progress)
         except (ValueError, OSError) as error:
             if left_out is None:
                 raise
@@ -119,20 +121,20 @@ def evaluate(
 
 
 def _points_of(
-    codec: ImageCodec, path: Path, names: Sequence[str], qualities: Sequence[int], progress: Progress
+    codec: ImageCodec, path: Path, file: str, names: Sequence[str], qualities: Sequence[int], progress: Progress
 ) -> list[Point]:
     """Every point of one file."""
     points = []
     pixels = read_picture(path.read_bytes()).pixels
     rgb = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy()
     for quality in qualities:
-        progress(f"{path.name} ours q{quality}")
+        progress(f"{file} ours q{quality}")
         coded = anchors.timed(partial(codec.encode, rgb, quality), codec.decode)
-        points.append(point("rdcodec", quality, path.name, rgb, coded))
+        points.append(point("rdcodec", quality, file, rgb, coded))
     for name in names:
         for quality in anchors.ANCHORS[name].qualities:
-            progress(f"{path.name} {name} q{quality}")
-            points.append(point(name, quality, path.name, rgb, anchors.code(name, rgb, quality)))
+            progress(f"{file} {name} q{quality}")
+            points.append(point(name, quality, file, rgb, anchors.code(name, rgb, quality)))
     return points
 
 
