@@ -368,7 +368,8 @@ def write_picture(picture: Picture, image_format: str = "PNG") -> bytes:
     Raises:
         ValueError: the format cannot hold alpha, or so long a side.
     """
-    check_sides(*picture.pixels.shape[:2], image_format)
+    height, width = picture.pixels.shape[:2]
+    check_sides(height, width, image_format)
     if picture.alpha is not None and image_format in ("JPEG", "PPM", "BMP"):
         raise ValueError(f"{image_format} cannot hold the picture's alpha; use PNG, WebP, AVIF or TIFF")
     picture = fitting(picture, image_format)

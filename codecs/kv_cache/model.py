@@ -106,7 +106,7 @@ def _mapped_tensors(folder: Path) -> dict[str, Tensor]:
     if not (folder / "model.safetensors").is_file():
         weight_map = json.loads(index.read_text())["weight_map"] if index.is_file() else {}
         files = {folder / name for name in weight_map.values()}
-    found = {}
+    found: dict[str, Tensor] = {}
     for file in sorted(files):
         with safe_open(file, "pt") as opened:
             found |= {name: opened.get_tensor(name) for name in opened.keys()}
