@@ -257,7 +257,9 @@ def shown_output(fields: dict[str, Any]) -> str:
 def decode(
     inputs: Inputs,
     output: Output = None,
-    crop: Annotated[str | None, typer.Option(metavar="X,Y,W,H", help="Images: decode only this part.")] = None,
+    crop: Annotated[
+        str | None, typer.Option(metavar="X,Y,W,H", help="Images: only this part, as stored (not turned by EXIF).")
+    ] = None,
     salvage: Annotated[bool, typer.Option(help="Images: recover what is undamaged.")] = False,
     prefix: Annotated[int | None, typer.Option(min=1, help="KV caches: only the first so many tokens.")] = None,
     profile: ProfileFile = None,
