@@ -204,7 +204,7 @@ def test_a_store_without_this_model_says_what_it_holds(tmp_path):
     assert f"{start}the store holds caches of 2 other models" in said("--fingerprint", "11" * 16)
     assert f"{start}this model's caches are there under another salt" in said("--fingerprint", "00" * 16, "--salt", "x")
     (tmp_path / "ids").write_text("96 96")
-    assert said("--fingerprint", "00" * 16).endswith("for this model and tenant\n")
+    assert said("--fingerprint", "00" * 16).endswith("; caches of 1 other models or element types (--dtype) are there\n")
 
 
 def changed_cache(cache, change):

@@ -10,7 +10,7 @@ from rdcodec.codecs.kv_cache import PrefixStore, read_block_header
 from rdcodec.codecs.kv_cache.cli import app
 from rdcodec.codecs.kv_cache.modes import MODE_NAMES, MODES
 from rdcodec.codecs.kv_cache.store import Hit
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from typer.testing import CliRunner
 
 NAME = "00112233445566778899aabbccddeeff"
@@ -49,6 +49,26 @@ def filled(tmp_path):
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(line["shared_tokens"], line["new_blocks"]) for line in lines] == [(0, 4), (16, 2)]
     return tmp_path, tensors
+
+
+def test_get_writes_to_standard_output_and_refuses_a_folder(filled):
+    tmp_path, tensors = filled
+    ids = ids_file(tmp_path / "ids", list(range(30)))
+    arguments = ["get", tmp_path / "store", "--tokens", ids, *MODEL, *BLOCKS, "-o"]
+    done = run(*arguments, "-")
+    assert done.exit_code == 0 and "30 of 30 tokens" in done.stderr
+    assert torch.equal(load(done.stdout_bytes)["layers.0.k"], tensors["layers.0.k"])
+    done = run(*arguments, tmp_path / "store")
+    assert done.exit_code == 1 and "is a folder; -o takes a file" in done.stderr
+
+
+def test_a_miss_names_what_else_is_there(filled):
+    tmp_path, _ = filled
+    other = ["--fingerprint", "22" * 16]
+    assert run("put", tmp_path / "store", tmp_path / "a.safetensors", *other, *BLOCKS).exit_code == 0
+    ids = ids_file(tmp_path / "ids", [7, 7, 7])
+    done = run("get", tmp_path / "store", "--tokens", ids, *MODEL, *BLOCKS, "-o", tmp_path / "o")
+    assert done.exit_code == 1 and "caches of 1 other models or element types (--dtype) are there" in done.stderr
 
 
 def test_get_says_what_it_could_not_give(filled):

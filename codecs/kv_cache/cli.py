@@ -18,7 +18,7 @@ import typer
 
 from ...entropy_models.errors import BitstreamError
 from ..console import errors, fail, out
-from ..files import show_size
+from ..files import STDIO, Job, show_size
 from . import cli_upkeep
 from .cli_shared import (
     PROGRAM,
@@ -143,7 +143,7 @@ def _cache(path: Path, tokens: Path | None, keys: str | None) -> tuple[Any, Any]
 @app.command()
 def get(
     store: Store,
-    output: Annotated[Path, typer.Option("--output", "-o", help="safetensors to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="safetensors to write; - is standard output.")],
     tokens: Annotated[Path, typer.Option(help="The prompt's ids: a JSON list, or numbers with spaces between.")],
     model: Model = None,
     fingerprint: Name = None,
@@ -160,9 +160,10 @@ def get(
         import torch
         from safetensors.torch import save
 
-        from ..container import write_file
-
-        if output.exists() and not force:
+        to_stdout = str(output) == STDIO
+        if output.is_dir():
+            raise ValueError(f"{output} is a folder; -o takes a file")
+        if output.is_file() and not force and not to_stdout:
             raise ValueError(f"{output} exists; --force overwrites it")
         if not output.parent.is_dir():
             raise ValueError(f"{output.parent}: no such folder")
@@ -172,10 +173,10 @@ def get(
         first = wanted.start if wanted else 0
         names = {f"layers.{first + i}.{n}": x for i, kv in enumerate(hit.layers) for n, x in zip("kv", kv, strict=True)}
         tensors = {name: x.contiguous() for name, x in names.items()}
-        write_file(output, save({**tensors, "tokens": torch.tensor(ids[: hit.tokens])}))
+        Job(None, None if to_stdout else output).write(save({**tensors, "tokens": torch.tensor(ids[: hit.tokens])}))
         found = {"file": str(output), "tokens": hit.tokens, "asked_tokens": len(ids), "layers": len(hit.layers)}
         line = f"{output}: {hit.tokens} of {len(ids)} tokens, {len(hit.layers)} layers"
-        out.print(json.dumps(found) if as_json else line)
+        (errors if to_stdout else out).print(json.dumps(found) if as_json else line)
 
 
 def _hit(opened: PrefixStore, ids: list[int], layers: range | None, model: str | None, dtype: str | None) -> Hit:

@@ -97,13 +97,13 @@ def open_store(
 
 
 def instead(opened: PrefixStore, model: str | None, dtype: str | None = None) -> str:
-    """What the store holds instead, where it holds nothing of this model and tenant."""
+    """What the store holds instead, where it has not what was asked for."""
     from .commands import model_in
     from .mismatch import elsewhere
 
     index = opened.index
     load = partial(model_in, model) if model else None
-    return "" if index.trie.nodes else elsewhere(index.backend, index.namespace, load, dtype)
+    return elsewhere(index.backend, index.namespace, load, dtype)
 
 
 def check_there(store: str) -> None:

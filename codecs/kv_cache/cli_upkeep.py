@@ -77,7 +77,7 @@ def evict(
     policy: Annotated[str, typer.Option(help="worth (reuse x recompute cost / bytes) or recency (LRU).")] = "worth",
     as_json: AsJson = False,
 ) -> None:
-    """Drop the blocks of least worth. Each model and tenant gives up the same share."""
+    """Drop the blocks of least worth. Each model and tenant keeps the same share in whole blocks, a small one maybe none."""
     with reported():
         from .upkeep import check_policy
 

@@ -277,7 +277,9 @@ def decode_bytes(
     for i, pair in enumerate(layers):
         for kind, x in zip(kinds, pair, strict=True):
             out[pattern.replace("{i}", str(i)).replace("{k}", kind)] = (x[None] if batch else x).contiguous()
-    return save(out), {"codec": "kv", **_shape(layers)}
+    short = prefix is not None and len(tokens) < prefix
+    notices = [f"it holds {len(tokens)} tokens, fewer than --prefix {prefix}"] if short else []
+    return save(out), {"codec": "kv", **_shape(layers), "notices": notices}
 
 
 def verify_bytes(data: bytes, profile: Path | None = None, salt: str | None = None) -> None:

@@ -68,7 +68,7 @@ def _same(stored: Rope, here: Rope | None) -> bool:
 def elsewhere(
     backend: Backend, namespace: str, load: Callable[[], Any] | None = None, dtype: str | None = None
 ) -> str:
-    """What a store holds instead of a namespace that is empty: a clause for an error of a command, or nothing.
+    """What a store holds instead of a namespace that lacks it: a clause for an error of a command, or nothing.
 
     Args:
         backend: of the store.
@@ -77,9 +77,12 @@ def elsewhere(
         dtype: element type that was asked for in place of the model's own.
     """
     found = namespaces(backend)
-    if not found or namespace in found:
-        return ""
     name, _, salt = namespace.partition("-")
+    if namespace in found:
+        others = {other.partition("-")[0] for other in found if other.endswith(salt)} - {name}
+        return f"; caches of {len(others)} other models or element types (--dtype) are there" if others else ""
+    if not found:
+        return ""
     if any(other.startswith(name) for other in found):
         return "; this model's caches are there under another salt"
     models = sorted({other.partition("-")[0] for other in found if other.endswith(salt)})
