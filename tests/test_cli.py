@@ -410,6 +410,8 @@ def test_json_has_numbers_where_people_get_text(run, photo, tmp_path):
     assert 1 < facts("encode", "c.safetensors")["bits_per_element"] < 16
     for command in (["encode", "c.safetensors"], ["decode", "c.rdc", "-o", "d.safetensors"]):
         assert facts(*command).items() >= sizes.items()
+    beyond = facts("decode", "c.rdc", "-o", "d.safetensors", "--prefix", "41")
+    assert beyond["tokens"] == 40 and beyond["notices"] == ["it holds 40 tokens, fewer than --prefix 41"]
 
 
 def test_a_failed_file_is_a_line_of_json_too(run, photo, tmp_path):
