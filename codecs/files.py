@@ -115,7 +115,7 @@ def jobs(
         force: outputs may exist.
 
     Raises:
-        ValueError: many inputs for one file, two inputs for one output, or an output that cannot be (`_check_target`).
+        ValueError: many inputs for one file, two inputs for one output, or an output that cannot be (`check_target`).
     """
     if output == "":
         raise ValueError("the output's name is empty; the current folder is .")
@@ -138,17 +138,19 @@ def jobs(
     planned = _apart(planned)
     for job in planned:
         if job.target:
-            _check_target(job.source, job.target, force)
+            check_target(job.source, job.target, force)
     return planned
 
 
-def _check_target(source: Path | None, target: Path, force: bool) -> None:
+def check_target(source: Path | None, target: Path, force: bool) -> None:
     """Before hours are spent: ValueError for an output below a file, for the input itself, or one that exists."""
     above = next(folder for folder in target.parents if folder.exists())
     if not above.is_dir():
         raise ValueError(f"{above} is a file, and {target} needs a folder there")
     if source and target.exists() and target.samefile(source):
         raise ValueError(f"{target} is the input itself; give -o another name")
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder; -o takes a file")
     if target.is_file() and not force:
         raise ValueError(f"{target} exists; --force overwrites it")
 

@@ -380,6 +380,13 @@ def test_a_folder_gives_a_folder_however_many_it_holds(run, photo, tmp_path):
     assert not (tmp_path / "out.jpg").exists()
 
 
+def test_a_folder_in_an_outputs_place_is_found_before_work(run, photo, tmp_path):
+    (tmp_path / "photo.rdc").mkdir()
+    for force in ([], ["--force"]):
+        code, _, err = run("encode", "photo.png", *force)
+        assert code == 1 and "photo.rdc is a folder; -o takes a file" in err
+
+
 def test_a_link_stays_and_a_pipe_gets_the_data(run, photo, tmp_path):
     (tmp_path / "real.rdc").write_bytes(b"old")
     (tmp_path / "link.rdc").symlink_to("real.rdc")

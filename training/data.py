@@ -64,10 +64,9 @@ def rgb_of(data: bytes, name: str) -> np.ndarray:
         ValueError: not an image; the message begins with ``name``.
     """
     try:
-        pixels = read_picture(data).pixels
+        return read_picture(data).rgb()
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
 class PixelCache:
@@ -147,7 +146,7 @@ class ImageFiles(Dataset):
 
     def __getitem__(self, i: int) -> Tensor:
         name, data = self.files[i]
-        return torch.from_numpy(rgb_of(data, name).copy())
+        return torch.from_numpy(rgb_of(data, name))
 
 
 class ImageData(L.LightningDataModule):

@@ -62,12 +62,11 @@ def encode_bytes(
     return stream, facts | {"raw_bytes": raw_bytes, "notices": picture.notices}
 
 
-def _codec_for(codecs: Codecs, data: bytes, device: str, *, salvage: bool = False) -> ImageCodec:
+def _codec_for(codecs: Codecs, stream_hash: bytes, device: str) -> ImageCodec:
     """The codec with the weights that a stream names."""
-    stream, _ = parse(data, salvage=salvage)
-    key = stream.weights.hex()
+    key = stream_hash.hex()
     if key not in codecs:
-        codecs[key] = ImageCodec.load(stream_hash=stream.weights, device=device)
+        codecs[key] = ImageCodec.load(stream_hash=stream_hash, device=device)
     return codecs[key]
 
 
@@ -89,10 +88,10 @@ def decode_bytes(
     """
     image_format = format_of(target) if target else "PNG"
     box = parse_crop(crop) if crop else None
+    stream, header = parse(data, salvage=salvage)
     if box is None:
-        header = parse(data, salvage=salvage)[1]
         check_sides(header.height, header.width, image_format)
-    codec = _codec_for(codecs, data, device, salvage=salvage)
+    codec = _codec_for(codecs, stream.weights, device)
     picture = fitting(codec.decode_picture(data, crop=box, salvage=salvage, progress=progress), image_format)
     height, width = picture.pixels.shape[:2]
     facts = {"codec": "image", "width": width, "height": height, "shape": f"{width}x{height}"}
@@ -105,7 +104,7 @@ def verify_bytes(codecs: Codecs, data: bytes, *, device: str) -> None:
     Raises:
         BitstreamError: anything wrong with the data.
     """
-    _codec_for(codecs, data, device).verify(data)
+    _codec_for(codecs, parse(data)[0].weights, device).verify(data)
 
 
 def parse_crop(text: str) -> Box:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from ..container import write_file
 from . import anchors
 from .codec import ImageCodec
 from .evaluate import psnr_db
-from .pictures import Picture, read_picture, write_picture
+from .pictures import Picture, read_picture, upright, write_picture
 
 QUALITIES = (15, 40, 70)
 PANEL_MAX = 640
@@ -59,7 +59,7 @@ def run(
         picture = read_picture(photograph.read_bytes())
     except ValueError as error:
         raise ValueError(f"{photograph}: {error}") from None
-    picture = Picture(_upright(picture))
+    picture = Picture(upright(picture).rgb())
     original = picture.pixels
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "original.png", write_picture(picture))
@@ -97,15 +97,6 @@ def _one(codec: ImageCodec, picture: Picture, folder: Path, quality: int) -> tup
         len(jpeg.data), len(jpeg.data) * bpp_per_byte, psnr_db(picture.pixels, jpeg.pixels), middle - start, end - middle,
     )  # fmt: skip
     return row, ours, jpeg.pixels
-
-
-def _upright(picture: Picture) -> np.ndarray:
-    """RGB pixels turned as the picture's EXIF orientation says."""
-    exif = Image.Exif()
-    exif.load(picture.exif or b"")
-    image = Image.fromarray(np.broadcast_to(picture.pixels[..., :3], (*picture.pixels.shape[:2], 3)).copy())
-    image.getexif()[ExifTags.Base.Orientation] = exif.get(ExifTags.Base.Orientation, 1)
-    return np.asarray(ImageOps.exif_transpose(image))
 
 
 def _sheet(original: np.ndarray, columns: list[list[tuple[np.ndarray, str]]], rows: list[DemoRow]) -> np.ndarray:

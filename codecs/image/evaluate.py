@@ -125,8 +125,7 @@ def _points_of(
 ) -> list[Point]:
     """Every point of one file."""
     points = []
-    pixels = read_picture(path.read_bytes()).pixels
-    rgb = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy()
+    rgb = read_picture(path.read_bytes()).rgb()
     for quality in qualities:
         progress(f"{file} ours q{quality}")
         coded = anchors.timed(partial(codec.encode, rgb, quality), codec.decode)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from .header import PIXELS_MAX
@@ -53,11 +53,6 @@ _EXIF_ERRORS = (SyntaxError, struct.error, TypeError, ValueError, OSError, Looku
 _SUB_IFDS = frozenset({0x8769, 0x8825, 0xA005})
 """EXIF tags that point at more tags."""
 _ORIENTATION_TAG = 274
-_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: lambda x: x[:, ::-1], 3: lambda x: x[::-1, ::-1], 4: lambda x: x[::-1], 5: lambda x: x.swapaxes(0, 1),
-    6: lambda x: np.rot90(x, 3), 7: lambda x: x[::-1, ::-1].swapaxes(0, 1), 8: lambda x: np.rot90(x),
-}  # fmt: skip
-"""What EXIF orientations ask a viewer to do."""
 _SIDE_MAX = {"JPEG": 65535, "WEBP": 16383, "AVIF": 65535}
 _JPEG_METADATA_MAX = 65504
 """Bytes of EXIF or XMP in a JPEG marker, less the longest of their signatures."""
@@ -82,6 +77,10 @@ class Picture:
         if self.alpha is not None:
             return np.concatenate([self.pixels, self.alpha[..., None]], axis=-1)
         return self.pixels[..., 0] if self.pixels.shape[-1] == 1 else self.pixels
+
+    def rgb(self) -> np.ndarray:
+        """A copy of the pixels as uint8 (height, width, 3), grey three times; without alpha."""
+        return np.broadcast_to(self.pixels, (*self.pixels.shape[:2], 3)).copy()
 
 
 def as_picture(image: np.ndarray | str | Path | Image.Image | Picture) -> Picture:
@@ -323,7 +322,7 @@ def fitting(picture: Picture, image_format: str) -> Picture:
     held = {"icc": picture.icc, "exif": exif, "xmp": picture.xmp}
     lost = ["some EXIF is malformed and left out"] if malformed else []
     if image_format in ("BMP", "PPM") and exif:
-        picture = _upright(picture, _parsed(exif).get(_ORIENTATION_TAG))
+        picture = upright(replace(picture, exif=exif))
     for name, value in held.items():
         most = _JPEG_METADATA_MAX if image_format == "JPEG" and name != "icc" else sys.maxsize
         if value and image_format in ("BMP", "PPM"):
@@ -339,11 +338,12 @@ def fitting(picture: Picture, image_format: str) -> Picture:
     return replace(picture, icc=held["icc"], exif=held["exif"], xmp=held["xmp"], notices=notices)
 
 
-def _upright(picture: Picture, orientation: Any) -> Picture:
-    """The picture as a viewer would show it."""
-    turned = _UPRIGHT.get(orientation, np.asarray)
-    alpha = None if picture.alpha is None else np.ascontiguousarray(turned(picture.alpha))
-    return replace(picture, pixels=np.ascontiguousarray(turned(picture.pixels)), alpha=alpha)
+def upright(picture: Picture) -> Picture:
+    """The picture with its pixels turned as its EXIF orientation asks a viewer to; well-formed EXIF, which stays."""
+    image = Image.fromarray(picture.array())
+    image.getexif()[_ORIENTATION_TAG] = _parsed(picture.exif).get(_ORIENTATION_TAG, 1)
+    turned = as_picture(np.asarray(ImageOps.exif_transpose(image)))
+    return replace(picture, pixels=turned.pixels, alpha=turned.alpha)
 
 
 def check_sides(height: int, width: int, image_format: str) -> None:
@@ -381,8 +381,7 @@ def write_picture(picture: Picture, image_format: str = "PNG") -> bytes:
     if image_format in ("PNG", "JPEG"):
         metadata |= _dpi(picture.exif)
     if picture.xmp and image_format == "TIFF":
-        metadata["exif"] = Image.Exif()
-        metadata["exif"].load(picture.exif or b"")
+        metadata["exif"] = _parsed(picture.exif)
         metadata["exif"][_XMP_TAG] = picture.xmp
     options = _LOSSLESS.get(image_format, {}) | {name: value for name, value in metadata.items() if value is not None}
     buffer = io.BytesIO()

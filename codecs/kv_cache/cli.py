@@ -18,7 +18,7 @@ import typer
 
 from ...entropy_models.errors import BitstreamError
 from ..console import errors, fail, out
-from ..files import STDIO, Job, show_size
+from ..files import STDIO, Job, check_target, show_size
 from . import cli_upkeep
 from .cli_shared import (
     PROGRAM,
@@ -161,10 +161,8 @@ def get(
         from safetensors.torch import save
 
         to_stdout = str(output) == STDIO
-        if output.is_dir():
-            raise ValueError(f"{output} is a folder; -o takes a file")
-        if output.is_file() and not force and not to_stdout:
-            raise ValueError(f"{output} exists; --force overwrites it")
+        if not to_stdout:
+            check_target(None, output, force)
         if not output.parent.is_dir():
             raise ValueError(f"{output.parent}: no such folder")
         wanted, ids = _range(layers), read_ids(tokens)

@@ -78,14 +78,11 @@ def elsewhere(
     """
     found = namespaces(backend)
     name, _, salt = namespace.partition("-")
+    models = sorted({other.partition("-")[0] for other in found if other.endswith(salt)} - {name})
     if namespace in found:
-        others = {other.partition("-")[0] for other in found if other.endswith(salt)} - {name}
-        return f"; caches of {len(others)} other models or element types (--dtype) are there" if others else ""
-    if not found:
-        return ""
+        return f"; caches of {len(models)} other models or element types (--dtype) are there" if models else ""
     if any(other.startswith(name) for other in found):
         return "; this model's caches are there under another salt"
-    models = sorted({other.partition("-")[0] for other in found if other.endswith(salt)})
     if len(models) != 1:
         return f"; the store holds caches of {len(models)} other models" if models else ""
     key = next(iter(backend.list(f"blocks/{models[0]}-{salt}/"))).key
