@@ -40,7 +40,7 @@ PROMPT = 1024
 CALIBRATION_CONTEXTS = 24
 QUALITIES = {
     "quantized": (10, 15, 20, 30, 40, 45, 50, 60),
-    "quantized, calibrated": (45, 55, 65),
+    "quantized-small, calibrated": (45, 55, 65),
     "transform": (35, 45, 55, 65),
     "predictive": (30, 40, 50, 60),
 }
@@ -143,20 +143,20 @@ def matched(curves: dict[str, list[Fidelity]], lines: list[Fidelity]) -> list[di
     return out
 
 
-def in_fast_codes(evaluation: Evaluation, line: Fidelity, settings: KvSettings) -> Fidelity:
-    """The line of ``quantized-fast``: that of ``quantized``, whose numbers it decodes to (checked), with its own bytes."""
-    exact, fast = through(settings), through(replace(settings, mode="quantized-fast"))
+def in_small_codes(evaluation: Evaluation, line: Fidelity, settings: KvSettings) -> Fidelity:
+    """The line of ``quantized-small``: that of ``quantized``, whose numbers it decodes to (checked), with its own bytes."""
+    default, small = through(settings), through(replace(settings, mode="quantized-small"))
     size, seconds = 0, 0.0
     for cache, ids in zip(evaluation.caches, evaluation.contexts[:, :-TAIL].numpy(), strict=True):
         start = time.perf_counter()
-        found, spent = fast(cache, ids)
+        found, spent = small(cache, ids)
         size, seconds = size + spent, seconds + time.perf_counter() - start
-        pairs = zip(found, exact(cache, ids)[0], strict=True)
+        pairs = zip(found, default(cache, ids)[0], strict=True)
         if not all(torch.equal(x, y) for ours, theirs in pairs for x, y in zip(ours, theirs, strict=True)):
-            raise ValueError(f"{line.name}: quantized-fast decodes to other numbers")
+            raise ValueError(f"{line.name}: quantized-small decodes to other numbers")
     bits = 8 * size / sum(x.numel() for cache in evaluation.caches for pair in cache for x in pair)
     ratio = line.ratio * line.bits_per_element / bits
-    name = line.name.replace("quantized", "quantized-fast")
+    name = line.name.replace("quantized", "quantized-small")
     return replace(line, name=name, bits_per_element=bits, ratio=ratio, seconds=seconds)
 
 
@@ -201,11 +201,11 @@ def main() -> None:
             show(line)
             curves[name].append(line)
             if name == "quantized":
-                fast = in_fast_codes(evaluation, line, settings)
-                show(fast)
-                curves.setdefault("quantized-fast", []).append(fast)
+                small = in_small_codes(evaluation, line, settings)
+                show(small)
+                curves.setdefault("quantized-small", []).append(small)
         lines += curves[name]
-    lines += curves["quantized-fast"]
+    lines += curves["quantized-small"]
     write_csv(arguments.output, lines)
     plot(arguments.output.with_suffix(".png"), curves, floors)
     table = matched({name: curve for name, curve in curves.items() if name != "turboquant"}, reference)

@@ -2,7 +2,7 @@
 
     python benchmarks/kv_predictors.py --model ../shared/data/lm/llama-7m --text ../shared/data/text
 
-All predictors see what a decoder has (the cache at the same steps), their residual goes through `quantized`'s rows
+All predictors see what a decoder has (the cache at the same steps), their residual goes through `quantized-small`'s rows
 with the calibrated steps of one quality, and what is printed is ideal bits per element, side information included.
 Fitted on TEXT/train, measured on TEXT/eval. Writes benchmarks/results/kv_predictors.csv (-o: elsewhere), and beside it
 kv_predictors_bound.csv: the paper's bound (bits of the token over the elements of a token) and what the expectation over

@@ -64,10 +64,10 @@ def line(shape: str, name: str, raw: int, size: int, encode_s: float, decode_s: 
 def settings_for(rope: Rope | None, large_blocks: bool) -> dict[str, KvSettings]:
     """What is measured, by name."""
     found = {mode: KvSettings(mode=mode, rope=rope) for mode in ("lossless", "fp8", "turboquant", "turboquant-ec")}
-    for mode in ("quantized", "quantized-fast"):
+    for mode in ("quantized", "quantized-small"):
         for quality in (40, 50, 60):
             found[f"{mode} q{quality}"] = KvSettings(mode=mode, quality=quality, rope=rope)
-    for mode in ("quantized", "quantized-fast") if large_blocks else ():
+    for mode in ("quantized", "quantized-small") if large_blocks else ():
         settings = KvSettings(mode=mode, quality=50, rope=rope, block_tokens=LARGE_BLOCK)
         found[f"{mode} q50, blocks of {LARGE_BLOCK:,}"] = settings
     return found

@@ -426,7 +426,7 @@ def evaluate_kv(
     model: Annotated[Path, typer.Option(help="Folder of a transformers model with its tokenizer.")],
     text: Annotated[Path, typer.Option(help="Text file: prompts, what follows them, and text to calibrate on.")],
     modes: Annotated[
-        str, typer.Option(help="Comma-separated; also quantized-fast, turboquant-ec, transform, tokens, residual.")
+        str, typer.Option(help="Comma-separated; also quantized-small, turboquant-ec, transform, tokens, residual.")
     ] = "lossless,fp8,turboquant,quantized,predictive",
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")] = Path("report"),
     contexts: Annotated[int, typer.Option(min=1, help="How many prompts.")] = 4,

@@ -37,6 +37,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..entropy_models.errors import Corrupt, Truncated, Unsupported
 
@@ -52,8 +53,7 @@ _ENTRY = struct.Struct("<BII")
 _CRC = struct.Struct("<I")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One line of the chunk table. ``offset`` is from the start of the file."""
 
     kind: int
@@ -148,8 +148,7 @@ def parse(data: bytes | memoryview, *, salvage: bool = False) -> Stream:
         raise Corrupt(f"header checksum is {crc:08x}, not what the file says")
     table = _FIXED.size + signal_bytes
     entries, offset = [], end
-    for i in range(count):
-        kind, length, chunk_crc = _ENTRY.unpack_from(data, table + i * _ENTRY.size)
+    for i, (kind, length, chunk_crc) in enumerate(_ENTRY.iter_unpack(data[table : end - _CRC.size])):
         if length > CHUNK_BYTES_MAX:
             raise Corrupt(f"chunk {i} claims {length} bytes, at most {CHUNK_BYTES_MAX}")
         entries.append(Entry(kind, offset, length, chunk_crc))

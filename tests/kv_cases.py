@@ -11,8 +11,8 @@ from rdcodec.codecs.kv_cache.modes import MODES
 from rdcodec.codecs.kv_cache.profile import Profile
 from rdcodec.codecs.kv_cache.rope import Rope
 
-PLAIN = ["lossless", "fp8", "turboquant", "turboquant-ec", "quantized", "quantized-fast"]
-LOSSY = ["fp8", "turboquant", "turboquant-ec", "quantized", "quantized-fast", "transform", "predictive"]
+PLAIN = ["lossless", "fp8", "turboquant", "turboquant-ec", "quantized", "quantized-small"]
+LOSSY = ["fp8", "turboquant", "turboquant-ec", "quantized", "quantized-small", "transform", "predictive"]
 ALL = [*PLAIN, "transform", "predictive"]
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 LAYERS = 3

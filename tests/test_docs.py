@@ -90,7 +90,7 @@ def test_readme_cache_figures_are_those_of_the_csv():
         measured = {row["name"]: row for row in csv.DictReader(file)}
     checked = 0
     for name, (_, *cells) in kv_table().items():
-        row = measured.get(re.sub(r"^(quantized) (q\d+), calibrated", r"\1, calibrated \2", name))
+        row = measured.get(re.sub(r"^(quantized-small) (q\d+), calibrated", r"\1, calibrated \2", name))
         if row is None:
             continue
         checked += 1

@@ -14,7 +14,7 @@ from rdcodec.codecs.kv_cache import KvSettings
 from rdcodec.codecs.kv_cache.codec import KvCodec
 
 GOLDEN = Path(__file__).parent / "golden" / "kv"
-MODES = ("lossless", "fp8", "turboquant", "turboquant-ec", "quantized", "quantized-fast")
+MODES = ("lossless", "fp8", "turboquant", "turboquant-ec", "quantized", "quantized-small")
 HEADS, TOKENS, DIM, LAYERS = 2, 37, 12, 2
 
 

@@ -368,8 +368,8 @@ def test_header_is_read_without_tensors():
 
 def test_mode_numbers_are_pinned():
     assert {name: mode.number for name, mode in MODES.items()} == {
-        "tokens": 0, "lossless": 1, "fp8": 2, "turboquant": 3, "turboquant-ec": 4, "quantized": 5, "transform": 6,
-        "predictive": 7, "residual": 8, "quantized-fast": 9,
+        "tokens": 0, "lossless": 1, "fp8": 2, "turboquant": 3, "turboquant-ec": 4, "quantized-small": 5, "transform": 6,
+        "predictive": 7, "residual": 8, "quantized": 9,
     }  # fmt: skip
 
 

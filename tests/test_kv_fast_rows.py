@@ -1,4 +1,4 @@
-"""Mode quantized-fast: the same numbers as quantized, and a zstd frame that nobody can make lie."""
+"""Mode quantized: the same numbers as quantized-small, and a zstd frame that nobody can make lie."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cache(dtype: torch.dtype, tokens: int = 301) -> tuple[tuple[torch.Tensor, to
 @pytest.mark.parametrize("quality", [0, 30, 60, 100])
 def test_it_decodes_to_the_numbers_of_quantized(dtype, quality):
     layers, tokens = cache(dtype), np.arange(301)
-    slow, fast = (KvCodec(KvSettings(mode=mode, quality=quality, rope=ROPE)) for mode in ("quantized", "quantized-fast"))
+    slow, fast = (KvCodec(KvSettings(mode=mode, quality=quality, rope=ROPE)) for mode in ("quantized-small", "quantized"))
     data = fast.encode(layers, tokens)
     assert fast.encode(layers, tokens) == data
     expected, found = slow.decode(slow.encode(layers, tokens))[1], fast.decode(data)[1]
@@ -69,7 +69,7 @@ def layers_of_all_kinds(count: int, tokens: int) -> tuple[tuple[torch.Tensor, to
     return tuple(layers)
 
 
-@pytest.mark.parametrize("mode", ["quantized", "quantized-fast"])
+@pytest.mark.parametrize("mode", ["quantized-small", "quantized"])
 @pytest.mark.parametrize(("group_size", "largest"), [(1, 1), (3 * 2 * 128 * 32, 3), (1 << 30, 7)])
 def test_layers_read_together_are_those_read_alone(monkeypatch, mode, group_size, largest):
     """Chunks of one shape are read in one go, as many as fit; one layer alone never is."""
@@ -191,7 +191,7 @@ def test_forged_positions_are_refused():
 
 def test_threads_do_not_share_a_zstd_context():
     layers, tokens = cache(torch.bfloat16), np.arange(301)
-    codec = KvCodec(KvSettings(mode="quantized-fast", rope=ROPE))
+    codec = KvCodec(KvSettings(mode="quantized", rope=ROPE))
     data = codec.encode(layers, tokens)
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _: codec.encode(layers, tokens), range(16))) == {data}

@@ -246,7 +246,7 @@ def plot(path: Path, curves: Mapping[str, Sequence[Fidelity]], floors: Sequence[
         axes.axhline(floor.kl_mean, color="grey", linestyle=":", label=f"noise floor: {floor.name}")
     axes.set(xlabel="bits per element", ylabel="mean next-token KL, bits", yscale="log")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves, not on them
     figure.savefig(path, bbox_inches="tight", dpi=150)
     pyplot.close(figure)
 

@@ -63,9 +63,17 @@ MODES = {
     "turboquant": Mode(3, "turboquant:code_fixed", "norm, random rotation, Lloyd-Max at 1..5 bits, fixed rate", "bits"),
     "turboquant-ec": Mode(4, "turboquant:code_entropy", "the same codes, entropy-coded", "bits"),
     "quantized": Mode(
+        9,
+        "quantized:code",
+        "default: RoPE undone, uniform steps, zstd's Huffman codes of integer rows",
+        "quality",
+        chunks="fast_rows:Fast",
+        alike="quantized:alike",
+    ),
+    "quantized-small": Mode(
         5,
         "quantized:code",
-        "default: RoPE undone, uniform steps, integer Gaussian tables by row",
+        "the same numbers under integer Gaussian tables by row: smaller, decodes slower",
         "quality",
         alike="quantized:alike",
     ),
@@ -75,21 +83,13 @@ MODES = {
     "predictive": Mode(
         7,
         "predictive:code",
-        "linear prediction from the layer below, from the keys and from the token; residual as quantized",
+        "linear prediction from the layer below, from the keys and from the token; residual as quantized-small",
         "quality",
         needs_profile=True,
         needs_earlier_layers=True,
     ),
     "residual": Mode(
         8, "quantized:code_inputs", "layer inputs; keys and values projected on load", "quality", needs_model=True
-    ),
-    "quantized-fast": Mode(
-        9,
-        "quantized:code",
-        "as quantized, in zstd's Huffman codes: decodes faster, larger",
-        "quality",
-        chunks="fast_rows:Fast",
-        alike="quantized:alike",
     ),
 }
 

@@ -7,7 +7,7 @@
 
 The predictors are linear, fitted on the calibration text, and see only reconstructions (closed loop). A prediction
 moves the mean; the tables come from levels in the stream, so its last bits never decide how the stream is parsed.
-The residual is transformed by its own principal components and coded in rows as by `quantized`.
+The residual is transformed by its own principal components and coded in rows as by `quantized-small`.
 """
 
 from __future__ import annotations

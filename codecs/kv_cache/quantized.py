@@ -1,4 +1,4 @@
-"""The default mode: uniform steps, one Gaussian table per row, integers only where it is parsed.
+"""Modes quantized (the default) and quantized-small: uniform steps, one Gaussian level per row, integers where it is parsed.
 
     keys --undo RoPE--+
                       +--> rows (a channel along the block) --minus mean, / step, round--> integers

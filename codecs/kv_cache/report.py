@@ -31,7 +31,7 @@ PLOT = "kv_rate_kl.png"
 PROFILE = "kv_profile.safetensors"
 QUALITIES = {
     "quantized": (30, 40, 50, 60),
-    "quantized-fast": (30, 40, 50, 60),
+    "quantized-small": (30, 40, 50, 60),
     "transform": (35, 45, 55, 65),
     "predictive": (30, 40, 50, 60),
     "residual": (50, 60, 70, 80),

@@ -42,7 +42,8 @@ class Rope:
         a, b = x[:, :half], x[:, half : 2 * half]
         torch.mul(a, cos, out=out[:, :half]).addcmul_(b, sin, value=-sign)
         torch.mul(b, cos, out=out[:, half : 2 * half]).addcmul_(a, sin, value=sign)
-        out[:, 2 * half :] = x[:, 2 * half :]
+        if 2 * half < x.shape[1]:
+            out[:, 2 * half :] = x[:, 2 * half :]
         return out
 
 

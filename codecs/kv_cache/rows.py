@@ -215,10 +215,17 @@ class ReadRows:
 
     def number(self, value: int | None, kind: str) -> int:
         """Next number of the raw part."""
-        form = _NUMBERS[kind]
-        (value,) = self.peek(form)
+        return self.numbers(_NUMBERS[kind])[0]
+
+    def numbers(self, form: struct.Struct) -> tuple[int, ...]:
+        """Next numbers of the raw part."""
+        try:
+            found = form.unpack_from(self._data, self._at)
+        except struct.error:
+            self._take(form.size)  # raises
+            raise
         self._at += form.size
-        return value
+        return found
 
     def peek(self, form: struct.Struct) -> tuple[int, ...]:
         """The next numbers of the raw part, which stay there."""
@@ -301,15 +308,28 @@ class ReadRows:
 
     def vector(self, values: np.ndarray | None, count: int) -> np.ndarray:
         """Inverse of `WriteRows.vector`."""
-        offset, level = self.peek(_VECTOR_HEAD)
-        self._at += _VECTOR_HEAD.size
-        if level >= LEVELS:
-            raise Corrupt(f"level {level}; at most {LEVELS - 1}")
-        if not level:
-            return np.full(count, offset, np.int32)
-        part = self._singly(count, level)
-        part += np.int32(offset)
-        return part
+        return self.vectors_of([self], count)
+
+    @staticmethod
+    def vectors_of(readers: list[Any], count: int) -> np.ndarray:
+        """`vector` of several chunks, ``count`` integers from each, end to end; int32."""
+        heads, entries = [], np.zeros((len(readers), count), np.int32)
+        for part, reader in zip(entries, readers, strict=True):
+            head = reader.numbers(_VECTOR_HEAD)
+            heads.append(head)
+            if level := head[1]:
+                if level >= LEVELS:
+                    raise Corrupt(f"level {level}; at most {LEVELS - 1}")
+                part[:] = reader._decode(reader.tables.models[level], count)
+        shift, level = (np.array(column)[:, None] for column in zip(*heads, strict=True))
+        reach = np.where(level, readers[0].tables.reach[level], 0)
+        beyond = entries > 2 * reach
+        entries += (shift - reach).astype(np.int32)
+        if beyond.any():
+            for i in np.flatnonzero(beyond.any(1)):
+                excess = readers[i]._escapes(int(beyond[i].sum()), int(reach[i, 0]))
+                entries[i, beyond[i]] = excess + shift[i].astype(np.int32)
+        return entries.reshape(-1)
 
     def finish(self) -> None:
         """Raise Corrupt if anything is left over."""
@@ -341,8 +361,7 @@ class ReadGroup:
 
     def vector(self, values: np.ndarray | None, count: int) -> np.ndarray:
         """As `ReadRows.vector`; ``count`` is that of all chunks."""
-        each = count // len(self.readers)
-        return np.concatenate([reader.vector(None, each) for reader in self.readers])
+        return self.readers[0].vectors_of(self.readers, count // len(self.readers))
 
     def rows(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
         """As `ReadRows.rows`."""

@@ -142,10 +142,12 @@ def decode_blocks(
         except BitstreamError as error:
             intact = f"; the {at} tokens before it are intact, `codec decode --prefix {at}` reads them" if at else ""
             raise type(error)(f"block {i}: {error}{intact}") from error
-        keep = min(len(block.tokens), wanted - at)
-        cut = tuple((k[:, :keep], v[:, :keep]) for k, v in block.layers)
-        out.append((at, replace(block, tokens=block.tokens[:keep], layers=cut)))
-        at, parent = at + len(block.tokens), header.id
+        start, at, parent = at, at + len(block.tokens), header.id
+        if at > wanted:
+            keep = wanted - start
+            cut = tuple((k[:, :keep], v[:, :keep]) for k, v in block.layers)
+            block = replace(block, tokens=block.tokens[:keep], layers=cut)
+        out.append((start, block))
         if progress:
             progress(min(at, wanted), wanted)
     if at < wanted or (prefix is None and parent != head.last_id):
