@@ -79,14 +79,22 @@ class Stream:
             Truncated: the file ends before the chunk does.
             Corrupt: the checksum does not match.
         """
+        body, expected = bytes(self.unchecked(index)), self.entries[index].crc
+        if zlib.crc32(body) != expected:
+            raise Corrupt(f"chunk {index} has checksum {zlib.crc32(body):08x}, its table entry says {expected:08x}")
+        return body
+
+    def unchecked(self, index: int) -> memoryview:
+        """The same without a copy and without the checksum, for a chunk that is a file with checksums of its own.
+
+        Raises:
+            Truncated: the file ends before the chunk does.
+        """
         entry = self.entries[index]
         end = entry.offset + entry.length
         if end > len(self.data):
             raise Truncated(f"chunk {index} ends at byte {end}, the file has {len(self.data)}")
-        body = bytes(self.data[entry.offset : end])
-        if zlib.crc32(body) != entry.crc:
-            raise Corrupt(f"chunk {index} has checksum {zlib.crc32(body):08x}, its table entry says {entry.crc:08x}")
-        return body
+        return memoryview(self.data)[entry.offset : end]
 
     def indices(self, kind: int) -> list[int]:
         """Positions in the table of the chunks of a kind, in order."""

@@ -125,7 +125,7 @@ class ReadFast(ReadRows):
             before += rows
             if len(others):
                 loud.append((others, reader.loud(len(others), columns, level[others])))
-        out = np.zeros(values.shape, np.int8)
+        out = np.empty(values.shape, np.int8)
         paired = _joined([paired for paired, _, _ in kinds])
         _unpack(_joined(pairs).reshape(-1, half), out, paired)
         if any(len(single) for single in singles):
@@ -177,7 +177,7 @@ def _pack(paired: np.ndarray) -> np.ndarray:
 
 
 def _unpack(packed: np.ndarray, out: np.ndarray, rows: np.ndarray) -> None:
-    """Inverse of `_pack`, into these int8 rows of zeros."""
+    """Inverse of `_pack`, into these of int8 rows; zeros into the others."""
     half = packed.shape[1]
     whole = np.zeros((len(out), half), np.uint8)
     whole[rows] = packed

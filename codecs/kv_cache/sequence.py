@@ -135,7 +135,7 @@ def decode_blocks(
         if at >= wanted:
             return out
         try:
-            opened, header = parse(stream.chunk(i))
+            opened, header = parse(stream.unchecked(i))
             if header.parent != parent or header.start != at or header.fingerprint != head.fingerprint:
                 raise Corrupt(f"it starts at token {header.start}, expected {at}, or follows another block")
             block = decode_parsed(opened, header, fingerprint=fingerprint, salt=salt, layers=layers)
