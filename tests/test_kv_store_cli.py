@@ -166,6 +166,37 @@ def test_evict_to_a_share_of_what_is_stored(filled):
         assert done.exit_code == 1 and f"budget '{bad}'; need a size like 20GB, or 0% to 100%" in done.stderr
 
 
+def sizes_by_tenant(store):
+    """Bytes of each block, by namespace."""
+    spaces = {path.name: path for path in (store / "blocks").iterdir()}
+    return {name: [file.stat().st_size for file in path.glob("*/*.rdc")] for name, path in spaces.items()}
+
+
+@pytest.mark.parametrize("percent", [20, 50, 80])
+def test_evict_spends_the_budget_over_all_tenants(tmp_path, percent):
+    """Each tenant's share ends within a block; together they come as close to the budget as one block does."""
+    for tenant, tokens in (("a", 32), ("b", 24), ("c", 24)):
+        cache_file(tmp_path / tenant, list(range(tokens)))
+        assert run("put", tmp_path / "store", tmp_path / tenant, *MODEL, *BLOCKS, "--salt", tenant).exit_code == 0
+    before = sum(sizes_by_tenant(tmp_path / "store").values(), [])
+    assert len(before) == 10
+    done = run("evict", tmp_path / "store", "--budget", f"{percent}%", "--json")
+    kept = sum(map(sum, sizes_by_tenant(tmp_path / "store").values()))
+    budget = sum(before) * percent / 100
+    assert budget - max(before) < kept <= budget and kept == sum(row["kept_bytes"] for row in json.loads(done.stdout))
+
+
+def test_what_evict_has_left_over_goes_to_the_tenants_used_last(tmp_path):
+    cache_file(tmp_path / "cache", list(range(8)))  # one block each, more than a tenant's share
+    latest = []
+    for tenant in "dbca":
+        known = set(sizes_by_tenant(tmp_path / "store")) if latest else set()
+        assert run("put", tmp_path / "store", tmp_path / "cache", *MODEL, *BLOCKS, "--salt", tenant).exit_code == 0
+        latest += set(sizes_by_tenant(tmp_path / "store")) - known
+    assert run("evict", tmp_path / "store", "--budget", "50%").exit_code == 0
+    assert {name for name, blocks in sizes_by_tenant(tmp_path / "store").items() if blocks} == set(latest[2:])
+
+
 def test_verify_exits_with_1_on_damage_and_repairs(filled):
     tmp_path, _ = filled
     assert run("verify", tmp_path / "store").exit_code == 0

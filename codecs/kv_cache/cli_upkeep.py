@@ -36,6 +36,7 @@ from .modes import MODE_NAMES
 
 if TYPE_CHECKING:
     from .store import PrefixStore
+    from .upkeep import Evicted
 
 
 def list_prompts(store: Store, as_json: AsJson = False) -> None:
@@ -77,24 +78,42 @@ def evict(
     policy: Annotated[str, typer.Option(help="worth (reuse x recompute cost / bytes) or recency (LRU).")] = "worth",
     as_json: AsJson = False,
 ) -> None:
-    """Drop the blocks of least worth. Each model and tenant keeps the same share in whole blocks, a small one maybe none."""
+    """Drop the blocks of least worth. Each model and tenant keeps the same share in whole blocks, a small one maybe none;
+    what whole blocks leave over of it goes to those used last.
+    """
     with reported():
         from .upkeep import check_policy
 
         check_policy(policy)
         spaces = _all(store)
-        total = sum(opened.stats().size_bytes for _, opened in spaces)
-        limit = _limit(budget, total)
+        limit = _limit(budget, sum(opened.stats().size_bytes for _, opened in spaces))
         rows = []
-        for name, opened in spaces:
-            share = opened.stats().size_bytes * limit // max(total, 1)
-            evicted = opened.evict(share, policy)  # type: ignore[arg-type]
+        for name, evicted in _evict_all(spaces, limit, policy):
             fields = asdict(evicted)
             if not as_json:
                 fields = {"evicted_blocks": evicted.blocks, "evicted": show_size(evicted.size_bytes)}
                 fields["kept_bytes"] = evicted.kept_bytes
             rows.append({"namespace": name, **fields})
         _show(rows, as_json, store)
+
+
+def _evict_all(spaces: list[tuple[str, PrefixStore]], limit: int, policy: Any) -> list[tuple[str, Evicted]]:
+    """Evict in each namespace to its share of ``limit`` bytes; what its whole blocks leave of it goes on to the others.
+
+    Shares, not one ranking: worth counts tokens, and a token of a large model is dearer than one of a small. The
+    namespace used last has its turn last, for what is left over is best kept where it is likely to be read.
+    """
+    sizes = {name: opened.stats().size_bytes for name, opened in spaces}
+    left, done = sum(sizes.values()), {}
+    for name, opened in sorted(spaces, key=lambda space: _last_used(space[1])):
+        done[name] = opened.evict(limit * sizes[name] // max(left, 1), policy)
+        limit, left = limit - done[name].kept_bytes, left - sizes[name]
+    return [(name, done[name]) for name in sizes]
+
+
+def _last_used(opened: PrefixStore) -> float:
+    """When a block of a namespace was last used, in seconds; 0 where none can be read."""
+    return max((node.last_used for node in opened.index.trie.nodes.values()), default=0.0)
 
 
 def _limit(budget: str, total: int) -> int:
