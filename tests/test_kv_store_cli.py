@@ -242,7 +242,7 @@ def test_a_salt_hides_blocks(filled, monkeypatch):
         (["put", "{store}", "{bare}", *MODEL], "no tensor 'tokens'"),
         (["put", "{store}", "{junk}", *MODEL], "not a safetensors file"),
         (["put", "{store}", "{cache}", "{cache}", "--tokens", "{ids}", *MODEL], "--tokens is of one cache"),
-        (["put", "{store}", "{bare}", "--tokens", "{ids}", *MODEL], "hold 30 positions for 3 tokens"),
+        (["put", "{store}", "{bare}", "--tokens", "{ids}", *MODEL], "bare: 3 token ids for a cache of 30 tokens; need one for each\n"),
         (["put", "{store}", "{cache}", "--tokens", "{ids}", *MODEL], "its 'tokens' (30) are others than"),
         (["put", "{store}", "{cache}", "--mode", "tokens", *MODEL], "mode tokens needs the model to encode and"),
         (["put", "{store}", "{cache}", "--mode", "residual", *MODEL], "mode residual needs the model"),
