@@ -138,6 +138,23 @@ def test_ls_and_stats(filled):
     assert run("ls", tmp_path / "bare").stdout.endswith("bare: empty\n")
 
 
+def test_ls_cuts_nothing_and_tells_tenants_apart(tmp_path):
+    for file, first in (("a", 128_000), ("b", 120_000)):
+        cache_file(tmp_path / file, list(range(first, first + 9)))
+    caches, mode = [tmp_path / "a", tmp_path / "b"], ["--mode", "quantized-small"]
+    for tenant in ("", "secret"):
+        assert run("put", tmp_path / "store", *caches, *MODEL, *BLOCKS, *mode, "--salt", tenant).exit_code == 0
+    shown = CliRunner(env={"COLUMNS": "40"}).invoke(app, ["ls", str(tmp_path / "store")]).stdout
+    rows = json.loads(run("ls", tmp_path / "store", "--json").stdout)
+    assert len(rows) == 4 and "\u2026" not in shown and "secret" not in shown
+    for row in rows:
+        (line,) = [line for line in shown.splitlines() if row["block"][:8] in line]
+        assert row["begins"] in line and "quantized-small" in line
+    tenants = {row["namespace"].partition("-")[2] for row in rows}
+    assert shown.count(f"model {NAME[:8]}, no salt\n") == 1
+    assert sum(f"model {NAME[:8]}, tenant {tenant}\n" in shown for tenant in tenants) == 1
+
+
 def test_evict(filled):
     tmp_path, _ = filled
     (row,) = json.loads(run("evict", tmp_path / "store", "--budget", "5kB", "--json").stdout)
@@ -242,7 +259,7 @@ def test_a_salt_hides_blocks(filled, monkeypatch):
         (["put", "{store}", "{bare}", *MODEL], "no tensor 'tokens'"),
         (["put", "{store}", "{junk}", *MODEL], "not a safetensors file"),
         (["put", "{store}", "{cache}", "{cache}", "--tokens", "{ids}", *MODEL], "--tokens is of one cache"),
-        (["put", "{store}", "{bare}", "--tokens", "{ids}", *MODEL], "bare: 3 token ids for a cache of 30 tokens; need one for each\n"),
+        (["put", "{store}", "{bare}", "--tokens", "{ids}", *MODEL], "bare: 3 token ids for a cache of 30 tokens; need one"),
         (["put", "{store}", "{cache}", "--tokens", "{ids}", *MODEL], "its 'tokens' (30) are others than"),
         (["put", "{store}", "{cache}", "--mode", "tokens", *MODEL], "mode tokens needs the model to encode and"),
         (["put", "{store}", "{cache}", "--mode", "residual", *MODEL], "mode residual needs the model"),
