@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from ..entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
+from ..entropy_models.errors import BitstreamError, Corrupt, Mismatch, Truncated, Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,4 +60,4 @@ def name_of(stream_id: int) -> str:
     raise Unsupported(f"codec id {stream_id}; this program knows {[r.stream_id for r in REGISTRY.values()]}")
 
 
-__all__ = ["REGISTRY", "BitstreamError", "Corrupt", "Truncated", "Unsupported", "load", "name_of"]
+__all__ = ["REGISTRY", "BitstreamError", "Corrupt", "Mismatch", "Truncated", "Unsupported", "load", "name_of"]

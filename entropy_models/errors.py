@@ -17,3 +17,7 @@ class Corrupt(BitstreamError):
 
 class Unsupported(BitstreamError):
     """Well formed, but of a version, codec, or set of weights that is not here."""
+
+
+class Mismatch(Unsupported):
+    """Well formed and readable, but of another model, tenant or profile than the one given."""

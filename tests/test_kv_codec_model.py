@@ -121,7 +121,7 @@ def test_wrong_model_salt_and_damage_are_named(tmp_path):
     save_cache(prefilled(decoder, ids), ids, path, decoder, salt=b"a")
     with pytest.raises(Unsupported, match=r"a\.rdc is of model [0-9a-f]{32}, this one is"):
         load_cache(path, tiny(seed=1), salt=b"a")
-    with pytest.raises(Unsupported, match="another salt"):
+    with pytest.raises(Unsupported, match="another --salt"):
         load_cache(path, decoder, salt=b"b")
     data = bytearray(path.read_bytes())
     data[-3] ^= 1

@@ -138,6 +138,23 @@ def test_ls_and_stats(filled):
     assert run("ls", tmp_path / "bare").stdout.endswith("bare: empty\n")
 
 
+def test_ls_cuts_nothing_and_tells_tenants_apart(tmp_path):
+    for file, first in (("a", 128_000), ("b", 120_000)):
+        cache_file(tmp_path / file, list(range(first, first + 9)))
+    caches, mode = [tmp_path / "a", tmp_path / "b"], ["--mode", "quantized-small"]
+    for tenant in ("", "secret"):
+        assert run("put", tmp_path / "store", *caches, *MODEL, *BLOCKS, *mode, "--salt", tenant).exit_code == 0
+    shown = CliRunner(env={"COLUMNS": "40"}).invoke(app, ["ls", str(tmp_path / "store")]).stdout
+    rows = json.loads(run("ls", tmp_path / "store", "--json").stdout)
+    assert len(rows) == 4 and "\u2026" not in shown and "secret" not in shown
+    for row in rows:
+        (line,) = [line for line in shown.splitlines() if row["block"][:8] in line]
+        assert row["begins"] in line and "quantized-small" in line
+    tenants = {row["namespace"].partition("-")[2] for row in rows}
+    assert shown.count(f"model {NAME[:8]}, no salt\n") == 1
+    assert sum(f"model {NAME[:8]}, tenant {tenant}\n" in shown for tenant in tenants) == 1
+
+
 def test_evict(filled):
     tmp_path, _ = filled
     (row,) = json.loads(run("evict", tmp_path / "store", "--budget", "5kB", "--json").stdout)
@@ -164,6 +181,37 @@ def test_evict_to_a_share_of_what_is_stored(filled):
     for bad in ("101%", "-1%", "half%", "5%GB", "%"):
         done = run("evict", tmp_path / "store", f"--budget={bad}")
         assert done.exit_code == 1 and f"budget '{bad}'; need a size like 20GB, or 0% to 100%" in done.stderr
+
+
+def sizes_by_tenant(store):
+    """Bytes of each block, by namespace."""
+    spaces = {path.name: path for path in (store / "blocks").iterdir()}
+    return {name: [file.stat().st_size for file in path.glob("*/*.rdc")] for name, path in spaces.items()}
+
+
+@pytest.mark.parametrize("percent", [20, 50, 80])
+def test_evict_spends_the_budget_over_all_tenants(tmp_path, percent):
+    """Each tenant's share ends within a block; together they come as close to the budget as one block does."""
+    for tenant, tokens in (("a", 32), ("b", 24), ("c", 24)):
+        cache_file(tmp_path / tenant, list(range(tokens)))
+        assert run("put", tmp_path / "store", tmp_path / tenant, *MODEL, *BLOCKS, "--salt", tenant).exit_code == 0
+    before = sum(sizes_by_tenant(tmp_path / "store").values(), [])
+    assert len(before) == 10
+    done = run("evict", tmp_path / "store", "--budget", f"{percent}%", "--json")
+    kept = sum(map(sum, sizes_by_tenant(tmp_path / "store").values()))
+    budget = sum(before) * percent / 100
+    assert budget - max(before) < kept <= budget and kept == sum(row["kept_bytes"] for row in json.loads(done.stdout))
+
+
+def test_what_evict_has_left_over_goes_to_the_tenants_used_last(tmp_path):
+    cache_file(tmp_path / "cache", list(range(8)))  # one block each, more than a tenant's share
+    latest = []
+    for tenant in "dbca":
+        known = set(sizes_by_tenant(tmp_path / "store")) if latest else set()
+        assert run("put", tmp_path / "store", tmp_path / "cache", *MODEL, *BLOCKS, "--salt", tenant).exit_code == 0
+        latest += set(sizes_by_tenant(tmp_path / "store")) - known
+    assert run("evict", tmp_path / "store", "--budget", "50%").exit_code == 0
+    assert {name for name, blocks in sizes_by_tenant(tmp_path / "store").items() if blocks} == set(latest[2:])
 
 
 def test_verify_exits_with_1_on_damage_and_repairs(filled):
@@ -211,7 +259,7 @@ def test_a_salt_hides_blocks(filled, monkeypatch):
         (["put", "{store}", "{bare}", *MODEL], "no tensor 'tokens'"),
         (["put", "{store}", "{junk}", *MODEL], "not a safetensors file"),
         (["put", "{store}", "{cache}", "{cache}", "--tokens", "{ids}", *MODEL], "--tokens is of one cache"),
-        (["put", "{store}", "{bare}", "--tokens", "{ids}", *MODEL], "hold 30 positions for 3 tokens"),
+        (["put", "{store}", "{bare}", "--tokens", "{ids}", *MODEL], "bare: 3 token ids for a cache of 30 tokens; need one"),
         (["put", "{store}", "{cache}", "--tokens", "{ids}", *MODEL], "its 'tokens' (30) are others than"),
         (["put", "{store}", "{cache}", "--mode", "tokens", *MODEL], "mode tokens needs the model to encode and"),
         (["put", "{store}", "{cache}", "--mode", "residual", *MODEL], "mode residual needs the model"),

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...entropy_models.errors import BitstreamError, Unsupported
+from ...entropy_models.errors import BitstreamError, Mismatch
 from .. import container
 from .header import (
     CODEC_ID,
@@ -199,12 +199,9 @@ def decode_parsed(
 ) -> KvBlock:
     """`decode_block` of what `header.parse` returned."""
     if fingerprint is not None and head.fingerprint != fingerprint:
-        raise Unsupported(f"the block is of model {head.fingerprint.hex()}, expected {fingerprint.hex()}")
+        raise Mismatch(f"the block is of model {head.fingerprint.hex()}, expected {fingerprint.hex()}")
     if salt is not None and block_id(head.parent, head.fingerprint, salt, head.tokens) != head.id:
-        raise Unsupported(
-            f"block {head.id.hex()} was written under another salt than the one given, or its token ids were changed: "
-            "they do not hash to its id"
-        )
+        raise Mismatch("it was written under another --salt than the one given (or its token ids were changed)")
     stored = stored_layers(head)
     want = range(stored) if layers is None else layers
     if len(want) and not (stored and want.step == 1 and 0 <= want.start and want.stop <= stored):

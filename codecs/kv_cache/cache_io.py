@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...entropy_models.errors import BitstreamError, Unsupported
+from ...entropy_models.errors import BitstreamError, Mismatch, Unsupported
 from .. import container
 from . import residual
 from .blocks import KvSettings, read_block_header
@@ -176,7 +176,7 @@ def load_cache(
 
 
 def _check_made_by(model: Any, stream: container.Stream, head: SequenceHeader, name: str) -> None:
-    """Unsupported for a file of another model's fingerprint, with the likely reason; one without a fingerprint may be."""
+    """Mismatch for a file of another model's fingerprint, with the likely reason; one without a fingerprint may be."""
     check_model(model)
     here = fingerprint(model)
     if head.fingerprint in (here, bytes(16)):
@@ -184,7 +184,7 @@ def _check_made_by(model: Any, stream: container.Stream, head: SequenceHeader, n
     first = stream.entries[0] if head.content == BLOCKS and stream.entries else None
     block = stream.data[first.offset : first.offset + first.length] if first else None  # damage here is not the reason
     why = cause(model, head.fingerprint, block)
-    raise Unsupported(f"{name} is of model {head.fingerprint.hex()}, this one is {here.hex()}: {why}")
+    raise Mismatch(f"{name} is of model {head.fingerprint.hex()}, this one is {here.hex()}: {why}")
 
 
 def filled_cache(layers: Any, count: int, device: Any = None) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE
+from rich.segment import Segments
 from rich.table import Table
 
 from ..console import errors, out
@@ -34,8 +35,12 @@ from .cli_shared import (
 )
 from .modes import MODE_NAMES
 
+WIDTH_MAX = 10_000
+"""Columns of a table: more than any takes."""
+
 if TYPE_CHECKING:
     from .store import PrefixStore
+    from .upkeep import Evicted
 
 
 def list_prompts(store: Store, as_json: AsJson = False) -> None:
@@ -55,7 +60,7 @@ def list_prompts(store: Store, as_json: AsJson = False) -> None:
                     "bytes": size,
                     "own_bytes": leaf.size_bytes,
                 }
-                rows.append({**row, "hits": leaf.reads, "mode": leaf.mode, "begins": begins, "block": leaf.id.hex()})
+                rows.append({**row, "hits": leaf.reads, "mode": leaf.mode, "block": leaf.id.hex(), "begins": begins})
         _show(rows, as_json, store)
 
 
@@ -77,24 +82,42 @@ def evict(
     policy: Annotated[str, typer.Option(help="worth (reuse x recompute cost / bytes) or recency (LRU).")] = "worth",
     as_json: AsJson = False,
 ) -> None:
-    """Drop the blocks of least worth. Each model and tenant keeps the same share in whole blocks, a small one maybe none."""
+    """Drop the blocks of least worth. Each model and tenant keeps the same share in whole blocks, a small one maybe none;
+    what whole blocks leave over of it goes to those used last.
+    """
     with reported():
         from .upkeep import check_policy
 
         check_policy(policy)
         spaces = _all(store)
-        total = sum(opened.stats().size_bytes for _, opened in spaces)
-        limit = _limit(budget, total)
+        limit = _limit(budget, sum(opened.stats().size_bytes for _, opened in spaces))
         rows = []
-        for name, opened in spaces:
-            share = opened.stats().size_bytes * limit // max(total, 1)
-            evicted = opened.evict(share, policy)  # type: ignore[arg-type]
+        for name, evicted in _evict_all(spaces, limit, policy):
             fields = asdict(evicted)
             if not as_json:
                 fields = {"evicted_blocks": evicted.blocks, "evicted": show_size(evicted.size_bytes)}
                 fields["kept_bytes"] = evicted.kept_bytes
             rows.append({"namespace": name, **fields})
         _show(rows, as_json, store)
+
+
+def _evict_all(spaces: list[tuple[str, PrefixStore]], limit: int, policy: Any) -> list[tuple[str, Evicted]]:
+    """Evict in each namespace to its share of ``limit`` bytes; what its whole blocks leave of it goes on to the others.
+
+    Shares, not one ranking: worth counts tokens, and a token of a large model is dearer than one of a small. The
+    namespace used last has its turn last, for what is left over is best kept where it is likely to be read.
+    """
+    sizes = {name: opened.stats().size_bytes for name, opened in spaces}
+    left, done = sum(sizes.values()), {}
+    for name, opened in sorted(spaces, key=lambda space: _last_used(space[1])):
+        done[name] = opened.evict(limit * sizes[name] // max(left, 1), policy)
+        limit, left = limit - done[name].kept_bytes, left - sizes[name]
+    return [(name, done[name]) for name in sizes]
+
+
+def _last_used(opened: PrefixStore) -> float:
+    """When a block of a namespace was last used, in seconds; 0 where none can be read."""
+    return max((node.last_used for node in opened.index.trie.nodes.values()), default=0.0)
 
 
 def _limit(budget: str, total: int) -> int:
@@ -125,7 +148,7 @@ def verify(
             Profile.read(profile)
         rows, damaged, unread = [], 0, 0
         for name, opened in _all(store):
-            with counted(f"verify {name[:8]}") as progress:
+            with counted(f"verify {_title(name)}") as progress:
                 checked = opened.verify(repair=repair, progress=progress)
             rows.append({"namespace": name, "blocks": checked.blocks, "damaged": len(checked.damaged)})
             rows[-1]["unreachable"] = len(checked.unreachable)
@@ -204,16 +227,27 @@ def _show(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
     out.print(title)
     for name in dict.fromkeys(row["namespace"] for row in rows):
         those = [{k: _shown(k, v) for k, v in row.items() if k != "namespace"} for row in rows if row["namespace"] == name]
-        table = Table(title=f"model and tenant {name[:8]}", title_justify="left", box=SIMPLE, show_header=len(those) > 1)
+        table = Table(box=SIMPLE, show_header=len(those) > 1)
         if len(those) == 1:
             for field, value in those[0].items():
                 table.add_row(field.replace("_", " ").removesuffix(" bytes"), value)
         else:
             for field in those[0]:
-                table.add_column(field.replace("_", " ").removesuffix(" bytes"), no_wrap=True, overflow="ellipsis")
+                table.add_column(field.replace("_", " ").removesuffix(" bytes"))
             for row in those:
                 table.add_row(*row.values())
-        out.print(table, soft_wrap=False)
+        out.print(_title(name))
+        # as wide as it needs: a pipe has no width, and a terminal wraps lines without losing any of them
+        out.print(Segments(out.render(table, out.options.update(max_width=WIDTH_MAX))))
+
+
+def _title(namespace: str) -> str:
+    """Model and tenant for people: the beginning of a fingerprint, and the hash that stands for a salt in folders' names."""
+    from .index import namespace_of
+
+    model, _, salt = namespace.partition("-")
+    tenant = "no salt" if namespace == namespace_of(bytes.fromhex(model), b"") else f"tenant {salt}"
+    return f"model {model[:8]}, {tenant}"
 
 
 def _shown(field: str, value: Any) -> str:

@@ -135,7 +135,7 @@ def identity_of(folder: str, made: Layout | None = None, dtype: str | None = Non
 
     Raises:
         ValueError: no model there, one whose caches cannot be stored, or one that cannot have made this cache
-            (`Unsupported` names what differs).
+            (`Mismatch` names what differs).
         ImportError: transformers is not installed.
     """
     model = model_in(folder)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...entropy_models.errors import Unsupported
+from ...entropy_models.errors import Mismatch
 from .header import BlockHeader, width_text
 from .model import text_config
 from .place import type_name
@@ -62,11 +62,11 @@ def check_fits(found: Layout, model: Any, what: str) -> None:
         what: holds the cache, for the message.
 
     Raises:
-        Unsupported: with what was found and what the model has.
+        Mismatch: with what was found and what the model has.
     """
     if differ := differences(found, model):
         has, expects = (", ".join(f"{name} {pair[i]}" for name, pair in differ.items()) for i in (0, 1))
-        raise Unsupported(f"{what} has {has}; the model ({text_config(model).model_type}) has {expects}")
+        raise Mismatch(f"{what} has {has}; the model ({text_config(model).model_type}) has {expects}")
 
 
 def differences(found: Layout, model: Any) -> dict[str, tuple[str, str]]:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ...entropy_models.errors import Corrupt, Unsupported
+from ...entropy_models.errors import Corrupt, Mismatch, Unsupported
 from .. import container
 
 
@@ -114,9 +114,9 @@ class Profile:
         )  # fmt: skip
 
     def check_layer(self, layer: int) -> None:
-        """Unsupported if the profile is of a shallower model."""
+        """Mismatch if the profile is of a shallower model."""
         if layer >= len(self.exponents):
-            raise Unsupported(f"layer {layer} of a cache; the profile has {len(self.exponents)} layers")
+            raise Mismatch(f"layer {layer} of a cache; the profile has {len(self.exponents)} layers")
 
     def check(self, layers: int, channels: tuple[int, int]) -> None:
         """Whether the profile fits a cache.
@@ -126,11 +126,11 @@ class Profile:
             channels: kv_heads * width of its keys and of its values.
 
         Raises:
-            Unsupported: it is of another model.
+            Mismatch: it is of another model.
         """
         found = len(self.exponents), *(self.tensors[f"offsets.0.{t}"].numel() for t in (0, 1))
         if found != (layers, *channels):
-            raise Unsupported(
+            raise Mismatch(
                 f"a profile for (layers, key and value channels) {found}; the cache has {(layers, *channels)}"
             )
 

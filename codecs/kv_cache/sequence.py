@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ...entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
+from ...entropy_models.errors import BitstreamError, Corrupt, Mismatch, Truncated, Unsupported
 from .. import container
 from . import tokens as token_coding
 from .blocks import KvBlock, KvSettings, block_id, decode_parsed, encode_block
@@ -140,6 +140,8 @@ def decode_blocks(
                 raise Corrupt(f"it starts at token {header.start}, expected {at}, or follows another block")
             block = decode_parsed(opened, header, fingerprint=fingerprint, salt=salt, layers=layers)
         except BitstreamError as error:
+            if isinstance(error, Mismatch) and not i:  # so is the whole file
+                raise
             intact = f"; the {at} tokens before it are intact, `codec decode --prefix {at}` reads them" if at else ""
             raise type(error)(f"block {i}: {error}{intact}") from error
         start, at, parent = at, at + len(block.tokens), header.id
@@ -177,7 +179,7 @@ def decode_tokens(
     if head.content != TOKEN_IDS:
         raise Unsupported("the file holds blocks, not token ids alone")
     if fingerprint is not None and head.fingerprint != fingerprint:
-        raise Unsupported(f"the file is of model {head.fingerprint.hex()}, expected {fingerprint.hex()}")
+        raise Mismatch(f"the file is of model {head.fingerprint.hex()}, expected {fingerprint.hex()}")
     state, parent, fed = token_coding.TokenModel(model), ROOT, itertools.count(1)
     if progress:
         state.on_feed = lambda: progress(next(fed), head.tokens)
@@ -191,7 +193,7 @@ def decode_tokens(
             raise Corrupt(f"run {i}: coding {coding}, {count} of {head.tokens} tokens: out of range")
         ids = _run_ids(state, coding, body[_TOKENS_HEAD.size :], count)
         if block_id(parent, head.fingerprint, salt, ids) != name:
-            raise Unsupported(
+            raise Mismatch(
                 f"run {i} does not hash to its id: another salt, or other probabilities than the writer's (mode tokens "
                 "needs its hardware, PyTorch and attention implementation)"
             )

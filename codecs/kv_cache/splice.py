@@ -56,8 +56,12 @@ def layers_of(cache: Any, count: int | None = None) -> Layers:
         raise ValueError("the cache has no layers")
     if any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"layers of {sorted({len(pair) for pair in pairs})} tensors; need 2, keys and values")
+    held = max((int(x.shape[-2]) for pair in pairs for x in pair if isinstance(x, Tensor) and x.ndim > 1), default=0)
     if count is None:
-        count = max((int(x.shape[-2]) for pair in pairs for x in pair if isinstance(x, Tensor) and x.ndim > 1), default=0)
+        count = held
+    elif held and count != held:  # not one layer's fault: no layer holds so many
+        hint = f". Is it of sliding-window layers, which hold only the last? {SUPPORTED}" if held < count else ""
+        raise ValueError(f"{count} token ids for a cache of {held} tokens; need one for each{hint}")
     return tuple((_flat(k, i, "keys", count), _flat(v, i, "values", count)) for i, (k, v) in enumerate(pairs))
 
 
