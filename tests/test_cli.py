@@ -199,6 +199,7 @@ def test_options_of_the_other_codec_are_refused_by_name(run, photo, tmp_path):
         (["encode", "c.safetensors", "--bpp", "1", "--device", "cuda"], "--bpp, --device: only for images"),
         (["decode", "packed.rdc", "-o", "out.safetensors", "--crop", "0,0,1,1", "--salvage"], "--crop, --salvage: only for"),
         (["verify", "packed.rdc", "--device", "cuda"], "--device: only for images"),
+        (["decode", "packed.rdc", "-o", "out.safetensors", "--format", "jpg"], "--format: only for images"),
         (["encode", "photo.png", "--mode", "fp8", "--bits", "3", "--keys", "x"], "--mode, --bits, --keys: only for KV"),
         (["encode", "photo.png", "--tokens", "ids"], "--tokens: only for KV caches, and this is no KV cache"),
         (["decode", "picture.rdc", "--prefix", "3"], "--prefix: only for KV caches, and this is no KV cache"),
@@ -225,6 +226,20 @@ def test_outputs_with_the_suffix_of_another_format_are_refused(run, photo, tmp_p
         assert (code, out, err.count("\n")) == (1, "", 1) and message in err
     assert not list(tmp_path.glob("x.*"))
     assert run("decode", "c.rdc", "-o", "x.bin")[0] == 0
+
+
+def test_a_format_for_outputs_that_o_does_not_name(run, photo, tmp_path):
+    (tmp_path / "packed").mkdir()
+    run("encode", "photo.png", "-o", "packed/a.rdc")
+    (tmp_path / "packed" / "b.rdc").write_bytes((tmp_path / "packed" / "a.rdc").read_bytes())
+    assert run("decode", "packed", "-o", "back", "--format", "jpg")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "back").iterdir()) == ["a.jpg", "b.jpg"]
+    for arguments, name in ((["-o", "x.jpeg", "--format", "JPG"], "x.jpeg"), (["--format", "webp"], "packed/a.webp")):
+        assert run("decode", "packed/a.rdc", *arguments)[0] == 0
+        assert Image.open(tmp_path / name).format == {".jpeg": "JPEG", ".webp": "WEBP"}[Path(name).suffix]
+    code, out, err = run("decode", "packed/a.rdc", "-o", "y.png", "--format", "jpg")
+    assert (code, out, err.count("\n")) == (1, "", 1) and "the output y.png would be .jpg, not .png" in err
+    assert run("decode", "packed", "-o", "y", "--format", "gif")[0] == 2 and not list(tmp_path.glob("y*"))
 
 
 def test_names_batch_and_salt_of_a_cache(run, photo, tmp_path):

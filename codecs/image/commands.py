@@ -75,18 +75,19 @@ def decode_bytes(
     data: bytes,
     target: Path | None,
     *,
+    image_format: str | None,
     crop: str | None,
     salvage: bool,
     device: str,
     progress: Progress,
 ) -> tuple[bytes, dict[str, Any]]:
-    """A stream to an image file in the format that ``target`` names (PNG for standard output).
+    """A stream to an image file in ``image_format``; None: the one that ``target`` names, PNG for standard output.
 
     Raises:
         BitstreamError: anything wrong with the data.
         ValueError: a crop outside the image, or a format that cannot hold it.
     """
-    image_format = format_of(target) if target else "PNG"
+    image_format = image_format or (format_of(target) if target else "PNG")
     box = parse_crop(crop) if crop else None
     stream, header = parse(data, salvage=salvage)
     if box is None:
