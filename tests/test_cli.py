@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 from rdcodec.codecs import cli, container, files
+from rdcodec.codecs.image import demo
 from rdcodec.codecs.kv_cache import MODES, KvCodec, KvSettings, read_block_header
 from rdcodec.codecs.kv_cache.modes import MODE_NAMES
 from rdcodec.codecs.weights import manifest
@@ -533,6 +534,11 @@ def test_help_of_training_is_lightnings(run):
     code, out, err = run("train", "image", "fit", "--help")
     assert code == 0 and "--trainer.max_steps" in out and "--model.muon_lr" in out
     assert out.startswith("usage: codec train image") and not err
+
+
+def test_the_halves_of_a_detail_do_not_touch():
+    ours, jpeg = np.full((20, 30, 3), 10, np.uint8), np.full((20, 30, 3), 20, np.uint8)
+    assert np.asarray(demo._halves(ours, jpeg, 16, 4))[..., 0].tolist() == [[10] * 6 + [255] * 4 + [20] * 6] * 4
 
 
 def test_demo_draws_its_sheet(run, photo, tmp_path):
