@@ -192,8 +192,12 @@ def encode(
     inputs: Inputs,
     output: Output = None,
     quality: Quality = None,
-    bpp: Annotated[float | None, typer.Option(help="Images: at most this many bits per pixel.")] = None,
-    size: Annotated[str | None, typer.Option(help="Images: at most this file size, like 50kB.")] = None,
+    bpp: Annotated[
+        float | None, typer.Option(help="Images: the highest whole quality of at most this many bits per pixel.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Images: the highest whole quality of at most this file size, like 50kB.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Images: weights by name, see `codec models`. KV caches: folder of the model that made them."),
