@@ -279,7 +279,10 @@ def decode(
     crop: Annotated[
         str | None, typer.Option(metavar="X,Y,W,H", help="Images: only this part, as stored (not turned by EXIF).")
     ] = None,
-    salvage: Annotated[bool, typer.Option(help="Images: recover what is undamaged.")] = False,
+    salvage: Annotated[
+        bool,
+        typer.Option(help="Images: recover what is undamaged; exit code 0, a note and --json's lost_tiles name lost tiles."),
+    ] = False,
     prefix: Annotated[int | None, typer.Option(min=1, help="KV caches: only the first so many tokens.")] = None,
     profile: ProfileFile = None,
     keys: Annotated[

@@ -95,8 +95,9 @@ def decode_bytes(
     codec = _codec_for(codecs, stream.weights, device)
     picture = fitting(codec.decode_picture(data, crop=box, salvage=salvage, progress=progress), image_format)
     height, width = picture.pixels.shape[:2]
-    facts = {"codec": "image", "width": width, "height": height, "shape": f"{width}x{height}"}
-    return write_picture(picture, image_format), facts | {"notices": picture.notices}
+    facts: dict[str, Any] = {"codec": "image", "width": width, "height": height, "shape": f"{width}x{height}"}
+    facts |= {"notices": picture.notices, "lost_tiles": picture.lost_tiles}
+    return write_picture(picture, image_format), facts
 
 
 def verify_bytes(codecs: Codecs, data: bytes, *, device: str) -> None:

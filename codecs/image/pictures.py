@@ -68,6 +68,8 @@ class Picture:
     xmp: bytes | None = None
     notices: tuple[str, ...] = ()
     """What was converted or lost, for people."""
+    lost_tiles: tuple[int, ...] = ()
+    """Numbers of the tiles that salvage could not recover."""
 
     def array(self) -> np.ndarray:
         """uint8 (height, width) for opaque grey, else (height, width, channels), alpha last."""
