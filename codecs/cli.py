@@ -43,6 +43,8 @@ FOR_PEOPLE = frozenset({"rate", "shape"})
 """Facts that are texts made of others, which JSON has."""
 CHUNKS_SHOWN = 16
 """Rows of `codec info`'s chunk table."""
+IMAGE_NAMES = [suffix.removeprefix(".") for suffix in files.FORMATS]
+"""What ``--format`` takes."""
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Files, globs or folders; - is standard input.")]
 Output = Annotated[str | None, typer.Option("--output", "-o", metavar="OUT", help="File, folder, or - (stdout).")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite outputs that exist.")]
@@ -160,9 +162,18 @@ def refuse(owners: str, this: str, **options: Any) -> None:
 
 
 def check_suffix(target: Path | None, suffix: str) -> None:
-    """Refuse an output whose suffix is another format's."""
-    if target and target.suffix.lower() in files.SUFFIXES - {suffix}:
+    """Refuse an output whose suffix is another format's; .jpeg is .jpg's."""
+    found = target.suffix.lower() if target else suffix
+    if found in files.SUFFIXES and files.FORMATS.get(found, found) != files.FORMATS.get(suffix, suffix):
         raise ValueError(f"the output {target} would be {suffix}, not {target.suffix}; give -o another name")
+
+
+def suffix_named(name: str | None) -> str | None:
+    """The suffix of ``--format``; wrong usage if images are not written so."""
+    suffix = None if name is None else f".{name.lower().removeprefix('.')}"
+    if suffix is not None and suffix not in files.FORMATS:
+        raise typer.BadParameter(f"--format {name}; need one of {', '.join(IMAGE_NAMES)}")
+    return suffix
 
 
 def size_limit(quality: int | None, bpp: float | None, size: str | None) -> int | None:
@@ -181,8 +192,12 @@ def encode(
     inputs: Inputs,
     output: Output = None,
     quality: Quality = None,
-    bpp: Annotated[float | None, typer.Option(help="Images: at most this many bits per pixel.")] = None,
-    size: Annotated[str | None, typer.Option(help="Images: at most this file size, like 50kB.")] = None,
+    bpp: Annotated[
+        float | None, typer.Option(help="Images: the highest whole quality of at most this many bits per pixel.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Images: the highest whole quality of at most this file size, like 50kB.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Images: weights by name, see `codec models`. KV caches: folder of the model that made them."),
@@ -257,10 +272,17 @@ def shown_output(fields: dict[str, Any]) -> str:
 def decode(
     inputs: Inputs,
     output: Output = None,
+    image_format: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help=f"Images: {', '.join(IMAGE_NAMES)}; default OUT's, else png."),
+    ] = None,
     crop: Annotated[
         str | None, typer.Option(metavar="X,Y,W,H", help="Images: only this part, as stored (not turned by EXIF).")
     ] = None,
-    salvage: Annotated[bool, typer.Option(help="Images: recover what is undamaged.")] = False,
+    salvage: Annotated[
+        bool,
+        typer.Option(help="Images: recover what is undamaged; exit code 0, a note and --json's lost_tiles name lost tiles."),
+    ] = False,
     prefix: Annotated[int | None, typer.Option(min=1, help="KV caches: only the first so many tokens.")] = None,
     profile: ProfileFile = None,
     keys: Annotated[
@@ -272,13 +294,14 @@ def decode(
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
-    """Turn .rdc files back into images (PNG unless OUT says otherwise) or KV caches (safetensors)."""
+    """Turn .rdc files back into images (PNG unless OUT or --format says otherwise) or KV caches (safetensors)."""
+    suffix = suffix_named(image_format)
     sources = files.expand(inputs, frozenset({".rdc"}), note)
     codecs: dict[str, Any] = {}
     kv_id = REGISTRY["kv"].stream_id
 
     def suffix_of(source: Path | None) -> str:
-        return ".safetensors" if source and container.codec_id_at(source) == kv_id else ".png"
+        return ".safetensors" if source and container.codec_id_at(source) == kv_id else suffix or ".png"
 
     planned = files.jobs(sources, output, suffix_of, roots=inputs, force=force)
 
@@ -288,12 +311,15 @@ def decode(
             from .kv_cache.commands import decode_bytes
 
             check_suffix(job.target, ".safetensors")
-            refuse("images", "no image", crop=crop, salvage=salvage, device=device)
+            refuse("images", "no image", format=image_format, crop=crop, salvage=salvage, device=device)
             return decode_bytes(data, profile, prefix, keys=keys, batch=batch, salt=salt)
         from .image.commands import decode_bytes as decode_image
 
         refuse("KV caches", "no KV cache", prefix=prefix, profile=profile, keys=keys, batch=batch, salt=salt)
-        asked: dict[str, Any] = {"crop": crop, "salvage": salvage, "device": device}
+        if suffix:
+            check_suffix(job.target, suffix)
+        chosen = files.FORMATS[suffix] if suffix else None
+        asked: dict[str, Any] = {"image_format": chosen, "crop": crop, "salvage": salvage, "device": device}
         with tile_progress(progress) as tiles:
             return decode_image(codecs, data, job.target, progress=tiles, **asked)
 

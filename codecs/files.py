@@ -14,7 +14,12 @@ from pathlib import Path
 
 from . import container
 
-SUFFIXES = frozenset(".png .jpg .jpeg .webp .avif .tif .tiff .bmp .ppm .pgm .gif .jp2 .ico .safetensors .rdc".split())
+FORMATS = {
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF",
+    ".bmp": "BMP", ".ppm": "PPM", ".pgm": "PPM",
+}  # fmt: skip
+"""Suffixes of images that are written, with Pillow's names of their formats."""
+SUFFIXES = frozenset([*FORMATS, ".gif", ".jp2", ".ico", ".safetensors", ".rdc"])
 """Of files that commands read or write."""
 
 STDIO = "-"

@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 from rdcodec.codecs import cli, container, files
+from rdcodec.codecs.image import demo
 from rdcodec.codecs.kv_cache import MODES, KvCodec, KvSettings, read_block_header
 from rdcodec.codecs.kv_cache.modes import MODE_NAMES
 from rdcodec.codecs.weights import manifest
@@ -199,6 +200,7 @@ def test_options_of_the_other_codec_are_refused_by_name(run, photo, tmp_path):
         (["encode", "c.safetensors", "--bpp", "1", "--device", "cuda"], "--bpp, --device: only for images"),
         (["decode", "packed.rdc", "-o", "out.safetensors", "--crop", "0,0,1,1", "--salvage"], "--crop, --salvage: only for"),
         (["verify", "packed.rdc", "--device", "cuda"], "--device: only for images"),
+        (["decode", "packed.rdc", "-o", "out.safetensors", "--format", "jpg"], "--format: only for images"),
         (["encode", "photo.png", "--mode", "fp8", "--bits", "3", "--keys", "x"], "--mode, --bits, --keys: only for KV"),
         (["encode", "photo.png", "--tokens", "ids"], "--tokens: only for KV caches, and this is no KV cache"),
         (["decode", "picture.rdc", "--prefix", "3"], "--prefix: only for KV caches, and this is no KV cache"),
@@ -225,6 +227,20 @@ def test_outputs_with_the_suffix_of_another_format_are_refused(run, photo, tmp_p
         assert (code, out, err.count("\n")) == (1, "", 1) and message in err
     assert not list(tmp_path.glob("x.*"))
     assert run("decode", "c.rdc", "-o", "x.bin")[0] == 0
+
+
+def test_a_format_for_outputs_that_o_does_not_name(run, photo, tmp_path):
+    (tmp_path / "packed").mkdir()
+    run("encode", "photo.png", "-o", "packed/a.rdc")
+    (tmp_path / "packed" / "b.rdc").write_bytes((tmp_path / "packed" / "a.rdc").read_bytes())
+    assert run("decode", "packed", "-o", "back", "--format", "jpg")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "back").iterdir()) == ["a.jpg", "b.jpg"]
+    for arguments, name in ((["-o", "x.jpeg", "--format", "JPG"], "x.jpeg"), (["--format", "webp"], "packed/a.webp")):
+        assert run("decode", "packed/a.rdc", *arguments)[0] == 0
+        assert Image.open(tmp_path / name).format == {".jpeg": "JPEG", ".webp": "WEBP"}[Path(name).suffix]
+    code, out, err = run("decode", "packed/a.rdc", "-o", "y.png", "--format", "jpg")
+    assert (code, out, err.count("\n")) == (1, "", 1) and "the output y.png would be .jpg, not .png" in err
+    assert run("decode", "packed", "-o", "y", "--format", "gif")[0] == 2 and not list(tmp_path.glob("y*"))
 
 
 def test_names_batch_and_salt_of_a_cache(run, photo, tmp_path):
@@ -504,6 +520,7 @@ def test_help_shows_each_example_on_its_own_line_and_every_mode():
     shown = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(cli.app, ["encode", "--help"]).output
     assert sum("codec encode" in line for line in shown.splitlines() if "Usage" not in line) >= 5, shown
     assert all(mode in shown for mode, line in MODES.items() if not line.needs_model)
+    assert shown.count("the highest whole quality of at most") == 2  # --bpp and --size
     assert "\n\n\n\n" not in "\n".join(line.strip() for line in shown.splitlines())
 
 
@@ -519,6 +536,11 @@ def test_help_of_training_is_lightnings(run):
     code, out, err = run("train", "image", "fit", "--help")
     assert code == 0 and "--trainer.max_steps" in out and "--model.muon_lr" in out
     assert out.startswith("usage: codec train image") and not err
+
+
+def test_the_halves_of_a_detail_do_not_touch():
+    ours, jpeg = np.full((20, 30, 3), 10, np.uint8), np.full((20, 30, 3), 20, np.uint8)
+    assert np.asarray(demo._halves(ours, jpeg, 16, 4))[..., 0].tolist() == [[10] * 6 + [255] * 4 + [20] * 6] * 4
 
 
 def test_demo_draws_its_sheet(run, photo, tmp_path):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
-from rdcodec.codecs import REGISTRY, container, load
+from rdcodec.codecs import REGISTRY, cli, container, load
 from rdcodec.codecs.image import codec as codec_module
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.header import STREAM_ID, ImageHeader
@@ -16,6 +18,7 @@ from rdcodec.codecs.image.pictures import Picture
 from rdcodec.codecs.image.rate_control import quality_for_bytes
 from rdcodec.codecs.image.tiles import TILE
 from rdcodec.entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
+from typer.testing import CliRunner
 
 SIZES = [(1, 1), (1, 9), (17, 1), (16, 16), (33, 50), (64, 64), (65, 130)]
 
@@ -217,9 +220,20 @@ def test_salvage_recovers_the_undamaged_tiles(image_codec, tiled):
     np.testing.assert_array_equal(picture.pixels[: TILE - 96, : TILE - 96], decoded[: TILE - 96, : TILE - 96])
     assert len(picture.notices) == 1 and picture.notices[0].startswith("tile 3 (of 0..3) is lost (chunk 3 has checksum")
     cut = image_codec.decode_picture(data[: stream.entries[2].offset + 9], salvage=True)
+    assert (picture.lost_tiles, cut.lost_tiles) == ((3,), (2, 3))
     assert len(cut.notices) == 2 and cut.pixels.shape == decoded.shape
     with pytest.raises(Corrupt, match="no tile is undamaged"):
         image_codec.decode_picture(damaged, crop=(TILE + 2, TILE + 2, TILE + 40, TILE + 50), salvage=True)
+
+
+def test_a_salvaged_picture_is_a_success_that_names_the_lost_tiles(tiled, tmp_path):
+    entry = container.parse(tiled[1]).entries[3]
+    (tmp_path / "cut.rdc").write_bytes(tiled[1][: entry.offset])
+    crop = f"{TILE - 100},{TILE - 100},120,120"  # all four tiles, few pixels
+    arguments = ["decode", str(tmp_path / "cut.rdc"), "--salvage", "--crop", crop, "--json"]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0 and (tmp_path / "cut.png").exists(), done.output
+    assert json.loads(done.stdout)["lost_tiles"] == [3] and "note: tile 3 (of 0..3) is lost" in done.stderr
 
 
 def test_wrong_symbols_name_their_tile_as_info_counts_chunks(image_codec, tiled):

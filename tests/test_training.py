@@ -377,6 +377,15 @@ def test_data(photos, tmp_path):
         PixelCache(tmp_path / "empty", tmp_path / "cache")
 
 
+def test_a_build_that_breaks_off_leaves_nothing(photograph, tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(photograph[:64, :64]).save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").write_bytes((tmp_path / "in" / "a.png").read_bytes()[:500])
+    with pytest.raises(ValueError, match="b.png"):
+        PixelCache(tmp_path / "in", tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
 def test_a_folder_that_changes_is_decoded_anew(photograph, tmp_path):
     for count in (1, 2):
         Image.fromarray(photograph[:64, :64]).save(tmp_path / f"{count}.png")

@@ -82,8 +82,21 @@ class PixelCache:
 
     def _build(self, source: Path) -> None:
         self.pixels_path.parent.mkdir(parents=True, exist_ok=True)
-        index, offset = [], 0
         part = self.pixels_path.with_suffix(".part")
+        try:
+            index = self._decode(source, part)
+            part.rename(self.pixels_path)
+        except BaseException:  # another set of images is another name: nobody would ever overwrite it
+            part.unlink(missing_ok=True)
+            raise
+        buffer = io.BytesIO()
+        np.save(buffer, np.array(index, np.int64))
+        write_file(self.index_path, buffer.getvalue())
+
+    @staticmethod
+    def _decode(source: Path, part: Path) -> list[tuple[int, int, int]]:
+        """Write all pixels to ``part``; returns the index."""
+        index, offset = [], 0
         with part.open("wb") as file:
             for name, data in track(iterate_images(source), description="decoding training images"):
                 image = rgb_of(data, f"{source}: {name}")
@@ -92,10 +105,7 @@ class PixelCache:
                 offset += image.size
         if not index:
             raise ValueError(f"{source} holds no images ({', '.join(sorted(SUFFIXES))}) and no tar shards")
-        part.rename(self.pixels_path)
-        buffer = io.BytesIO()
-        np.save(buffer, np.array(index, np.int64))
-        write_file(self.index_path, buffer.getvalue())
+        return index
 
     def image(self, i: int) -> np.ndarray:
         """uint8 (height, width, 3), read on demand."""

@@ -125,7 +125,8 @@ class ImageCodec:
 
         Args:
             crop: top, left, bottom, right in pixels; only the tiles it needs are decoded.
-            salvage: show an empty latent, nearly grey, for damaged tiles, drop damaged metadata, and say so in ``notices``.
+            salvage: show an empty latent, nearly grey, for damaged tiles, drop damaged metadata, and say so in ``notices``
+                and ``lost_tiles``.
 
         Raises:
             BitstreamError: anything wrong with the data that salvage does not cover, or nothing left to salvage.
@@ -157,7 +158,7 @@ class ImageCodec:
         if len(data) > stream.expected_bytes:
             notices.append(f"{len(data) - stream.expected_bytes} bytes after the last chunk are ignored")
         picture = _with_extras(picture, stream, header, box, notices if salvage else None)
-        return replace(picture, notices=(*picture.notices, *notices))
+        return replace(picture, notices=(*picture.notices, *notices), lost_tiles=tuple(sorted(lost)))
 
     @torch.inference_mode()
     def verify(self, data: bytes) -> None:

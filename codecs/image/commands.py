@@ -75,18 +75,19 @@ def decode_bytes(
     data: bytes,
     target: Path | None,
     *,
+    image_format: str | None,
     crop: str | None,
     salvage: bool,
     device: str,
     progress: Progress,
 ) -> tuple[bytes, dict[str, Any]]:
-    """A stream to an image file in the format that ``target`` names (PNG for standard output).
+    """A stream to an image file in ``image_format``; None: the one that ``target`` names, PNG for standard output.
 
     Raises:
         BitstreamError: anything wrong with the data.
         ValueError: a crop outside the image, or a format that cannot hold it.
     """
-    image_format = format_of(target) if target else "PNG"
+    image_format = image_format or (format_of(target) if target else "PNG")
     box = parse_crop(crop) if crop else None
     stream, header = parse(data, salvage=salvage)
     if box is None:
@@ -94,8 +95,9 @@ def decode_bytes(
     codec = _codec_for(codecs, stream.weights, device)
     picture = fitting(codec.decode_picture(data, crop=box, salvage=salvage, progress=progress), image_format)
     height, width = picture.pixels.shape[:2]
-    facts = {"codec": "image", "width": width, "height": height, "shape": f"{width}x{height}"}
-    return write_picture(picture, image_format), facts | {"notices": picture.notices}
+    facts: dict[str, Any] = {"codec": "image", "width": width, "height": height, "shape": f"{width}x{height}"}
+    facts |= {"notices": picture.notices, "lost_tiles": picture.lost_tiles}
+    return write_picture(picture, image_format), facts
 
 
 def verify_bytes(codecs: Codecs, data: bytes, *, device: str) -> None:

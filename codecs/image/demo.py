@@ -21,6 +21,8 @@ PANEL_MAX = 640
 """Longest side of a panel on the sheet, in pixels."""
 CELL_MIN = 340
 """Pixels that a caption takes across."""
+DIVIDER = 4
+"""White columns between ours and JPEG where both are halves of one detail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +126,11 @@ def _sheet(original: np.ndarray, columns: list[list[tuple[np.ndarray, str]]], ro
 
     place(0, 0, f"original, {width}x{height}", reduced(original))
     place(0, 1, "PSNR over rate", _chart(rows, cell))
-    place(0, 2, "1:1", _detail(original, original, cell[0], detail_rows))
+    place(0, 2, "1:1", Image.fromarray(_middle(original, cell[0], detail_rows)))
     for column, ((ours, ours_text), (jpeg, jpeg_text)) in enumerate(columns, 1):
         place(column, 0, ours_text, reduced(ours))
         place(column, 1, jpeg_text, reduced(jpeg))
-        place(column, 2, "1:1, left rdcodec, right JPEG", _detail(ours, jpeg, cell[0], detail_rows))
+        place(column, 2, "1:1, left rdcodec, right JPEG", _halves(ours, jpeg, cell[0], detail_rows))
     return np.asarray(sheet)
 
 
@@ -149,10 +151,16 @@ def _chart(rows: list[DemoRow], size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
-def _detail(left: np.ndarray, right: np.ndarray, columns: int, rows: int) -> Image.Image:
-    """The middle of a picture at its own size: the left half of one, the right half of the other."""
-    height, width = left.shape[:2]
+def _middle(pixels: np.ndarray, columns: int, rows: int) -> np.ndarray:
+    """At most so many pixels of the middle of a picture, at its own size."""
+    height, width = pixels.shape[:2]
     columns = min(columns, width)
-    top, start, middle = (height - rows) // 2, (width - columns) // 2, columns // 2
-    part = np.s_[top : top + rows, start : start + columns]
-    return Image.fromarray(np.concatenate([left[part][:, :middle], right[part][:, middle:]], 1))
+    top, start = (height - rows) // 2, (width - columns) // 2
+    return pixels[top : top + rows, start : start + columns]
+
+
+def _halves(left: np.ndarray, right: np.ndarray, columns: int, rows: int) -> Image.Image:
+    """The middle: the left half of one picture, the right half of the other, and white between them."""
+    left, right = (_middle(pixels, columns - DIVIDER, rows) for pixels in (left, right))
+    half, white = left.shape[1] // 2, np.full((len(left), DIVIDER, 3), 255, np.uint8)
+    return Image.fromarray(np.concatenate([left[:, :half], white, right[:, half:]], 1))

@@ -20,12 +20,9 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from ..files import FORMATS
 from .header import PIXELS_MAX
 
-_SUFFIX_FORMATS = {
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF",
-    ".bmp": "BMP", ".ppm": "PPM", ".pgm": "PPM",
-}  # fmt: skip
 _LOSSLESS: dict[str, dict[str, Any]] = {
     "WEBP": {"lossless": True},
     "JPEG": {"quality": 95, "subsampling": 0},
@@ -71,6 +68,8 @@ class Picture:
     xmp: bytes | None = None
     notices: tuple[str, ...] = ()
     """What was converted or lost, for people."""
+    lost_tiles: tuple[int, ...] = ()
+    """Numbers of the tiles that salvage could not recover."""
 
     def array(self) -> np.ndarray:
         """uint8 (height, width) for opaque grey, else (height, width, channels), alpha last."""
@@ -310,10 +309,10 @@ def format_of(path: Path) -> str:
         ValueError: the suffix is not one we write.
     """
     if not path.suffix:
-        raise ValueError(f"{path.name!r} has no suffix to tell the image format; use one of {', '.join(_SUFFIX_FORMATS)}")
-    if path.suffix.lower() not in _SUFFIX_FORMATS:
-        raise ValueError(f"cannot write {path.suffix!r} images; use one of {', '.join(_SUFFIX_FORMATS)}")
-    return _SUFFIX_FORMATS[path.suffix.lower()]
+        raise ValueError(f"{path.name!r} has no suffix to tell the image format; use one of {', '.join(FORMATS)}")
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"cannot write {path.suffix!r} images; use one of {', '.join(FORMATS)}")
+    return FORMATS[path.suffix.lower()]
 
 
 def fitting(picture: Picture, image_format: str) -> Picture:
