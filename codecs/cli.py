@@ -164,7 +164,7 @@ def refuse(owners: str, this: str, **options: Any) -> None:
 def check_suffix(target: Path | None, suffix: str) -> None:
     """Refuse an output whose suffix is another format's; .jpeg is .jpg's."""
     found = target.suffix.lower() if target else suffix
-    if found in files.SUFFIXES and files.FORMATS.get(found, found) != files.FORMATS.get(suffix, suffix):
+    if target and found in files.SUFFIXES and files.FORMATS.get(found, found) != files.FORMATS.get(suffix, suffix):
         raise ValueError(f"the output {target} would be {suffix}, not {target.suffix}; give -o another name")
 
 

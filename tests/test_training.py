@@ -30,7 +30,7 @@ from rdcodec.training.coder import Train, gaussian_bits, start_tables
 from rdcodec.training.data import ImageData, ImageFiles, PixelCache, RandomCrops, iterate_images
 from rdcodec.training.export import export, write_line
 from rdcodec.training.freeze import frozen, provisional_codec
-from rdcodec.training.image import SKIPPED_MAX, ImageTraining, counts_of, initial_state, stratified_qualities
+from rdcodec.training.image import SKIPPED_MAX, ImageTraining, architecture_of, initial_state, stratified_qualities
 from rdcodec.training.initialise import dct, start_as_dct, with_more_blocks, with_split_first_step
 from rdcodec.training.losses import rate_distortion, rate_distortion_weight
 from rdcodec.training.main import image as train_image
@@ -255,7 +255,7 @@ def test_more_blocks_start_as_the_function_it_was(photograph):
     more = ImageConfig(**TINY | {"trunk_blocks": (2, 3), "latent_blocks": (1, 2)})
     many = ImageNetwork(more, *LAYERS["integer"])
     many.load_state_dict(with_more_blocks(few.state_dict(), many))
-    assert ImageConfig(**TINY | counts_of(many.state_dict())) == more
+    assert ImageConfig(**architecture_of(many.state_dict())) == more
     image, quality = torch.from_numpy(photograph[None, :64, :80].copy()).float() / 255 - 0.5, torch.tensor([60])
     assert torch.equal(y := few.to_latent(image, quality), many.to_latent(image, quality))
     assert torch.equal(few.to_image(y, quality), many.to_image(y, quality))
@@ -357,6 +357,23 @@ def test_training_goes_on_from_shipped_weights():
             torch.testing.assert_close(again.state_dict()[name].float(), value.float(), atol=1e-3, rtol=1e-3)
     with pytest.raises(KeyError, match="no image model"):
         ImageTraining(init="nothing")
+
+
+def test_weights_of_another_architecture_are_told_in_one_line(tmp_path):
+    """Also where blocks come as lists, as from a recipe; more blocks than the weights have are no difference."""
+    network = ImageNetwork(ImageConfig(**TINY), *LAYERS["integer"])
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "tiny.ckpt")
+    asked = TINY | {"hyper_channels": 12, "level_channels": 24, "anchors": 5, "trunk_blocks": [2, 1]}
+    found, expected = "hyper_channels=8, level_channels=16, anchors=9", "hyper_channels=12, level_channels=24, anchors=5"
+    with pytest.raises(ValueError, match=f"tiny.ckpt has {found}; model.architecture asks for {expected}:"):
+        ImageTraining(asked, init=str(tmp_path / "tiny.ckpt"))
+    ImageTraining(TINY | {"trunk_blocks": [2, 1]}, init=str(tmp_path / "tiny.ckpt"))
+    (tmp_path / "notes.txt").write_text("no weights")
+    torch.save({"state_dict": {"other.weight": torch.zeros(1)}}, tmp_path / "other.ckpt")
+    for name in ("notes.txt", "other.ckpt"):
+        with pytest.raises(ValueError, match=f"{name} is no checkpoint of"):
+            ImageTraining(TINY, init=str(tmp_path / name))
 
 
 def test_data(photos, tmp_path):

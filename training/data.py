@@ -94,7 +94,7 @@ class PixelCache:
         write_file(self.index_path, buffer.getvalue())
 
     @staticmethod
-    def _decode(source: Path, part: Path) -> list[tuple[int, int, int]]:
+    def _decode(source: Path, part: Path) -> list[tuple[int, ...]]:
         """Write all pixels to ``part``; returns the index."""
         index, offset = [], 0
         with part.open("wb") as file:

@@ -6,12 +6,10 @@ python -m rdcodec.training.export runs/image/last.ckpt --name mine-1 --train FOL
 from __future__ import annotations
 
 import argparse
-import pickle
 import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import track
 
 from ..codecs import weights
@@ -21,7 +19,7 @@ from .calibrate import calibrated
 from .coder import LAGRANGIAN, start_tables
 from .data import ImageData
 from .freeze import frozen, frozen_tensors
-from .image import checkpoint_state, counts_of, stratified_qualities
+from .image import architecture_of, checkpoint_at, checkpoint_state, stratified_qualities
 from .manifest import lines_in, write_lines, write_weights
 from .quantisation import LAYERS
 
@@ -34,16 +32,12 @@ def load_checkpoint(path: Path) -> tuple[ImageNetwork, dict[str, Any]]:
     Raises:
         ValueError: no checkpoint, or one of the float ablation, which cannot be exported.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        hparams = checkpoint["hyper_parameters"]
-    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError):
-        raise ValueError(f"{path} is no checkpoint of `codec train image`") from None
-    if hparams["level_branch"] != "integer":
-        raise ValueError(f"{path} was trained with level_branch={hparams['level_branch']}; only integer can be exported")
+    checkpoint = checkpoint_at(path)
+    branch = checkpoint["hyper_parameters"]["level_branch"]
+    if branch != "integer":
+        raise ValueError(f"{path} was trained with level_branch={branch}; only integer can be exported")
     state = checkpoint_state(checkpoint)
-    config = counts_of(state) | (hparams["architecture"] or {})  # defaults were others in older releases
-    network = ImageNetwork(ImageConfig(**config), *LAYERS["integer"])
+    network = ImageNetwork(ImageConfig(**architecture_of(state)), *LAYERS["integer"])
     network.load_state_dict(state)
     return network, {"steps": checkpoint["global_step"], "elapsed_s": checkpoint["elapsed_s"]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import re
 import time
 from pathlib import Path
@@ -29,6 +30,16 @@ from .validation import Validation
 
 SKIPPED_MAX = 20
 """Training stops after so many steps in a row without a finite gradient."""
+WIDTHS = {
+    "trunk_channels": "analysis.patch.weight",
+    "latent_channels": "analysis.down.weight",
+    "latent_width": "analysis.last.weight",
+    "hyper_channels": "hyper_analysis.last.weight",
+    "context_channels": "mean_context.add.0.weight",
+    "level_channels": "hyper_analysis.first.weight",
+    "anchors": "analysis.gain.log_gain",
+}
+"""Tensors with as many rows as a field of `ImageConfig` says."""
 
 
 class ImageTraining(L.LightningModule):
@@ -72,7 +83,9 @@ class ImageTraining(L.LightningModule):
         if dct_start:
             start_as_dct(self.network)
         if init:
-            self.network.load_state_dict(with_more_blocks(initial_state(init, self.network.config.steps), self.network))
+            state = with_more_blocks(initial_state(init, self.network.config.steps), self.network)
+            check_fits(init, state, self.network)
+            self.network.load_state_dict(state)
         self.elapsed_s = 0.0
         self.skipped_in_a_row = 0
         self._tick: float | None = None
@@ -189,20 +202,29 @@ def initial_state(init: str, steps: int) -> dict[str, Tensor]:
 
     Raises:
         KeyError: neither a file nor a model's name.
-        ValueError: a retired model.
+        ValueError: a retired model, or a file that is no checkpoint.
     """
     if Path(init).is_file():
-        state = checkpoint_state(torch.load(init, map_location="cpu", weights_only=True))
+        state = checkpoint_state(checkpoint_at(Path(init)))
     else:
         line = weights.line_named("image", init)
         if line.retired_from:
             raise ValueError(f"{init} is retired: its encoder is gone, training cannot go on from it")
         state = thawed(read_weights(weights.verified_bytes(line))[0])
-    return with_split_first_step(state) if (counts_of(state)["steps"], steps) == (GROUPS, GROUPS + 1) else state
+    return with_split_first_step(state) if (architecture_of(state)["steps"], steps) == (GROUPS, GROUPS + 1) else state
 
 
-def counts_of(state: dict[str, Tensor]) -> dict[str, Any]:
-    """The fields of `ImageConfig` that a state's names tell: numbers of blocks and of coding steps."""
+def check_fits(init: str, state: dict[str, Tensor], network: ImageNetwork) -> None:
+    """ValueError that names the fields of `ImageConfig` in which the state ``init`` is another network's."""
+    found, expected = architecture_of(state), architecture_of(network.state_dict())
+    other = [name for name in expected if found[name] != expected[name]]
+    if other:
+        has, asked = (", ".join(f"{name}={fields[name]}" for name in other) for fields in (found, expected))
+        raise ValueError(f"{init} has {has}; model.architecture asks for {asked}: give what the weights have")
+
+
+def architecture_of(state: dict[str, Tensor]) -> dict[str, Any]:
+    """The fields of `ImageConfig`, as a state's names and shapes tell them; defaults were others in older releases."""
 
     def count(pattern: str) -> int:
         return sum(re.fullmatch(pattern, name) is not None for name in state)
@@ -212,7 +234,18 @@ def counts_of(state: dict[str, Tensor]) -> dict[str, Any]:
         "trunk_blocks": tuple(count(rf"{side}\.trunk\.\d+\.project\.weight") for side in both),
         "latent_blocks": tuple(count(rf"{side}\.latent\.\d+\.project\.weight") for side in both),
         "steps": count(r"mean_context\.mean\.\d+\.weight"),
+        **{field: len(state[name]) for field, name in WIDTHS.items()},
     }
+
+
+def checkpoint_at(path: Path) -> dict[str, Any]:
+    """A Lightning checkpoint of this module; ValueError for any other file."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        architecture_of(checkpoint_state(checkpoint))
+    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError):
+        raise ValueError(f"{path} is no checkpoint of `codec train image`") from None
+    return checkpoint
 
 
 def checkpoint_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
