@@ -379,7 +379,7 @@ def verify(
 
 @app.command()
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False) -> None:
-    """List the weights that are installed; the first of a codec is its default."""
+    """List the weights that are installed or in folders that RDCODEC_WEIGHTS names; the first of a codec is its default."""
     from dataclasses import asdict
 
     lines = weights.manifest().values()
@@ -388,6 +388,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
         return
     for line in lines:
         state = "retired: only decodes" if line.retired_from else "encodes and decodes"
+        state += "" if line.path else f" (not installed: name a folder with {Path(line.file).name} in {weights.MORE})"
         fields = {"codec": f"{line.codec}, {state}", "size": show_size(line.file_bytes)}
         fields |= {"in streams": line.stream_hash.hex(), "trained on": line.data, "training": line.hardware}
         out.print(field_table(line.name, fields | {"licence": line.licence}))

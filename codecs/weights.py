@@ -1,8 +1,12 @@
-"""Shipped weights: a manifest line for each file; verified by size and SHA-256 before anything is parsed.
+"""Weights: a manifest line for each file; verified by size and SHA-256 before anything is parsed.
 
 ``weights_files/manifest.json`` maps a model's name to its line. Files are safetensors; the first 8 bytes of the
 SHA-256 travel in every stream, so a stream names the weights it needs. A model that a better one replaces is retired
-(`training.retire`): what its streams need to decode stays for good, cut out and xz-compressed.
+(`training.retire`): what its streams need to decode stays for good, cut out and xz-compressed. Decoders older than the last
+few lie in ``weights_files/older`` of the source, which is not installed: a wheel would grow with every release.
+
+The environment variable RDCODEC_WEIGHTS names more folders, as PATH does: with models of one's own (a manifest.json and
+files, as `training.export --folder` writes them), or with decoders that are not installed.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
+import os
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,6 +24,7 @@ from ..entropy_models.errors import Unsupported
 from .container import WEIGHTS_BYTES
 
 FOLDER = Path(__file__).parent / "weights_files"
+MORE = "RDCODEC_WEIGHTS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +51,38 @@ class WeightsLine:
     """Of a retired model: SHA-256 of the whole file, which streams name."""
 
     @property
+    def path(self) -> Path | None:
+        """The file, None where it is not installed."""
+        places = [folder / name for folder in folders() for name in (self.file, Path(self.file).name)]
+        return next((path for path in places if path.is_file()), None)
+
+    @property
     def stream_hash(self) -> bytes:
         """What a stream's header holds."""
         return bytes.fromhex(self.retired_from or self.sha256)[:WEIGHTS_BYTES]
 
 
+def folders() -> list[Path]:
+    """Where weights are: the package's folder, then those of RDCODEC_WEIGHTS.
+
+    Raises:
+        ValueError: one of these is no folder.
+    """
+    more = [Path(part).expanduser() for part in os.environ.get(MORE, "").split(os.pathsep) if part]
+    for folder in more:
+        if not folder.is_dir():
+            raise ValueError(f"{MORE}: {folder} is no folder")
+    return [FOLDER, *more]
+
+
 @cache
 def manifest() -> dict[str, WeightsLine]:
-    """All shipped weights by name, the default model of each codec first."""
-    lines = json.loads((FOLDER / "manifest.json").read_text())
-    return {name: WeightsLine(name=name, **line) for name, line in lines.items()}
+    """All weights by name, the default model of each codec first; a name in several folders means the first."""
+    lines: dict[str, WeightsLine] = {}
+    for path in (folder / "manifest.json" for folder in folders()):
+        for name, line in json.loads(path.read_text()).items() if path.is_file() else ():
+            lines.setdefault(name, WeightsLine(name=name, **line))
+    return lines
 
 
 def line_named(codec: str, name: str | None = None) -> WeightsLine:
@@ -89,9 +117,16 @@ def verified_bytes(line: WeightsLine) -> bytes:
     """The safetensors of a line, checked.
 
     Raises:
+        Unsupported: the file is not here.
         ValueError: size or hash differ from the manifest.
     """
-    data = (FOLDER / line.file).read_bytes()
+    if line.path is None:
+        name = Path(line.file).name
+        raise Unsupported(
+            f"the decoder of {line.name} is no longer installed: put {name} (codecs/weights_files/older of the source) into "
+            f"a folder, and name that in the environment variable {MORE}"
+        )
+    data = line.path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if len(data) != line.file_bytes or digest != line.sha256:
         raise ValueError(

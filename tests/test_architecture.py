@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import lzma
+import os
 import subprocess
 import sys
 from importlib import resources
@@ -13,8 +15,10 @@ import torch
 from rdcodec.codecs import REGISTRY, weights
 from rdcodec.codecs.image.dcvc_rt import ImageConfig, ImageNetwork
 from rdcodec.entropy_models.coder import Measure
+from rdcodec.entropy_models.errors import Unsupported
 from rdcodec.entropy_models.integer_net import IntegerDepthwise, IntegerLinear
 from rdcodec.entropy_models.tables import gaussian_tables
+from rdcodec.training.export import write_line
 from torch import nn
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +52,8 @@ def test_the_package_holds_every_module_and_weight_file():
     for part in PARTS:
         installed = Path(str(resources.files(f"rdcodec.{part}")))
         for path in (ROOT / part).rglob("*"):
-            if path.suffix in {".py", ".yaml", ".safetensors", ".xz", ".json"} and "__pycache__" not in path.parts:
+            shipped = path.suffix in {".py", ".yaml", ".safetensors", ".xz", ".json"}
+            if shipped and not {"__pycache__", "older"} & {*path.parts}:
                 assert (installed / path.relative_to(ROOT / part)).is_file(), path
 
 
@@ -57,7 +62,8 @@ def test_every_manifest_line_has_its_file_and_the_whole_stays_small():
     assert {line.codec for line in lines.values()} <= set(REGISTRY)
     for line in lines.values():
         assert len(weights.verified_bytes(line)) <= 12_000_000
-    files = {p.name for p in weights.FOLDER.glob("*.safetensors*")}
+    source = ROOT / "codecs/weights_files"
+    files = {str(path.relative_to(source)) for path in source.rglob("*.safetensors*")}
     assert files == {line.file for line in lines.values()}
     assert len({line.stream_hash for line in lines.values()}) == len(lines)
 
@@ -70,6 +76,43 @@ def test_damaged_weights_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
     with pytest.raises(ValueError, match="manifest says"):
         weights.verified_bytes(line)
+
+
+@pytest.fixture
+def more_weights(tmp_path, monkeypatch):
+    """Name folders in RDCODEC_WEIGHTS."""
+
+    def name(*folders: Path) -> None:
+        monkeypatch.setenv(weights.MORE, os.pathsep.join(map(str, folders)))
+        weights.manifest.cache_clear()
+
+    yield name
+    weights.manifest.cache_clear()
+
+
+def test_own_weights_are_found_in_a_folder_of_ones_own(tmp_path, more_weights):
+    default = weights.line_named("image")
+    fields = {"licence": "x", "data": "x", "recipe": "x", "steps": 1, "hardware": "x"}
+    write_line(tmp_path, "mine", b"weights", **fields)
+    write_line(tmp_path, default.name, b"other", **fields)
+    more_weights(tmp_path)
+    assert weights.verified_bytes(weights.line_named("image", "mine")) == b"weights"
+    assert weights.line_named("image") == weights.line_named("image", default.name) == default
+    more_weights(tmp_path / "gone")
+    with pytest.raises(ValueError, match="RDCODEC_WEIGHTS: .*gone is no folder"):
+        weights.line_named("image")
+
+
+def test_a_decoder_that_is_not_installed_says_what_to_do(tmp_path, more_weights, monkeypatch):
+    line = weights.line_named("image", "image-1")
+    packed = line.path.read_bytes()
+    monkeypatch.setattr(weights, "FOLDER", tmp_path / "installed")
+    more_weights()
+    with pytest.raises(Unsupported, match=r"image-1 is no longer installed: put image-1.safetensors.xz .* RDCODEC_WEIGHTS"):
+        weights.verified_bytes(line)
+    (tmp_path / "image-1.safetensors.xz").write_bytes(packed)
+    more_weights(tmp_path)
+    assert weights.verified_bytes(line) == lzma.decompress(packed)
 
 
 def test_manifest_lines_are_complete():
