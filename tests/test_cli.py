@@ -275,7 +275,7 @@ def test_token_ids_of_a_cache_from_a_file(run, tmp_path):
         assert code == 0 and "stored as 0" not in err
         assert (tmp_path / "given.rdc").read_bytes() == (tmp_path / "whole.rdc").read_bytes()
     for arguments, message in (
-        (["bare.safetensors", "--tokens", "words"], "keys of layer 0 hold 5 positions for 3 tokens"),
+        (["bare.safetensors", "--tokens", "words"], "3 token ids for a cache of 5 tokens; need one for each"),
         (["whole.safetensors", "--tokens", "words"], "its 'tokens' (5) are others than those of words (3); leave"),
         (["bare.safetensors", "--tokens", "bare.safetensors"], "bare.safetensors: not a list of token ids"),
         (["bare.safetensors", "--tokens", "absent"], "No such file"),
