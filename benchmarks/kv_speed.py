@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import zstandard
+from entropy_coder import settle_allocator
 from kv_fidelity import contexts_of
 from rdcodec.codecs.kv_cache import KvSettings
 from rdcodec.codecs.kv_cache.codec import KvCodec
@@ -87,6 +88,7 @@ def measure(
         codec = KvCodec(settings)
         data = codec.encode(layers, ids)
         calls[name] = len(data), partial(codec.encode, layers, ids), partial(codec.decode, data)
+    settle_allocator()
     least = {name: (float("inf"), float("inf")) for name in calls}
     for _ in track(range(repeats + 1), description=shape):  # the first round warms up
         for name, (_, encode, decode) in calls.items():

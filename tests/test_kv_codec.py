@@ -632,6 +632,15 @@ def test_other_tensors_of_a_safetensors_file_are_told():
     assert starts == ["not stored", "RoPE stays in the keys", "no tensor 'tokens'"]
 
 
+def test_damage_within_a_block_is_damage_whatever_it_looks_like():
+    codec = KvCodec(KvSettings(mode="lossless", block_tokens=16))
+    data = codec.encode(make_block(2, 40, 6).layers, np.arange(40))
+    starts = [entry.offset for entry in container.parse(data).entries]
+    for at in (starts[0], starts[0] + 4, starts[1] + 4, starts[1] + 30):  # magic, version, a field of the header
+        with pytest.raises(Corrupt, match="has checksum"):
+            codec.decode(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+
+
 def test_the_error_of_a_damaged_block_says_what_is_intact():
     tokens, codec = np.arange(40), KvCodec(KvSettings(mode="lossless", block_tokens=16))
     layers = ((torch.ones(1, 40, 4), torch.ones(1, 40, 4)),)

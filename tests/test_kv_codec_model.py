@@ -26,7 +26,7 @@ from rdcodec.codecs.kv_cache import (
 )
 from rdcodec.codecs.kv_cache.backends import open_backend
 from rdcodec.codecs.kv_cache.splice import layers_of
-from rdcodec.entropy_models.errors import BitstreamError, Unsupported
+from rdcodec.entropy_models.errors import BitstreamError, Mismatch, Unsupported
 from safetensors.torch import load_file, save_file
 
 VOCABULARY = 97
@@ -252,6 +252,20 @@ def test_of_latent_attention_layers_and_type_are_checked(tmp_path):
         save_cache(changed_cache(cache, lambda k, v: (k.half(), v.half())), ids, tmp_path / "a.rdc", decoder)
     with pytest.raises(Unsupported, match="has layers 2; the model"):
         save_cache(changed_cache(cache, lambda k, v: (k, v))[:2], ids, tmp_path / "a.rdc", decoder)
+
+
+def test_a_model_that_turns_its_keys_otherwise_is_refused(tmp_path):
+    """Converted along with the weights from float32, frequencies lose digits; the fingerprint does not tell."""
+    decoder, ids = tiny(), prompt()
+    save_cache(prefilled(decoder, ids), ids, tmp_path / "c.rdc", model=decoder, settings=KvSettings(mode="lossless"))
+    before, frequencies = model.fingerprint(decoder), decoder.model.rotary_emb.inv_freq
+    for same in (frequencies.clone(), torch.nextafter(frequencies, 2 * frequencies)):
+        frequencies.copy_(same)
+        assert load_cache(tmp_path / "c.rdc", decoder).get_seq_length() == ids.shape[1]
+    frequencies.copy_(frequencies.bfloat16())
+    assert model.fingerprint(decoder) == before
+    with pytest.raises(Mismatch, match=r"c.rdc has keys of other RoPE frequencies .* Load with dtype=torch.float32"):
+        load_cache(tmp_path / "c.rdc", decoder)
 
 
 def test_ids_beyond_the_cache_are_refused_but_for_the_last_of_generation(tmp_path):

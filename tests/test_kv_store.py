@@ -535,6 +535,18 @@ def test_transcoding_changes_mode_and_size_and_keeps_ids(opened, folder):
     assert torch.allclose(hit.layers[0][0].float(), want, rtol=0.1, atol=1)
 
 
+def test_transcoding_leaves_blocks_that_are_so_already(opened, folder):
+    store = opened()
+    put(store, PROMPT)
+    settings = dataclasses.replace(SETTINGS, mode="quantized", quality=40)
+    store.transcode(settings)
+    once = {path: path.read_bytes() for path in files(folder)}
+    done = store.transcode(settings)
+    assert {path: path.read_bytes() for path in files(folder)} == once and done.before_bytes == done.after_bytes
+    store.transcode(dataclasses.replace(settings, quality=41))
+    assert all(path.read_bytes() != data for path, data in once.items())
+
+
 def test_transcoding_says_which_blocks_it_left_and_which_were_damaged(opened, folder, monkeypatch):
     store = opened()
     put(store, PROMPT)

@@ -18,11 +18,11 @@ import torch
 from ...entropy_models.errors import BitstreamError, Mismatch, Unsupported
 from .. import container
 from . import residual
-from .blocks import KvSettings, read_block_header
+from .blocks import KvSettings
 from .codec import join
 from .header import SequenceHeader
-from .layout import check_fits, layout_of, stored_layout
-from .mismatch import cause
+from .layout import check_fits, layout_of
+from .mismatch import cause, check_block
 from .model import SUPPORTED, check_model, fingerprint, rope_of
 from .modes import MODES
 from .sequence import (
@@ -165,7 +165,7 @@ def load_cache(
         ids = decode_tokens(data, model, fingerprint=None, salt=salt, prefix=prefix, progress=progress)
         return recompute(model, ids[: _agreed(ids, tokens, prefix)])
     if model is not None and stream.entries:
-        check_fits(stored_layout(read_block_header(stream.chunk(0))), model, Path(path).name)
+        check_block(stream.chunk(0), model, Path(path).name)
     blocks = decode_blocks(data, salt=salt, prefix=prefix, progress=progress)
     ids, layers = join(blocks)
     if layers and layers[0][1].shape[-1] == 0:

@@ -175,7 +175,9 @@ def transcode(
     dtype: Dtype = None,
     block_tokens: BlockTokens = 256,
 ) -> None:
-    """Encode every block of a model again, e.g. lossless to quantized; what a lossy mode lost stays lost.
+    """Encode every block of a model again, e.g. lossless to quantized, but those that are so already.
+
+    What a lossy mode lost stays lost, and another one loses on top of it.
 
     --profile also reads the blocks that need it. Exits with 1 if blocks were damaged, or cannot be read here.
     """

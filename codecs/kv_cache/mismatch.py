@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ...entropy_models.errors import BitstreamError
+from ...entropy_models.errors import BitstreamError, Mismatch
 from .backends import Backend
 from .header import ELEMENT_TYPES, BlockHeader, parse
 from .index import namespaces
-from .layout import differences, stored_layout
+from .layout import check_fits, differences, stored_layout
 from .model import fingerprint, rope_of
 from .place import type_name
 from .rope import Rope, rope_in
@@ -54,6 +54,23 @@ def cause(
     return "layers, heads, widths and element type agree, so other weights (another revision, an adapter) or another config"
 
 
+def check_block(block: bytes, model: Any, what: str) -> None:
+    """Mismatch for a block that a model cannot go on from: another layout, or keys turned by other angles.
+
+    A fingerprint does not know the angles: PyTorch converts them along with the weights, and a model loaded in float32
+    and then converted to bfloat16 turns its keys otherwise than one loaded in bfloat16.
+    """
+    head, rope = _told(block)
+    assert head is not None
+    check_fits(stored_layout(head), model, what)
+    here = rope_of(model)
+    if rope is not None and here is not None and not _same(rope, here):
+        raise Mismatch(
+            f"{what} has keys of other RoPE frequencies than the model's. Was one of them loaded in another element type "
+            "and converted (model.to(...))? Load with dtype=torch." + type_name(model.dtype)
+        )
+
+
 def _told(block: bytes | memoryview | None) -> tuple[BlockHeader | None, Rope | None]:
     if block is None:
         return None, None
@@ -62,7 +79,10 @@ def _told(block: bytes | memoryview | None) -> tuple[BlockHeader | None, Rope | 
 
 
 def _same(stored: Rope, here: Rope | None) -> bool:
-    return here is not None and np.array_equal(stored.frequencies, here.frequencies)
+    """But for float32's last digits, which differ between devices."""
+    if here is None or len(stored.frequencies) != len(here.frequencies):
+        return False
+    return np.allclose(stored.frequencies, here.frequencies, rtol=1e-5, atol=0)
 
 
 def elsewhere(

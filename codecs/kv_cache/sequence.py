@@ -140,6 +140,7 @@ def decode_blocks(
                 raise Corrupt(f"it starts at token {header.start}, expected {at}, or follows another block")
             block = decode_parsed(opened, header, fingerprint=fingerprint, salt=salt, layers=layers)
         except BitstreamError as error:
+            error = _damage(stream, i) or error
             if isinstance(error, Mismatch) and not i:  # so is the whole file
                 raise
             intact = f"; the {at} tokens before it are intact, `codec decode --prefix {at}` reads them" if at else ""
@@ -155,6 +156,15 @@ def decode_blocks(
     if at < wanted or (prefix is None and parent != head.last_id):
         raise Truncated(f"blocks end at token {at}, the header says {head.tokens}")
     return out
+
+
+def _damage(stream: container.Stream, index: int) -> BitstreamError | None:
+    """What is wrong with the bytes of a chunk, whatever their reader made of them."""
+    try:
+        stream.chunk(index)
+    except BitstreamError as error:
+        return error
+    return None
 
 
 def decode_tokens(

@@ -9,9 +9,10 @@ from typing import Literal, get_args
 
 from ...entropy_models.errors import BitstreamError, Corrupt, Unsupported
 from . import ledger
-from .blocks import KvSettings
+from .blocks import KvSettings, read_block_header
 from .eviction import RecomputeCost, recency, victims, worth
 from .index import BlockIndex
+from .modes import MODES
 
 Progress = Callable[[int, int], None]
 """Called with steps done and steps in all."""
@@ -151,7 +152,10 @@ def verify(index: BlockIndex, *, repair: bool = False, progress: Progress | None
 
 
 def transcode(index: BlockIndex, settings: KvSettings, progress: Progress | None = None) -> Transcoded:
-    """Encode every block again, e.g. lossless to quantized; what a lossy mode lost stays lost."""
+    """Encode every block again, e.g. lossless to quantized, but those that are so already.
+
+    What a lossy mode lost stays lost, and another one loses on top of it.
+    """
     index.refresh()
     nodes = list(index.trie.nodes.values())
     before = sum(node.size_bytes for node in nodes)
@@ -164,9 +168,10 @@ def transcode(index: BlockIndex, settings: KvSettings, progress: Progress | None
             continue
         try:
             block = index.checked(node, stored)
-            data = index.encode(node, block.layers, settings, node.end if not len(node.children) else None)
-            index.backend.put(index.key(node.id), data)
-            node.size_bytes, node.mode = len(data), settings.mode
+            if not _is_so(stored, settings):
+                data = index.encode(node, block.layers, settings, node.end if not len(node.children) else None)
+                index.backend.put(index.key(node.id), data)
+                node.size_bytes, node.mode = len(data), settings.mode
         except Unsupported as error:
             left[node.id.hex()] = str(error)
         except BitstreamError as error:
@@ -176,3 +181,10 @@ def transcode(index: BlockIndex, settings: KvSettings, progress: Progress | None
             progress(done, len(nodes))
     after = sum(node.size_bytes for node in index.trie.nodes.values())
     return Transcoded(len(nodes), before, after, left, damaged)
+
+
+def _is_so(stored: bytes, settings: KvSettings) -> bool:
+    """Whether a block has these settings already, as far as it tells: once more would lose once more."""
+    head, rate = read_block_header(stored), MODES[settings.mode].option
+    same_rate = not rate or getattr(head, rate) == getattr(settings, rate)
+    return head.mode == settings.mode and same_rate and settings.profile is None
