@@ -31,7 +31,7 @@ def cache(dtype: torch.dtype, tokens: int = 301) -> tuple[tuple[torch.Tensor, to
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("quality", [0, 30, 60, 100])
-def test_it_decodes_to_the_numbers_of_quantized(dtype, quality):
+def test_it_decodes_to_the_numbers_of_quantized_small(dtype, quality):
     layers, tokens = cache(dtype), np.arange(301)
     slow, fast = (KvCodec(KvSettings(mode=mode, quality=quality, rope=ROPE)) for mode in ("quantized-small", "quantized"))
     data = fast.encode(layers, tokens)

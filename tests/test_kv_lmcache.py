@@ -16,6 +16,7 @@ from rdcodec.codecs.kv_cache.lmcache_serde import (
     KvDeserializer,
     KvSerializer,
     create,
+    main,
     register,
     settings_of,
 )
@@ -342,3 +343,9 @@ def _result(query, task):
             return done
         time.sleep(0.01)
     raise TimeoutError("the serde did not answer in 10 s")
+
+
+def test_without_lmcache_its_server_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lmcache", None)
+    with pytest.raises(SystemExit, match="LMCache is not installed here .*pip install lmcache"):
+        main()

@@ -247,8 +247,10 @@ def register() -> None:
 
 def main() -> Any:
     """LMCache's own command line, with the serde registered."""
-    from lmcache.cli.main import main as lmcache_main
-
+    try:
+        from lmcache.cli.main import main as lmcache_main
+    except ImportError as error:
+        sys.exit(f"rdcodec: LMCache is not installed here ({error}); pip install lmcache")
     register()
     sys.argv[0] = "lmcache"
     return lmcache_main()
