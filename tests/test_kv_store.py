@@ -11,6 +11,7 @@ from rdcodec.codecs.kv_cache import index, ledger
 from rdcodec.codecs.kv_cache.backends import open_backend
 from rdcodec.codecs.kv_cache.blocks import KvSettings
 from rdcodec.codecs.kv_cache.index import namespaces
+from rdcodec.codecs.kv_cache.rope import Rope
 from rdcodec.codecs.kv_cache.splice import layers_of, tokens_of
 from rdcodec.codecs.kv_cache.store import PrefixStore
 from rdcodec.codecs.kv_cache.trie import Node
@@ -85,6 +86,22 @@ def test_what_was_put_comes_back_exactly_and_in_another_process(opened, length):
     store = opened()
     assert store.longest_prefix(PROMPT[:length]) == length
     assert_is_cache(store.get(PROMPT[:length]), PROMPT[:length])
+
+
+def test_blocks_whose_keys_are_turned_otherwise_are_no_hit_and_written_again(opened):
+    """A model loaded in another type and converted has rounded frequencies, and the same fingerprint."""
+
+    def store(*frequencies):
+        rope = Rope(np.array(frequencies, np.float32)) if frequencies else None
+        return opened(settings=dataclasses.replace(SETTINGS, rope=rope))
+
+    put(store(1, 0.01), PROMPT)
+    for same in (store(1, 0.01), store(1, np.nextafter(np.float32(0.01), np.float32(1))), store()):
+        assert_is_cache(same.get(PROMPT), PROMPT)
+    other = store(1, 0.0100098)
+    assert other.get(PROMPT) is None and not other.verify().damaged
+    put(other, PROMPT)
+    assert_is_cache(store(1, 0.0100098).get(PROMPT), PROMPT)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

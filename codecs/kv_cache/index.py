@@ -14,12 +14,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from ...entropy_models.errors import BitstreamError, Corrupt, Unsupported
+from ...entropy_models.errors import BitstreamError, Corrupt, Mismatch, Unsupported
+from .. import container
 from . import ledger
 from .backends import Backend
 from .blocks import KvBlock, KvSettings, block_id, decode_block, encode_block, read_block_header
 from .eviction import ReuseModel
 from .header import BlockHeader, check_salt, parse
+from .rope import Rope, rope_in
 from .splice import Layers
 from .trie import ROOT_ID, Match, Node, Trie
 
@@ -54,15 +56,20 @@ class BlockIndex:
         salt: bytes | None,
         block_tokens: int,
         clock: Callable[[], float],
+        rope: Rope | None = None,
     ) -> None:
-        """Read the headers of all blocks. ``salt`` None: not known, ids are taken from headers unchecked."""
+        """Read the headers of all blocks.
+
+        ``salt`` None: not known, ids are taken from headers unchecked. ``rope`` None: not known, any block's will do.
+        """
+        self.rope = rope
         self.backend, self.namespace, self.salt = backend, namespace, salt
         self.fingerprint = bytes.fromhex(namespace.partition("-")[0])
         self.block_tokens, self.clock = block_tokens, clock
         self.trie = Trie()
         self.reuse = ReuseModel(block_tokens)
         self._pending = ledger.Account()
-        self._refused: set[bytes] = set()
+        self.refused: set[bytes] = set()
         """Blocks that this process must not take in again: not damaged, but not usable here."""
         self.refresh()
 
@@ -107,7 +114,7 @@ class BlockIndex:
 
     def admit(self, block: bytes, size_bytes: int | None = None) -> Node | None:
         """Read a block's header and put it into the trie; None if it is not there or not what its name says."""
-        if block in self._refused:
+        if block in self.refused:
             return None
         for end in (HEADER_READ_BYTES, None) if size_bytes else (None,):
             data = self.backend.get(self.key(block), end)
@@ -132,7 +139,7 @@ class BlockIndex:
         if delete:
             self.backend.delete(self.key(node.id))
         else:
-            self._refused.add(node.id)
+            self.refused.add(node.id)
 
     def discard(self, block: bytes) -> None:
         """Delete a block that may or may not be in the trie."""
@@ -177,15 +184,18 @@ class BlockIndex:
         stream, header = parse(_there(data))
         for i in range(len(stream.entries)):
             stream.chunk(i)  # checks its checksum
-        self._check_place(node, header)
+        self._check_place(node, stream, header)
         return header
 
-    def _check_place(self, node: Node, header: BlockHeader) -> None:
+    def _check_place(self, node: Node, stream: container.Stream, header: BlockHeader) -> None:
         place = node.id, node.parent_id, self.fingerprint, node.start
         if (header.id, header.parent, header.fingerprint, header.start) != place:
             raise Corrupt("the block is another than its place in the trie says")
         if not np.array_equal(header.tokens, node.tokens):
             raise Corrupt("the block holds other tokens than its place in the trie")
+        rope = rope_in(stream.chunk(1), header.key_dim)
+        if rope and self.rope and not rope.alike(self.rope):  # which a fingerprint does not tell, see `mismatch`
+            raise Mismatch("its keys are of other RoPE frequencies than the model's")
 
     def checked(self, node: Node, data: bytes | None, layers: range | None = None) -> KvBlock:
         """Decode a block's bytes.
@@ -194,7 +204,7 @@ class BlockIndex:
             BitstreamError: they are not the block that belongs at this place in the trie.
         """
         body = _there(data)
-        self._check_place(node, read_block_header(body))
+        self._check_place(node, *parse(body))
         return decode_block(body, salt=self.salt, layers=layers)
 
     def encode(self, node: Node, layers: Layers, settings: KvSettings, total: int | None) -> bytes:
@@ -216,7 +226,7 @@ class BlockIndex:
             self.trie.remove(there)
         node.last_used = node.accounted = self.clock()
         self._pending.of(node.id).add(ledger.Usage(0, node.last_used, node.edge_bits))
-        self._refused.discard(node.id)
+        self.refused.discard(node.id)
         return self.trie.add(node)
 
     def used(self, node: Node, *, read: bool) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ...entropy_models.errors import BitstreamError, Mismatch
 from .backends import Backend
 from .header import ELEMENT_TYPES, BlockHeader, parse
@@ -49,7 +47,8 @@ def cause(
     if differ:
         has, expects = (", ".join(f"{name} {pair[i]}" for name, pair in differ.items()) for i in (0, 1))
         return f"it has {has}; this model has {expects}"
-    if rope is not None and not _same(rope, rope_of(model)):
+    turned = rope_of(model)
+    if rope is not None and (turned is None or not rope.alike(turned)):
         return "its RoPE frequencies are others (rope_theta or scaling)"
     return "layers, heads, widths and element type agree, so other weights (another revision, an adapter) or another config"
 
@@ -64,7 +63,7 @@ def check_block(block: bytes, model: Any, what: str) -> None:
     assert head is not None
     check_fits(stored_layout(head), model, what)
     here = rope_of(model)
-    if rope is not None and here is not None and not _same(rope, here):
+    if rope is not None and here is not None and not rope.alike(here):
         raise Mismatch(
             f"{what} has keys of other RoPE frequencies than the model's. Was one of them loaded in another element type "
             "and converted (model.to(...))? Load with dtype=torch." + type_name(model.dtype)
@@ -76,13 +75,6 @@ def _told(block: bytes | memoryview | None) -> tuple[BlockHeader | None, Rope | 
         return None, None
     stream, head = parse(block)
     return head, rope_in(stream.chunk(1), head.key_dim)
-
-
-def _same(stored: Rope, here: Rope | None) -> bool:
-    """But for float32's last digits, which differ between devices."""
-    if here is None or len(stored.frequencies) != len(here.frequencies):
-        return False
-    return np.allclose(stored.frequencies, here.frequencies, rtol=1e-5, atol=0)
 
 
 def elsewhere(

@@ -28,6 +28,11 @@ class Rope:
         if f.ndim != 1 or not 1 <= len(f) <= FREQUENCIES_MAX or not np.isfinite(f).all():
             raise ValueError(f"RoPE frequencies of shape {f.shape}; need 1..{FREQUENCIES_MAX} finite numbers")
 
+    def alike(self, other: Rope) -> bool:
+        """Whether keys are turned alike, but for float32's last digits, in which devices differ."""
+        mine, theirs = self.frequencies, other.frequencies
+        return len(mine) == len(theirs) and np.allclose(mine, theirs, rtol=1e-5, atol=0)
+
     def turned(self, x: Tensor, start: int, sign: float) -> Tensor:
         """Rotate the first ``2 * len(frequencies)`` channels of each token by ``sign`` times its angle.
 

@@ -74,13 +74,14 @@ class PrefixStore:
         Args:
             fingerprint: 16 bytes that name model, revision and cache type.
             salt: a tenant's; blocks of another salt are not found.
-            settings: mode and quality of new blocks, and tokens per block.
+            settings: mode and quality of new blocks, tokens per block, and the model's RoPE: blocks of other frequencies
+                are not taken.
             cost: what recomputing a token costs, for eviction.
             clock: seconds; replaced in tests.
         """
         self.settings, self.cost = settings or KvSettings(), cost or RecomputeCost()
         space = namespace_of(fingerprint, salt)
-        self.index = BlockIndex(backend, space, salt, self.settings.block_tokens, clock)
+        self.index = BlockIndex(backend, space, salt, self.settings.block_tokens, clock, self.settings.rope)
         self.asked_tokens = self.found_tokens = 0
 
     @classmethod

@@ -137,6 +137,8 @@ def verify(index: BlockIndex, *, repair: bool = False, progress: Progress | None
         if data is None:  # evicted meanwhile
             continue
         try:
+            if block in index.refused:
+                raise Unsupported("this process found before that it cannot use it")
             if node is None:
                 raise Corrupt("its header is damaged, or it is not the block its name says")
             index.checked(node, data)
