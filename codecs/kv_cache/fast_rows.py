@@ -177,7 +177,7 @@ def _pack(paired: np.ndarray) -> np.ndarray:
 
 
 def _unpack(packed: np.ndarray, out: np.ndarray, rows: np.ndarray) -> None:
-    """Inverse of `_pack`, into these of int8 rows; zeros into the others."""
+    """Inverse of `_pack`, into these ``rows`` of int8 ``out``; zeros into the others."""
     half = packed.shape[1]
     whole = np.zeros((len(out), half), np.uint8)
     whole[rows] = packed
