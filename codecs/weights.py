@@ -120,13 +120,14 @@ def verified_bytes(line: WeightsLine) -> bytes:
         Unsupported: the file is not here.
         ValueError: size or hash differ from the manifest.
     """
-    if line.path is None:
+    path = line.path
+    if path is None:
         name = Path(line.file).name
         raise Unsupported(
             f"the decoder of {line.name} is no longer installed: put {name} (codecs/weights_files/older of the source) into "
             f"a folder, and name that in the environment variable {MORE}"
         )
-    data = line.path.read_bytes()
+    data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if len(data) != line.file_bytes or digest != line.sha256:
         raise ValueError(

@@ -569,14 +569,14 @@ def test_transcoding_says_which_blocks_it_left_and_which_were_damaged(opened, fo
     put(store, PROMPT)
     first, *_, last = store.index.match(np.array(PROMPT)).path
     damage(folder / store.index.key(last.id), np.random.default_rng(0), "zeros")
-    before, decode = (folder / store.index.key(first.id)).read_bytes(), index.decode_block
+    before, decode = (folder / store.index.key(first.id)).read_bytes(), index.decode_parsed
 
-    def missing(data, **options):
-        if data == before:
+    def missing(stream, header, **options):
+        if stream.data == before:
             raise Unsupported("its profile is not in use")
-        return decode(data, **options)
+        return decode(stream, header, **options)
 
-    monkeypatch.setattr(index, "decode_block", missing)
+    monkeypatch.setattr(index, "decode_parsed", missing)
     done = store.transcode("fp8")
     assert done.blocks == 4 and done.left == {first.id.hex(): "its profile is not in use"}
     assert list(done.damaged) == [last.id.hex()] and "checksum" in done.damaged[last.id.hex()]
@@ -701,7 +701,7 @@ def test_verify_never_deletes_what_it_cannot_judge(opened, folder, monkeypatch):
     def missing(*_, **__):
         raise Unsupported("its profile is not in use")
 
-    monkeypatch.setattr("rdcodec.codecs.kv_cache.index.decode_block", missing)
+    monkeypatch.setattr("rdcodec.codecs.kv_cache.index.decode_parsed", missing)
     checked = opened().verify(repair=True)
     assert not checked.damaged and len(checked.unread) == checked.blocks == len(before) > 0
     assert sorted(p.name for p in folder.rglob("*.rdc")) == before

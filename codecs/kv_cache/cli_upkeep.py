@@ -35,12 +35,12 @@ from .cli_shared import (
 )
 from .modes import MODE_NAMES
 
-WIDTH_MAX = 10_000
-"""Columns of a table: more than any takes."""
-
 if TYPE_CHECKING:
     from .store import PrefixStore
     from .upkeep import Evicted
+
+WIDTH_MAX = 10_000
+"""Columns of a table: more than any takes."""
 
 
 def list_prompts(store: Store, as_json: AsJson = False) -> None:

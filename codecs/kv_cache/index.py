@@ -18,7 +18,7 @@ from ...entropy_models.errors import BitstreamError, Corrupt, Mismatch, Unsuppor
 from .. import container
 from . import ledger
 from .backends import Backend
-from .blocks import KvBlock, KvSettings, block_id, decode_block, encode_block, read_block_header
+from .blocks import KvBlock, KvSettings, block_id, decode_parsed, encode_block, read_block_header
 from .eviction import ReuseModel
 from .header import BlockHeader, check_salt, parse
 from .rope import Rope, rope_in
@@ -203,9 +203,9 @@ class BlockIndex:
         Raises:
             BitstreamError: they are not the block that belongs at this place in the trie.
         """
-        body = _there(data)
-        self._check_place(node, *parse(body))
-        return decode_block(body, salt=self.salt, layers=layers)
+        stream, header = parse(_there(data))
+        self._check_place(node, stream, header)
+        return decode_parsed(stream, header, salt=self.salt, layers=layers)
 
     def encode(self, node: Node, layers: Layers, settings: KvSettings, total: int | None) -> bytes:
         """The bytes of a block at ``node``'s place in a prompt of ``total`` tokens (None: not known)."""
