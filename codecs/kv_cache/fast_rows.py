@@ -35,7 +35,7 @@ SINGLE_MAX = 55
 """Highest level coded in bytes: a scale of 28.5, where one symbol in 140,000 does not fit a byte."""
 _SPAN = 4
 """Levels that share a table, at most: their scales differ by a factor of 1.35, or 0.01 bits a symbol."""
-_TABLE_WORTH = 1 << 12
+_TABLE_WORTH = 1 << 13
 """Bytes that justify a table of their own, of some 60 bytes."""
 _LITERALS = zstandard.ZstdCompressionParameters(
     window_log=17, hash_log=6, chain_log=6, search_log=1, min_match=7, target_length=0,

