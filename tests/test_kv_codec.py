@@ -38,6 +38,7 @@ from rdcodec.codecs.kv_cache.codec import KvCodec
 from rdcodec.codecs.kv_cache.describe import describe_kv, kv_rows
 from rdcodec.codecs.kv_cache.modes import MODES
 from rdcodec.codecs.kv_cache.profile import Profile
+from rdcodec.codecs.kv_cache.recode import recode_block
 from rdcodec.entropy_models.errors import (
     BitstreamError,
     Corrupt,
@@ -72,6 +73,20 @@ def test_decoder_gives_the_estimate_exactly(mode, heads, n, dim, dtype):
     # two words of the coder, one of length, for each of the chunks
     assert bits / 8 - 1 <= chunks <= 1.01 * bits / 8 + 12 * 2 * LAYERS
     assert encode(block, settings, total=n) == data
+
+
+@pytest.mark.parametrize("with_profile", [False, True])
+@pytest.mark.parametrize(("heads", "n", "dim"), [(2, 256, 64), (1, 5, 7), (1, 1, 1), (3, 130, 10)])
+def test_recoding_gives_the_bytes_that_the_other_mode_writes(heads, n, dim, with_profile):
+    block, profile = make_block(heads, n, dim), make_profile(heads, dim) if with_profile else None
+    coded = {}
+    for mode in ("quantized", "quantized-small"):
+        settings = replace(settings_for(mode, heads, dim, quality=70), profile=profile)
+        coded[mode] = encode(block, settings, total=n)
+    for mode, other in (coded, reversed(coded)):
+        assert recode_block(coded[mode], other) == coded[other] != coded[mode]
+    with pytest.raises(BitstreamError):
+        recode_block(coded["quantized"][:-3], "quantized-small")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -446,6 +461,7 @@ def test_sequence_in_blocks_and_prefixes():
     tokens, part = codec.decode(data, prefix=300, layers=range(1, 2))
     assert len(tokens) == 300 and all_same(part, ((layers[1][0][:, :300], layers[1][1][:, :300]),))
     assert len(codec.decode(data, prefix=0)[0]) == 0
+    assert not layers[0][0].is_inference()  # such tensors could not be trained on
     for end in range(0, len(data), len(data) // 40):
         with pytest.raises(BitstreamError):
             codec.decode(data[:end])
@@ -518,6 +534,7 @@ def test_safetensors_with_keys_and_values_of_different_widths():
         ({"layers.1.k": (2, 15, 8), "layers.1.v": (2, 15, 8)}, r"layer 1 hold 15 positions for 40 .*sliding-window layer"),
         ({"tokens": (50,)}, r"^50 token ids for a cache of 40 tokens; need one for each. Is it of sliding-window layers, "),
         ({"tokens": (30,)}, r"^30 token ids for a cache of 40 tokens; need one for each$"),
+        ({"layers.2.k": (2, 40, 8)}, r"^layer 2 has keys but no values \(names 'layers\.\{i\}\.\{k\}'\)$"),
         ({"layers.0.v": (2, 40, 0)}, r"width 0; of multi-head latent attention \(MLA\)"),
         ({"layers.0.k": (3, 2, 40, 8)}, r"keys of layer 0 hold a batch of 3"),
     ],

@@ -560,6 +560,10 @@ def test_transcoding_leaves_blocks_that_are_so_already(opened, folder):
     once = {path: path.read_bytes() for path in files(folder)}
     done = store.transcode(settings)
     assert {path: path.read_bytes() for path in files(folder)} == once and done.before_bytes == done.after_bytes
+    store.transcode(dataclasses.replace(settings, mode="quantized-small"))
+    assert opened().stats().modes == {"quantized-small": 4}
+    store.transcode(settings)
+    assert {path: path.read_bytes() for path in files(folder)} == once, "from coder to coder nothing is lost"
     store.transcode(dataclasses.replace(settings, quality=41))
     assert all(path.read_bytes() != data for path, data in once.items())
 
@@ -670,13 +674,21 @@ def test_bad_tokens_are_refused(tokens, message):
 def test_bad_caches_are_refused_by_name():
     good = cache_of(PROMPT)
     with pytest.raises(ValueError, match=r"keys of layer 1 hold 29 positions for 30 tokens; is it a sliding-window"):
-        layers_of([good[0], (good[1][0][:, 1:], good[1][1])], 30)
+        layers_of([good[0], (good[1][0][:, 1:], good[1][1])])
     with pytest.raises(ValueError, match="batch of 2"):
-        layers_of([(torch.zeros(2, 2, 30, 4), torch.zeros(2, 2, 30, 4))], 30)
+        layers_of([(torch.zeros(2, 2, 30, 4), torch.zeros(2, 2, 30, 4))])
     with pytest.raises(ValueError, match="no layers"):
-        layers_of([], 30)
+        layers_of([])
     with pytest.raises(TypeError, match="need a tensor"):
-        layers_of([(None, None)], 30)
+        layers_of([(None, None)])
+
+
+def test_the_last_id_of_generation_may_be_there_as_well(opened):
+    assert opened().put([*PROMPT, 7], cache_of(PROMPT), np.full(31, -1.0)).new_tokens == 30
+    assert opened().get(PROMPT).tokens == 30
+    for ids in ([*PROMPT, 7, 8], PROMPT[:-1]):
+        with pytest.raises(ValueError, match=f"{len(ids)} token ids for a cache of 30 tokens; need one for each"):
+            opened().put(ids, cache_of(PROMPT))
 
 
 def test_bad_log_probabilities_and_fingerprints_are_refused(opened):

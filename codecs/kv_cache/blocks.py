@@ -220,7 +220,7 @@ def decode_parsed(
 def run(coders, head: BlockHeader, rope, profile, tensors, settings, chosen: range | None = None, wanted=True):
     """The coding pass of a block: the same for writing, measuring and reading (``tensors`` None).
 
-    ``wanted``: whether the result will be looked at.
+    ``wanted``: whether the result will be looked at. Where it is not, chunks are not read together either.
     """
     mode = MODES[head.mode]
     layers = chosen if chosen is not None else range(stored_layers(head))
@@ -230,7 +230,7 @@ def run(coders, head: BlockHeader, rope, profile, tensors, settings, chosen: ran
         profile.check(head.layers, (head.heads * head.key_dim, head.heads * head.value_dim))
     token_ids, dtype = torch.from_numpy(head.tokens), head.dtype
     choices = Choices(settings.quality, settings.edge) if settings else Choices(0, 0)
-    for kind, group in _groups(coders, head, tensors is not None):
+    for kind, group in _groups(coders, head, tensors is None and wanted):
         dim = head.value_dim if kind == VALUE else head.key_dim
         place = Place(
             layers[group[0]], head.layers, kind, head.heads * len(group), head.count, dim, dtype, head.start,
@@ -249,13 +249,13 @@ def run(coders, head: BlockHeader, rope, profile, tensors, settings, chosen: ran
     return tuple((out[i, KEY], out[i, VALUE]) for i in range(len(layers)))
 
 
-def _groups(coders, head: BlockHeader, writing: bool) -> Iterator[tuple[int, list[int]]]:
-    """Kind, and index among the layers, of the tensors that are coded together; readers alone take more than one."""
+def _groups(coders, head: BlockHeader, grouped: bool) -> Iterator[tuple[int, list[int]]]:
+    """Kind, and index among the layers, of the tensors that are coded together; writers take one each."""
     mode = MODES[head.mode]
     together: dict[tuple[int, Any], list[int]] = {}
     for i, kind in itertools.product(range(len(coders) // 2), (KEY, VALUE)):
         dim = head.value_dim if kind == VALUE else head.key_dim
-        key = None if writing or not dim else mode.key(coders[2 * i + kind])
+        key = mode.key(coders[2 * i + kind]) if grouped and dim else None
         if key is None:
             yield kind, [i]
             continue

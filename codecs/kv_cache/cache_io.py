@@ -23,7 +23,7 @@ from .codec import join
 from .header import SequenceHeader
 from .layout import check_fits, layout_of
 from .mismatch import cause, check_block
-from .model import SUPPORTED, check_model, fingerprint, rope_of
+from .model import check_model, fingerprint, rope_of
 from .modes import MODES
 from .sequence import (
     BLOCKS,
@@ -35,7 +35,7 @@ from .sequence import (
     encode_tokens,
     parse_sequence,
 )
-from .splice import layers_of, tokens_of
+from .splice import held_ids, layers_of, tokens_of
 
 _RECOMPUTE_TOKENS = 512
 """Tokens per forward pass when a cache is recomputed: bounds the memory of the activations."""
@@ -76,9 +76,7 @@ def save_cache(
     layers = layers_of(cache)
     if not layers:
         raise ValueError("no cache to save")
-    held = layers[0][0].shape[1]
-    _check_count(held, len(ids))
-    ids, name = ids[:held], bytes(16)
+    ids, name = held_ids(ids, layers), bytes(16)
     if model is not None:
         check_model(model)
         check_fits(layout_of(layers), model, "the cache")
@@ -93,7 +91,7 @@ def save_cache(
         if settings.mode == "residual":
             inputs = residual.capture(model, torch.from_numpy(ids))
             residual.check_restores(model, inputs, layers)
-            layers = tuple((h, h.new_zeros(1, held, 0)) for h in inputs)
+            layers = tuple((h, h.new_zeros(1, len(ids), 0)) for h in inputs)
         data = encode_sequence(ids, layers, settings, fingerprint=name, salt=salt, progress=progress)
     container.write_file(Path(path), data)
     return len(data)
@@ -105,17 +103,6 @@ def _check_recomputes(model: Any, ids: np.ndarray, layers: Layers) -> None:
         raise Unsupported(
             f"mode tokens keeps the ids alone, and {differs[0]} of this cache are not what the model makes of them (error "
             f"{differs[1]:.2f} of the norm); are the ids those of the cache?"
-        )
-
-
-def _check_count(held: int, ids: int) -> None:
-    """ValueError where a cache of ``held`` positions is not that of so many ids; one more is fine."""
-    if held > ids:
-        raise ValueError(f"the cache holds {held} positions, but there are {ids} token ids")
-    if held + 1 < ids:
-        raise ValueError(
-            f"a cache of {held} positions for {ids} token ids; give the ids of the positions. Are they of "
-            f"sliding-window layers, which hold the last ones? {SUPPORTED}"
         )
 
 

@@ -27,7 +27,7 @@ from .place import type_name
 from .profile import Profile
 from .rope import Rope
 from .sequence import decode_blocks
-from .splice import Layers, layers_of, tokens_of
+from .splice import Layers, held_ids, layers_of, tokens_of
 from .token_file import ids_of
 
 KEYS = "layers.{i}.{k}"
@@ -97,7 +97,7 @@ def encode_bytes(
     if ids is None:
         ids = np.zeros(tensors[0][0].shape[1], np.int64)
         notices = [*notices, NO_TOKENS]
-    stream = KvCodec(settings, name, _salt(salt) or b"").encode(layers_of(tensors, len(ids)), tokens_of(ids))
+    stream = KvCodec(settings, name, _salt(salt) or b"").encode(tensors, held_ids(tokens_of(ids), tensors))
     raw = sum(x.numel() * x.element_size() for pair in tensors for x in pair)
     elements = sum(x.numel() for pair in tensors for x in pair)
     rate = 8 * len(stream) / elements
@@ -192,13 +192,17 @@ def read_tensors(data: bytes, pattern: str | None = None) -> tuple[Layers, np.nd
     _refuse_layouts(others)
     if found and (missing := sorted(set(range(max(found))) - set(found))):
         raise ValueError(f"layers {', '.join(map(str, missing[:8]))} are missing; the last one is {max(found)}")
-    if not found or sorted(found) != list(range(len(found))) or any(len(pair) != 2 for pair in found.values()):
+    if lone := sorted(i for i, pair in found.items() if len(pair) != 2):
+        has, lacks = ("keys", "values") if 0 in found[lone[0]] else ("values", "keys")
+        raise ValueError(f"layer {lone[0]} has {has} but no {lacks} (names {pattern!r})")
+    if not found:
         names = ", ".join(sorted(tensors)[:4])
         raise ValueError(
             f"no keys and values named {pattern!r} for layers 0, 1, ...; the file has {names} ... (--keys)"
         )
     ids = _ids(tensors[TOKENS_NAME]) if TOKENS_NAME in tensors else None
-    layers = layers_of([(found[i][0], found[i][1]) for i in range(len(found))], None if ids is None else len(ids))
+    layers = layers_of([(found[i][0], found[i][1]) for i in range(len(found))])
+    ids = None if ids is None else held_ids(ids, layers)
     if not layers[0][0].shape[1]:
         raise ValueError("the cache holds 0 tokens; need at least 1")
     notices = [f"not stored: {_some(others)}, which do not fit {pattern!r}"] if others else []

@@ -31,13 +31,27 @@ def tokens_of(tokens: Any) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def layers_of(cache: Any, count: int | None = None) -> Layers:
+def held_ids(ids: np.ndarray, layers: Layers) -> np.ndarray:
+    """Ids of a cache's positions. One id more is cut: generation ends on a token whose keys are not there yet.
+
+    Raises:
+        ValueError: too few ids, or more than one too many; or no layers.
+    """
+    if not layers:
+        raise ValueError("a cache without layers")
+    held = layers[0][0].shape[1]
+    if not held <= len(ids) <= held + 1:
+        hint = f". Is it of sliding-window layers, which hold only the last? {SUPPORTED}" if held < len(ids) else ""
+        raise ValueError(f"{len(ids)} token ids for a cache of {held} tokens; need one for each{hint}")
+    return ids[:held]
+
+
+def layers_of(cache: Any) -> Layers:
     """Keys and values of every layer of a cache, checked.
 
     Args:
         cache: a transformers ``Cache`` (``cache.layers[i].keys`` and ``.values``), or a sequence of (keys, values):
             tensors of shape (kv_heads, n, head_dim), or with a batch of 1 before. None has no layers.
-        count: n, the number of tokens the cache must hold; None: as many as its longest layer does.
 
     Raises:
         ValueError: another shape or batch, or a layer that does not hold every position (`Unsupported` names its kind).
@@ -56,12 +70,7 @@ def layers_of(cache: Any, count: int | None = None) -> Layers:
         raise ValueError("the cache has no layers")
     if any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"layers of {sorted({len(pair) for pair in pairs})} tensors; need 2, keys and values")
-    held = max((int(x.shape[-2]) for pair in pairs for x in pair if isinstance(x, Tensor) and x.ndim > 1), default=0)
-    if count is None:
-        count = held
-    elif held and count != held:  # not one layer's fault: no layer holds so many
-        hint = f". Is it of sliding-window layers, which hold only the last? {SUPPORTED}" if held < count else ""
-        raise ValueError(f"{count} token ids for a cache of {held} tokens; need one for each{hint}")
+    count = max((int(x.shape[-2]) for pair in pairs for x in pair if isinstance(x, Tensor) and x.ndim > 1), default=0)
     return tuple((_flat(k, i, "keys", count), _flat(v, i, "values", count)) for i, (k, v) in enumerate(pairs))
 
 

@@ -30,7 +30,7 @@ from .index import BlockIndex, namespace_of
 from .layout import layout_of
 from .modes import MODES
 from .sharing import Sharing
-from .splice import Layers, alike, cut, join, layers_of, tokens_of
+from .splice import Layers, alike, cut, held_ids, join, layers_of, tokens_of
 from .trie import Node, token_key
 from .upkeep import Checked, Evicted, Policy, Progress, Stats, Transcoded
 
@@ -187,7 +187,7 @@ class PrefixStore:
 
         Args:
             tokens: ids of at least 0, shape (n,).
-            cache: as `splice.layers_of` takes it, n positions.
+            cache: as `splice.layers_of` takes it, n positions, or n - 1 after generation (`splice.held_ids`).
             log_probs: natural logarithm of P_M(token | tokens before), at most 0, shape (n,); for eviction.
 
         Raises:
@@ -196,8 +196,8 @@ class PrefixStore:
         """
         _check_mode(self.settings)
         self.index.known_salt()
-        tokens = tokens_of(tokens)
-        layers, bits = layers_of(cache, len(tokens)), _bits(log_probs, len(tokens))
+        ids, layers = tokens_of(tokens), layers_of(cache)
+        tokens, bits = held_ids(ids, layers), _bits(log_probs, len(ids))
         sharing = Sharing(self.index, layers)
         path = self._path_for_put(tokens, sharing)
         for node in path:

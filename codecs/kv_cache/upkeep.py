@@ -13,6 +13,8 @@ from .blocks import KvSettings, read_block_header
 from .eviction import RecomputeCost, recency, victims, worth
 from .index import BlockIndex
 from .modes import MODES
+from .recode import recode_block, same_numbers
+from .trie import Node
 
 Progress = Callable[[int, int], None]
 """Called with steps done and steps in all."""
@@ -156,7 +158,8 @@ def verify(index: BlockIndex, *, repair: bool = False, progress: Progress | None
 def transcode(index: BlockIndex, settings: KvSettings, progress: Progress | None = None) -> Transcoded:
     """Encode every block again, e.g. lossless to quantized, but those that are so already.
 
-    What a lossy mode lost stays lost, and another one loses on top of it.
+    What a lossy mode lost stays lost, and another one loses on top of it; but between modes of the same numbers
+    (`recode.same_numbers`), at the same quality, nothing changes except the bytes.
     """
     index.refresh()
     nodes = list(index.trie.nodes.values())
@@ -169,9 +172,8 @@ def transcode(index: BlockIndex, settings: KvSettings, progress: Progress | None
             index.forget(node, delete=False)
             continue
         try:
-            block = index.checked(node, stored)
-            if not _is_so(stored, settings):
-                data = index.encode(node, block.layers, settings, node.end if not len(node.children) else None)
+            data = _transcoded(index, node, stored, settings)
+            if data != stored:
                 index.backend.put(index.key(node.id), data)
                 node.size_bytes, node.mode = len(data), settings.mode
         except Unsupported as error:
@@ -185,8 +187,12 @@ def transcode(index: BlockIndex, settings: KvSettings, progress: Progress | None
     return Transcoded(len(nodes), before, after, left, damaged)
 
 
-def _is_so(stored: bytes, settings: KvSettings) -> bool:
-    """Whether a block has these settings already, as far as it tells: once more would lose once more."""
-    head, rate = read_block_header(stored), MODES[settings.mode].option
-    same_rate = not rate or getattr(head, rate) == getattr(settings, rate)
-    return head.mode == settings.mode and same_rate and settings.profile is None
+def _transcoded(index: BlockIndex, node: Node, stored: bytes, settings: KvSettings) -> bytes:
+    """A block's bytes in these settings; BitstreamError if it is damaged."""
+    block, head, rate = index.checked(node, stored), read_block_header(stored), MODES[settings.mode].option
+    same_rate = settings.profile is None and (not rate or getattr(head, rate) == getattr(settings, rate))
+    if same_rate and head.mode == settings.mode:
+        return stored
+    if same_rate and same_numbers(head.mode, settings.mode):
+        return recode_block(stored, settings.mode)
+    return index.encode(node, block.layers, settings, node.end if not len(node.children) else None)
