@@ -360,18 +360,21 @@ def verify(
     codecs: dict[str, Any] = {}
 
     def work(job: Job, progress: Progress) -> None:
-        data = job.read()
+        data, notices = job.read(), list[str]()
         if name_of(container.parse(data).codec_id) == "kv":
             from .kv_cache.commands import verify_bytes
 
             refuse("images", "no image", device=device)
-            verify_bytes(data, profile, salt)
+            notices = verify_bytes(data, profile, salt)
         else:
             from .image.commands import verify_bytes as verify_image
 
             refuse("KV caches", "no KV cache", profile=profile, salt=salt)
             verify_image(codecs, data, device=device)
-        out.print(json.dumps({"input": job.name, "ok": True}) if as_json else one_line(f"{job.name}  ok"))
+        if as_json:
+            out.print(json.dumps({"input": job.name, "ok": True, "notices": notices}))
+        else:
+            out.print(one_line("; ".join([f"{job.name}  ok", *notices])))
 
     planned = [Job(source, None) for source in files.expand(inputs, frozenset({".rdc"}))]
     run_all(planned, work, "verifying", out if as_json else None)

@@ -146,6 +146,22 @@ def test_command_writes_table_csv_and_plot(model, text, tmp_path, monkeypatch):
     assert (tmp_path / "report" / "kv_profile.safetensors").stat().st_size > 0
 
 
+def test_a_mode_that_does_not_suit_leaves_the_others_their_figures(model, text, tmp_path, monkeypatch):
+    measure = evaluate.Evaluation.measure
+
+    def fails(self, name, coded):
+        if name == "turboquant 3 bit":
+            raise ValueError("no such width")
+        return measure(self, name, coded)
+
+    monkeypatch.setattr(evaluate.Evaluation, "measure", fails)
+    with Progress(disable=True) as progress:
+        table = evaluate_text(model, text, "residual,turboquant,fp8", tmp_path, 1, 40, progress)
+    assert table.row_count == 3 + 1
+    assert "residual is left out: mode residual would store 64 numbers" in table.caption
+    assert "turboquant is left out: no such width." in table.caption
+
+
 def test_mode_that_needs_the_model(model, text, tmp_path):
     with Progress(disable=True) as progress:
         table = evaluate_text(model, text, "tokens, fp8", tmp_path, 1, 40, progress)
@@ -168,7 +184,7 @@ def test_mode_that_needs_the_model(model, text, tmp_path):
         ({"contexts": 20}, "words.txt has 1200 tokens; 20 prompts of 64 and 64 more need 2540"),
         ({"contexts": 8, "modes": "predictive"}, "and the calibration need 1270"),
         ({"length": 200}, "tiny takes 256"),
-        ({"modes": "fp8,residual"}, "mode residual would store 64 numbers"),
+        ({"modes": "residual"}, "mode residual would store 64 numbers"),
     ],
 )
 def test_wrong_inputs_are_named(model, text, tmp_path, monkeypatch, change, message):

@@ -75,11 +75,22 @@ def test_get_says_what_it_could_not_give(filled):
     tmp_path, _ = filled
     ids = ids_file(tmp_path / "ids", [list(range(30))])  # a batch of one, as tokenizers return it
     blocks = list((tmp_path / "store").rglob("*.rdc"))
-    (last,) = [path for path in blocks if read_block_header(path.read_bytes()).tokens.tolist() == list(range(24, 30))]
+    tokens = {path: read_block_header(path.read_bytes()).tokens.tolist() for path in blocks}
+    (last,) = [path for path in blocks if tokens[path] == list(range(24, 30))]
     last.write_bytes(last.read_bytes()[:-1] + b"!")
     done = run("get", tmp_path / "store", "--tokens", ids, *MODEL, *BLOCKS, "-o", tmp_path / "o.safetensors")
     assert done.exit_code == 0 and "24 of 30 tokens" in done.stdout
     assert "note: tokens 24 to 29 were stored too, in blocks that are damaged" in done.stderr
+    for first, said in ((16, "16 of 30 tokens"), (0, "no beginning of the 30 tokens is stored")):
+        (block,) = [path for path in blocks if tokens[path] == list(range(first, first + 8))]
+        data = block.read_bytes()
+        block.write_bytes(data[:30] + bytes([data[30] ^ 1]) + data[31:])
+        done = run("get", tmp_path / "store", "--tokens", ids, *MODEL, *BLOCKS, "-fo", tmp_path / "o.safetensors")
+        assert said in done.output and done.exit_code == (0 if first else 1)
+        assert f"a block of tokens {first} to {first + 7} is there, with a damaged header; put" in done.stderr
+    assert run("put", tmp_path / "store", tmp_path / "a.safetensors", *MODEL, *BLOCKS).exit_code == 0
+    done = run("get", tmp_path / "store", "--tokens", ids, *MODEL, *BLOCKS, "-fo", tmp_path / "o.safetensors")
+    assert "30 of 30 tokens" in done.stdout and not done.stderr
 
 
 def test_put_says_which_blocks_stay_in_another_mode(filled):

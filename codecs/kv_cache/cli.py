@@ -179,11 +179,12 @@ def get(
 
 def _hit(opened: PrefixStore, ids: list[int], layers: range | None, model: str | None, dtype: str | None) -> Hit:
     """The longest stored beginning; ValueError where there is none, or none with keys and values, which says why."""
-    known = opened.longest_prefix(ids)
+    known, unread = opened.longest_prefix(ids), opened.unread(ids)
+    damaged = unread and f"a block of tokens {unread[0]} to {unread[-1]} is there, with a damaged header; put writes it anew"
     hit = opened.get(ids, layers=layers)
     if hit is None:
         why = f" in blocks that can be read ({known} tokens are damaged, or need --profile)" if known else ""
-        why = why or instead(opened, model, dtype)
+        why = why or (f"; {damaged}" if damaged else instead(opened, model, dtype))
         raise ValueError(f"no beginning of the {len(ids)} tokens is stored for this model and tenant{why}")
     if not hit.layers or not hit.layers[0][1].shape[-1]:
         what = "layer inputs" if hit.layers else "token ids only"
@@ -191,6 +192,8 @@ def _hit(opened: PrefixStore, ids: list[int], layers: range | None, model: str |
     if hit.tokens < known:
         lost = f"tokens {hit.tokens} to {known - 1} were stored too, in blocks that are damaged, gone or need --profile"
         errors.print(f"codec kv: note: {lost}")
+    elif damaged:
+        errors.print(f"codec kv: note: {damaged}")
     return hit
 
 

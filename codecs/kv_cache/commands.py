@@ -19,14 +19,14 @@ from ...entropy_models.errors import Unsupported
 from .. import container
 from .blocks import KvSettings, decode_block, read_block_header
 from .codec import KvCodec, join
-from .header import BLOCK, ELEMENT_TYPES, width_text
+from .header import BLOCK, ELEMENT_TYPES, TOKEN_IDS, parse_sequence, width_text
 from .layout import Layout, check_fits, layout_of
 from .model import SUPPORTED, check_model, fingerprint, load_model, mapped_model, rope_of
 from .modes import MODES, check_command_mode
 from .place import type_name
 from .profile import Profile
 from .rope import Rope
-from .sequence import decode_blocks
+from .sequence import check_tokens, decode_blocks
 from .splice import Layers, held_ids, layers_of, tokens_of
 from .token_file import ids_of
 
@@ -286,18 +286,25 @@ def decode_bytes(
     return save(out), {"codec": "kv", **_shape(layers), "notices": notices}
 
 
-def verify_bytes(data: bytes, profile: Path | None = None, salt: str | None = None) -> None:
+def verify_bytes(data: bytes, profile: Path | None = None, salt: str | None = None) -> list[str]:
     """Decode every symbol of a cache file or of one block of a store; BitstreamError if anything is wrong.
 
     Args:
         profile, salt: as for `decode_bytes`.
+
+    Returns:
+        What could not be checked.
     """
     if profile:
         Profile.read(profile)
     if _is_block(data):
         decode_block(data, salt=_salt(salt))
+    elif parse_sequence(data)[1].content == TOKEN_IDS:
+        if coded := check_tokens(data):
+            return [f"checksums are right; {coded} token ids were not decoded, which takes the model (load_cache)"]
     else:
         decode_blocks(data, salt=_salt(salt))
+    return []
 
 
 def _salt(text: str | None) -> bytes | None:

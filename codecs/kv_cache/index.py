@@ -151,12 +151,24 @@ class BlockIndex:
         """The trie's answer, extended by whole blocks that other processes stored meanwhile, found by their id."""
         while True:
             match = self.trie.match(tokens)
-            first, last = match.whole_tokens, self.boundary(match.whole_tokens)
-            if match.tokens >= last or last > len(tokens) or self.salt is None:
+            block = self._next(match, tokens)
+            if block is None or block in self.trie.nodes or self.admit(block) is None:
                 return match
-            block = self.id_of(match.path[-1].id if match.path else ROOT_ID, tokens[first:last])
-            if block in self.trie.nodes or self.admit(block) is None:
-                return match
+
+    def unread(self, tokens: np.ndarray) -> range | None:
+        """Tokens after the longest stored prefix whose block is there, but with a header that cannot be read."""
+        match = self.match(tokens)
+        block = self._next(match, tokens)
+        if block is None or block in self.trie.nodes or self.backend.get(self.key(block), 1) is None:
+            return None
+        return range(match.whole_tokens, self.boundary(match.whole_tokens))
+
+    def _next(self, match: Match, tokens: np.ndarray) -> bytes | None:
+        """Id of the whole block that would follow a match; None: the prompt has none, or the salt is not known."""
+        first, last = match.whole_tokens, self.boundary(match.whole_tokens)
+        if match.tokens >= last or last > len(tokens) or self.salt is None:
+            return None
+        return self.id_of(match.path[-1].id if match.path else ROOT_ID, tokens[first:last])
 
     def boundary(self, position: int) -> int:
         """Where the block that holds ``position`` must end: the next multiple of the block length."""

@@ -49,7 +49,7 @@ def cause(
         return f"it has {has}; this model has {expects}"
     turned = rope_of(model)
     if rope is not None and (turned is None or not rope.alike(turned)):
-        return "its RoPE frequencies are others (rope_theta or scaling)"
+        return "its RoPE frequencies are others (rope_theta or scaling), and perhaps its weights"
     return "layers, heads, widths and element type agree, so other weights (another revision, an adapter) or another config"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -61,7 +63,8 @@ def evaluate_text(
         progress: bars are added to it.
 
     Raises:
-        ValueError: an unknown mode, no such model or text, a text too short, or a model that cannot be measured.
+        ValueError: an unknown mode, no such model or text, a text too short, or a model that cannot be measured, or not in
+            any of the modes: one that does not suit it is left out, with a note.
         ImportError: transformers is not installed.
     """
     wanted = _modes(modes)
@@ -70,8 +73,10 @@ def evaluate_text(
     measured, others = _stretches(model, text, contexts, length, needs_profile)
     source = load_model(model)
     check_model(source, latent=False)
+    left: dict[str, str] = {}
     if "residual" in wanted:
-        check_worth(source)
+        with _leaving_out("residual", left, wanted):
+            check_worth(source)
     exact = source
     if source.dtype != torch.float32:
         exact = load_model(model, torch.float32)
@@ -82,7 +87,7 @@ def evaluate_text(
     evaluation = Evaluation(exact, measured, prefill(source, measured))
     progress.update(task, description="noise floors")
     floors = noise_floors(evaluation, source)
-    curves = _measure(evaluation, source, wanted, profile, progress)
+    curves = _measure(evaluation, source, wanted, profile, progress, left)
     progress.remove_task(task)
     output.mkdir(parents=True, exist_ok=True)
     if profile is not None:
@@ -90,7 +95,7 @@ def evaluate_text(
     write_csv(output / POINTS, [*floors, *(line for lines in curves.values() for line in lines)])
     plot(output / PLOT, _drawable(curves), floors)
     title = f"{model.name} on {text.name}: {contexts} prompts of {length} tokens, {source.dtype} cache"
-    return _table({"noise floors": floors, **curves}, title.replace("torch.", ""), _notes(curves, profile, others))
+    return _table({"noise floors": floors, **curves}, title.replace("torch.", ""), _notes(curves, profile, others, left))
 
 
 def _modes(text: str) -> list[str]:
@@ -157,20 +162,39 @@ def _spread(text: list[int], start: list[int], size: int, count: int) -> Tensor:
     return torch.tensor([start + text[i * stride : i * stride + size] for i in range(count)])
 
 
+@contextmanager
+def _leaving_out(mode: str, left: dict[str, str], wanted: list[str]) -> Iterator[None]:
+    """One mode that this model or its caches do not suit must not cost the figures of the others, if there are others."""
+    try:
+        yield
+    except ValueError as error:
+        wanted.remove(mode)
+        if not wanted:
+            raise
+        left[mode] = str(error)
+
+
 def _measure(
-    evaluation: Evaluation, source: Any, modes: list[str], profile: Profile | None, progress: Progress
+    evaluation: Evaluation,
+    source: Any,
+    modes: list[str],
+    profile: Profile | None,
+    progress: Progress,
+    left: dict[str, str],
 ) -> dict[str, list[Fidelity]]:
-    """A curve for every mode."""
+    """A curve for every mode that can be measured; ``left`` gets the others, with reasons."""
     settings = {mode: _settings(mode, evaluation, profile) for mode in modes}
     task = progress.add_task("measuring", total=sum(len(lines) for lines in settings.values()))
     curves: dict[str, list[Fidelity]] = {}
     for mode, lines in settings.items():
-        curves[mode] = []
-        for name, one in lines.items():
-            progress.update(task, description=name)
-            coded = _with_model(source, one) if MODES[mode].needs_model else through(one)
-            curves[mode].append(evaluation.measure(name, coded))
-            progress.advance(task)
+        found = []
+        with _leaving_out(mode, left, modes):
+            for name, one in lines.items():
+                progress.update(task, description=name)
+                coded = _with_model(source, one) if MODES[mode].needs_model else through(one)
+                found.append(evaluation.measure(name, coded))
+                progress.advance(task)
+            curves[mode] = found
     progress.remove_task(task)
     return curves
 
@@ -203,9 +227,9 @@ def _drawable(curves: dict[str, list[Fidelity]]) -> dict[str, list[Fidelity]]:
     return {name: lines for name, lines in curves.items() if any(line.kl_mean > 0 for line in lines)} or curves
 
 
-def _notes(curves: dict[str, list[Fidelity]], profile: Profile | None, others: Tensor) -> str:
-    """What the figures leave out."""
-    notes = []
+def _notes(curves: dict[str, list[Fidelity]], profile: Profile | None, others: Tensor, left: dict[str, str]) -> str:
+    """What the figures leave out; ``left``: modes, with reasons."""
+    notes = [f"{mode} is left out: {why}." for mode, why in left.items()]
     if exact := curves.keys() - _drawable(curves).keys():
         notes.append(f"not drawn, as its KL is 0: {', '.join(sorted(exact))}.")
     if profile is not None:

@@ -198,14 +198,8 @@ def decode_tokens(
     if progress:
         state.on_feed = lambda: progress(next(fed), head.tokens)
     runs: list[np.ndarray] = []
-    for i in range(len(stream.entries)):
-        body = stream.chunk(i)
-        if len(body) < _TOKENS_HEAD.size:
-            raise Truncated(f"run {i} has {len(body)} bytes; at least {_TOKENS_HEAD.size}")
-        coding, count, name = _TOKENS_HEAD.unpack_from(body)
-        if coding > 1 or not 1 <= count <= TOKENS_MAX or sum(len(run) for run in runs) + count > head.tokens:
-            raise Corrupt(f"run {i}: coding {coding}, {count} of {head.tokens} tokens: out of range")
-        ids = _run_ids(state, coding, body[_TOKENS_HEAD.size :], count)
+    for i, (coding, count, name, body) in enumerate(_runs(stream, head)):
+        ids = _run_ids(state, coding, body, count)
         if block_id(parent, head.fingerprint, salt, ids) != name:
             raise Mismatch(
                 f"run {i} does not hash to its id: another salt, or other probabilities than the writer's (mode tokens "
@@ -215,17 +209,42 @@ def decode_tokens(
         parent = name
         if prefix is not None and sum(map(len, runs)) >= prefix:
             return np.concatenate(runs)
-    found = np.concatenate(runs) if runs else np.zeros(0, np.int64)
-    if len(found) != head.tokens or parent != head.last_id:
-        raise Truncated(f"{len(found)} tokens, the header says {head.tokens}")
-    return found
+    return np.concatenate(runs) if runs else np.zeros(0, np.int64)
+
+
+def check_tokens(data: bytes | memoryview) -> int:
+    """What can be checked of a file with content 1 without the model: checksums and structure.
+
+    Returns:
+        How many of its ids only the model can decode.
+
+    Raises:
+        BitstreamError: damage.
+    """
+    return sum(count for coding, count, *_ in _runs(*parse_sequence(data)) if coding)
+
+
+def _runs(stream: container.Stream, head: SequenceHeader) -> Iterator[tuple[int, int, bytes, bytes]]:
+    """Coding, number of tokens, block id and body of each run, checked as far as they go without decoding."""
+    at, last = 0, ROOT
+    for i in range(len(stream.entries)):
+        chunk = stream.chunk(i)
+        if len(chunk) < _TOKENS_HEAD.size:
+            raise Truncated(f"run {i} has {len(chunk)} bytes; at least {_TOKENS_HEAD.size}")
+        coding, count, last = _TOKENS_HEAD.unpack_from(chunk)
+        body, at = chunk[_TOKENS_HEAD.size :], at + count
+        if coding > 1 or not 1 <= count <= TOKENS_MAX or at > head.tokens:
+            raise Corrupt(f"run {i}: coding {coding}, {count} of {head.tokens} tokens: out of range")
+        if not coding and len(body) != 4 * count:
+            raise Corrupt(f"plain ids of {len(body)} bytes for {count} tokens")
+        yield coding, count, last, body
+    if at != head.tokens or last != head.last_id:
+        raise Truncated(f"{at} tokens, the header says {head.tokens}")
 
 
 def _run_ids(state: token_coding.TokenModel, coding: int, body: bytes, count: int) -> np.ndarray:
     if coding:
         return token_coding.decode_ids(state, body, count)
-    if len(body) != 4 * count:
-        raise Corrupt(f"plain ids of {len(body)} bytes for {count} tokens")
     ids = np.frombuffer(body, "<u4").astype(np.int64)
     for token in ids:
         state.feed(int(token))

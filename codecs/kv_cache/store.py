@@ -109,6 +109,10 @@ class PrefixStore:
         """How many leading tokens are stored. No block is decoded, so damage shows only at `get`."""
         return self.index.match(tokens_of(tokens)).tokens
 
+    def unread(self, tokens: Any) -> range | None:
+        """Tokens after the longest stored prefix whose block is there, but cannot be read; None: there are none."""
+        return self.index.unread(tokens_of(tokens))
+
     def get(self, tokens: Any, layers: range | None = None) -> Hit | None:
         """The cache of the longest stored prefix that is intact.
 
