@@ -33,12 +33,12 @@ import io
 import os
 import struct
 import tempfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ..entropy_models.checksum import crc32
 from ..entropy_models.errors import Corrupt, Truncated, Unsupported
 
 MAGIC = b"\x89RDC"
@@ -80,8 +80,8 @@ class Stream:
             Corrupt: the checksum does not match.
         """
         body, expected = bytes(self.unchecked(index)), self.entries[index].crc
-        if zlib.crc32(body) != expected:
-            raise Corrupt(f"chunk {index} has checksum {zlib.crc32(body):08x}, its table entry says {expected:08x}")
+        if crc32(body) != expected:
+            raise Corrupt(f"chunk {index} has checksum {crc32(body):08x}, its table entry says {expected:08x}")
         return body
 
     def unchecked(self, index: int) -> memoryview:
@@ -119,9 +119,9 @@ def write(*, codec_id: int, weights: bytes, signal: bytes, chunks: Sequence[tupl
     for kind, body in chunks:
         if len(body) > CHUNK_BYTES_MAX:
             raise ValueError(f"a chunk of {len(body)} bytes; at most {CHUNK_BYTES_MAX}")
-        parts.append(_ENTRY.pack(kind, len(body), zlib.crc32(body)))
+        parts.append(_ENTRY.pack(kind, len(body), crc32(body)))
     head = b"".join(parts)
-    return b"".join([head, _CRC.pack(zlib.crc32(head)), *(body for _, body in chunks)])
+    return b"".join([head, _CRC.pack(crc32(head)), *(body for _, body in chunks)])
 
 
 def parse(data: bytes | memoryview, *, salvage: bool = False) -> Stream:
@@ -151,7 +151,7 @@ def parse(data: bytes | memoryview, *, salvage: bool = False) -> Stream:
     end = _table_end(signal_bytes, count)
     if len(data) < end:
         raise Truncated(f"{len(data)} bytes, header and chunk table need {end}")
-    crc = zlib.crc32(data[: end - _CRC.size])
+    crc = crc32(data[: end - _CRC.size])
     if crc != _CRC.unpack_from(data, end - _CRC.size)[0]:
         raise Corrupt(f"header checksum is {crc:08x}, not what the file says")
     table = _FIXED.size + signal_bytes

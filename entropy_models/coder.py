@@ -17,7 +17,6 @@ with other tables, levels or sizes than it was written with is found out.
 from __future__ import annotations
 
 import math
-import zlib
 from itertools import pairwise
 
 import constriction
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checksum import crc32
 from .errors import Corrupt
 from .tables import ESCAPE_EXPONENTS, LEVELS, Tables, categorical, escape_counts
 
@@ -233,7 +233,7 @@ def _like(coded: list[Tensor], residual: Tensor) -> Tensor:
 
 
 def _check(symbols: np.ndarray, before: int) -> int:
-    return zlib.crc32(symbols.astype("<i4", copy=False).data, before)
+    return crc32(symbols.astype("<i4", copy=False).data, before)
 
 
 def _exponent(excess: np.ndarray) -> np.ndarray:
