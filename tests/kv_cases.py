@@ -34,7 +34,7 @@ def make_block(heads: int, n: int, dim: int, dtype: torch.dtype = torch.bfloat16
     return KvBlock(tokens, tuple((tensor(0.8), tensor(0.3)) for _ in range(LAYERS)))
 
 
-def make_profile(heads: int, dim: int) -> Profile:
+def make_profile(heads: int, dim: int, exponent: int = -12) -> Profile:
     """Calibrated on blocks of the same kind, without a model."""
     blocks = [make_block(heads, 200, dim, torch.float32, seed) for seed in (0, 1)]
     rows_of = {
@@ -43,7 +43,7 @@ def make_profile(heads: int, dim: int) -> Profile:
         for kind in (0, 1)
     }
     importance = {at: torch.ones(heads * dim) for at in rows_of}
-    exponents = np.full((LAYERS, 2), -12)
+    exponents = np.full((LAYERS, 2), exponent)
     tensors = {"exponents": torch.tensor(exponents, dtype=torch.int32)}
     for at, x in rows_of.items():
         tensors[f"offsets.{at[0]}.{at[1]}"] = torch.zeros(heads * dim, dtype=torch.int32)

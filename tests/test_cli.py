@@ -253,7 +253,7 @@ def test_names_batch_and_salt_of_a_cache(run, photo, tmp_path):
     assert all(torch.equal(back[name], x) for name, x in tensors.items())
     for command in ("decode", "verify"):
         code, _, err = run(command, "c.rdc", "--salt", "other", *(["-f"] if command == "decode" else []))
-        said = "mismatch: it was written under another --salt than the one given"
+        said = "mismatch: it was written under another salt (--salt) than the one given"
         assert (code, err.count("\n")) == (1, 1) and err.startswith(f"codec: c.rdc: {said}")
     run("encode", "photo.png")
     code, _, err = run("decode", "photo.rdc", "-o", "p.png", "--batch", "--salt", "tenant")

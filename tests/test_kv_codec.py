@@ -210,7 +210,7 @@ def test_layer_range_loads_alone(mode):
     whole = decode(data, settings).layers
     assert all_same(decode(data, settings, layers=range(1, 3)).layers, whole[1:])
     assert decode(data, settings, layers=range(0)).layers == ()
-    with pytest.raises(ValueError, match="the block has 3"):
+    with pytest.raises(ValueError, match="successive ones of the 3"):
         decode(data, settings, layers=range(2, 4))
 
 
@@ -303,7 +303,7 @@ def test_foreign_blocks_are_named():
     data = encode(block, settings)
     with pytest.raises(Unsupported, match=f"model {MODEL.hex()}, expected {'00' * 16}"):
         decode_block(data, fingerprint=bytes(16))
-    with pytest.raises(Unsupported, match="another --salt"):
+    with pytest.raises(Unsupported, match="another salt"):
         decode_block(data, salt=b"other")
     with pytest.raises(Unsupported, match="codec id 1"):
         decode_block(container.write(codec_id=1, weights=bytes(8), signal=b"", chunks=[]))
@@ -477,7 +477,7 @@ def test_sequence_with_a_missing_or_foreign_block_is_refused():
 
     with pytest.raises(Corrupt, match="block 1: it starts at token 512, expected 256"):
         codec.decode(forged(data, drop))
-    with pytest.raises(Unsupported, match="another --salt"):
+    with pytest.raises(Unsupported, match="another salt"):
         KvCodec(KvSettings(), MODEL, b"").decode(data)
 
 
@@ -563,7 +563,7 @@ def test_safetensors_without_tokens_or_with_ids_that_are_none():
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         with pytest.raises(ValueError, match=r"'tokens' is of type b?float\d+; need integers"):
             commands.encode_bytes(cache(3, tokens=torch.tensor([1.5, 2, 3], dtype=dtype)))
-    with pytest.raises(ValueError, match="each at least 0"):
+    with pytest.raises(ValueError, match=r"each 0 to 2\^63 - 1"):
         commands.encode_bytes(cache(3, tokens=torch.tensor([1, -2, 3])))
 
 
@@ -668,7 +668,7 @@ def test_the_error_of_a_damaged_block_says_what_is_intact():
         codec.decode(bytes(data))
     found, part = codec.decode(bytes(data), prefix=32)
     assert len(found) == 32 and torch.equal(part[0][0], layers[0][0][:, :32])
-    with pytest.raises(BitstreamError, match=r"^it was written under another --salt than the one given"):
+    with pytest.raises(BitstreamError, match=r"^it was written under another salt \(--salt\) than the one given"):
         KvCodec(salt=b"x").decode(codec.encode(layers, tokens))
 
 

@@ -121,7 +121,7 @@ def test_wrong_model_salt_and_damage_are_named(tmp_path):
     save_cache(prefilled(decoder, ids), ids, path, decoder, salt=b"a")
     with pytest.raises(Unsupported, match=r"a\.rdc is of model [0-9a-f]{32}, this one is"):
         load_cache(path, tiny(seed=1), salt=b"a")
-    with pytest.raises(Unsupported, match="another --salt"):
+    with pytest.raises(Unsupported, match="another salt"):
         load_cache(path, decoder, salt=b"b")
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
@@ -450,9 +450,19 @@ def test_tokens_mode_recomputes(tmp_path):
         cache, ids, tmp_path / "a.rdc", decoder, settings=KvSettings(mode="tokens"), progress=lambda *s: steps.append(s)
     )
     assert size < 60 * 2 + 200
+    threads = torch.get_num_threads()
+    assert sequence.parse_sequence((tmp_path / "a.rdc").read_bytes())[1].threads == threads
     assert steps == sorted(steps) and len(set(steps)) >= 60 and steps[-1] == (60, 60)
     steps.clear()
-    loaded = load_cache(tmp_path / "a.rdc", decoder, progress=lambda *s: steps.append(s))
+    torch.set_num_threads(threads + 1)  # sums in another order, where threads share them
+    try:
+        seen: list[int] = []
+        loaded = load_cache(
+            tmp_path / "a.rdc", decoder, progress=lambda *s: (steps.append(s), seen.append(torch.get_num_threads()))
+        )
+        assert seen == [threads] * 60 and torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
     assert torch.allclose(loaded.layers[2].keys, cache.layers[2].keys, atol=1e-5)
     assert steps == [(i, 60) for i in range(1, 61)]
     with pytest.raises(Unsupported, match="keeps the ids alone, and keys of layer 0 .* are the ids those of the cache"):

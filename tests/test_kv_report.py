@@ -66,7 +66,7 @@ def test_encode_takes_rope_and_fingerprint_from_the_model(model, tmp_path):
     save_cache(cache, ids, tmp_path / "own.rdc", loaded)
     assert (tmp_path / "c.rdc").read_bytes() == (tmp_path / "own.rdc").read_bytes()
     done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0 and "RoPE stays in the keys, which takes about 5 % more" in done.stderr
+    assert done.exit_code == 0 and "RoPE stays in the keys, which takes more bytes (some 5 %" in done.stderr
     assert "RoPE" not in CliRunner().invoke(app, [*arguments, "--mode", "lossless"]).stderr
     for command in (arguments, ["kv", "put", str(tmp_path / "store"), str(tmp_path / "c.safetensors")]):
         done = CliRunner().invoke(app, [*command, "--model", "/absent"])

@@ -6,11 +6,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from kv_cases import forged
+from kv_cases import forged, make_profile
 from rdcodec.codecs.kv_cache import index, ledger
 from rdcodec.codecs.kv_cache.backends import open_backend
 from rdcodec.codecs.kv_cache.blocks import KvSettings
 from rdcodec.codecs.kv_cache.index import namespaces
+from rdcodec.codecs.kv_cache.profile import use_profile
 from rdcodec.codecs.kv_cache.rope import Rope
 from rdcodec.codecs.kv_cache.splice import layers_of, tokens_of
 from rdcodec.codecs.kv_cache.store import PrefixStore
@@ -100,6 +101,7 @@ def test_blocks_whose_keys_are_turned_otherwise_are_no_hit_and_written_again(ope
         assert_is_cache(same.get(PROMPT), PROMPT)
     other = store(1, 0.0100098)
     assert other.get(PROMPT) is None and not other.verify().damaged
+    assert set(other.index.refused.values()) == {"its keys are of other RoPE frequencies than the model's"}
     put(other, PROMPT)
     assert_is_cache(store(1, 0.0100098).get(PROMPT), PROMPT)
 
@@ -349,6 +351,7 @@ def test_verify_names_what_is_damaged_and_repairs(opened, folder):
     assert len(opened().verify(repair=True).damaged) == 2
     checked = opened().verify()
     assert checked.blocks == 3 and not checked.damaged and len(checked.unreachable) == 1
+    assert opened().stats().prompt_tokens == 8, "what cannot be reached is no prompt"
 
 
 # ---- who may see what ----
@@ -568,6 +571,25 @@ def test_transcoding_leaves_blocks_that_are_so_already(opened, folder):
     assert all(path.read_bytes() != data for path, data in once.items())
 
 
+@pytest.mark.parametrize("mode", ["quantized", "transform", "predictive"])
+def test_transcoding_knows_the_profile_that_a_block_was_written_with(opened, folder, mode):
+    profile, other = make_profile(2, 4), make_profile(2, 4, exponent=-13)
+    use_profile(profile)
+    settings = dataclasses.replace(SETTINGS, mode=mode, profile=profile)
+    store = opened(settings=settings)
+    put(store, PROMPT)
+    once = {path: path.read_bytes() for path in files(folder)}
+    store.transcode(settings)
+    assert {path: path.read_bytes() for path in files(folder)} == once
+    if mode == "quantized":
+        store.transcode(dataclasses.replace(settings, mode="quantized-small"))
+        assert all(path.read_bytes() != data for path, data in once.items())
+        store.transcode(settings)
+        assert {path: path.read_bytes() for path in files(folder)} == once
+    store.transcode(dataclasses.replace(settings, profile=other))
+    assert all(path.read_bytes() != data for path, data in once.items())
+
+
 def test_transcoding_says_which_blocks_it_left_and_which_were_damaged(opened, folder, monkeypatch):
     store = opened()
     put(store, PROMPT)
@@ -664,7 +686,8 @@ def test_caches_of_transformers_and_with_a_batch_dimension(opened):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "message"), [([[1, 2], [3, 4]], "flat"), ([-1, 2], "at least 0"), ([0.5], "float64")]
+    ("tokens", "message"),
+    [([[1, 2], [3, 4]], "flat"), ([-1, 2], "each 0 to"), (np.array([1 << 63], np.uint64), "each 0"), ([0.5], "float64")],
 )
 def test_bad_tokens_are_refused(tokens, message):
     with pytest.raises(ValueError, match=message):

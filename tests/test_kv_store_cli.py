@@ -93,6 +93,36 @@ def test_get_says_what_it_could_not_give(filled):
     assert "30 of 30 tokens" in done.stdout and not done.stderr
 
 
+def test_ids_in_the_file_and_beside_it_may_both_have_the_last_one_of_generation(tmp_path):
+    tensors = cache_file(tmp_path / "a", list(range(30)))
+    save_file(tensors | {"tokens": torch.arange(31)}, tmp_path / "a")
+    ids = ids_file(tmp_path / "ids", list(range(31)))
+    assert "30 new" in run("put", tmp_path / "store", tmp_path / "a", "--tokens", ids, *MODEL, *BLOCKS).stdout
+    ids_file(ids, [*range(29), 7])
+    done = run("put", tmp_path / "store", tmp_path / "a", "--tokens", ids, *MODEL, *BLOCKS)
+    assert done.exit_code == 1 and "are others than those of" in done.stderr
+
+
+def test_get_writes_the_names_and_shapes_asked_for(filled):
+    tmp_path, tensors = filled
+    ids, target = ids_file(tmp_path / "ids", list(range(30))), tmp_path / "o.safetensors"
+    options = ["--keys", "{i}.{k}", "--batch", "--layers", "1:3"]
+    assert run("get", tmp_path / "store", "--tokens", ids, *MODEL, *BLOCKS, *options, "-o", target).exit_code == 0
+    found = load(target.read_bytes())
+    assert set(found) == {"1.0", "1.1", "2.0", "2.1", "tokens"}
+    assert torch.equal(found["2.1"][0], tensors["layers.2.v"])
+
+
+def test_a_lost_block_in_the_middle_shows(filled):
+    tmp_path, _ = filled
+    for path in (tmp_path / "store").rglob("*.rdc"):
+        if read_block_header(path.read_bytes()).tokens.tolist() == list(range(16, 24)):
+            path.unlink()
+    assert "unreachable: what comes before 24 25" in run("ls", tmp_path / "store").stdout
+    done = run("verify", tmp_path / "store")
+    assert done.exit_code == 0 and "1 blocks follow a lost one; a put of their prompts heals them" in done.stderr
+
+
 def test_put_says_which_blocks_stay_in_another_mode(filled):
     tmp_path, _ = filled
     again = run("put", tmp_path / "store", tmp_path / "a.safetensors", *MODEL, *BLOCKS, "--mode", "quantized")

@@ -225,8 +225,11 @@ class RedisBackend:
         address, prefix = _split_prefix(url)
         self._redis: Any = redis.Redis.from_url(re.sub(r"^valkey", "redis", address))
         self._prefix = prefix
-        with _as_os_error():
-            self._redis.ping()
+        try:
+            with _as_os_error():
+                self._redis.ping()
+        except TypeError as error:  # what follows the ? reaches the client's connection as it is
+            raise ValueError(f"{url}: an option that the redis client does not know: {error}") from None
 
     def _name(self, key: str) -> bytes:
         return f"{self._prefix}:{_checked(key)}".encode()

@@ -201,11 +201,11 @@ def decode_parsed(
     if fingerprint is not None and head.fingerprint != fingerprint:
         raise Mismatch(f"the block is of model {head.fingerprint.hex()}, expected {fingerprint.hex()}")
     if salt is not None and block_id(head.parent, head.fingerprint, salt, head.tokens) != head.id:
-        raise Mismatch("it was written under another --salt than the one given (or its token ids were changed)")
+        raise Mismatch("it was written under another salt (--salt) than the one given, or its token ids were changed")
     stored = stored_layers(head)
     want = range(stored) if layers is None else layers
     if len(want) and not (stored and want.step == 1 and 0 <= want.start and want.stop <= stored):
-        raise ValueError(f"layers {want.start}:{want.stop}; the block has {stored}")
+        raise ValueError(f"layers {want}; need successive ones of the {stored} in the block")
     if MODES[head.mode].needs_profile and profile is None:
         profile = find_profile(head.profile)
     rope = rope_in(stream.chunk(1), head.key_dim)
@@ -279,7 +279,7 @@ def _header_of(block: KvBlock, parent, fingerprint, salt, start, settings: KvSet
     sinks = min(max(settings.sinks - start, 0), n)
     recent = 0 if total is None else min(max(start + n - max(total - settings.recent, sinks + start), 0), n)
     recent = min(recent, n - sinks)
-    profile = settings.profile.hash if settings.profile and MODES[settings.mode].needs_profile else bytes(8)
+    profile = settings.profile.hash if settings.profile and MODES[settings.mode].option == "quality" else bytes(8)
     return BlockHeader(
         settings.mode, settings.quality, type_name(dtype), len(block.layers), heads, key_dim, value_dim,
         tokens.astype("<u4").tobytes(), start,

@@ -149,6 +149,8 @@ def get(
     fingerprint: Name = None,
     salt: Salt = "",
     layers: Annotated[str | None, typer.Option(help="Only these, first:last, e.g. 0:8.")] = None,
+    keys: Keys = None,
+    batch: Annotated[bool, typer.Option("--batch", help="Shape (1, heads, tokens, width), as in dumps.")] = False,
     dtype: Dtype = None,
     profile: ProfileFile = None,
     block_tokens: BlockTokens = 256,
@@ -157,8 +159,10 @@ def get(
 ) -> None:
     """Write the cache of a prompt's longest stored beginning. Exits with 1 if nothing of it is stored."""
     with reported():
-        import torch
+        import numpy as np
         from safetensors.torch import save
+
+        from .commands import named_tensors
 
         to_stdout = str(output) == STDIO
         if not to_stdout:
@@ -168,10 +172,9 @@ def get(
         wanted, ids = _range(layers), read_ids(tokens)
         with open_store(store, model, fingerprint, salt, block_tokens, {"profile": profile}, dtype=dtype) as opened:
             hit = _hit(opened, ids, wanted, model, dtype)
-        first = wanted.start if wanted else 0
-        names = {f"layers.{first + i}.{n}": x for i, kv in enumerate(hit.layers) for n, x in zip("kv", kv, strict=True)}
-        tensors = {name: x.contiguous() for name, x in names.items()}
-        Job(None, None if to_stdout else output).write(save({**tensors, "tokens": torch.tensor(ids[: hit.tokens])}))
+        held = np.array(ids[: hit.tokens], np.int64)
+        tensors = named_tensors(held, hit.layers, wanted.start if wanted else 0, keys, batch)
+        Job(None, None if to_stdout else output).write(save(tensors))
         found = {"file": str(output), "tokens": hit.tokens, "asked_tokens": len(ids), "layers": len(hit.layers)}
         line = f"{output}: {hit.tokens} of {len(ids)} tokens, {len(hit.layers)} layers"
         (errors if to_stdout else out).print(json.dumps(found) if as_json else line)
@@ -183,18 +186,24 @@ def _hit(opened: PrefixStore, ids: list[int], layers: range | None, model: str |
     damaged = unread and f"a block of tokens {unread[0]} to {unread[-1]} is there, with a damaged header; put writes it anew"
     hit = opened.get(ids, layers=layers)
     if hit is None:
-        why = f" in blocks that can be read ({known} tokens are damaged, or need --profile)" if known else ""
+        why = f" in blocks that can be read ({known} tokens are {_unusable(opened)})" if known else ""
         why = why or (f"; {damaged}" if damaged else instead(opened, model, dtype))
         raise ValueError(f"no beginning of the {len(ids)} tokens is stored for this model and tenant{why}")
     if not hit.layers or not hit.layers[0][1].shape[-1]:
         what = "layer inputs" if hit.layers else "token ids only"
         raise ValueError(f"the blocks of these tokens hold {what}; the model must recompute keys and values")
     if hit.tokens < known:
-        lost = f"tokens {hit.tokens} to {known - 1} were stored too, in blocks that are damaged, gone or need --profile"
+        lost = f"tokens {hit.tokens} to {known - 1} were stored too, in blocks that are {_unusable(opened)}"
         errors.print(f"codec kv: note: {lost}")
     elif damaged:
         errors.print(f"codec kv: note: {damaged}")
     return hit
+
+
+def _unusable(opened: PrefixStore) -> str:
+    """Why blocks could not be read."""
+    reasons = "; ".join(dict.fromkeys(opened.index.refused.values()))
+    return f"not usable here: {reasons}" if reasons else "damaged or gone"
 
 
 def _range(text: str | None) -> range | None:

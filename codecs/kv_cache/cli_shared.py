@@ -32,7 +32,12 @@ Quality = Annotated[
 ]
 Bits = Annotated[int | None, typer.Option(min=1, max=5, help="Of the turboquant modes' codes, default 4.")]
 ProfileFile = Annotated[
-    Path | None, typer.Option("--profile", help="kv_profile.safetensors of the model, from `codec eval kv`.")
+    Path | None,
+    typer.Option(
+        "--profile",
+        help="kv_profile.safetensors of the model, from `codec eval kv`. Quantized modes then take steps by attention "
+        "error, coarser ones at the same quality.",
+    ),
 ]
 Dtype = Annotated[
     str | None, typer.Option(help="Element type that --model ran in, if not its files': bfloat16, float16, float32.")

@@ -52,6 +52,7 @@ def list_prompts(store: Store, as_json: AsJson = False) -> None:
             for leaf in sorted(trie.leaves(), key=lambda node: -node.last_used):
                 path = trie.path_to(leaf)
                 begins = " ".join(str(token) for token in path[0].tokens[:6])
+                begins = begins if trie.reachable(leaf) else f"unreachable: what comes before {begins} is lost"
                 size = sum(node.size_bytes for node in path)
                 row = {
                     "namespace": name,
@@ -154,6 +155,8 @@ def verify(
             rows[-1]["unreachable"] = len(checked.unreachable)
             rows[-1]["unread"] = len(checked.unread)
             damaged, unread = damaged + len(checked.damaged), unread + len(checked.unread)
+            if lost := len(checked.unreachable):
+                errors.print(f"codec kv: {_title(name)}: {lost} blocks follow a lost one; a put of their prompts heals them")
             for block, reason in (checked.damaged | checked.unread).items():
                 errors.print(f"codec kv: {block}: {reason}")
         _show(rows, as_json, store)
@@ -174,10 +177,12 @@ def transcode(
     salt: Salt = "",
     dtype: Dtype = None,
     block_tokens: BlockTokens = 256,
+    as_json: AsJson = False,
 ) -> None:
     """Encode every block of a model again, e.g. lossless to quantized, but those that are so already.
 
-    What a lossy mode lost stays lost, and another one loses on top of it.
+    What a lossy mode lost stays lost, and another one loses on top of it. Between quantized and quantized-small, at the
+    same quality, nothing is lost: only the bytes change.
 
     --profile also reads the blocks that need it. Exits with 1 if blocks were damaged, or cannot be read here.
     """
@@ -188,7 +193,8 @@ def transcode(
                 done = opened.transcode(opened.settings, progress)
             if not done.blocks:
                 raise ValueError(f"{store}: no block is stored for this model and tenant{instead(opened, model)}")
-        out.print(f"{store}: {show_size(done.before_bytes)} -> {show_size(done.after_bytes)}")
+        line = f"{store}: {show_size(done.before_bytes)} -> {show_size(done.after_bytes)}"
+        out.print(json.dumps(asdict(done)) if as_json else line)
         for blocks, what in ((done.left, "left as they are"), (done.damaged, "damaged and deleted")):
             if blocks:
                 reasons = "; ".join(dict.fromkeys(blocks.values()))

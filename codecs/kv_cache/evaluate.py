@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,12 @@ import torch
 from torch import Tensor
 
 from .blocks import KvSettings
+from .cache_io import load_cache, save_cache
 from .codec import KvCodec
 from .model import check_model, rope_of
 from .place import KEY
 from .sequence import Layers
+from .splice import layers_of
 
 TAIL = 64
 FLOOR_CHUNK = 256
@@ -217,6 +220,18 @@ def through(settings: KvSettings) -> Coded:
     def coded(layers: Layers, ids: np.ndarray) -> tuple[Layers, int]:
         data = codec.encode(layers, ids)
         return codec.decode(data)[1], len(data)
+
+    return coded
+
+
+def through_model(model: Any, settings: KvSettings) -> Coded:
+    """Code through a file that the model reads again, for modes that recompute."""
+
+    def coded(layers: Layers, ids: np.ndarray) -> tuple[Layers, int]:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "cache.rdc"
+            size = save_cache(layers, ids, path, model, settings=settings)
+            return layers_of(load_cache(path, model)), size
 
     return coded
 

@@ -27,7 +27,8 @@ offset  size  field
 
 Chunk 0 (metadata): token ids, each 4 bytes. Chunk 1 (metadata): RoPE frequencies, float32, or nothing. Then,
 for each layer, a chunk of keys and one of values (`rows` gives the layout), none in mode ``tokens``. The 8 bytes that
-the container keeps for a weights hash name the calibrated profile. layers x heads x widths x n is at most 2^31.
+the container keeps for a weights hash name the calibrated profile, zeros for none (of mode quantized also in files
+before 2026-11-22). layers x heads x widths x n is at most 2^31.
 
 Signal header of a sequence (record 1), little-endian, 44 bytes; `sequence` gives its chunks:
 
@@ -36,7 +37,7 @@ offset  size  field
 ======  ====  =================================================================================
 0       1     record, 1: a sequence
 1       1     content: 0 blocks, 1 token ids for recomputation
-2       2     zeros
+2       2     of token ids: threads of PyTorch whose probabilities coded them, 0 for not known; of blocks zeros
 4       8     tokens of the whole sequence, below 2^40
 12      16    model fingerprint
 28      16    id of the last block
@@ -63,6 +64,7 @@ BLOCK, SEQUENCE = 0, 1
 ROOT = bytes(16)
 TOKENS_MAX = 1 << 16
 LAYERS_MAX, HEADS_MAX, WIDTH_MAX, START_MAX, ELEMENTS_MAX = 1024, 1024, 4096, 1 << 40, 1 << 31
+THREADS_MAX = 256
 ELEMENT_TYPES = {1: "bfloat16", 2: "float16", 3: "float32"}
 """Number in the file of each element type, by its name in torch. Pinned."""
 _SIGNAL = struct.Struct("<BBBBHHHHIQIIBB8s16s16s16s")
@@ -136,6 +138,8 @@ class SequenceHeader:
     tokens: int
     fingerprint: bytes
     last_id: bytes
+    threads: int = 0
+    """Of PyTorch, when ids were coded; 0: not known."""
 
 
 def check_salt(salt: bytes) -> None:
@@ -192,7 +196,7 @@ def parse(data: bytes | memoryview) -> tuple[container.Stream, BlockHeader]:
 
 
 def pack_sequence(head: SequenceHeader) -> bytes:
-    return _SEQUENCE.pack(SEQUENCE, head.content, 0, head.tokens, head.fingerprint, head.last_id)
+    return _SEQUENCE.pack(SEQUENCE, head.content, head.threads, head.tokens, head.fingerprint, head.last_id)
 
 
 def parse_sequence(data: bytes | memoryview) -> tuple[container.Stream, SequenceHeader]:
@@ -206,10 +210,10 @@ def parse_sequence(data: bytes | memoryview) -> tuple[container.Stream, Sequence
         raise Unsupported(f"codec id {stream.codec_id}, record {stream.signal[:1].hex()}: not a cache file")
     if len(stream.signal) != _SEQUENCE.size:
         raise Corrupt(f"a signal header of {len(stream.signal)} bytes; a cache file has {_SEQUENCE.size}")
-    _, content, zero, count, fingerprint, last = _SEQUENCE.unpack(stream.signal)
-    if content > TOKEN_IDS or zero or count >= START_MAX:
-        raise Corrupt(f"content {content}, reserved {zero}, {count} tokens: out of range")
-    return stream, SequenceHeader(content, count, fingerprint, last)
+    _, content, threads, count, fingerprint, last = _SEQUENCE.unpack(stream.signal)
+    if content > TOKEN_IDS or threads > (THREADS_MAX if content == TOKEN_IDS else 0) or count >= START_MAX:
+        raise Corrupt(f"content {content}, {threads} threads, {count} tokens: out of range")
+    return stream, SequenceHeader(content, count, fingerprint, last, threads)
 
 
 def width_text(key_dim: int, value_dim: int) -> str:

@@ -69,8 +69,8 @@ class BlockIndex:
         self.trie = Trie()
         self.reuse = ReuseModel(block_tokens)
         self._pending = ledger.Account()
-        self.refused: set[bytes] = set()
-        """Blocks that this process must not take in again: not damaged, but not usable here."""
+        self.refused: dict[bytes, str] = {}
+        """Blocks that this process must not take in again, not damaged but not usable here, and why."""
         self.refresh()
 
     def key(self, block: bytes) -> str:
@@ -132,14 +132,14 @@ class BlockIndex:
                 return self.trie.add(node)
         return None
 
-    def forget(self, node: Node, *, delete: bool) -> None:
-        """Take a block out of the trie, and off the backend, or else never into this process's trie again."""
+    def forget(self, node: Node, *, delete: bool, why: str = "it does not fit the others") -> None:
+        """Take a block out of the trie, and off the backend, or else never into this process's trie again (``why``)."""
         if node.id in self.trie.nodes:
             self.trie.remove(node)
         if delete:
             self.backend.delete(self.key(node.id))
         else:
-            self.refused.add(node.id)
+            self.refused[node.id] = why
 
     def discard(self, block: bytes) -> None:
         """Delete a block that may or may not be in the trie."""
@@ -186,8 +186,8 @@ class BlockIndex:
         data = self.backend.get(self.key(node.id))
         try:
             return use(data)
-        except Unsupported:  # a newer program's block, not damage: leave it to that program
-            self.forget(node, delete=False)
+        except Unsupported as error:  # a newer program's block, not damage: leave it to that program
+            self.forget(node, delete=False, why=str(error))
         except BitstreamError:
             self.forget(node, delete=True)
         return None
@@ -238,7 +238,7 @@ class BlockIndex:
             self.trie.remove(there)
         node.last_used = node.accounted = self.clock()
         self._pending.of(node.id).add(ledger.Usage(0, node.last_used, node.edge_bits))
-        self.refused.discard(node.id)
+        self.refused.pop(node.id, None)
         return self.trie.add(node)
 
     def used(self, node: Node, *, read: bool) -> None:

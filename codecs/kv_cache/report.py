@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from rich.box import SIMPLE
 from rich.progress import Progress
@@ -18,15 +16,12 @@ from rich.table import Table
 from torch import Tensor
 
 from .blocks import KvSettings
-from .cache_io import load_cache, save_cache
 from .calibration import calibrate
-from .evaluate import TAIL, Coded, Evaluation, Fidelity, noise_floors, plot, prefill, through, write_csv
+from .evaluate import TAIL, Evaluation, Fidelity, noise_floors, plot, prefill, through, through_model, write_csv
 from .model import check_model, load_model, rope_of
 from .modes import MODES
 from .profile import Profile
 from .residual import check_worth
-from .sequence import Layers
-from .splice import layers_of
 
 POINTS = "kv_points.csv"
 PLOT = "kv_rate_kl.png"
@@ -191,7 +186,7 @@ def _measure(
         with _leaving_out(mode, left, modes):
             for name, one in lines.items():
                 progress.update(task, description=name)
-                coded = _with_model(source, one) if MODES[mode].needs_model else through(one)
+                coded = through_model(source, one) if MODES[mode].needs_model else through(one)
                 found.append(evaluation.measure(name, coded))
                 progress.advance(task)
             curves[mode] = found
@@ -208,18 +203,6 @@ def _settings(mode: str, evaluation: Evaluation, profile: Profile | None) -> dic
     if mode in QUALITIES:
         return {f"{mode} q{quality}": replace(settings, quality=quality) for quality in QUALITIES[mode]}
     return {mode: settings}
-
-
-def _with_model(model: Any, settings: KvSettings) -> Coded:
-    """Code through a file that the model reads again, for modes that recompute."""
-
-    def coded(layers: Layers, ids: np.ndarray) -> tuple[Layers, int]:
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "cache.rdc"
-            size = save_cache(layers, ids, path, model, settings=settings)
-            return layers_of(load_cache(path, model)), size
-
-    return coded
 
 
 def _drawable(curves: dict[str, list[Fidelity]]) -> dict[str, list[Fidelity]]:

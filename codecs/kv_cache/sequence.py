@@ -23,7 +23,18 @@ from ...entropy_models.errors import BitstreamError, Corrupt, Mismatch, Truncate
 from .. import container
 from . import tokens as token_coding
 from .blocks import KvBlock, KvSettings, block_id, decode_parsed, encode_block
-from .header import BLOCKS, CODEC_ID, ROOT, TOKEN_IDS, TOKENS_MAX, SequenceHeader, pack_sequence, parse, parse_sequence
+from .header import (
+    BLOCKS,
+    CODEC_ID,
+    ROOT,
+    THREADS_MAX,
+    TOKEN_IDS,
+    TOKENS_MAX,
+    SequenceHeader,
+    pack_sequence,
+    parse,
+    parse_sequence,
+)
 
 _TOKENS_HEAD = struct.Struct("<BI16s")
 CODED_TOKENS = 4096
@@ -61,7 +72,7 @@ def encode_sequence(
         parent = block_id(parent, fingerprint, salt, block.tokens)
         if progress:
             progress(start + len(block.tokens), len(tokens))
-    return _write(BLOCKS, len(tokens), fingerprint, parent, chunks)
+    return _write(SequenceHeader(BLOCKS, len(tokens), fingerprint, parent), chunks)
 
 
 def encode_tokens(
@@ -86,7 +97,9 @@ def encode_tokens(
             reader = writer_at(model, tokens[: start + len(run)])
         parent = block_id(parent, fingerprint, salt, run)
         chunks.append(_TOKENS_HEAD.pack(coding, len(run), parent) + body)
-    return _write(TOKEN_IDS, len(tokens), fingerprint, parent, chunks)
+    threads = torch.get_num_threads()
+    head = SequenceHeader(TOKEN_IDS, len(tokens), fingerprint, parent, threads if threads <= THREADS_MAX else 0)
+    return _write(head, chunks)
 
 
 def writer_at(model: Any, tokens: np.ndarray) -> token_coding.TokenModel:
@@ -104,11 +117,9 @@ def _comes_back(reader: token_coding.TokenModel, body: bytes, run: np.ndarray) -
         return False
 
 
-def _write(content: int, count: int, fingerprint: bytes, last: bytes, chunks: Sequence[bytes]) -> bytes:
-    signal = pack_sequence(SequenceHeader(content, count, fingerprint, last))
-    return container.write(
-        codec_id=CODEC_ID, weights=bytes(8), signal=signal, chunks=[(container.DATA, body) for body in chunks]
-    )
+def _write(head: SequenceHeader, chunks: Sequence[bytes]) -> bytes:
+    data = [(container.DATA, body) for body in chunks]
+    return container.write(codec_id=CODEC_ID, weights=bytes(8), signal=pack_sequence(head), chunks=data)
 
 
 @torch.inference_mode()  # a fortieth of the time
@@ -199,7 +210,8 @@ def decode_tokens(
         state.on_feed = lambda: progress(next(fed), head.tokens)
     runs: list[np.ndarray] = []
     for i, (coding, count, name, body) in enumerate(_runs(stream, head)):
-        ids = _run_ids(state, coding, body, count)
+        with token_coding.with_threads(head.threads):
+            ids = _run_ids(state, coding, body, count)
         if block_id(parent, head.fingerprint, salt, ids) != name:
             raise Mismatch(
                 f"run {i} does not hash to its id: another salt, or other probabilities than the writer's (mode tokens "

@@ -26,8 +26,8 @@ def tokens_of(tokens: Any) -> np.ndarray:
         return np.zeros(0, np.int64)
     if array.ndim == 2 and array.shape[0] == 1:
         array = array[0]
-    if array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < 0:
-        raise ValueError(f"tokens of shape {array.shape}, type {array.dtype}; need a flat run of ids, each at least 0")
+    if array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= 1 << 63:
+        raise ValueError(f"tokens of shape {array.shape}, type {array.dtype}; need a flat run of ids, each 0 to 2^63 - 1")
     return array.astype(np.int64)
 
 

@@ -4,13 +4,15 @@ This is what "sequential KV compression" (2604.15356) reaches: the entropy of th
 the tokens, and coding the tokens attains it. The price is a prefill on load, and a decoder that runs the model
 token by token.
 
-The probabilities are floats of one machine. A writer therefore decodes what it wrote and stores plain ids where they do
-not come back; a reader on another machine checks ids against the block's hash and reports what does not match.
+The probabilities are floats of one machine, and of a number of threads, which is in the file. A writer therefore decodes
+what it wrote and stores plain ids where they do not come back; a reader on another machine checks ids against the block's
+hash and reports what does not match.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import constriction
@@ -21,6 +23,17 @@ from ...entropy_models.errors import Corrupt
 
 FIRST_TOKEN_BITS = 32
 """The first token of a sequence has no context and is written as it is."""
+
+
+@contextmanager
+def with_threads(count: int) -> Iterator[None]:
+    """Let PyTorch compute with so many threads (0: as it does), for another number adds up in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class TokenModel:

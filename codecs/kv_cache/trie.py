@@ -180,6 +180,10 @@ class Trie:
         """Blocks that cannot be reached because a block before them is missing; not their descendants."""
         return [node for nodes in self._orphans.values() for node in nodes]
 
+    def reachable(self, node: Node) -> bool:
+        """Whether every block before it is there."""
+        return self.path_to(node)[0].parent is self.root
+
     def leaves(self) -> list[Node]:
         """Blocks without a following block, orphans included."""
         return [node for node in self.nodes.values() if not len(node.children)]

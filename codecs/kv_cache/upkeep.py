@@ -111,7 +111,7 @@ def evict(index: BlockIndex, budget_bytes: int, policy: Policy, cost: RecomputeC
 def stats(index: BlockIndex, asked_tokens: int = 0, found_tokens: int = 0) -> Stats:
     """Count what this process knows; `BlockIndex.refresh` first to know all."""
     trie = index.trie
-    leaves = [node for node in trie.leaves() if not trie.contained(node)]
+    leaves = [node for node in trie.leaves() if not trie.contained(node) and trie.reachable(node)]
     tokens, prompt_tokens = sum(len(node.tokens) for node in trie.nodes.values()), sum(leaf.end for leaf in leaves)
     return Stats(
         blocks=len(trie.nodes),
@@ -140,7 +140,7 @@ def verify(index: BlockIndex, *, repair: bool = False, progress: Progress | None
             continue
         try:
             if block in index.refused:
-                raise Unsupported("this process found before that it cannot use it")
+                raise Unsupported(index.refused[block])
             if node is None:
                 raise Corrupt("its header is damaged, or it is not the block its name says")
             index.checked(node, data)
@@ -190,7 +190,8 @@ def transcode(index: BlockIndex, settings: KvSettings, progress: Progress | None
 def _transcoded(index: BlockIndex, node: Node, stored: bytes, settings: KvSettings) -> bytes:
     """A block's bytes in these settings; BitstreamError if it is damaged."""
     block, head, rate = index.checked(node, stored), read_block_header(stored), MODES[settings.mode].option
-    same_rate = settings.profile is None and (not rate or getattr(head, rate) == getattr(settings, rate))
+    same_rate = not rate or getattr(head, rate) == getattr(settings, rate)
+    same_rate &= settings.profile is None or head.profile == settings.profile.hash
     if same_rate and head.mode == settings.mode:
         return stored
     if same_rate and same_numbers(head.mode, settings.mode):
