@@ -35,7 +35,7 @@ from rdcodec.training.initialise import dct, start_as_dct, with_more_blocks, wit
 from rdcodec.training.losses import rate_distortion, rate_distortion_weight
 from rdcodec.training.main import image as train_image
 from rdcodec.training.quantisation import LAYERS
-from rdcodec.training.retire import retire
+from rdcodec.training.retire import retire, shelve
 
 TINY = {
     "latent_channels": 64, "latent_width": 32, "hyper_channels": 8, "context_channels": 16, "level_channels": 16,
@@ -117,6 +117,12 @@ def retires_once_it_is_replaced(folder: Path, data: bytes, pixels: np.ndarray) -
     for refused in (lambda: old.encode(pixels), lambda: initial_state("tiny", 4), lambda: retire("tiny", folder)):
         with pytest.raises(ValueError, match="retired"):
             refused()
+    assert shelve("tiny", folder) == folder / "older/tiny.safetensors.xz"
+    weights.manifest.cache_clear()
+    np.testing.assert_array_equal(ImageCodec.load(model="tiny").decode(data), pixels)
+    for name in ("tiny", "next", "absent"):
+        with pytest.raises(ValueError, match=f"{name} is no retired model"):
+            shelve(name, folder)
 
 
 def test_the_tiny_recipe_is_tiny():

@@ -2,6 +2,7 @@
 
 python -m rdcodec.training.retire image-1
 
+With --shelve a model that is retired already goes where the wheel does not take it, to `OLDER`: the wheel has a limit.
 Files of before the pixel path's matrices were int8 become so: symbols stay, pixels move by a grey level here and there.
 """
 
@@ -20,6 +21,8 @@ from .manifest import lines_in, write_lines, write_weights
 
 ENCODER = ("analysis.", "hyper_analysis.")
 """Networks that only an encoder runs."""
+OLDER = "older"
+"""Folder beside the weights that is in the repository and not in the wheel."""
 XZ = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 1}]
 """One literal model for each byte of a float16: the upper ones compress, the lower ones do not."""
 
@@ -49,13 +52,31 @@ def retire(name: str, folder: Path = weights.FOLDER) -> Path:
     return folder / line["file"]
 
 
+def shelve(name: str, folder: Path = weights.FOLDER) -> Path:
+    """Move a retired model's file to `OLDER`; its streams then ask for that folder.
+
+    Raises:
+        ValueError: there is no such model, it still encodes, or it is there already.
+    """
+    lines = lines_in(folder)
+    line = lines.get(name, {})
+    if not line.get("retired_from") or line["file"].startswith(f"{OLDER}/"):
+        raise ValueError(f"{name} is no retired model in {folder}; there are {', '.join(lines)}")
+    (folder / OLDER).mkdir(exist_ok=True)
+    line["file"] = f"{OLDER}/{line['file']}"
+    (folder / Path(line["file"]).name).rename(folder / line["file"])
+    write_lines(folder, lines)
+    return folder / line["file"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="model name, as in `codec models`")
     parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where weights and manifest are")
+    parser.add_argument("--shelve", action="store_true", help="a retired model: take it out of the wheel")
     args = parser.parse_args()
     try:
-        print(retire(args.name, args.folder))
+        print((shelve if args.shelve else retire)(args.name, args.folder))
     except ValueError as error:
         parser.exit(1, f"{error}\n")
 
