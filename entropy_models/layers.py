@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,10 +34,16 @@ class GatedBlock(nn.Module):
 
     Channels-last and matrix products, so that CPU and CUDA run it as a few large GEMMs. Costs three
     multiplications per channel pair and position, and sees one neighbour in each direction.
+
+    Args:
+        channels: in and out.
+        bound: of what a gate lets through, either sign. Gate times value grows with the square of the input, so blocks in a
+            row can run away on what training never showed.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, bound: float = math.inf) -> None:
         super().__init__()
+        self.bound = bound
         self.expand = Linear(channels, 2 * channels)
         self.depthwise = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
         self.project = Linear(channels, channels)
@@ -45,7 +53,10 @@ class GatedBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.depthwise(self.expand(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         gate, value = h.chunk(2, dim=-1)
-        return x + self.project(F.silu(gate) * value)
+        passed = F.silu(gate) * value
+        if self.bound < math.inf:
+            passed = passed.clamp(-self.bound, self.bound)
+        return x + self.project(passed)
 
 
 class QualityGain(nn.Module):

@@ -281,6 +281,15 @@ def drawn(kind: str) -> np.ndarray:
     return np.repeat(plane[..., None], 3, 2)
 
 
+def test_the_synthesis_does_not_run_away():
+    """Gates multiply, five blocks in a row: unbounded, a latent three times too large gave pixels of 10^24 times white."""
+    network = load("image", device="cpu").network
+    noise = torch.randn(1, 8, 8, network.config.latent_channels, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = [float(network.to_image(scale * noise, torch.tensor([60])).abs().max()) for scale in (3, 30)]
+    assert found[0] < 50 and found[1] < 50 * found[0], found
+
+
 @pytest.mark.parametrize("kind", ["text", "noise", "dots", "squares", "lines"])
 def test_what_is_no_photograph_is_coded_all_the_same(kind):
     """The loop of means and residuals stays bounded: nothing is refused, and text and shapes gain from quality."""

@@ -34,6 +34,8 @@ PATCH = 8
 HYPER_MAX, CONTEXT_MAX, MEAN_MAX = 64.0, 8.0, 32.0
 """Bounds of the coding pass's floats, three to five times what photographs reach (15, 1.5 and 10). Means steer what is
 coded, and that steers means: on dithers and text this loop ran away to infinity, and took the residual's precision along."""
+GATE_MAX = 4.0
+"""Bound of the gates in the synthesis at 1/8, where photographs reach 3.4; on saturated stripes and dithers, 40."""
 
 
 class Coder(Protocol):
@@ -111,7 +113,7 @@ class Synthesis(nn.Module):
         self.latent = nn.Sequential(*(GatedBlock(latent) for _ in range(config.latent_blocks[1])))
         self.up = Linear(config.latent_channels, 4 * trunk)
         self.gain = QualityGain(trunk, config.anchors)
-        self.trunk = nn.Sequential(*(GatedBlock(trunk) for _ in range(config.trunk_blocks[1])))
+        self.trunk = nn.Sequential(*(GatedBlock(trunk, GATE_MAX) for _ in range(config.trunk_blocks[1])))
         self.patch = Linear(trunk, 3 * PATCH**2)
 
     def forward(self, y_hat: Tensor, hats: Tensor) -> Tensor:
