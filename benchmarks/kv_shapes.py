@@ -24,7 +24,6 @@ from rdcodec.codecs.kv_cache.evaluate import (
     noise_floors,
     prefill,
     through,
-    through_model,
     write_csv,
 )
 from rdcodec.codecs.kv_cache.model import rope_of
@@ -64,9 +63,8 @@ def measure(kind: str, kv_heads: int) -> list[Fidelity]:
     for mode, qualities in POINTS.items():
         for quality in qualities if mode != "residual" or kind == "MHA" else ():
             settings = KvSettings(mode=mode, quality=quality, rope=rope_of(source))
-            coded = through_model(source, settings) if MODES[mode].needs_model else through(settings)
             name = f"{mode} q{quality}" if MODES[mode].option == "quality" else mode
-            lines.append(evaluation.measure(name, coded))
+            lines.append(evaluation.measure(name, through(settings, source)))
     return [replace(line, name=f"{kind}: {line.name}") for line in lines]
 
 

@@ -96,6 +96,11 @@ class Stream:
             raise Truncated(f"chunk {index} ends at byte {end}, the file has {len(self.data)}")
         return memoryview(self.data)[entry.offset : end]
 
+    def check(self) -> None:
+        """Compare every chunk's checksum; errors as `chunk`."""
+        for i in range(len(self.entries)):
+            self.chunk(i)
+
     def indices(self, kind: int) -> list[int]:
         """Positions in the table of the chunks of a kind, in order."""
         return [i for i, entry in enumerate(self.entries) if entry.kind == kind]

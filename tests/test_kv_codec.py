@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from damage import rechecked
 from kv_cases import (
     ALL,
     DTYPES,
@@ -465,6 +466,17 @@ def test_sequence_in_blocks_and_prefixes():
     for end in range(0, len(data), len(data) // 40):
         with pytest.raises(BitstreamError):
             codec.decode(data[:end])
+
+
+def test_verify_looks_at_the_checksums_that_a_reader_does_not_need():
+    block = make_block(2, 700, 16)
+    data = bytearray(KvCodec(KvSettings(), MODEL, SALT).encode(block.layers, block.tokens))
+    commands.verify_bytes(bytes(data))
+    data[22 + 44 + 9 + 5] ^= 1  # of block 1, whose own bytes are whole
+    data = rechecked(bytes(data))
+    assert len(sequence.decode_blocks(data)) == 3
+    with pytest.raises(Corrupt, match="chunk 1 has checksum"):
+        commands.verify_bytes(data)
 
 
 def test_sequence_with_a_missing_or_foreign_block_is_refused():

@@ -133,8 +133,13 @@ def encode_block(
     predicts = MODES[settings.mode].needs_earlier_layers
     with torch.inference_mode():  # a twentieth of the time: PyTorch keeps no books for gradients
         run(coders, head, settings.rope, settings.profile, block.layers, settings, wanted=predicts)
+    return assembled(head, rope, [coder.chunk() for coder in coders])
+
+
+def assembled(head: BlockHeader, rope: bytes, tensors: list[bytes]) -> bytes:
+    """A block's bytes from those of its RoPE frequencies and of its tensors."""
     chunks = [(container.METADATA, head.ids), (container.METADATA, rope)]
-    chunks += [(container.DATA, coder.chunk()) for coder in coders]
+    chunks += [(container.DATA, body) for body in tensors]
     return container.write(codec_id=CODEC_ID, weights=head.profile, signal=pack(head), chunks=chunks)
 
 

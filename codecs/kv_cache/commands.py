@@ -315,14 +315,14 @@ def verify_bytes(data: bytes, profile: Path | None = None, salt: str | None = No
         Profile.read(profile)
     if _is_block(data):
         decode_block(data, salt=_salt(salt))
-    elif parse_sequence(data)[1].content == TOKEN_IDS:
+        return []
+    stream, head = parse_sequence(data)
+    if head.content == TOKEN_IDS:
         if coded := check_tokens(data):
             return [f"checksums are right; {coded} token ids were not decoded, which takes the model (load_cache)"]
-    else:
-        decode_blocks(data, salt=_salt(salt))
-        stream = container.parse(data)
-        for i in range(len(stream.entries)):
-            stream.chunk(i)  # its checksum; blocks have theirs
+        return []
+    decode_blocks(data, salt=_salt(salt))
+    stream.check()  # blocks have checksums of their own, which is all that a reader looks at
     return []
 
 

@@ -23,6 +23,7 @@ from .blocks import KvSettings
 from .cache_io import load_cache, save_cache
 from .codec import KvCodec
 from .model import check_model, rope_of
+from .modes import MODES
 from .place import KEY
 from .sequence import Layers
 from .splice import layers_of
@@ -213,8 +214,10 @@ def noise_floors(evaluation: Evaluation, source: Any) -> list[Fidelity]:
     return lines
 
 
-def through(settings: KvSettings) -> Coded:
-    """Code with `KvCodec`, to a real file's bytes and back."""
+def through(settings: KvSettings, model: Any = None) -> Coded:
+    """Code to a real file's bytes and back: with `KvCodec`, or through ``model`` for modes that need it."""
+    if MODES[settings.mode].needs_model:
+        return _through_model(settings, model)
     codec = KvCodec(settings)
 
     def coded(layers: Layers, ids: np.ndarray) -> tuple[Layers, int]:
@@ -224,7 +227,7 @@ def through(settings: KvSettings) -> Coded:
     return coded
 
 
-def through_model(model: Any, settings: KvSettings) -> Coded:
+def _through_model(settings: KvSettings, model: Any) -> Coded:
     """Code through a file that the model reads again, for modes that recompute."""
 
     def coded(layers: Layers, ids: np.ndarray) -> tuple[Layers, int]:

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import container
-from .blocks import run
-from .header import CODEC_ID, FIRST, pack, parse, stored_layers
+from .blocks import assembled, run
+from .header import FIRST, parse, stored_layers
 from .modes import MODES
 
 
@@ -60,8 +59,4 @@ def recode_block(data: bytes, mode: str) -> bytes:
     coders = [_Pass(read(stream.chunk(FIRST + i)), write()) for i in range(2 * stored_layers(head))]
     with torch.inference_mode():
         run(coders, head, None, None, None, None, wanted=False)
-    chunks = [(container.METADATA, head.ids), (container.METADATA, stream.chunk(1))]
-    chunks += [(container.DATA, coder.writer.chunk()) for coder in coders]
-    return container.write(
-        codec_id=CODEC_ID, weights=stream.weights, signal=pack(replace(head, mode=mode)), chunks=chunks
-    )
+    return assembled(replace(head, mode=mode), stream.chunk(1), [coder.writer.chunk() for coder in coders])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .blocks import KvSettings
 from .calibration import calibrate
-from .evaluate import TAIL, Evaluation, Fidelity, noise_floors, plot, prefill, through, through_model, write_csv
+from .evaluate import TAIL, Evaluation, Fidelity, noise_floors, plot, prefill, through, write_csv
 from .model import check_model, load_model, rope_of
 from .modes import MODES
 from .profile import Profile
@@ -186,8 +186,7 @@ def _measure(
         with _leaving_out(mode, left, modes):
             for name, one in lines.items():
                 progress.update(task, description=name)
-                coded = through_model(source, one) if MODES[mode].needs_model else through(one)
-                found.append(evaluation.measure(name, coded))
+                found.append(evaluation.measure(name, through(one, source)))
                 progress.advance(task)
             curves[mode] = found
     progress.remove_task(task)
