@@ -342,6 +342,25 @@ def test_graphics_are_drawn_on_their_share_of_the_crops(photos, tmp_path):
         ImageData(photos, graphics=1.5)
 
 
+def test_camera_crops_are_soft_and_their_colour_softer(photos, tmp_path):
+    """Less detail along rows in as many crops as asked for; chroma loses more than luma."""
+    cache = PixelCache(photos, tmp_path)
+
+    def detail(camera: float) -> np.ndarray:
+        torch.manual_seed(0)
+        crops = torch.stack(list(islice(RandomCrops(cache, 64, camera=camera), 200))).numpy()
+        assert crops.shape == (200, 64, 64, 3) and crops.dtype == np.uint8
+        luma = crops.mean(-1)
+        planes = luma, crops[..., 2] - luma
+        return np.array([[np.abs(np.diff(crop, axis=1)).mean() for crop in plane] for plane in planes]).mean(1)
+
+    sharp, some, soft = detail(0.0), detail(0.5), detail(1.0)
+    assert (soft < some).all() and (some < sharp).all()
+    assert soft[1] / sharp[1] < soft[0] / sharp[0] < 0.9
+    with pytest.raises(ValueError, match="camera"):
+        ImageData(photos, camera=-0.1)
+
+
 def test_a_float_ablation_trains_but_cannot_be_exported(photos, tmp_path):
     trainer = L.Trainer(
         max_steps=2, accelerator="cpu", logger=False, enable_progress_bar=False, limit_val_batches=0,

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..codecs.container import write_file
 from ..codecs.image.pictures import read_picture
+from .camera import with_camera_softness
 from .graphics import with_graphics
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
@@ -116,11 +117,11 @@ class PixelCache:
 
 
 class RandomCrops(IterableDataset):
-    """Endless random crops, flips and transposes; images drawn in proportion to their area. A share of ``graphics`` crops
-    has text and shapes drawn on or in place of the photograph."""
+    """Endless random crops, flips and transposes; images drawn in proportion to their area. A share of ``camera`` crops is
+    made as soft as a camera's own files; on a share of ``graphics`` crops, or in their place, text and shapes are drawn."""
 
-    def __init__(self, cache: PixelCache, crop: int, graphics: float = 0.0) -> None:
-        self.cache, self.crop, self.graphics = cache, crop, graphics
+    def __init__(self, cache: PixelCache, crop: int, graphics: float = 0.0, camera: float = 0.0) -> None:
+        self.cache, self.crop, self.graphics, self.camera = cache, crop, graphics, camera
         area = np.where((cache.index[:, 1:] >= crop).all(1), cache.index[:, 1] * cache.index[:, 2], 0).astype(float)
         if not area.sum():
             raise ValueError(f"no training image is as large as the crop of {crop}x{crop}")
@@ -140,9 +141,10 @@ class RandomCrops(IterableDataset):
             image = image[:, ::-1]
         if rng.random() < 0.25:
             image = image.swapaxes(0, 1)
-        if rng.random() < self.graphics:
-            image = with_graphics(np.ascontiguousarray(image), rng)
-        return np.ascontiguousarray(image)
+        image = np.ascontiguousarray(image)
+        if rng.random() < self.camera:
+            image = with_camera_softness(image, rng)
+        return with_graphics(image, rng) if rng.random() < self.graphics else image
 
 
 class ImageFiles(Dataset):
@@ -168,6 +170,7 @@ class ImageData(L.LightningDataModule):
         crop: side of a training crop in pixels, a multiple of 64.
         batch_size: crops per step and process.
         graphics: share of crops with text and shapes drawn on them, 0..1, for pictures that are no photographs.
+        camera: share of crops made as soft as a camera's own files, 0..1, for training images that were scaled down.
         cache: where decoded pixels are kept.
         validation_images: how many validation images to use.
         seed: of the crops; the process rank is added.
@@ -181,6 +184,7 @@ class ImageData(L.LightningDataModule):
         crop: int = 128,
         batch_size: int = 8,
         graphics: float = 0.0,
+        camera: float = 0.0,
         cache: Path | str = "runs/cache",
         validation_images: int = 8,
         seed: int = 0,
@@ -191,12 +195,13 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"crop={crop}; need a multiple of 64, 64 or more")
         if batch_size < 1 or validation_images < 1:
             raise ValueError(f"batch_size={batch_size}, validation_images={validation_images}; need 1 or more")
-        if not 0 <= graphics <= 1:
-            raise ValueError(f"graphics={graphics}; need a share of the crops, 0 to 1")
+        for name, share in (("graphics", graphics), ("camera", camera)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}={share}; need a share of the crops, 0 to 1")
         self.train, self.cache = Path(train), Path(cache)
         self.validation = None if validation is None else Path(validation)
-        self.crop, self.batch_size, self.graphics, self.seed = crop, batch_size, graphics, seed
-        self.validation_images, self.workers = validation_images, workers
+        self.crop, self.batch_size, self.seed, self.workers = crop, batch_size, seed, workers
+        self.graphics, self.camera, self.validation_images = graphics, camera, validation_images
 
     def prepare_data(self) -> None:
         PixelCache(self.train, self.cache)
@@ -204,7 +209,7 @@ class ImageData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         rank, step = (self.trainer.global_rank, self.trainer.global_step) if self.trainer else (0, 0)
         torch.manual_seed(self.seed + 1_000_003 * rank + step)  # resuming goes on with fresh crops
-        crops = RandomCrops(PixelCache(self.train, self.cache), self.crop, self.graphics)
+        crops = RandomCrops(PixelCache(self.train, self.cache), self.crop, self.graphics, self.camera)
         return DataLoader(crops, batch_size=self.batch_size, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader | list:

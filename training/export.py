@@ -73,6 +73,7 @@ def export(
     recipe: str = UNKNOWN,
     crop: int = 256,
     graphics: float = 0.0,
+    camera: float = 0.0,
     cache: Path = Path("runs/cache"),
 ) -> Path:
     """Freeze, calibrate on ``batches`` of 8 training crops, and write weights and manifest line to ``folder``.
@@ -80,7 +81,7 @@ def export(
     Args:
         checkpoint: of `codec train image`.
         name: of the model from now on.
-        train: training images, for the tables; ``crop``, ``graphics`` and ``cache`` as in `ImageData`.
+        train: training images, for the tables; ``crop``, ``graphics``, ``camera`` and ``cache`` as in `ImageData`.
         folder: where weights and manifest go.
         batches: of 8 crops.
         data_line, licence, recipe: for the manifest.
@@ -92,7 +93,7 @@ def export(
     network, facts = load_checkpoint(checkpoint)
     tensors = frozen_tensors(network)
     deployed = frozen(network, tensors)
-    data = ImageData(train, crop=crop, batch_size=8, graphics=graphics, cache=cache, seed=99)
+    data = ImageData(train, crop=crop, batch_size=8, graphics=graphics, camera=camera, cache=cache, seed=99)
     data.prepare_data()
     crops = iter(data.train_dataloader())
     counted = (next(crops) for _ in track(range(batches), description="calibrating tables"))
@@ -116,12 +117,14 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=100, help="of 8 crops, for the tables")
     parser.add_argument("--crop", type=int, default=256, help="side of these crops")
     parser.add_argument("--graphics", type=float, default=0.0, help="share of them with text and shapes, as in training")
+    parser.add_argument("--camera", type=float, default=0.0, help="share of them made soft, as in training")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where decoded pixels are kept")
     parser.add_argument("--licence", default=UNKNOWN, help="manifest text")
     parser.add_argument("--recipe", default=UNKNOWN, help="manifest text")
     args = parser.parse_args()
     try:
-        options = {name: getattr(args, name) for name in ("licence", "recipe", "crop", "graphics", "cache")}
+        names = "licence", "recipe", "crop", "graphics", "camera", "cache"
+        options = {name: getattr(args, name) for name in names}
         print(export(args.checkpoint, args.name, args.train, args.folder, args.batches, args.data, **options))
     except (ValueError, OSError) as error:
         parser.exit(1, f"{error}\n")
