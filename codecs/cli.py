@@ -328,7 +328,10 @@ def decode(
 
 @app.command()
 def info(inputs: Inputs, as_json: AsJson = False) -> None:
-    """Show header, chunks and weights of .rdc files. Checks the header only; `codec verify` checks everything."""
+    """Show header, chunks and weights of .rdc files. Checks header and length; `codec verify` checks everything.
+
+    An image cut short, or with more behind it, is described all the same, and what is wrong is said.
+    """
     from .inspect import describe, rows
 
     def work(job: Job, progress: Progress) -> None:
@@ -416,6 +419,7 @@ def demo(
     from .image.codec import ImageCodec
 
     photograph = photograph or image_demo.sample_photograph()
+    files.check_folder(output)
     with bar() as progress:
         task = progress.add_task("loading", total=None)
         codec = ImageCodec.load(device=device)

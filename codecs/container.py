@@ -51,6 +51,8 @@ WEIGHTS_BYTES = 8
 _FIXED = struct.Struct("<4sBBH8sHI")
 _ENTRY = struct.Struct("<BII")
 _CRC = struct.Struct("<I")
+ENTRY_BYTES = _ENTRY.size
+"""Of a chunk in the table."""
 
 
 class Entry(NamedTuple):
@@ -109,7 +111,7 @@ class Stream:
     def expected_bytes(self) -> int:
         """Length of the whole file according to the table."""
         last = self.entries[-1] if self.entries else None
-        return last.offset + last.length if last else _table_end(len(self.signal), 0)
+        return last.offset + last.length if last else table_end(len(self.signal), 0)
 
 
 def write(*, codec_id: int, weights: bytes, signal: bytes, chunks: Sequence[tuple[int, bytes]]) -> bytes:
@@ -153,7 +155,7 @@ def parse(data: bytes | memoryview, *, salvage: bool = False) -> Stream:
         raise Unsupported(f"version {version}, this program reads version {VERSION}")
     if reserved or signal_bytes > SIGNAL_MAX or count > CHUNKS_MAX:
         raise Corrupt(f"reserved byte {reserved}, signal header {signal_bytes} bytes, {count} chunks: out of range")
-    end = _table_end(signal_bytes, count)
+    end = table_end(signal_bytes, count)
     if len(data) < end:
         raise Truncated(f"{len(data)} bytes, header and chunk table need {end}")
     crc = crc32(data[: end - _CRC.size])
@@ -185,7 +187,8 @@ def codec_id_at(path: Path) -> int | None:
     return _FIXED.unpack(head)[3] if len(head) == _FIXED.size and head.startswith(MAGIC) else None
 
 
-def _table_end(signal_bytes: int, count: int) -> int:
+def table_end(signal_bytes: int, count: int) -> int:
+    """Bytes before the first of ``count`` chunks."""
     return _FIXED.size + signal_bytes + count * _ENTRY.size + _CRC.size
 
 

@@ -16,9 +16,9 @@ from . import container
 
 FORMATS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF",
-    ".bmp": "BMP", ".ppm": "PPM", ".pgm": "PPM",
+    ".bmp": "BMP", ".ppm": "PPM", ".pgm": "PGM",
 }  # fmt: skip
-"""Suffixes of images that are written, with Pillow's names of their formats."""
+"""Suffixes of images that are written, with Pillow's names of their formats, and PGM for its PPM in grey."""
 SUFFIXES = frozenset([*FORMATS, ".gif", ".jp2", ".ico", ".safetensors", ".rdc"])
 """Of files that commands read or write."""
 
@@ -158,6 +158,13 @@ def check_target(source: Path | None, target: Path, force: bool) -> None:
         raise ValueError(f"{target} is a folder; -o takes a file")
     if target.is_file() and not force:
         raise ValueError(f"{target} exists; --force overwrites it")
+
+
+def check_folder(path: Path) -> None:
+    """ValueError for a folder of results that cannot be: ``path``, or what it should lie in, is a file."""
+    above = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not above.is_dir():
+        raise ValueError(f"{above} is a file, and -o takes a folder")
 
 
 def _place(source: Path | None, folders: list[Path]) -> Path:

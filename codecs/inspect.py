@@ -12,14 +12,16 @@ from .files import show_size
 def describe(data: bytes) -> dict[str, Any]:
     """Fields of the header and table, in reading order, for scripts; ``chunks`` is a list of the table's rows.
 
+    ``expected_bytes`` is the length that an image's table adds up to; `codec decode --salvage` needs no more than there is.
+
     Raises:
         BitstreamError: the header or table is damaged.
     """
-    stream = container.parse(data)
+    stream = container.parse(data, salvage=True)
     codec = name_of(stream.codec_id)
     fields: dict[str, Any] = {"codec": codec, "codec_id": stream.codec_id, "file_bytes": len(data)}
     if codec == "image":
-        fields |= _image(data)
+        fields |= {"expected_bytes": stream.expected_bytes} | _image(data)
     else:
         from .kv_cache.describe import describe_kv
 
@@ -29,8 +31,13 @@ def describe(data: bytes) -> dict[str, Any]:
 
 def rows(fields: dict[str, Any]) -> dict[str, Any]:
     """What `describe` returned, for people, without the chunks."""
-    rest = {name: value for name, value in fields.items() if name not in ("codec", "codec_id", "file_bytes", "chunks")}
+    apart = "codec", "codec_id", "file_bytes", "expected_bytes", "chunks"
+    rest = {name: value for name, value in fields.items() if name not in apart}
     first = {"codec": f"{fields['codec']} (id {fields['codec_id']})", "file_bytes": fields["file_bytes"]}
+    if (missing := fields.get("expected_bytes", fields["file_bytes"]) - fields["file_bytes"]) > 0:
+        first["damage"] = f"{missing} bytes at the end are missing; `codec decode --salvage` shows what is left"
+    elif missing < 0:
+        first["damage"] = f"{-missing} bytes after the last chunk"
     if fields["codec"] == "image":
         return first | _image_rows(rest)
     from .kv_cache.describe import kv_rows
@@ -53,7 +60,7 @@ def _image(data: bytes) -> dict[str, Any]:
     """Fields of an image: pixels, bits per pixel, bytes."""
     from .image.header import ALPHA, parse
 
-    stream, header = parse(data)
+    stream, header = parse(data, salvage=True)
     tiles, metadata, alpha = (
         sum(stream.entries[i].length for i in stream.indices(kind)) for kind in (container.DATA, container.METADATA, ALPHA)
     )

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 from rdcodec.codecs import cli, container, files
-from rdcodec.codecs.image import demo
+from rdcodec.codecs.image import demo, evaluate
 from rdcodec.codecs.kv_cache import MODES, KvCodec, KvSettings, read_block_header
 from rdcodec.codecs.kv_cache.modes import MODE_NAMES
 from rdcodec.codecs.weights import manifest
@@ -444,7 +444,7 @@ def test_a_failed_file_is_a_line_of_json_too(run, photo, tmp_path):
     failed, done = map(json.loads, out.splitlines())
     assert code == 1 and err.count("\n") == 1 and failed["input"] == "lie.png" and "neither an image" in failed["error"]
     assert done["input"] == "photo.png" and "error" not in done
-    (tmp_path / "bad.rdc").write_bytes((tmp_path / "photo.rdc").read_bytes()[:-1])
+    (tmp_path / "bad.rdc").write_bytes((tmp_path / "photo.rdc").read_bytes()[:30])
     for command in (["decode", "-o", "out/"], ["verify"], ["info"]):
         code, out, err = run(*command, "photo.rdc", "bad.rdc", "--json")
         done, failed = map(json.loads, out.splitlines())
@@ -564,15 +564,16 @@ def test_eval_writes_its_report(run, tmp_path, photograph, monkeypatch):
     Image.new("RGB", (16500, 9)).save(tmp_path / "in" / "wide.png")  # more than WebP can hold
     qualities = "5,30,60,90"
     code, out, err = run("eval", "image", "in", "--anchors", "jpeg,webp", "--qualities", qualities, "-o", "report")
-    assert code == 0 and "webp" in out and "bad.png" in err and "without 1 pictures" in err
+    assert code == 0 and "webp" in out and "bad.png" in err and "small.png" in err.split("without MS-SSIM")[1]
     assert "wide.png: encoding error" in err and "wide.png" not in (tmp_path / "report" / "points.csv").read_text()
     assert "nan" not in (tmp_path / "report" / "means.csv").read_text()
     names = {"points.csv", "means.csv", "bd_rate.csv", "rate_distortion.png"}
     assert {p.name for p in (tmp_path / "report").iterdir()} == names
     assert run("eval", "image", "in", "--anchors", "gif")[0] == 1
     (tmp_path / "taken").write_text("a file")
-    code, out, err = run("eval", "image", "in", "-o", "taken")
-    assert (code, out) == (1, "") and "taken" in err
+    for command in (("eval", "image", "in"), ("demo", "in/one.png")):
+        code, out, err = run(*command, "-o", "taken")
+        assert (code, out, err.count("\n")) == (1, "", 1) and "taken is a file, and -o takes a folder" in err
     for arguments, message in (
         (("nowhere",), "no such file or folder"), (("in", "--qualities", "5,x"), "whole numbers 0..100"),
         (("in", "--qualities", "5,50,101,6"), "whole numbers 0..100"), (("in", "--qualities", "5,50"), "needs 4"),
@@ -582,6 +583,39 @@ def test_eval_writes_its_report(run, tmp_path, photograph, monkeypatch):
     monkeypatch.setitem(sys.modules, "bjontegaard", None)
     code, out, err = run("eval", "image", "in", "-o", "none")
     assert (code, out) == (1, "") and "pip install 'rdcodec[eval]'" in err and not (tmp_path / "none").exists()
+
+
+def test_means_are_of_the_same_pictures_in_rate_and_quality():
+    """Each picture counts the same whatever its size; one without MS-SSIM counts in neither half of that curve."""
+    size = {"small": (10, 10), "large": (1000, 1000)}
+    points = [
+        evaluate.Point("rdcodec", 5, name, *size[name], 1, rate_bpp, psnr_db, ms_ssim, 0.0, 0.0)
+        for name, rate_bpp, psnr_db, ms_ssim in (("small", 1.0, 30.0, float("nan")), ("large", 3.0, 40.0, 0.9))
+    ]
+    curves = evaluate.curves(points)
+    assert [(row.rate_bpp, row.psnr_db) for row in curves["psnr_db"]] == [(2.0, 35.0)]
+    assert [(row.rate_bpp, row.ms_ssim) for row in curves["ms_ssim"]] == [(3.0, 0.9)]
+
+
+def test_a_truncated_image_is_described_and_can_be_salvaged(run, photo, tmp_path):
+    run("encode", "photo.png", "-o", "whole.rdc")
+    whole = (tmp_path / "whole.rdc").read_bytes()
+    (tmp_path / "cut.rdc").write_bytes(whole[:-100])
+    code, out, _ = run("info", "cut.rdc")
+    assert code == 0 and "100 bytes at the end are missing" in out and "--salvage" in out
+    facts = json.loads(run("info", "cut.rdc", "--json")[1])
+    assert (facts["file_bytes"], facts["expected_bytes"]) == (len(whole) - 100, len(whole))
+    assert run("verify", "cut.rdc")[0] == run("decode", "cut.rdc")[0] == 1
+    (tmp_path / "cut.rdc").write_bytes(whole[:40])  # into the table
+    assert run("info", "cut.rdc")[0] == 1
+
+
+def test_what_encoding_cannot_help_is_said(run, tmp_path, photo):
+    Image.effect_noise((64, 64), 80).convert("1").save(tmp_path / "bits.png")
+    code, _, err = run("encode", "bits.png", "-q", "90")
+    assert code == 0 and "larger than the input of " in err
+    code, out, err = run("encode", "bits.rdc", "-o", "again.rdc")
+    assert (code, out) == (1, "") and "is an .rdc file already" in err
 
 
 def test_standard_input_and_output(photo, tmp_path):

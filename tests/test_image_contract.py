@@ -15,8 +15,8 @@ from rdcodec.codecs.image import codec as codec_module
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.header import STREAM_ID, ImageHeader
 from rdcodec.codecs.image.pictures import Picture
-from rdcodec.codecs.image.rate_control import quality_for_bytes
-from rdcodec.codecs.image.tiles import TILE
+from rdcodec.codecs.image.rate_control import encode_to_bytes, quality_for_bytes
+from rdcodec.codecs.image.tiles import TILE, RecentTiles, TileGrid
 from rdcodec.entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
 from typer.testing import CliRunner
 
@@ -34,6 +34,30 @@ def test_decode_returns_what_estimate_predicts(image_codec, size, quality, scene
     np.testing.assert_array_equal(
         image_codec.decode(image_codec.encode(image, quality)), image_codec.estimate(image, quality).pixels
     )
+
+
+@pytest.mark.parametrize("size", [(5, 4), (1, 20), (20, 1), (1, 1)])
+def test_few_tiles_are_known_at_a_time(size):
+    """In one pass, tile by tile with its neighbours; each is computed once."""
+    grid, computed = TileGrid(size[0] * TILE, size[1] * TILE), []
+    recent = RecentTiles(grid, lambda index: computed.append(index) or torch.zeros(1))
+    for index in range(len(grid)):
+        window = grid.latent_box(index, 7)
+        for tile in grid.touching(window):
+            recent(tile)
+        assert len(recent._known) <= (3 * grid.columns if min(size) > 1 else 4)
+    assert sorted(computed) == list(range(len(grid)))
+
+
+def test_a_size_gives_the_highest_quality_that_fits(image_codec, photograph):
+    picture = Picture(photograph[:96, :120])
+    for quality in (0, 10, 20, 99, 100):
+        size = len(image_codec.encode(picture, quality))
+        data, found = encode_to_bytes(image_codec, picture, size)
+        assert len(data) <= size and found >= quality
+        assert found == 100 or len(image_codec.encode(picture, found + 1)) > size
+    with pytest.raises(ValueError, match=r"quality 0 needs \d+ bytes"):
+        encode_to_bytes(image_codec, picture, len(image_codec.encode(picture, 0)) - 1)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -122,8 +146,9 @@ def test_foreign_weights_codecs_and_versions_are_named(image_codec, scene):
     data = image_codec.encode(scene(8, 8))
     stream = container.parse(data)
     parts = {"codec_id": 1, "weights": stream.weights, "signal": stream.signal, "chunks": [(0, stream.chunk(0))]}
-    with pytest.raises(Unsupported, match="0102030405060708"):
-        image_codec.decode(container.write(**parts | {"weights": bytes(range(1, 9))}))
+    for read in (image_codec.decode, image_codec.verify):
+        with pytest.raises(Unsupported, match="0102030405060708"):
+            read(container.write(**parts | {"weights": bytes(range(1, 9))}))
     with pytest.raises(Unsupported, match="codec id 77"):
         image_codec.decode(container.write(**parts | {"codec_id": 77}))
     with pytest.raises(Unsupported, match="version 9"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +78,33 @@ def test_a_dark_sixteen_bit_picture_stays_dark():
     assert picture.notices == ("16-bit grey is converted to 8 bits",) and (picture.pixels == 1).all()
 
 
+def test_deep_pictures_are_converted_some_rows_at_a_time():
+    """As a whole they would take 16 bytes and more of working memory for each pixel."""
+    deep = np.arange(1000 * 700, dtype=np.uint32).reshape(1000, 700)
+    for image in (Image.fromarray((deep % 65536).astype(np.uint16)), Image.fromarray((deep - 5e4).astype(np.float32), "F")):
+        tracemalloc.start()
+        picture = as_picture(image)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        exact = np.asarray(image).astype(np.float64)
+        exact = exact / 257 if image.mode.startswith("I") else (exact - exact.min()) * 255 / np.ptp(exact)
+        np.testing.assert_array_equal(picture.pixels[..., 0], np.rint(exact))
+        assert peak_bytes < (4 + 6) * deep.size  # Pillow's own copy, ours, the result
+
+
+def test_transparency_of_sixteen_bit_grey_is_kept():
+    deep = np.arange(24 * 31, dtype=np.uint16).reshape(24, 31) * 70
+    picture = read_picture(saved(Image.fromarray(deep), "PNG", transparency=700))
+    np.testing.assert_array_equal(picture.alpha, np.where(deep == 700, 0, 255))
+
+
+def test_pgm_holds_grey_alone(rgb):
+    grey = Picture(np.asarray(rgb)[..., :1])
+    assert write_picture(grey, format_of(Path("g.pgm"))).startswith(b"P5")
+    with pytest.raises(ValueError, match="PGM holds grey"):
+        write_picture(Picture(np.asarray(rgb)), "PGM")
+
+
 def test_a_float_picture_with_holes_keeps_the_rest():
     ramp = np.linspace(0, 1, 24 * 31, dtype=np.float32).reshape(24, 31)
     holes = ramp.copy()
@@ -106,6 +135,7 @@ def test_the_resolution_of_a_scan_is_kept(rgb, image_format):
     for target in ("PNG", "JPEG", "TIFF"):
         assert dpi_of(write_picture(scan, target)) == pytest.approx((300, 150), rel=1e-3), target
     assert read_picture(saved(rgb, "PNG", dpi=(72, 72))).exif is None  # says nothing, costs 80 bytes
+    assert read_picture(saved(rgb, "TIFF")).exif is None  # Pillow makes it 1 dpi
     for unit, expected in ((3, (254, 254)), (1, ())):  # per centimetre; no unit, an aspect ratio
         exif = Image.Exif()
         exif.update({282: 100.0, 283: 100.0, 296: unit})

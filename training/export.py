@@ -90,6 +90,7 @@ def export(
         ValueError: the name is taken, or the checkpoint cannot be exported.
     """
     check_name(folder, name)
+    folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is found out before tables are counted
     network, facts = load_checkpoint(checkpoint)
     tensors = frozen_tensors(network)
     deployed = frozen(network, tensors)

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...entropy_models.coder import Measure, Read, Write
+from ...entropy_models.coder import WORD_BYTES, Measure, Read, Write
 from ...entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
 from ...entropy_models.tables import Tables
 from .. import container, weights
@@ -132,9 +132,7 @@ class ImageCodec:
             BitstreamError: anything wrong with the data that salvage does not cover, or nothing left to salvage.
             ValueError: the crop does not lie in the image.
         """
-        stream, header = parse(data, salvage=salvage)
-        if stream.weights != self.stream_hash:
-            raise Unsupported(f"the stream needs weights {stream.weights.hex()}, loaded are {self.stream_hash.hex()}")
+        stream, header = self._parsed(data, salvage=salvage)
         notices: list[str] = []
         lost: set[int] = set()
         box = checked_crop(crop, header)
@@ -167,7 +165,7 @@ class ImageCodec:
         Raises:
             BitstreamError: anything wrong with the data.
         """
-        stream, header = parse(data)
+        stream, header = self._parsed(data)
         for index in range(len(stream.entries)):
             body = stream.chunk(index)
             if index < len(header.grid):
@@ -205,14 +203,22 @@ class ImageCodec:
         measure = Measure(self.tables)
         for index in range(len(header.grid)):
             self._coding_pass(measure, self._latent(picture.pixels, header, index), header, index)
-        overhead = 38 + (9 + _CHECK.size + 4) * len(header.grid)
+        tiles = len(header.grid)
+        overhead = container.table_end(len(header.pack()), tiles) + (_CHECK.size + WORD_BYTES) * tiles
         return int(measure.bits[0] / 8) + overhead + (self.extra_bytes(picture) if extra_bytes is None else extra_bytes)
 
     def extra_bytes(self, picture: Picture) -> int:
         """Bytes of the alpha and metadata chunks, the same at every quality; compresses the alpha plane."""
-        sizes = [len(getattr(picture, name) or b"") for name in TAGS.values()]
-        sizes.append(_CHECK.size + len(_png(picture.alpha)) if picture.alpha is not None else 0)
-        return sum(13 + size for size in sizes if size)
+        sizes = [len(tag + getattr(picture, name)) for tag, name in TAGS.items() if getattr(picture, name)]
+        if picture.alpha is not None:
+            sizes.append(_CHECK.size + len(_png(picture.alpha)))
+        return sum(container.ENTRY_BYTES + size for size in sizes)
+
+    def _parsed(self, data: bytes, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:
+        stream, header = parse(data, salvage=salvage)
+        if stream.weights != self.stream_hash:
+            raise Unsupported(f"the stream needs weights {stream.weights.hex()}, loaded are {self.stream_hash.hex()}")
+        return stream, header
 
     # One tile ---------------------------------------------------------------------------------------
 

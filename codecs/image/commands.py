@@ -12,7 +12,8 @@ from typing import Any
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from ..container import write_file
+from ..container import MAGIC, write_file
+from ..files import check_folder, show_size
 from . import anchors, evaluate
 from .codec import ImageCodec, Progress
 from .header import parse
@@ -43,6 +44,8 @@ def encode_bytes(
     """
     if not data:
         raise ValueError("the input is empty; expected an image or a KV cache in safetensors")
+    if data.startswith(MAGIC):
+        raise ValueError("is an .rdc file already; `codec decode` reads it")
     if not looks_like_image(data):
         raise ValueError(f"starts with {data[:8]!r}: neither an image nor a KV cache in safetensors")
     picture = read_picture(data)
@@ -59,7 +62,10 @@ def encode_bytes(
     rate_bpp = len(stream) * 8 / pixels
     raw_bytes = picture.pixels.size + (picture.alpha.size if picture.alpha is not None else 0)
     facts = {"codec": "image", "quality": quality, "rate_bpp": rate_bpp, "rate": f"{rate_bpp:.3f} bpp"}
-    return stream, facts | {"raw_bytes": raw_bytes, "notices": picture.notices}
+    notices = picture.notices
+    if len(stream) > len(data):
+        notices += (f"larger than the input of {show_size(len(data))}; keep that, or take a lower quality",)
+    return stream, facts | {"raw_bytes": raw_bytes, "notices": notices}
 
 
 def _codec_for(codecs: Codecs, stream_hash: bytes, device: str) -> ImageCodec:
@@ -143,6 +149,9 @@ def evaluate_folder(
     """
     if not folder.exists():
         raise ValueError(f"{folder}: no such file or folder")
+    wanted, ours = _curves(names, qualities)
+    evaluate.check_packages()
+    check_folder(output)
 
     def left_out(path: Path, error: Exception) -> None:
         progress.console.print(f"codec: {path}: {error}; left out", markup=False)
@@ -152,8 +161,6 @@ def evaluate_folder(
     paths = _readable(sorted(found), left_out)
     if not paths:
         raise ValueError(f"{folder}: no images there")
-    wanted, ours = _curves(names, qualities)
-    evaluate.check_packages()
     output.mkdir(parents=True, exist_ok=True)  # what cannot be written is found out before hours are spent
     total = len(paths) * (len(ours) + sum(len(anchors.ANCHORS[name].qualities) for name in wanted))
     task = progress.add_task("loading", total=total)
@@ -164,7 +171,7 @@ def evaluate_folder(
     codec = ImageCodec.load(model=model, device=device)
     points = evaluate.evaluate(codec, paths, wanted, ours, advance, left_out)
     if small := {point.file for point in points if math.isnan(point.ms_ssim)}:
-        progress.console.print(f"codec: note: MS-SSIM is without {len(small)} pictures of at most 160 pixels a side")
+        progress.console.print(f"codec: note: without MS-SSIM, for at most 160 pixels a side: {', '.join(sorted(small))}")
     return write_report(output, points, wanted, f"{folder.name}: {len({point.file for point in points})} images")
 
 
@@ -212,16 +219,16 @@ def parse_qualities(text: str) -> tuple[int, ...]:
 def write_report(output: Path, points: list[evaluate.Point], names: list[str], title: str) -> Table:
     """points.csv, means.csv, bd_rate.csv and rate_distortion.png in ``output``."""
     output.mkdir(parents=True, exist_ok=True)
-    rows = evaluate.means(points)
+    curves = evaluate.curves(points)
     evaluate.write_csv(output / "points.csv", points)
-    evaluate.write_csv(output / "means.csv", rows)
-    evaluate.plot(output / "rate_distortion.png", rows, title)
+    evaluate.write_csv(output / "means.csv", evaluate.means(points))
+    evaluate.plot(output / "rate_distortion.png", curves, title)
     table = Table("against", "BD-rate PSNR", "BD-rate MS-SSIM", title="rdcodec: rate at equal quality")
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["anchor", "bd_rate_psnr_percent", "bd_rate_ms_ssim_percent"])
     for name in names:
-        figures = [evaluate.bd_rate(rows, name, metric) for metric in ("psnr_db", "ms_ssim")]
+        figures = [evaluate.bd_rate(rows, name, metric) for metric, rows in curves.items()]
         writer.writerow([name, *(f"{value:.2f}" for value in figures)])
         table.add_row(name, *("too few points" if math.isnan(v) else f"{v:+.1f} %" for v in figures))
     write_file(output / "bd_rate.csv", buffer.getvalue().encode())

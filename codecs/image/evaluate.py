@@ -1,7 +1,7 @@
 """``codec eval image``: real bytes, PSNR, MS-SSIM and times of every file, quality and codec; plot and BD-rates.
 
-PSNR is over RGB on decoded 8-bit pixels, as mean over images of each image's PSNR; rate is bytes on disk times 8
-over pixels. BD-rate compares the curves of means (package ``bjontegaard``, Akima).
+PSNR is over RGB on decoded 8-bit pixels; rate is bytes on disk times 8 over pixels. Means are over images; each counts the
+same whatever its size, in rate and in quality. BD-rate compares the curves of means (package ``bjontegaard``, Akima).
 """
 
 from __future__ import annotations
@@ -56,6 +56,12 @@ class MeanPoint:
     ms_ssim: float
     encode_s: float
     decode_s: float
+
+
+METRICS = {"psnr_db": "PSNR (dB)", "ms_ssim": "MS-SSIM (dB)"}
+"""Fields of a point that measure quality, and what plots call them."""
+Curves = dict[str, list[MeanPoint]]
+"""Means of every codec and quality, by metric."""
 
 
 def check_packages() -> None:
@@ -148,22 +154,26 @@ def point(codec: str, quality: int, file: str, rgb: np.ndarray, coded: anchors.C
 
 
 def means(points: Sequence[Point]) -> list[MeanPoint]:
-    """Mean over files for each codec and quality, by rising rate, which is all bits over all pixels."""
+    """Mean over files for each codec and quality, by rising rate."""
     groups = defaultdict(list)
     for point in points:
         groups[point.codec, point.quality].append(point)
-    fields = [field.name for field in dataclasses.fields(MeanPoint)][3:]
+    fields = [field.name for field in dataclasses.fields(MeanPoint)][2:]
     rows = []
     for key, group in groups.items():
-        rate_bpp = 8 * sum(p.bytes for p in group) / sum(p.width * p.height for p in group)
-        rows.append(MeanPoint(*key, rate_bpp, *(_mean([getattr(p, field) for p in group]) for field in fields)))
+        rows.append(MeanPoint(*key, *(_mean([getattr(p, field) for p in group]) for field in fields)))
     return sorted(rows, key=lambda row: (row.codec != "rdcodec", row.codec, row.rate_bpp))
 
 
 def _mean(values: list[float]) -> float:
-    """Mean of the values that are defined: small pictures have no MS-SSIM."""
+    """Mean of the values that are defined; small pictures have no MS-SSIM, see `curves`."""
     defined = [value for value in values if not math.isnan(value)]
     return float(np.mean(defined)) if defined else math.nan
+
+
+def curves(points: Sequence[Point]) -> Curves:
+    """Means for each metric, over the pictures that have it, so that rate and quality are of the same ones."""
+    return {metric: means([p for p in points if not math.isnan(getattr(p, metric))]) for metric in METRICS}
 
 
 def curve(rows: Sequence[MeanPoint], codec: str, metric: str, rates: tuple[float, float]) -> tuple[list, list]:
@@ -211,21 +221,21 @@ def write_csv(path: Path, rows: Sequence[Point] | Sequence[MeanPoint]) -> None:
     write_file(path, buffer.getvalue().encode())
 
 
-def plot(path: Path, rows: Sequence[MeanPoint], title: str) -> None:
+def plot(path: Path, curves: Curves, title: str) -> None:
     """Rate-distortion curves, PSNR and MS-SSIM side by side, as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5), layout="constrained")
     FigureCanvasAgg(figure)
-    metrics = ("psnr_db", "PSNR (dB)"), ("ms_ssim", "MS-SSIM (dB)")
-    for axes, (metric, label) in zip(figure.subplots(1, 2), metrics, strict=True):
+    for axes, (metric, rows) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
         for name in dict.fromkeys(row.codec for row in rows):
             x, y = curve(rows, name, metric, (0.0, 2.0))
             y = decibels(y) if metric == "ms_ssim" else y
             axes.plot(x, y, marker="o", markersize=3, linewidth=2.2 if name == "rdcodec" else 1.2, label=name)
-        axes.set(xlabel="rate (bits per pixel)", ylabel=label, xlim=(0, 2))
+        axes.set(xlabel="rate (bits per pixel)", ylabel=METRICS[metric], xlim=(0, 2))
         axes.grid(alpha=0.3)
-        axes.legend()
+        if rows:
+            axes.legend()
     figure.suptitle(title)
     figure.savefig(path, dpi=110)

@@ -11,7 +11,7 @@ import math
 import struct
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from PIL.PngImagePlugin import PngInfo
 from ..files import FORMATS
 from .header import PIXELS_MAX
 
-_LOSSLESS: dict[str, dict[str, Any]] = {
+_OPTIONS: dict[str, dict[str, Any]] = {
     "WEBP": {"lossless": True},
     "JPEG": {"quality": 95, "subsampling": 0},
     "AVIF": {"quality": 95},
 }
+"""Of Pillow's writers: without loss where the format can."""
 _STRUCTURAL_TAGS = frozenset({
     *range(254, 260), *range(262, 267), 273, *range(277, 282), 284, *range(288, 294), 297, 301, *range(317, 326),
     330, *range(332, 348), *range(512, 522), *range(529, 533), 700, 33723, 34377, 34675, 37724, *range(50706, 50976),
@@ -43,13 +44,16 @@ _RESOLUTION_TAGS = 282, 283
 """Of EXIF: pixels per inch or centimetre, across and down."""
 _RESOLUTION_UNIT, _PER_INCH, _PER_CENTIMETRE = 296, 2, 3
 _DPI_MAX = 65535
-_SCREENS_DPI = 72, 96
-"""What software writes where nobody knows the size on paper; says nothing."""
+_BAND_ROWS = 64
+_UNKNOWN_DPI = 1, 72, 96
+"""What software writes, and Pillow reads from a TIFF, where nobody knows the size on paper; says nothing."""
 _EXIF_ERRORS = (SyntaxError, struct.error, TypeError, ValueError, OSError, LookupError, ArithmeticError, RuntimeError)
 """What Pillow raises for EXIF that is not well formed."""
 _SUB_IFDS = frozenset({0x8769, 0x8825, 0xA005})
 """EXIF tags that point at more tags."""
 _ORIENTATION_TAG = 274
+_BARE = "BMP", "PPM", "PGM"
+"""Formats without metadata and alpha."""
 _SIDE_MAX = {"JPEG": 65535, "WEBP": 16383, "AVIF": 65535}
 _JPEG_METADATA_MAX = 65504
 """Bytes of EXIF or XMP in a JPEG marker, less the longest of their signatures."""
@@ -180,7 +184,10 @@ def _convert(image: Image.Image, notices: list[str]) -> Picture:
     icc, alpha = image.info.get("icc_profile"), None
     if image.mode.startswith(("I", "F")):
         mode = "I;16" if image.format == "PPM" and image.mode == "I" else image.mode  # Pillow has scaled it to 16 bits
-        pixels = _eight_bits(np.asarray(image).astype(np.float64), mode)[..., None]
+        deep = np.asarray(image)
+        pixels = _eight_bits(deep, mode)[..., None]
+        if isinstance(transparent := image.info.get("transparency"), int):  # a 16-bit PNG's transparent grey
+            alpha = np.where(deep == transparent, 0, 255).astype(np.uint8)
     elif image.mode == "CMYK":
         pixels, icc = np.asarray(_cmyk_to_rgb(image, icc)), None
     elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -214,7 +221,7 @@ def _profile_fits(icc: bytes, pixels: np.ndarray) -> bool:
 def _with_resolution(exif: Image.Exif, dpi: Any) -> Image.Exif:
     """EXIF that also says what PNG, JPEG and TIFF keep elsewhere: how many pixels of a scan make an inch."""
     known = set(_RESOLUTION_TAGS) & set(exif)
-    if dpi and not known and all(1 <= x < _DPI_MAX and round(x) not in _SCREENS_DPI for x in map(float, dpi)):
+    if dpi and not known and all(1 <= x < _DPI_MAX and round(x) not in _UNKNOWN_DPI for x in map(float, dpi)):
         for tag, value in zip(_RESOLUTION_TAGS, dpi, strict=True):
             exif[tag] = round(float(value), 2)
         exif[_RESOLUTION_UNIT] = _PER_INCH
@@ -274,19 +281,27 @@ def _is_well_formed(exif: Image.Exif, tag: int) -> bool:
 def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
     """16-bit integers by /257; float and 32-bit images by their own range if it exceeds 8 or 16 bits.
 
-    What is not a number counts as the lowest value, and infinities as the lowest and highest.
+    What is not a number counts as the lowest value, and infinities as the lowest and highest. Works on some rows at a time,
+    in float64.
     """
+    bands = [slice(top, top + _BAND_ROWS) for top in range(0, len(values), _BAND_ROWS)]
     if mode.startswith("I;16"):
-        return np.rint(values / 257).astype(np.uint8)
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    peak = 65535.0 if mode.startswith("I") and high > 255 else 255.0
-    if mode == "F" and high <= 1.0:
-        peak = 1.0
-    if low < 0 or high > peak:
-        values, peak = values - low, max(high - low, 1e-9)
-    return np.rint(values * (255 / peak)).clip(0, 255).astype(np.uint8)
+        low, high, floor, peak = 0.0, 65535.0, 0.0, 65535.0
+    else:
+        low, high = _finite_range(values[band] for band in bands)
+        peak = 1.0 if mode == "F" and high <= 1.0 else 65535.0 if mode.startswith("I") and high > 255 else 255.0
+        floor, peak = (low, max(high - low, 1e-9)) if low < 0 or high > peak else (0.0, peak)
+    out = np.empty(values.shape, np.uint8)
+    for band in bands:
+        part = np.nan_to_num(values[band].astype(np.float64), nan=low, posinf=high, neginf=low)
+        out[band] = np.rint((part - floor) * (255 / peak)).clip(0, 255)
+    return out
+
+
+def _finite_range(bands: Iterable[np.ndarray]) -> tuple[float, float]:
+    """Least and largest of what is finite; zeros if nothing is."""
+    ends = [(float(f.min()), float(f.max())) for band in bands if (f := band[np.isfinite(band)]).size]
+    return (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (0.0, 0.0)
 
 
 def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
@@ -320,11 +335,11 @@ def fitting(picture: Picture, image_format: str) -> Picture:
     exif, malformed = _exif(lambda: _parsed(picture.exif))
     held = {"icc": picture.icc, "exif": exif, "xmp": picture.xmp}
     lost = ["some EXIF is malformed and left out"] if malformed else []
-    if image_format in ("BMP", "PPM") and exif:
+    if image_format in _BARE and exif:
         picture = upright(replace(picture, exif=exif))
     for name, value in held.items():
         most = _JPEG_METADATA_MAX if image_format == "JPEG" and name != "icc" else sys.maxsize
-        if value and image_format in ("BMP", "PPM"):
+        if value and image_format in _BARE:
             lost.append(f"{image_format} holds no {name.upper()}; it is left out")
         elif value and len(value) > most:
             lost.append(f"{len(value)} bytes of {name.upper()}, JPEG holds {most}; it is left out")
@@ -360,17 +375,19 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def write_picture(picture: Picture, image_format: str = "PNG") -> bytes:
-    """Encode as an image file: PNG, TIFF, BMP, PPM and WebP without loss, JPEG and AVIF at quality 95.
+    """Encode as an image file: PNG, TIFF, BMP, PPM, PGM and WebP without loss, JPEG and AVIF at quality 95.
 
     Metadata that the format cannot hold is left out; see `fitting`.
 
     Raises:
-        ValueError: the format cannot hold alpha, or so long a side.
+        ValueError: the format cannot hold alpha, colours, or so long a side.
     """
     height, width = picture.pixels.shape[:2]
     check_sides(height, width, image_format)
-    if picture.alpha is not None and image_format in ("JPEG", "PPM", "BMP"):
+    if picture.alpha is not None and image_format in ("JPEG", *_BARE):
         raise ValueError(f"{image_format} cannot hold the picture's alpha; use PNG, WebP, AVIF or TIFF")
+    if image_format == "PGM" and picture.pixels.shape[-1] != 1:
+        raise ValueError("PGM holds grey, and the picture has colours; use PPM")
     picture = fitting(picture, image_format)
     array = picture.array()
     metadata: dict[str, Any] = {"icc_profile": picture.icc, "exif": picture.exif, "xmp": picture.xmp}
@@ -382,9 +399,9 @@ def write_picture(picture: Picture, image_format: str = "PNG") -> bytes:
     if picture.xmp and image_format == "TIFF":
         metadata["exif"] = _parsed(picture.exif)
         metadata["exif"][_XMP_TAG] = picture.xmp
-    options = _LOSSLESS.get(image_format, {}) | {name: value for name, value in metadata.items() if value is not None}
+    options = _OPTIONS.get(image_format, {}) | {name: value for name, value in metadata.items() if value is not None}
     buffer = io.BytesIO()
     Image.fromarray(array, {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[1 if array.ndim == 2 else array.shape[-1]]).save(
-        buffer, image_format, **options
+        buffer, "PPM" if image_format == "PGM" else image_format, **options
     )
     return buffer.getvalue()

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from .codec import ImageCodec, Progress
 from .pictures import Picture
+from .tiles import TileGrid
+
+SLACK_BYTES = 8
+"""How far a measure may be from its file, per tile: the coder's end is a whole word."""
 
 
 def quality_for_bytes(codec: ImageCodec, picture: Picture, size: int) -> int:
     """The highest quality whose file is expected to have at most ``size`` bytes, by bisection; no stream is written.
 
-    Raises:
-        ValueError: even quality 0 is larger.
+    0 if even that is larger.
     """
     low, high = 0, 100
     extra_bytes = codec.extra_bytes(picture)  # once: compressing a large alpha plane takes seconds
-    smallest = codec.measure_bytes(picture, 0, extra_bytes=extra_bytes)
-    if smallest > size:
-        pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
-        raise ValueError(
-            f"{size} bytes ({size * 8 / pixels:.3f} bpp) is too small: "
-            f"quality 0 needs about {smallest} ({smallest * 8 / pixels:.3f} bpp)"
-        )
     while low < high:
         middle = (low + high + 1) // 2
         if codec.measure_bytes(picture, middle, extra_bytes=extra_bytes) <= size:
@@ -31,16 +27,16 @@ def quality_for_bytes(codec: ImageCodec, picture: Picture, size: int) -> int:
 
 
 def encode_to_bytes(codec: ImageCodec, picture: Picture, size: int, progress: Progress | None = None) -> tuple[bytes, int]:
-    """The best stream of at most ``size`` bytes, and its quality.
+    """The stream of the highest quality with at most ``size`` bytes, and that quality.
 
     Raises:
         ValueError: there is none.
     """
-    quality = quality_for_bytes(codec, picture, size)
-    while True:
+    height, width = picture.pixels.shape[:2]
+    slack = SLACK_BYTES * len(TileGrid(height, width))
+    for quality in range(quality_for_bytes(codec, picture, size + slack), -1, -1):
         data = codec.encode(picture, quality, progress)
         if len(data) <= size:
             return data, quality
-        if quality == 0:
-            raise ValueError(f"{size} bytes is too small: quality 0 needs {len(data)}")
-        quality -= 1  # the measure leaves out a few bytes of the coder's tail
+    asked, needed = (f"{count} bytes ({count * 8 / (height * width):.3f} bpp)" for count in (size, len(data)))
+    raise ValueError(f"{asked} is too small: quality 0 needs {needed}")

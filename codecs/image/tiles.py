@@ -123,7 +123,10 @@ def gather(latent_of: Callable[[int], Tensor], grid: TileGrid, box: Box) -> Tens
 
 
 class RecentTiles:
-    """Latents by tile number, computed on demand; forgets what lies more than one tile row back."""
+    """Latents by tile number, computed on demand, for one pass over the image in order of tiles, each with its neighbours.
+
+    Forgets those whose neighbours are done: at most three tile rows are known at a time, of a single row three tiles.
+    """
 
     def __init__(self, grid: TileGrid, compute: Callable[[int], Tensor]) -> None:
         self._grid, self._compute = grid, compute
@@ -131,8 +134,14 @@ class RecentTiles:
 
     def __call__(self, index: int) -> Tensor:
         if index not in self._known:
-            row = index // self._grid.columns
-            for old in [i for i in self._known if i // self._grid.columns < row - 2]:
+            row, column = divmod(index, self._grid.columns)
+            now = max(row - 1, 0), max(column - 1, 0)  # the first tile that can be the one in work
+            for old in [i for i in self._known if self._last_use(i) < now]:
                 del self._known[old]
             self._known[index] = self._compute(index)
         return self._known[index]
+
+    def _last_use(self, index: int) -> tuple[int, int]:
+        """Row and column of the last tile that neighbours on this one."""
+        row, column = divmod(index, self._grid.columns)
+        return min(row + 1, self._grid.rows - 1), min(column + 1, self._grid.columns - 1)

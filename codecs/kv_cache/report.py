@@ -15,6 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+from ..files import check_folder
 from .blocks import KvSettings
 from .calibration import calibrate
 from .evaluate import TAIL, Evaluation, Fidelity, noise_floors, plot, prefill, through, write_csv
@@ -63,6 +64,7 @@ def evaluate_text(
         ImportError: transformers is not installed.
     """
     wanted = _modes(modes)
+    check_folder(output)
     needs_profile = any(MODES[mode].needs_profile for mode in wanted)
     task = progress.add_task("loading", total=None)
     measured, others = _stretches(model, text, contexts, length, needs_profile)
