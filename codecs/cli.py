@@ -277,7 +277,8 @@ def decode(
         typer.Option("--format", metavar="NAME", help=f"Images: {', '.join(IMAGE_NAMES)}; default OUT's, else png."),
     ] = None,
     crop: Annotated[
-        str | None, typer.Option(metavar="X,Y,W,H", help="Images: only this part, as stored (not turned by EXIF).")
+        str | None,
+        typer.Option(metavar="X,Y,W,H", help="Images: only this part, as stored (not turned by EXIF); all is checked."),
     ] = None,
     salvage: Annotated[
         bool,

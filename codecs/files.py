@@ -7,7 +7,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -105,7 +105,7 @@ def jobs(
     output: str | None,
     suffix_of: Callable[[Path | None], str],
     *,
-    roots: Iterable[str] = (),
+    roots: Sequence[str] = (),
     force: bool,
 ) -> list[Job]:
     """Give every input its output: beside it, in the folder ``output``, or the file ``output`` for a single input.
@@ -114,7 +114,7 @@ def jobs(
 
     Args:
         sources: None is standard input.
-        roots: the inputs as given; those that are folders count.
+        roots: the inputs as given; two of them, or a folder, need a folder for the output even if they are one file.
         output: file, folder or ``-``; None: beside the inputs.
         suffix_of: an input's output suffix; not called where ``output`` names the file.
         force: outputs may exist.
@@ -126,8 +126,9 @@ def jobs(
         raise ValueError("the output's name is empty; the current folder is .")
     planned = []
     folders = [Path(root) for root in roots if Path(root).is_dir()]
-    many = len(sources) > 1 or bool(folders)
-    count = f"{len(sources)} inputs" if len(sources) > 1 else "an input folder"
+    inputs = max(len(sources), len(roots))
+    many = inputs > 1 or bool(folders)
+    count = f"{inputs} inputs" if inputs > 1 else "an input folder"
     for source in sources:
         if output == STDIO or (source is None and output is None):
             target = None

@@ -77,6 +77,7 @@ def test_many_inputs_need_a_folder(run, photo, tmp_path):
     for output in ("two.rdc", "photo.png"):  # the second is a file
         code, out, err = run("encode", "photo.png", "second.png", "-o", output, "--force")
         assert (code, out) == (1, "") and f"{output} is one file, and -o takes a folder for 2 inputs" in err
+    assert run("encode", "photo.png", "./photo.png", "-o", "twice")[0] == 0 and (tmp_path / "twice" / "photo.rdc").exists()
     assert run("encode", "photo.png", "second.png", "-o", "v1.0")[0] == 0 and (tmp_path / "v1.0" / "second.rdc").exists()
     assert run("--version")[1].startswith("rdcodec ")
 

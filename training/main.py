@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_module
 
 from .data import ImageData
 from .image import ImageTraining
@@ -23,6 +24,8 @@ def image(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         arguments = ["fit", *arguments]
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # `codec` has taken its own words off
+    warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning's own business
+    rank_zero_module.log.addFilter(lambda record: "Tip: For seamless cloud" not in record.getMessage())
     CommandLine(
         ImageTraining,
         ImageData,
