@@ -251,6 +251,15 @@ def test_salvage_recovers_the_undamaged_tiles(image_codec, tiled):
         image_codec.decode_picture(damaged, crop=(TILE + 2, TILE + 2, TILE + 40, TILE + 50), salvage=True)
 
 
+def test_verify_tells_how_much_is_damaged(image_codec, tiled):
+    _, data, _ = tiled
+    damaged = bytearray(data)
+    for index, count in ((3, ""), (1, r" \(and 1 more of 4 chunks\)")):
+        damaged[container.parse(data).entries[index].offset + 9] ^= 1
+        with pytest.raises(Corrupt, match=rf"^tile {index} \(of 0..3\): .*says \w+{count}$"):
+            image_codec.verify(bytes(damaged))
+
+
 def test_a_salvaged_picture_is_a_success_that_names_the_lost_tiles(tiled, tmp_path):
     entry = container.parse(tiled[1]).entries[3]
     (tmp_path / "cut.rdc").write_bytes(tiled[1][: entry.offset])

@@ -163,16 +163,20 @@ class ImageCodec:
         """Check every chunk and decode every symbol, but no pixels.
 
         Raises:
-            BitstreamError: anything wrong with the data.
+            BitstreamError: anything wrong with the data; names the first damaged chunk, and how many more there are.
         """
         stream, header = self._parsed(data)
+        errors: list[BitstreamError] = []
         for index in range(len(stream.entries)):
-            body = stream.chunk(index)
-            if index < len(header.grid):
-                try:
+            try:
+                body = stream.chunk(index)
+                if index < len(header.grid):
                     self._read(body, header, index)
-                except BitstreamError as error:
-                    raise _of_tile(error, header, index) from None
+            except BitstreamError as error:
+                errors.append(_of_tile(error, header, index) if index < len(header.grid) else error)
+        if errors:
+            more = f" (and {len(errors) - 1} more of {len(stream.entries)} chunks)" if len(errors) > 1 else ""
+            raise type(errors[0])(f"{errors[0]}{more}")
         _with_extras(Picture(np.empty((0, 0, 1), np.uint8)), stream, header, (0, 0, 0, 0), None)
 
     def estimate(self, image: np.ndarray | str | Path | Picture, quality: int = 60) -> Estimate:
