@@ -20,7 +20,7 @@ import typer
 from rdcodec.codecs import load
 from rdcodec.codecs.image import evaluate
 from rdcodec.codecs.image.anchors import ANCHORS
-from rdcodec.codecs.image.evaluate import MeanPoint, Point
+from rdcodec.codecs.image.evaluate import METRICS, MeanPoint, Point
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -29,7 +29,6 @@ OURS = "rdcodec"
 KODAK_IMAGES = 24
 RATES_BPP = (0.12, 1.2)
 """BD-rates are over this range (and where both curves exist)."""
-METRICS = {"psnr_db": "PSNR, RGB (dB)", "ms_ssim": "MS-SSIM (dB)"}
 CURVES = "avif_s4_444_psnr,x265_intra_444_10b,bmshj2018-hyperprior,mbt2018-mean,cheng2020-anchor,vtm"
 """Curves taken from ``--anchor-csv`` files unless others are named."""
 

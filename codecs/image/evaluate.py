@@ -58,7 +58,7 @@ class MeanPoint:
     decode_s: float
 
 
-METRICS = {"psnr_db": "PSNR (dB)", "ms_ssim": "MS-SSIM (dB)"}
+METRICS = {"psnr_db": "PSNR, RGB (dB)", "ms_ssim": "MS-SSIM (dB)"}
 """Fields of a point that measure quality, and what plots call them."""
 Curves = dict[str, list[MeanPoint]]
 """Means of every codec and quality, by metric."""
