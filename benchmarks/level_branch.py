@@ -3,7 +3,7 @@
     python benchmarks/level_branch.py TRAIN VALIDATION --steps 700 -o benchmarks/results
 
 Both networks start alike, see the same crops in the same order and stop after the same steps. Rate is the ideal length of
-rounded symbols under Gaussian tables, levels rounded to whole tables; PSNR on the same crops. Writes level_branch.csv.
+the symbols an encoder would write, under Gaussian tables, levels rounded to whole tables. Writes level_branch.csv.
 """
 
 from __future__ import annotations
@@ -17,25 +17,11 @@ import numpy as np
 import torch
 from bjontegaard import bd_rate
 from PIL import Image
-from rdcodec.training.coder import gaussian_bits
 from rdcodec.training.data import ImageData
 from rdcodec.training.image import ImageTraining
-from rdcodec.training.losses import PEAK
+from rdcodec.training.losses import PEAK, psnr_db
 
 QUALITIES = (10, 25, 40, 55, 70, 85)
-
-
-class RoundedBits:
-    """A coder that rounds and sums ideal bits, for either kind of level."""
-
-    def __init__(self) -> None:
-        self.bits = 0.0
-
-    def code(self, residual, level, active=None):
-        symbols = residual.round()
-        bits = gaussian_bits(symbols, level).clamp_max(24)
-        self.bits += float((bits if active is None else bits * active).sum())
-        return symbols
 
 
 def train(branch: str, data: ImageData, steps: int) -> ImageTraining:
@@ -57,11 +43,9 @@ def curve(module: ImageTraining, images: list[torch.Tensor]) -> list[tuple[float
     for quality in QUALITIES:
         rates, psnrs = [], []
         for image in images:
-            q, coder = torch.tensor([quality]), RoundedBits()
-            y_hat = module.network.coding_pass(coder, module.network.to_latent(image, q), q)
-            mse = float((module.network.to_image(y_hat, q) - image).square().mean()) * PEAK**2
-            rates.append(coder.bits / (image.shape[1] * image.shape[2]))
-            psnrs.append(10 * np.log10(PEAK**2 / mse))
+            rate_bpp, mse, _ = module.rate_and_distortion(image, torch.tensor([quality]))
+            rates.append(float(rate_bpp))
+            psnrs.append(float(psnr_db(mse)))
         points.append((float(np.mean(rates)), float(np.mean(psnrs))))
     return points
 
