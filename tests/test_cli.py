@@ -598,6 +598,23 @@ def test_means_are_of_the_same_pictures_in_rate_and_quality():
     assert [(row.rate_bpp, row.ms_ssim) for row in curves["ms_ssim"]] == [(3.0, 0.9)]
 
 
+def test_a_bd_rate_between_two_rates_does_not_hang_on_where_points_lie():
+    """Ours takes 0.7 of the rate at 0.05 bpp, and a tenth more with each doubling."""
+
+    def rows(name: str, rates: np.ndarray, factor: np.ndarray) -> list[evaluate.MeanPoint]:
+        pairs = zip(rates * factor, 30 + 6 * np.log2(rates), strict=True)
+        return [evaluate.MeanPoint(name, i, *pair, *[0.0] * 3) for i, pair in enumerate(pairs)]
+
+    theirs = np.geomspace(0.05, 4, 30)
+    figures = []
+    for count in (9, 10, 11, 12, 13):
+        rates = np.geomspace(0.05, 4, count)
+        points = rows("rdcodec", rates, 0.7 + 0.1 * np.log2(rates / 0.05)) + rows("jpeg", theirs, np.ones(30))
+        figures.append(evaluate.bd_rate(points, "jpeg", rates=(0.2, 1.0)))
+    assert max(figures) - min(figures) < 0.2
+    assert evaluate.bd_rate(points, "jpeg", rates=(0.05, 0.2)) < -15 < figures[-1]
+
+
 def test_a_truncated_image_is_described_and_can_be_salvaged(run, photo, tmp_path):
     run("encode", "photo.png", "-o", "whole.rdc")
     whole = (tmp_path / "whole.rdc").read_bytes()

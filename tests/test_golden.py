@@ -16,7 +16,7 @@ from rdcodec.codecs.weights import manifest
 
 GOLDEN = Path(__file__).parent / "golden"
 KINDS = ("rgb", "grey", "alpha")
-NAMES = tuple(f"image-{release}-{kind}" for release in range(1, 8) for kind in KINDS)
+NAMES = tuple(f"image-{release}-{kind}" for release in range(1, 9) for kind in KINDS)
 ROUNDED = ("image-1-", "image-2-", "image-3-", "image-4-")
 """Models that lost precision when they were retired: 0.01 dB, seen as single grey levels, rarely two."""
 

@@ -60,9 +60,9 @@ class ImageConfig:
     """Width of the mean context."""
     level_channels: int = 128
     """Width of the integer level branch; its largest layer must stay exact in float32."""
-    trunk_blocks: tuple[int, int] = (4, 5)
+    trunk_blocks: tuple[int, int] = (5, 6)
     """Blocks at 1/8 in analysis and synthesis."""
-    latent_blocks: tuple[int, int] = (3, 4)
+    latent_blocks: tuple[int, int] = (3, 3)
     """Blocks at 1/16 in analysis and synthesis."""
     steps: int = 5
     """Of the coding pass, 4 or 5; see `channel_context`."""

@@ -194,7 +194,10 @@ def rising(rates: list, values: list) -> tuple[list, list]:
 def bd_rate(
     rows: Sequence[MeanPoint], anchor: str, metric: str = "psnr_db", rates: tuple[float, float] = (0.0, math.inf)
 ) -> float:
-    """Rate of ours over the anchor's at equal quality, percent (negative: ours is smaller); nan if too few points."""
+    """Rate of ours over the anchor's at equal quality, percent (negative: ours is smaller); nan if too few points.
+
+    Each curve counts between the two ``rates`` (bpp), and where both have one quality.
+    """
     import bjontegaard
 
     ours, theirs = (curve(rows, name, metric, rates) for name in ("rdcodec", anchor))
@@ -203,7 +206,21 @@ def bd_rate(
         return math.nan
     if metric == "ms_ssim":
         ours, theirs = ((x, decibels(y)) for x, y in (ours, theirs))
+    ours, theirs = between(*ours, rates), between(*theirs, rates)
     return float(bjontegaard.bd_rate(*theirs, *ours, method="akima", require_matching_points=False, min_overlap=0))
+
+
+def between(rates: list, values: list, limits: tuple[float, float]) -> tuple[list, list]:
+    """A curve from one rate to another, its ends interpolated (Akima, over the logarithm of the rate).
+
+    Ending at a point outside instead, a codec that gets better moves that point, and its BD-rate jumps by half a per cent.
+    """
+    from scipy.interpolate import Akima1DInterpolator
+
+    low, high = max(limits[0], rates[0]), min(limits[1], rates[-1])
+    inside = [i for i, rate in enumerate(rates) if low < rate < high]
+    first, last = Akima1DInterpolator(np.log(rates), values)(np.log([low, high]))
+    return [low, *(rates[i] for i in inside), high], [float(first), *(values[i] for i in inside), float(last)]
 
 
 def decibels(similarities: Sequence[float]) -> list[float]:
