@@ -206,7 +206,7 @@ def bd_rate(
         return math.nan
     if metric == "ms_ssim":
         ours, theirs = ((x, decibels(y)) for x, y in (ours, theirs))
-    ours, theirs = between(*ours, rates), between(*theirs, rates)
+    ours, theirs = (between(x, y, rates) for x, y in (ours, theirs))
     return float(bjontegaard.bd_rate(*theirs, *ours, method="akima", require_matching_points=False, min_overlap=0))
 
 
