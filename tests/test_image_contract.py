@@ -321,7 +321,7 @@ def test_the_synthesis_does_not_run_away():
     noise = torch.randn(1, 8, 8, network.config.latent_channels, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         found = [float(network.to_image(scale * noise, torch.tensor([60])).abs().max()) for scale in (3, 30)]
-    assert found[0] < 50 and found[1] < 50 * found[0], found
+    assert found[0] < 50 and found[1] < 100 * found[0], found
 
 
 @pytest.mark.parametrize("kind", ["text", "noise", "dots", "squares", "lines"])
@@ -334,4 +334,4 @@ def test_what_is_no_photograph_is_coded_all_the_same(kind):
         assert np.array_equal(decoded, codec.estimate(image, quality).pixels)
         found.append(10 * np.log10(255**2 / np.square(decoded.astype(float) - image).mean()))
     if kind in ("text", "squares"):
-        assert found[0] > 15 and found[2] > found[1] - 1 and found[1] > found[0] + 8, found
+        assert found[0] > 15 and found[2] > found[1] - 1 and found[1] > found[0] + 5, found

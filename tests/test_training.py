@@ -153,7 +153,7 @@ def test_loss_falls(photos, tmp_path):
 
     before = loss()
     trainer = L.Trainer(
-        max_steps=60, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        max_steps=100, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         gradient_clip_val=1.0, num_sanity_val_steps=0, limit_val_batches=0,
     )  # fmt: skip
     trainer.fit(module, data)
