@@ -150,8 +150,7 @@ def jobs(
 
 def check_target(source: Path | None, target: Path, force: bool) -> None:
     """Before hours are spent: ValueError for an output below a file, for the input itself, or one that exists."""
-    above = next(folder for folder in target.parents if folder.exists())
-    if not above.is_dir():
+    if not (above := nearest(target.parent)).is_dir():
         raise ValueError(f"{above} is a file, and {target} needs a folder there")
     if source and target.exists() and target.samefile(source):
         raise ValueError(f"{target} is the input itself; give -o another name")
@@ -163,9 +162,13 @@ def check_target(source: Path | None, target: Path, force: bool) -> None:
 
 def check_folder(path: Path) -> None:
     """ValueError for a folder of results that cannot be: ``path``, or what it should lie in, is a file."""
-    above = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not above.is_dir():
+    if not (above := nearest(path)).is_dir():
         raise ValueError(f"{above} is a file, and -o takes a folder")
+
+
+def nearest(path: Path) -> Path:
+    """The path itself if it exists, else the first folder above it that does."""
+    return next(p for p in (path, *path.parents) if p.exists())
 
 
 def _place(source: Path | None, folders: list[Path]) -> Path:

@@ -148,8 +148,7 @@ class ImageCodec:
                 return self._blank(header, index)
 
         if not salvage:
-            for index in range(len(stream.entries)):
-                stream.chunk(index)
+            stream.check()
         picture = Picture(self._pixels(RecentTiles(header.grid, compute), header, box, progress))
         if lost.issuperset(_wanted(header, box)):
             raise Corrupt(f"no tile is undamaged; {notices[0]}")
