@@ -1,4 +1,4 @@
-"""Checkpoint to shipped weights: integer level branch frozen, tables calibrated, hash and manifest line written.
+"""Checkpoint to shipped weights: level branch frozen, tables calibrated, corrections learnt, manifest line written.
 
 python -m rdcodec.training.export runs/image/last.ckpt --name mine-1 --train FOLDER
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from rich.progress import track
 
 from ..codecs import weights
 from ..codecs.image.dcvc_rt import ImageConfig, ImageNetwork
-from ..codecs.image.weights_file import weights_bytes
+from ..codecs.image.weights_file import packed, weights_bytes
 from .calibrate import calibrated
 from .coder import LAGRANGIAN, start_tables
+from .correction import learnt, wishes
 from .data import ImageData
 from .freeze import frozen, frozen_tensors
 from .image import architecture_of, checkpoint_at, checkpoint_state, stratified_qualities
@@ -33,13 +35,15 @@ def load_checkpoint(path: Path) -> tuple[ImageNetwork, dict[str, Any]]:
         ValueError: no checkpoint, or one of the float ablation, which cannot be exported.
     """
     checkpoint = checkpoint_at(path)
-    branch = checkpoint["hyper_parameters"]["level_branch"]
+    options = checkpoint["hyper_parameters"]
+    branch = options["level_branch"]
     if branch != "integer":
         raise ValueError(f"{path} was trained with level_branch={branch}; only integer can be exported")
     state = checkpoint_state(checkpoint)
     network = ImageNetwork(ImageConfig(**architecture_of(state)), *LAYERS["integer"])
     network.load_state_dict(state)
-    return network, {"steps": checkpoint["global_step"], "elapsed_s": checkpoint["elapsed_s"]}
+    facts = {"steps": checkpoint["global_step"], "elapsed_s": checkpoint["elapsed_s"]}
+    return network, facts | {"lambda_range": tuple(options["lambda_range"])}
 
 
 def write_line(folder: Path, name: str, blob: bytes, **fields: Any) -> None:
@@ -72,6 +76,7 @@ def export(
     licence: str = UNKNOWN,
     recipe: str = UNKNOWN,
     crop: int = 256,
+    corrections: int = 64,
     graphics: float = 0.0,
     camera: float = 0.0,
     cache: Path = Path("runs/cache"),
@@ -81,9 +86,10 @@ def export(
     Args:
         checkpoint: of `codec train image`.
         name: of the model from now on.
-        train: training images, for the tables; ``crop``, ``graphics``, ``camera`` and ``cache`` as in `ImageData`.
+        train: training images, for tables and corrections; ``crop``, ``graphics``, ``camera``, ``cache`` as in `ImageData`.
         folder: where weights and manifest go.
         batches: of 8 crops.
+        corrections: coefficients of each tile's correction, see `codecs.image.correction`; 0: none.
         data_line, licence, recipe: for the manifest.
 
     Raises:
@@ -100,7 +106,14 @@ def export(
     counted = (next(crops) for _ in track(range(batches), description="calibrating tables"))
     qualities = (stratified_qualities(8) for _ in range(batches))
     tables = calibrated(deployed, start_tables(), counted, qualities).with_deadzone(LAGRANGIAN)
-    blob = weights_bytes(network.config, tensors, tables)
+    config = network.config
+    if corrections:
+        counted = (next(crops) for _ in track(range(batches), description="what crops ask for"))
+        found = wishes(deployed, tables, counted, (stratified_qualities(8) for _ in range(batches)))
+        correction = learnt(found, corrections, config.anchors, facts["lambda_range"])
+        tensors |= packed({f"correction.{key}": value for key, value in correction.state_dict().items()})
+        config = replace(config, corrections=corrections)
+    blob = weights_bytes(config, tensors, tables)
     write_line(
         folder, name, blob, licence=licence, data=data_line or train.name, recipe=recipe,
         steps=facts["steps"], hardware=f"{facts['elapsed_s'] / 3600:.2f} h of the last run",
@@ -116,7 +129,8 @@ def main() -> None:
     parser.add_argument("--data", default="", help="manifest text: what it was trained on")
     parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where weights and manifest go")
     parser.add_argument("--batches", type=int, default=100, help="of 8 crops, for the tables")
-    parser.add_argument("--crop", type=int, default=256, help="side of these crops")
+    parser.add_argument("--crop", type=int, default=256, help="side of these crops, in pixels")
+    parser.add_argument("--corrections", type=int, default=64, help="coefficients of a tile's correction; 0: none")
     parser.add_argument("--graphics", type=float, default=0.0, help="share of them with text and shapes, as in training")
     parser.add_argument("--camera", type=float, default=0.0, help="share of them made soft, as in training")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where decoded pixels are kept")
@@ -124,7 +138,7 @@ def main() -> None:
     parser.add_argument("--recipe", default=UNKNOWN, help="manifest text")
     args = parser.parse_args()
     try:
-        names = "licence", "recipe", "crop", "graphics", "camera", "cache"
+        names = "licence", "recipe", "crop", "corrections", "graphics", "camera", "cache"
         options = {name: getattr(args, name) for name in names}
         print(export(args.checkpoint, args.name, args.train, args.folder, args.batches, args.data, **options))
     except (ValueError, OSError) as error:

@@ -40,8 +40,11 @@ def frozen(network: ImageNetwork, tensors: dict[str, Tensor] | None = None) -> I
 
 
 def thawed(deployed: ImageNetwork) -> dict[str, Tensor]:
-    """Trainable state of a deployed network, to go on training from shipped weights; `frozen` undoes it."""
-    state = dict(deployed.state_dict())
+    """Trainable state of a deployed network, to go on training from shipped weights; `frozen` undoes it.
+
+    Without the correction's directions, which export learns anew.
+    """
+    state = {name: value for name, value in deployed.state_dict().items() if not name.startswith("correction.")}
     for name, module in deployed.named_modules():
         if isinstance(module, IntegerLinear | IntegerDepthwise):
             unit = torch.exp2(module.shift.float())

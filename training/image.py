@@ -234,6 +234,7 @@ def architecture_of(state: dict[str, Tensor]) -> dict[str, Any]:
         "trunk_blocks": tuple(count(rf"{side}\.trunk\.\d+\.project\.weight") for side in both),
         "latent_blocks": tuple(count(rf"{side}\.latent\.\d+\.project\.weight") for side in both),
         "steps": count(r"mean_context\.mean\.\d+\.weight"),
+        "corrections": len(state.get("correction.up", ())),
         **{field: len(state[name]) for field, name in WIDTHS.items()},
     }
 

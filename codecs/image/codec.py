@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import re
 import struct
-import warnings
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from ...entropy_models.coder import WORD_BYTES, Measure, Read, Write
 from ...entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
+from ...entropy_models.layers import space_to_depth
 from ...entropy_models.tables import Tables
 from .. import container, weights
-from .dcvc_rt import ImageNetwork
-from .header import ALPHA, PIXELS_MAX, SIDE_MAX, STREAM_ID, TAGS, ImageHeader, checked_crop, parse
+from .dcvc_rt import PATCH, ImageNetwork
+from .extras import extra_chunks, with_extras
+from .header import PIXELS_MAX, SIDE_MAX, STREAM_ID, ImageHeader, checked_crop, parse
 from .pictures import Picture, as_picture
 from .tiles import LATENT_STRIDE, Box, RecentTiles, area, clip, gather, grown, inner, scaled, unscaled
 from .weights_file import read_weights
@@ -41,6 +40,15 @@ class Estimate:
     """Ideal bits of the symbols; headers are not in it."""
     pixels: np.ndarray
     """The reconstruction `ImageCodec.decode` will return, without alpha."""
+
+
+class Tile(NamedTuple):
+    """What a decoder knows of a tile."""
+
+    latent: Tensor
+    """(1, rows, columns, channels)."""
+    correction: Tensor | None
+    """Symbols, see `correction`; None: these weights know none, or the tile is lost."""
 
 
 class ImageCodec:
@@ -86,15 +94,11 @@ class ImageCodec:
         for index in range(len(header.grid)):
             writer = Write(self.tables)
             writer.checks[0] = seed
-            self._coding_pass(writer, self._latent(picture.pixels, header, index), header, index)
+            self._code(writer, picture.pixels, header, index)
             chunks.append((container.DATA, _CHECK.pack(writer.checks[0]) + writer.close()[0]))
             if progress:
                 progress(index + 1, len(header.grid))
-        if picture.alpha is not None:
-            chunks.append((ALPHA, _CHECK.pack(zlib.crc32(picture.alpha.tobytes())) + _png(picture.alpha)))
-        for tag, name in TAGS.items():
-            if getattr(picture, name):
-                chunks.append((container.METADATA, tag + getattr(picture, name)))
+        chunks += extra_chunks(picture)
         return container.write(codec_id=STREAM_ID, weights=self.stream_hash, signal=header.pack(), chunks=chunks)
 
     def encode_batch(self, images: Iterable[np.ndarray | str | Path | Picture], quality: int = 60) -> list[bytes]:
@@ -137,7 +141,7 @@ class ImageCodec:
         lost: set[int] = set()
         box = checked_crop(crop, header)
 
-        def compute(index: int) -> Tensor:
+        def compute(index: int) -> Tile:
             try:
                 return self._read(stream.chunk(index), header, index)
             except BitstreamError as error:
@@ -145,7 +149,7 @@ class ImageCodec:
                     raise _of_tile(error, header, index) from None
                 notices.append(f"{header.tile_name(index)} is lost ({error})")
                 lost.add(index)
-                return self._blank(header, index)
+                return Tile(self._blank(header, index), None)
 
         if not salvage:
             stream.check()
@@ -154,7 +158,7 @@ class ImageCodec:
             raise Corrupt(f"no tile is undamaged; {notices[0]}")
         if len(data) > stream.expected_bytes:
             notices.append(f"{len(data) - stream.expected_bytes} bytes after the last chunk are ignored")
-        picture = _with_extras(picture, stream, header, box, notices if salvage else None)
+        picture = with_extras(picture, stream, header, box, notices if salvage else None)
         return replace(picture, notices=(*picture.notices, *notices), lost_tiles=tuple(sorted(lost)))
 
     @torch.inference_mode()
@@ -176,7 +180,7 @@ class ImageCodec:
         if errors:
             more = f" (and {len(errors) - 1} more of {len(stream.entries)} chunks)" if len(errors) > 1 else ""
             raise type(errors[0])(f"{errors[0]}{more}")
-        _with_extras(Picture(np.empty((0, 0, 1), np.uint8)), stream, header, (0, 0, 0, 0), None)
+        with_extras(Picture(np.empty((0, 0, 1), np.uint8)), stream, header, (0, 0, 0, 0), None)
 
     def estimate(self, image: np.ndarray | str | Path | Picture, quality: int = 60) -> Estimate:
         """Ideal bits and reconstruction, without a stream."""
@@ -184,8 +188,8 @@ class ImageCodec:
         header = self._header(picture, quality)
         measure = Measure(self.tables)
 
-        def compute(index: int) -> Tensor:
-            return self._coding_pass(measure, self._latent(picture.pixels, header, index), header, index)
+        def compute(index: int) -> Tile:
+            return self._code(measure, picture.pixels, header, index)
 
         whole = (0, 0, header.height, header.width)
         pixels = self._pixels(RecentTiles(header.grid, compute), header, whole, None)
@@ -194,7 +198,7 @@ class ImageCodec:
     def measure_bytes(
         self, image: np.ndarray | str | Path | Picture, quality: int, *, extra_bytes: int | None = None
     ) -> int:
-        """Size of the file `encode` would write, within a few bytes, without a stream or a reconstruction.
+        """Size of the file `encode` would write, some 25 bytes a tile too small: no stream, no synthesis, no correction.
 
         Args:
             image: as `encode` takes it.
@@ -212,10 +216,7 @@ class ImageCodec:
 
     def extra_bytes(self, picture: Picture) -> int:
         """Bytes of the alpha and metadata chunks, the same at every quality; compresses the alpha plane."""
-        sizes = [len(tag + getattr(picture, name)) for tag, name in TAGS.items() if getattr(picture, name)]
-        if picture.alpha is not None:
-            sizes.append(_CHECK.size + len(_png(picture.alpha)))
-        return sum(container.ENTRY_BYTES + size for size in sizes)
+        return sum(container.ENTRY_BYTES + len(body) for _, body in extra_chunks(picture))
 
     def _parsed(self, data: bytes, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:
         stream, header = parse(data, salvage=salvage)
@@ -239,18 +240,43 @@ class ImageCodec:
         return torch.tensor([header.quality], device=self.device)
 
     @torch.inference_mode()
+    def _code(self, coder: Write | Measure, pixels: np.ndarray, header: ImageHeader, index: int) -> Tile:
+        """Encode one tile."""
+        latent = self._coding_pass(coder, self._latent(pixels, header, index), header, index)
+        correction = self.network.correction
+        if correction is None:
+            return Tile(latent, None)
+        return Tile(latent, correction.code(coder, self._wanted_correction(latent, pixels, header, index)))
+
+    @torch.inference_mode()
     def _latent(self, pixels: np.ndarray, header: ImageHeader, index: int) -> Tensor:
         """Latent of one tile, from its pixels and as much around them as analysis sees."""
         box = header.grid.latent_box(index)
         window = header.grid.latent_box(index, self.network.config.halo)
+        y = self.network.to_latent(self._signal(pixels, window), self._quality(header))
+        rows, columns = inner(box, window)
+        return y[:, rows, columns]
+
+    def _signal(self, pixels: np.ndarray, window: Box) -> Tensor:
+        """The pixels of a window of latent positions, as `to_latent` takes them; the last ones repeat beyond the image."""
         top, left, bottom, right = scaled(window, LATENT_STRIDE)
         part = torch.from_numpy(pixels[top:bottom, left:right].copy()).to(self.device)
         signal = to_signal(part.expand(-1, -1, 3)).permute(2, 0, 1)[None]
         below, beyond = bottom - top - part.shape[0], right - left - part.shape[1]
-        signal = F.pad(signal, (0, beyond, 0, below), mode="replicate").permute(0, 2, 3, 1)
-        y = self.network.to_latent(signal, self._quality(header))
-        rows, columns = inner(box, window)
-        return y[:, rows, columns]
+        return F.pad(signal, (0, beyond, 0, below), mode="replicate").permute(0, 2, 3, 1)
+
+    def _wanted_correction(self, latent: Tensor, pixels: np.ndarray, header: ImageHeader, index: int) -> Tensor:
+        """For `Correction.code`: solved where no other tile reaches, for those are not decoded yet."""
+        network, hats = self.network, self.network.pixel_hats(self._quality(header), latent.dtype)
+        assert network.correction is not None
+        own = header.grid.own_box(index, network.config.halo)
+        if not area(own):
+            return network.correction.none()
+        stride = LATENT_STRIDE // PATCH
+        rows, columns = inner(scaled(own, stride), scaled(header.grid.latent_box(index), stride))
+        features = network.synthesis.features(latent, hats)[:, rows, columns]
+        error = space_to_depth(self._signal(pixels, own), PATCH) - network.synthesis.patch(features)
+        return network.correction.wanted(features, error, hats, self.tables)
 
     @torch.inference_mode()
     def _coding_pass(self, coder: Write | Read | Measure, y: Tensor, header: ImageHeader, index: int) -> Tensor:
@@ -258,20 +284,23 @@ class ImageCodec:
         finer = None if fineness is None else torch.tensor(fineness, device=self.device)[..., None]
         return self.network.coding_pass(coder, y, self._quality(header), finer)
 
-    def _read(self, chunk: bytes, header: ImageHeader, index: int) -> Tensor:
+    @torch.inference_mode()
+    def _read(self, chunk: bytes, header: ImageHeader, index: int) -> Tile:
         if len(chunk) < _CHECK.size:
             raise Truncated(f"a tile of {len(chunk)} bytes")
         reader = Read(self.tables, [chunk[_CHECK.size :]])
         reader.checks[0] = zlib.crc32(header.pack())
+        correction = self.network.correction
         try:
             latent = self._coding_pass(reader, self._blank(header, index), header, index)
+            tile = Tile(latent, None if correction is None else correction.code(reader, correction.none()))
         except ValueError as error:  # symbols that no encoder writes
             raise error if isinstance(error, BitstreamError) else Corrupt(str(error)) from None
         reader.close()
         (check,) = _CHECK.unpack_from(chunk)
         if check != reader.checks[0]:
             raise Corrupt(f"symbols have checksum {reader.checks[0]:08x}, the tile says {check:08x}")
-        return latent
+        return tile
 
     def _blank(self, header: ImageHeader, index: int) -> Tensor:
         top, left, bottom, right = header.grid.latent_box(index)
@@ -279,7 +308,7 @@ class ImageCodec:
 
     @torch.inference_mode()
     def _pixels(
-        self, latent_of: Callable[[int], Tensor], header: ImageHeader, box: Box, progress: Progress | None
+        self, tile_of: Callable[[int], Tile], header: ImageHeader, box: Box, progress: Progress | None
     ) -> np.ndarray:
         """Synthesis of the part ``box`` (pixels) of the image, uint8 (rows, columns, channels)."""
         grid, halo = header.grid, self.network.config.halo
@@ -288,7 +317,8 @@ class ImageCodec:
         for done, index in enumerate(wanted):
             part = clip(scaled(grid.latent_box(index), LATENT_STRIDE), box)
             window = clip(grown(unscaled(part, LATENT_STRIDE), halo), grid.latent_bounds)
-            signal = self.network.to_image(gather(latent_of, grid, window), self._quality(header))
+            latent = gather(lambda i: tile_of(i).latent, grid, window)
+            signal = self.network.to_image(latent, self._quality(header), tile_of(index).correction)
             rows, columns = inner(part, scaled(window, LATENT_STRIDE))
             signal = signal[0, rows, columns]
             if header.channels == 1:
@@ -309,48 +339,6 @@ def _wanted(header: ImageHeader, box: Box) -> list[int]:
     """The tiles that share pixels with ``box``."""
     boxes = [scaled(header.grid.latent_box(index), LATENT_STRIDE) for index in range(len(header.grid))]
     return [index for index, tile in enumerate(boxes) if area(clip(tile, box)) > 0]
-
-
-def _with_extras(
-    picture: Picture, stream: container.Stream, header: ImageHeader, box: Box, lost: list[str] | None
-) -> Picture:
-    """Add alpha and metadata; damage goes to ``lost`` if that is a list, else it raises."""
-    found: dict[str, Any] = {}
-    for index in range(len(header.grid), len(stream.entries)):
-        try:
-            body = stream.chunk(index)
-            if stream.entries[index].kind == ALPHA:
-                found["alpha"] = _alpha(body, header)[box[0] : box[2], box[1] : box[3]]
-            elif body[:4] in TAGS:
-                found[TAGS[body[:4]]] = body[4:]
-            else:
-                raise Corrupt(f"metadata tag {body[:4]!r}; known are {', '.join(t.decode() for t in TAGS)}")
-        except BitstreamError as error:
-            if lost is None:
-                raise
-            lost.append(f"alpha or metadata is lost ({error})")
-    return replace(picture, **found)
-
-
-def _png(alpha: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(alpha).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _alpha(body: bytes, header: ImageHeader) -> np.ndarray:
-    """Alpha plane; its size is checked before its pixels are decoded."""
-    try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(body[_CHECK.size :]), formats=["PNG"]) as plane:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            if plane.size != (header.width, header.height) or plane.mode != "L":
-                raise Corrupt(f"alpha is {plane.size} {plane.mode}, the image {header.width}x{header.height}")
-            alpha = np.asarray(plane)
-        if _CHECK.pack(zlib.crc32(alpha.tobytes())) != body[: _CHECK.size]:
-            raise Corrupt("the alpha plane does not match its checksum")
-        return alpha
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error, zlib.error) as error:
-        raise error if isinstance(error, BitstreamError) else Corrupt(f"alpha plane: {error}") from None
 
 
 def to_signal(pixels: Tensor) -> Tensor:

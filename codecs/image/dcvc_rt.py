@@ -10,7 +10,9 @@ One set of weights covers quality 0..100 by per-channel gains, log-linear betwee
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -27,7 +29,8 @@ from ...entropy_models.hyperprior import (
     quality_hats,
 )
 from ...entropy_models.integer_net import ACTIVATION_MAX, IntegerDepthwise, IntegerLinear
-from ...entropy_models.layers import GatedBlock, Linear, QualityGain, depth_to_space, space_to_depth
+from ...entropy_models.layers import GatedBlock, Linear, QualityGain, depth_to_space, linear, space_to_depth
+from .correction import Correction
 
 PATCH = 8
 """Pixels per trunk position, each way."""
@@ -46,7 +49,7 @@ class Coder(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageConfig:
-    """Architecture of the image networks. The shipped weights use the defaults."""
+    """Architecture of the image networks. The shipped weights use the defaults, and 64 corrections."""
 
     trunk_channels: int = 192
     """Width at 1/8 resolution; a patch holds 192 values."""
@@ -68,6 +71,8 @@ class ImageConfig:
     """Of the coding pass, 4 or 5; see `channel_context`."""
     anchors: int = 9
     """Qualities that own a gain vector; the others interpolate."""
+    corrections: int = 0
+    """Coefficients of the last layer's correction for each tile; export learns their directions, see `correction`."""
 
     def __post_init__(self) -> None:
         if self.latent_channels % GROUPS:
@@ -116,11 +121,19 @@ class Synthesis(nn.Module):
         self.trunk = nn.Sequential(*(GatedBlock(trunk, GATE_MAX) for _ in range(config.trunk_blocks[1])))
         self.patch = Linear(trunk, 3 * PATCH**2)
 
-    def forward(self, y_hat: Tensor, hats: Tensor) -> Tensor:
+    def features(self, y_hat: Tensor, hats: Tensor) -> Tensor:
+        """What the last layer gets, (B, 2H, 2W, trunk)."""
         deep, direct = y_hat.split([self.first.in_features, y_hat.shape[-1] - self.first.in_features], dim=-1)
         x = torch.cat([self.latent(full_precision(self.first, deep)), direct], dim=-1)
-        x = self.trunk(depth_to_space(self.up(x), 2).to(y_hat.dtype) * self.gain(hats))
-        return depth_to_space(full_precision(self.patch, x), PATCH)
+        return self.trunk(depth_to_space(self.up(x), 2).to(y_hat.dtype) * self.gain(hats))
+
+    def forward(self, y_hat: Tensor, hats: Tensor, change: Tensor | None = None) -> Tensor:
+        """``change``: of the last layer, as `Correction.change` gives it."""
+        patch: Callable[[Tensor], Tensor] = self.patch
+        if change is not None:
+            weight, bias = self.patch.weight + change[:-1].T, self.patch.bias + change[-1]
+            patch = partial(linear, weight=weight, bias=bias)
+        return depth_to_space(full_precision(patch, self.features(y_hat, hats)), PATCH)
 
 
 class Retired(nn.Module):
@@ -147,7 +160,7 @@ def bounded(x: Tensor, limit: float) -> Tensor:
     return x.clamp(-limit, limit)
 
 
-def full_precision(layer: nn.Module, x: Tensor) -> Tensor:
+def full_precision(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Run a layer at the ends of a transform outside autocast: bf16 there would cost more than it saves."""
     with torch.autocast(x.device.type, enabled=False):
         return layer(x)
@@ -175,6 +188,7 @@ class ImageNetwork(nn.Module):
         self.level_context = LevelContext(
             c.latent_channels, c.level_channels, c.anchors, c.steps, linear, depthwise
         )
+        self.correction = Correction(c.trunk_channels, 3 * PATCH**2, c.corrections, c.anchors) if c.corrections else None
 
     def retire(self) -> None:
         """Drop the networks that only an encoder runs."""
@@ -185,9 +199,11 @@ class ImageNetwork(nn.Module):
         """``image`` (B, H, W, 3) in -0.5..0.5 with sides multiples of 16; ``quality`` (B,) integers 0..100."""
         return self.analysis(image, self.pixel_hats(quality, image.dtype))
 
-    def to_image(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        """Inverse of `to_latent`; not clamped."""
-        return self.synthesis(y_hat, self.pixel_hats(quality, y_hat.dtype))
+    def to_image(self, y_hat: Tensor, quality: Tensor, correction: Tensor | None = None) -> Tensor:
+        """Inverse of `to_latent`; not clamped. ``correction``: of one tile, as `Correction.code` returns it."""
+        hats = self.pixel_hats(quality, y_hat.dtype)
+        change = None if correction is None or self.correction is None else self.correction.change(correction, hats)
+        return self.synthesis(y_hat, hats, change)
 
     def pixel_hats(self, quality: Tensor, dtype: torch.dtype) -> Tensor:
         """Anchor weights of the pixel path, summing to about one."""

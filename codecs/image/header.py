@@ -11,9 +11,9 @@ Signal header (little-endian, 12 bytes)::
     11      1     bits per channel, 8
 
 Chunks: one of kind 0 per tile (`tiles.TileGrid`, row by row): the CRC-32 of its symbols, started with the CRC-32 of
-the signal header (4 bytes), then the entropy-coded symbols of `ImageNetwork.coding_pass`. Then, if flagged, one of
-kind 2: the CRC-32 of the alpha plane (4 bytes) and the plane as an 8-bit grey PNG. Then any of kind 1: a 4-byte tag
-(``ICCP``, ``EXIF``, ``XMP_``) and its bytes.
+the signal header (4 bytes), then the entropy-coded symbols of `ImageNetwork.coding_pass` and, if the weights hold
+corrections, of `Correction.code`. Then, if flagged, one of kind 2: the CRC-32 of the alpha plane (4 bytes) and the plane
+as an 8-bit grey PNG. Then any of kind 1: a 4-byte tag (``ICCP``, ``EXIF``, ``XMP_``) and its bytes.
 """
 
 from __future__ import annotations
