@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rdcodec.codecs import REGISTRY, weights
-from rdcodec.codecs.image.dcvc_rt import ImageConfig, ImageNetwork
+from rdcodec.codecs import REGISTRY, load, weights
 from rdcodec.entropy_models.coder import Measure
 from rdcodec.entropy_models.errors import Unsupported
 from rdcodec.entropy_models.integer_net import IntegerDepthwise, IntegerLinear
@@ -124,7 +123,7 @@ def test_manifest_lines_are_complete():
 
 def test_the_shipped_network_stays_small():
     """At most 6 M parameters, and 25 thousand multiplications per pixel each way, on a picture of whole tiles."""
-    network = ImageNetwork(ImageConfig())
+    network = load("image", device="cpu").network
     assert sum(value.numel() for value in network.state_dict().values()) <= 6_000_000
     multiplications = 0
 

@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rdcodec.codecs import container, load
+from rdcodec.codecs.image.header import parse
 from rdcodec.codecs.weights import manifest
 
 GOLDEN = Path(__file__).parent / "golden"
-KINDS = ("rgb", "grey", "alpha")
-NAMES = tuple(f"image-{release}-{kind}" for release in range(1, 9) for kind in KINDS)
+KINDS = ("rgb", "grey", "alpha", "corrected")
+CORRECTED = 9
+"""The first release whose tiles can carry a correction."""
+NAMES = tuple(f"image-{i}-{kind}" for i in range(1, 10) for kind in KINDS if i >= CORRECTED or kind != "corrected")
 ROUNDED = ("image-1-", "image-2-", "image-3-", "image-4-")
 """Models that lost precision when they were retired: 0.01 dB, seen as single grey levels, rarely two."""
 
@@ -26,7 +29,9 @@ def golden_scene(name: str) -> np.ndarray:
     y, x = np.mgrid[:61, :83]
     planes = [(x * 5 + y * 3 + 90 * (x > y)) % 256, (x * y // 7) % 256, 255 - 3 * y, 4 * ((x // 8 + y // 8) % 2) * 63]
     image = np.stack(planes, -1).clip(0, 255).astype(np.uint8)
-    return {"rgb": image[..., :3], "grey": image[..., 0], "alpha": image}[name.rsplit("-", 1)[1]]
+    stripes = np.stack([200 + 0 * x, 3 * x % 256, 40 * (y // 6 % 2)], -1).astype(np.uint8)
+    kinds = {"rgb": image[..., :3], "grey": image[..., 0], "alpha": image, "corrected": stripes}
+    return kinds[name.rsplit("-", 1)[1]]
 
 
 def test_no_fixture_is_missing_or_forgotten():
@@ -45,6 +50,13 @@ def test_golden_stream(name):
     off = np.abs(decoded.astype(int) - np.load(GOLDEN / f"{name}.npy"))
     most, some = (2, 0.3) if name.startswith(ROUNDED) else (1, 0.01)  # the pixel path is float; symbols are exact
     assert off.max() <= most and (off > 0).mean() < some and (off > 1).mean() < 0.001
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.endswith("corrected")])
+def test_a_corrected_stream_holds_a_correction(name):
+    stream, header = parse((GOLDEN / f"{name}.rdc").read_bytes())
+    codec = load("image", stream_hash=stream.weights, device="cpu")
+    assert codec._read(stream.chunk(0), header, 0).correction.count_nonzero() > 20
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if not manifest()[n.rsplit("-", 1)[0]].retired_from])

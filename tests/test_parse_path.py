@@ -40,6 +40,7 @@ def symbols(codec: ImageCodec, streams: list[bytes], dtype=torch.float32):
     blank = codec._blank(header, 0).to(dtype).expand(len(streams), -1, -1, -1)
     with torch.inference_mode():
         codec.network.coding_pass(reader, blank, torch.tensor([header.quality] * len(streams)))
+        codec.network.correction.code(reader, codec.network.correction.none(len(streams)))
     reader.close()
     return reader.symbols
 

@@ -5,8 +5,9 @@
 A decoder trained on many pictures fits none of them best. How its last layer should change for one tile is a linear
 least-squares problem; of the solution's 37,000 numbers the stream holds some sixty, along directions learnt from training
 images (`training.correction`). It costs about 25 bytes and a product of small matrices a tile, nothing per pixel, and takes
-one to three per cent off the squared error. (The encoder's Wiener solution in the stream: VVC's adaptive loop filter,
-Karczewicz et al., IEEE TCSVT 2021. Changes of a decoder in the stream: van Rozendaal et al., ICLR 2021.)
+about one per cent off the squared error, more off that of pictures unlike the training's. (The encoder's Wiener solution in
+the stream: VVC's adaptive loop filter, Karczewicz et al., IEEE TCSVT 2021. Changes of a decoder in the stream: van Rozendaal
+et al., ICLR 2021.)
 """
 
 from __future__ import annotations

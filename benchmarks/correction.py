@@ -1,0 +1,57 @@
+"""What the tiles' corrections are worth: the shipped model with them and without, real bytes and real decoding.
+
+    python benchmarks/correction.py KODAK -o benchmarks/results
+
+Writes correction.csv: mean rate and PSNR over the images at each quality.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from rdcodec.codecs import load
+from rdcodec.codecs.image import anchors, evaluate
+from rdcodec.codecs.image.correction import Correction
+from rdcodec.codecs.image.pictures import read_picture
+from rich.progress import track
+
+QUALITIES = (10, 25, 40, 55, 70, 85)
+RATES_BPP = 0.12, 1.2
+
+
+@contextmanager
+def without_correction() -> Iterator[None]:
+    """Encoders want none."""
+    with patch.object(Correction, "wanted", lambda self, *args: self.none()):
+        yield
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path, help="folder of PNG files")
+    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    codec, points = load("image"), []
+    for path in track(sorted(args.images.glob("*.png")), description="with and without"):
+        rgb = read_picture(path.read_bytes()).rgb()
+        for quality in QUALITIES:
+            coded = anchors.timed(partial(codec.encode, rgb, quality), codec.decode)
+            points.append(evaluate.point("rdcodec", quality, path.name, rgb, coded))
+            with without_correction():
+                coded = anchors.timed(partial(codec.encode, rgb, quality), codec.decode)
+            points.append(evaluate.point("uncorrected", quality, path.name, rgb, coded))
+    rows = evaluate.means(points)
+    evaluate.write_csv(args.output / "correction.csv", rows)
+    print(f"corrections: {evaluate.bd_rate(rows, 'uncorrected', rates=RATES_BPP):+.2f} % rate at equal PSNR")
+
+
+if __name__ == "__main__":
+    main()
