@@ -73,14 +73,15 @@ def learnt(found: Wishes, count: int, anchors: int, lambda_range: tuple[float, f
     down, up = _start(found, count)
     down, up = _directions(found, down, up, steps)
     correction = Correction(len(down) - 1, up.shape[1], count, anchors)
-    weight = rate_distortion_weight(torch.linspace(0, 100, anchors), *lambda_range)
-    worth = torch.sqrt(weight * PEAK**2 / 3 * REFERENCE)  # of a patch's error on a tile of reference size, in bits
-    mix, level = _coefficients(found, down, up, torch.sqrt(
-        rate_distortion_weight(found.quality, *lambda_range) * PEAK**2 / 3 * REFERENCE).double())  # fmt: skip
-    correction.load_state_dict(
-        {"down": down, "up": up, "mix": mix, "level": level, "gain.log_gain": (worth / STEP).log()[:, None]}
-    )
+    mix, level = _coefficients(found, down, up, _worth(found.quality, lambda_range))
+    log_gain = torch.log(_worth(torch.linspace(0, 100, anchors), lambda_range) / STEP)[:, None]
+    correction.load_state_dict({"down": down, "up": up, "mix": mix, "level": level, "gain.log_gain": log_gain})
     return correction.requires_grad_(False)
+
+
+def _worth(quality: Tensor, lambda_range: tuple[float, float]) -> Tensor:
+    """Root of the bits that a unit of a patch's squared error is worth on a tile of reference size."""
+    return torch.sqrt(rate_distortion_weight(quality, *lambda_range) * PEAK**2 / 3 * REFERENCE)
 
 
 def _start(found: Wishes, count: int) -> tuple[Tensor, Tensor]:
@@ -126,10 +127,7 @@ def _directions(found: Wishes, down: Tensor, up: Tensor, steps: int) -> tuple[Te
 
 
 def _coefficients(found: Wishes, down: Tensor, up: Tensor, worth: Tensor) -> tuple[Tensor, Tensor]:
-    """Uncorrelated coefficients of equal worth: ``mix`` (count, count), and the level of each.
-
-    ``worth``: float64 (crops,), root of the bits that a unit of a patch's error is worth.
-    """
+    """Uncorrelated coefficients of equal worth: ``mix`` (count, count), and the level of each. ``worth``: (crops,)."""
     matrix, slope = (part.double() for part in _normal(found, down, up))
     unit = matrix.diagonal(dim1=1, dim2=2).mean(0).sqrt()
     matrix, slope = matrix / unit[:, None] / unit, slope / unit * worth[:, None]
