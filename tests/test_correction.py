@@ -38,7 +38,7 @@ def correction() -> Correction:
 def corrected(correction: Correction, features: torch.Tensor, error: torch.Tensor) -> tuple[torch.Tensor, Measure]:
     """What is missing after the correction, and the coder it went through."""
     measure = Measure(gaussian_tables())
-    symbols = correction.code(measure, correction.wanted(features, error, HATS, measure.tables))
+    symbols = correction.code(measure, correction.wanted(features, 0 * error, error, HATS, measure.tables))
     change = correction.change(symbols.float(), HATS)
     return error - features @ change[:-1] - change[-1], measure
 
@@ -55,9 +55,17 @@ def test_hidden_directions_are_found_and_used(correction):
 def test_without_a_gain_there_is_no_correction(correction):
     features, error = next(crops(1))
     for missing in (torch.zeros_like(error), 1e-5 * torch.randn_like(error), error * torch.nan):
-        assert not correction.wanted(features, missing, HATS, gaussian_tables()).any()
+        assert not correction.wanted(features, 0 * error, missing, HATS, gaussian_tables()).any()
     left, measure = corrected(correction, features, torch.zeros_like(error))
     assert not left.any() and measure.bits[0] < 2
+
+
+def test_pixels_beyond_white_are_as_good_as_white(correction):
+    """What looks like an error and is cut off on decoding asks for nothing."""
+    features, error = next(crops(1))
+    white = torch.full_like(error, 0.5)
+    assert correction.wanted(features, white - error, white, HATS, gaussian_tables()).any()
+    assert not correction.wanted(features, white + error.abs(), white, HATS, gaussian_tables()).any()
 
 
 def test_the_correction_comes_back_from_a_stream(correction):

@@ -15,7 +15,7 @@ from rich.progress import track
 from torch import Tensor
 
 from ..codecs.image.codec import to_signal
-from ..codecs.image.correction import REFERENCE, STEP, Correction
+from ..codecs.image.correction import RANGE, REFERENCE, STEP, Correction
 from ..codecs.image.dcvc_rt import PATCH, ImageNetwork
 from ..entropy_models.coder import Measure
 from ..entropy_models.layers import space_to_depth
@@ -50,7 +50,7 @@ def wishes(network: ImageNetwork, tables: Tables, crops: Iterable[Tensor], quali
         signal = to_signal(batch)
         y_hat = network.coding_pass(Measure(tables, len(batch)), network.to_latent(signal, quality), quality)
         features = network.synthesis.features(y_hat, network.pixel_hats(quality, signal.dtype))
-        error = (space_to_depth(signal, PATCH) - network.synthesis.patch(features)).flatten(1, 2)
+        error = (space_to_depth(signal, PATCH) - network.synthesis.patch(features).clamp(*RANGE)).flatten(1, 2)
         features = torch.cat([features, torch.ones_like(features[..., :1])], dim=-1).flatten(1, 2)
         patches = features.shape[1]
         moments, missing = features.mT @ features / patches, features.mT @ error / patches

@@ -275,8 +275,8 @@ class ImageCodec:
         stride = LATENT_STRIDE // PATCH
         rows, columns = inner(scaled(own, stride), scaled(header.grid.latent_box(index), stride))
         features = network.synthesis.features(latent, hats)[:, rows, columns]
-        error = space_to_depth(self._signal(pixels, own), PATCH) - network.synthesis.patch(features)
-        return network.correction.wanted(features, error, hats, self.tables)
+        given, target = network.synthesis.patch(features), space_to_depth(self._signal(pixels, own), PATCH)
+        return network.correction.wanted(features, given, target, hats, self.tables)
 
     @torch.inference_mode()
     def _coding_pass(self, coder: Write | Read | Measure, y: Tensor, header: ImageHeader, index: int) -> Tensor:

@@ -30,6 +30,8 @@ STEP = 2.5
 sqrt(6 / ln 2) = 2.9 is best; from 2 to 4 the gain is the same within a twentieth (validation images)."""
 REFERENCE = 6144
 """Patches of 768x512 pixels."""
+RANGE = -0.5, 0.5
+"""Of pixels: black and white."""
 COEFFICIENT_MAX = 1000.0
 """Photographs stay below 100."""
 FLAG_LEVEL = 18
@@ -77,16 +79,18 @@ class Correction(nn.Module):
         """Strengths of the directions for one of each coefficient, (count, count)."""
         return self.mix / self.gain(hats).view(())
 
-    def wanted(self, features: Tensor, error: Tensor, hats: Tensor, tables: Tables) -> Tensor:
+    def wanted(self, features: Tensor, given: Tensor, target: Tensor, hats: Tensor, tables: Tables) -> Tensor:
         """The coefficients that take most off a tile's squared error for their bits, in steps, after a 1; or `none`.
 
         Args:
             features: (..., inputs), what the last layer gets.
-            error: (..., outputs), what it should give more.
+            given: (..., outputs), what it makes of that; pixels beyond white and black are as good as white and black.
+            target: (..., outputs), -0.5..0.5, what it should make of it.
             hats: of the quality.
             tables: for the cost in bits.
         """
-        features, error = features.reshape(-1, features.shape[-1]), error.reshape(-1, error.shape[-1])
+        features, given, target = (part.reshape(-1, part.shape[-1]) for part in (features, given, target))
+        error = target - given.clamp(*RANGE)
         seen, missing = features @ self.down[:-1] + self.down[-1], error @ self.up.T
         steps = self._steps(hats).double()
         bits_per_error = float(self.gain(hats)) ** 2 * STEP**2 / REFERENCE
@@ -99,8 +103,7 @@ class Correction(nn.Module):
             return self.none()
         best = best.clamp(-COEFFICIENT_MAX, COEFFICIENT_MAX)
         measure = Measure(tables)
-        symbols = measure.code(best, self.level[None])[0].double()
-        saved = float(2 * slope @ symbols - symbols @ normal @ symbols)
-        if saved <= measure.bits[0] + 1:
-            return self.none()
-        return torch.cat([torch.ones_like(best[:, :1]), best], dim=1)
+        change = self.change(measure.code(best, self.level[None]), hats)
+        left = target - (given + features @ change[:-1] + change[-1]).clamp(*RANGE)
+        saved = bits_per_error * float(error.square().sum() - left.square().sum())
+        return torch.cat([torch.ones_like(best[:, :1]), best], dim=1) if saved > measure.bits[0] + 1 else self.none()
