@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from rdcodec.codecs.image.correction import Correction
-from rdcodec.codecs.image.tiles import TILE, TileGrid
+from rdcodec.codecs.image.correction import REFERENCE, STEP, Correction
+from rdcodec.codecs.image.tiles import TILE
 from rdcodec.entropy_models.coder import Measure, Read, Write
 from rdcodec.entropy_models.tables import gaussian_tables
 from rdcodec.training.correction import Wishes, learnt
@@ -82,21 +82,75 @@ def test_the_correction_comes_back_from_a_stream(correction):
 @pytest.mark.parametrize("quality", [10, 50, 90])
 def test_it_is_worth_its_bytes(image_codec, photograph, quality, monkeypatch):
     """Less error for at most 64 bytes more, on a photograph that no one trained on."""
-    correction = image_codec.network.correction
 
     def coded() -> tuple[int, float]:
         data = image_codec.encode(photograph, quality)
         return len(data), np.mean((image_codec.decode(data).astype(float) - photograph) ** 2)
 
     size, error = coded()
-    monkeypatch.setattr(Correction, "wanted", lambda *args: correction.none())
+    uncorrected(image_codec, monkeypatch)
     plain_size, plain_error = coded()
     assert 0 < size - plain_size <= 64 and error < 0.998 * plain_error
 
 
-def test_it_is_solved_where_no_other_tile_reaches():
-    grid = TileGrid(TILE + 40, 3 * TILE)
-    side = TILE // 16
-    assert grid.own_box(0, 6) == (0, 0, side - 6, side - 6)
-    assert grid.own_box(4, 6) == (side + 6, side + 6, side + 6, 2 * side - 6)  # three rows, all in reach: empty
-    assert TileGrid(500, 700).own_box(0, 6) == (0, 0, 32, 44)
+def uncorrected(codec, monkeypatch):
+    monkeypatch.setattr(Correction, "wanted", lambda *args: codec.network.correction.none())
+
+
+def squared_error(codec, image: np.ndarray, quality: int) -> np.ndarray:
+    return (codec.decode(codec.encode(image, quality)).astype(float) - image) ** 2
+
+
+@pytest.mark.parametrize("quality", [30, 60, 100])
+@pytest.mark.parametrize("kind", ["black", "stripes", "squares", "text-like"])
+def test_drawings_never_get_worse(image_codec, kind, quality, monkeypatch):
+    """Pixels beyond white count as white: they once were taken for errors, and black lost 2 dB."""
+    y, x = np.mgrid[:96, :128]
+    strokes = np.random.default_rng(0).random((24, 16)) > 0.6
+    planes = {
+        "black": 0 * x, "stripes": 255 * (x // 5 % 2), "squares": 255 * ((x // 8 + y // 8) % 2),
+        "text-like": 255 * strokes[y // 4, x // 8],
+    }  # fmt: skip
+    image = np.repeat(planes[kind].astype(np.uint8)[..., None], 3, 2)
+    error = squared_error(image_codec, image, quality).mean()
+    uncorrected(image_codec, monkeypatch)
+    assert error <= 1.001 * squared_error(image_codec, image, quality).mean()
+
+
+def test_corrections_of_two_tiles_leave_no_seam(image_codec, monkeypatch):
+    """Two smooth tiles with an edge between them. Solved away from the border, corrections cost 7.9 dB along it."""
+    y, x = np.mgrid[:144, :TILE]
+    slopes = [x * 200 // TILE + 20, y * 200 // 144 + 20, (x + y) * 200 // (TILE + 144)]
+    image = np.tile(np.stack(slopes, -1).astype(np.uint8), (1, 2, 1))
+    border = slice(TILE - 12, TILE + 12)
+    error = squared_error(image_codec, image, 30)
+    uncorrected(image_codec, monkeypatch)
+    plain = squared_error(image_codec, image, 30)
+    assert error.mean() < plain.mean() and error[:, border].mean() < 1.05 * plain[:, border].mean()
+
+
+def test_a_step_is_worth_what_the_quality_says(image_codec):
+    """Bits per squared error of the pixels, at the ends of the range the shipped model was trained for."""
+    for quality, weight in ((0, 0.001), (100, 0.2)):
+        hats = image_codec.network.pixel_hats(torch.tensor([quality]), torch.float32)
+        found = float(image_codec.network.correction.gain(hats)) ** 2 * STEP**2 / REFERENCE
+        assert found == pytest.approx(weight * 255**2 / 3, rel=0.05)
+
+
+def test_the_solution_is_the_best_near_it(correction):
+    """No neighbouring integers save more than they cost in bits beyond it."""
+    features, error = next(crops(1, seed=3))
+    measure = Measure(gaussian_tables())
+    best = correction.wanted(features, 0 * error, error, HATS, measure.tables)
+    worth = 0.001 * 200**0.5 * 255**2 / 3
+
+    def value(wanted: torch.Tensor) -> float:
+        coder = Measure(gaussian_tables())
+        change = correction.change(correction.code(coder, wanted).float(), HATS)
+        return float(coder.bits[0] + worth * (error - features @ change[:-1] - change[-1]).square().sum())
+
+    for k in (1, 2):
+        for step in (-1, 1):
+            other = best.round()
+            other[0, k] += step
+            assert value(best) < value(other) + 0.5

@@ -4,10 +4,10 @@
 
 A decoder trained on many pictures fits none of them best. How its last layer should change for one tile is a linear
 least-squares problem; of the solution's 37,000 numbers the stream holds some sixty, along directions learnt from training
-images (`training.correction`). It costs about 25 bytes and a product of small matrices a tile, nothing per pixel, and takes
-about one per cent off the squared error, more off that of pictures unlike the training's. (The encoder's Wiener solution in
-the stream: VVC's adaptive loop filter, Karczewicz et al., IEEE TCSVT 2021. Changes of a decoder in the stream: van Rozendaal
-et al., ICLR 2021.)
+images (`training.correction`). It costs 25 to 60 bytes (drawings 200) and a product of small matrices a tile, nothing per
+pixel; the encoder, one synthesis of the tile. It takes about one per cent off the squared error, more off that of drawings.
+(The encoder's Wiener solution in the stream: VVC's adaptive loop filter, Karczewicz et al., IEEE TCSVT 2021. Changes of a
+decoder in the stream: van Rozendaal et al., ICLR 2021.)
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ RANGE = -0.5, 0.5
 COEFFICIENT_MAX = 1000.0
 """Photographs stay below 100."""
 FLAG_LEVEL = 18
-"""Level of the symbol that says whether a tile has a correction: scale 0.68, so 0 and 1 cost a bit or two."""
+"""Level of the symbol that says whether a tile has a correction: scale 0.68, so 0 costs one bit and 1 two to three."""
+FLAG_BITS = 2
+"""What the 1 costs more than the 0, about."""
 
 
 class Correction(nn.Module):
@@ -66,7 +68,7 @@ class Correction(nn.Module):
         """Code what `wanted` returned, of a batch of tiles. Integers (tiles, count), zero where there is no correction."""
         used = coder.code(wanted[:, :1], torch.full_like(wanted[:, :1], FLAG_LEVEL)) != 0
         shape = len(wanted), len(self.level)
-        return coder.code(wanted[:, 1:] * used, self.level.expand(shape), used.expand(shape))
+        return coder.code(wanted[:, 1:], self.level.expand(shape), used.expand(shape))
 
     def change(self, symbols: Tensor, hats: Tensor) -> Tensor:
         """Of the last layer's matrix (inputs, outputs) and, in one row more, its bias; for one tile.
@@ -106,4 +108,4 @@ class Correction(nn.Module):
         change = self.change(measure.code(best, self.level[None]), hats)
         left = target - (given + features @ change[:-1] + change[-1]).clamp(*RANGE)
         saved = bits_per_error * float(error.square().sum() - left.square().sum())
-        return torch.cat([torch.ones_like(best[:, :1]), best], dim=1) if saved > measure.bits[0] + 1 else self.none()
+        return torch.cat([torch.ones_like(best[:, :1]), best], dim=1) if saved > measure.bits[0] + FLAG_BITS else self.none()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .codec import ImageCodec, Progress
+from .codec import CORRECTION_BYTES, ImageCodec, Progress
 from .pictures import Picture
 from .tiles import TileGrid
 
-SLACK_BYTES = 8
-"""How far a measure may be from its file, per tile: the coder's end is a whole word."""
+SLACK_BYTES = 8 + CORRECTION_BYTES
+"""How much larger than its file a measure may be, per tile: the coder's end is a whole word, and a correction none."""
 
 
 def quality_for_bytes(codec: ImageCodec, picture: Picture, size: int) -> int:

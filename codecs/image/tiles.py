@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # nothing here imports torch, so that `codec info` need not
     from torch import Tensor
@@ -70,13 +70,6 @@ class TileGrid:
             [EDGE_FINENESS if r in rows or c in columns else 1.0 for c in range(left, right)] for r in range(top, bottom)
         ]
 
-    def own_box(self, index: int, reach: int) -> Box:
-        """Latent positions of a tile that no other tile within ``reach`` has a say in; may be empty."""
-        box, bounds = self.latent_box(index), self.latent_bounds
-        top, left = (end + reach * (end > 0) for end in box[:2])
-        bottom, right = (end - reach * (end < most) for end, most in zip(box[2:], bounds[2:], strict=True))
-        return top, left, max(top, bottom), max(left, right)
-
     def touching(self, box: Box) -> Iterator[int]:
         """Numbers of the tiles that overlap a box of latent positions."""
         top, left, bottom, right = box
@@ -129,20 +122,17 @@ def gather(latent_of: Callable[[int], Tensor], grid: TileGrid, box: Box) -> Tens
     return window
 
 
-Tile = TypeVar("Tile")
-
-
-class RecentTiles(Generic[Tile]):
-    """Decoded tiles by number, computed on demand, for one pass over the image in order of tiles, each with its neighbours.
+class RecentTiles:
+    """Latents by tile number, computed on demand, for one pass over the image in order of tiles, each with its neighbours.
 
     Forgets those whose neighbours are done: at most three tile rows are known at a time, of a single row three tiles.
     """
 
-    def __init__(self, grid: TileGrid, compute: Callable[[int], Tile]) -> None:
+    def __init__(self, grid: TileGrid, compute: Callable[[int], Tensor]) -> None:
         self._grid, self._compute = grid, compute
-        self._known: dict[int, Tile] = {}
+        self._known: dict[int, Tensor] = {}
 
-    def __call__(self, index: int) -> Tile:
+    def __call__(self, index: int) -> Tensor:
         if index not in self._known:
             row, column = divmod(index, self._grid.columns)
             now = max(row - 1, 0), max(column - 1, 0)  # the first tile that can be the one in work
