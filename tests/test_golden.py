@@ -29,8 +29,8 @@ def golden_scene(name: str) -> np.ndarray:
     y, x = np.mgrid[:61, :83]
     planes = [(x * 5 + y * 3 + 90 * (x > y)) % 256, (x * y // 7) % 256, 255 - 3 * y, 4 * ((x // 8 + y // 8) % 2) * 63]
     image = np.stack(planes, -1).clip(0, 255).astype(np.uint8)
-    stripes = np.stack([200 + 0 * x, 3 * x % 256, 40 * (y // 6 % 2)], -1).astype(np.uint8)
-    kinds = {"rgb": image[..., :3], "grey": image[..., 0], "alpha": image, "corrected": stripes}
+    squares = np.repeat(255 * ((x // 8 + y // 8) % 2)[..., None], 3, 2).astype(np.uint8)
+    kinds = {"rgb": image[..., :3], "grey": image[..., 0], "alpha": image, "corrected": squares}
     return kinds[name.rsplit("-", 1)[1]]
 
 
