@@ -81,14 +81,14 @@ def export(
     camera: float = 0.0,
     cache: Path = Path("runs/cache"),
 ) -> Path:
-    """Freeze, calibrate on ``batches`` of 8 training crops, and write weights and manifest line to ``folder``.
+    """Freeze, calibrate tables and learn corrections on training crops, and write weights and manifest line to ``folder``.
 
     Args:
         checkpoint: of `codec train image`.
         name: of the model from now on.
         train: training images, for tables and corrections; ``crop``, ``graphics``, ``camera``, ``cache`` as in `ImageData`.
         folder: where weights and manifest go.
-        batches: of 8 crops.
+        batches: of 8 crops, for the tables, and as many again for the corrections.
         corrections: coefficients of each tile's correction, see `codecs.image.correction`; 0: none.
         data_line, licence, recipe: for the manifest.
 
@@ -125,10 +125,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--name", required=True, help="model name, as in `codec models`; never reuse one")
-    parser.add_argument("--train", type=Path, required=True, help="training images, for the tables")
+    parser.add_argument("--train", type=Path, required=True, help="training images, for tables and corrections")
     parser.add_argument("--data", default="", help="manifest text: what it was trained on")
     parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where weights and manifest go")
-    parser.add_argument("--batches", type=int, default=100, help="of 8 crops, for the tables")
+    parser.add_argument("--batches", type=int, default=100, help="of 8 crops, for the tables, and again for the corrections")
     parser.add_argument("--crop", type=int, default=256, help="side of these crops, in pixels")
     parser.add_argument("--corrections", type=int, default=64, help="coefficients of a tile's correction; 0: none")
     parser.add_argument("--graphics", type=float, default=0.0, help="share of them with text and shapes, as in training")
