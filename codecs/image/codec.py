@@ -282,8 +282,8 @@ class ImageCodec:
         given, target = network.synthesis.patch(features), space_to_depth(self._signal(pixels, box), PATCH)
         top, left, *_ = scaled(box, LATENT_STRIDE)
         high, wide = -(-(header.height - top) // PATCH), -(-(header.width - left) // PATCH)  # others lie outside
-        inside = (part[:, :high, :wide] for part in (features, given, target))
-        return correction.code(coder, correction.wanted(*inside, hats, self.tables))
+        features, given, target = (part[:, :high, :wide] for part in (features, given, target))
+        return correction.code(coder, correction.wanted(features, given, target, hats, self.tables))
 
     @torch.inference_mode()
     def _coding_pass(self, coder: Write | Read | Measure, y: Tensor, header: ImageHeader, index: int) -> Tensor:
