@@ -15,6 +15,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from kodak import RATES_BPP
 from rdcodec.codecs import load
 from rdcodec.codecs.image import anchors, evaluate
 from rdcodec.codecs.image.codec import ImageCodec
@@ -23,7 +24,6 @@ from rdcodec.entropy_models.coder import Write
 from rich.progress import track
 
 QUALITIES = (10, 25, 40, 55, 70, 85)
-RATES_BPP = 0.12, 1.2
 
 
 def no_correction(codec: ImageCodec, coder: Write) -> None:

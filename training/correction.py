@@ -6,7 +6,6 @@ From these the squared error that any directions would save follows without anot
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from rich.progress import track
 from torch import Tensor
 
 from ..codecs.image.codec import to_signal
-from ..codecs.image.correction import RANGE, REFERENCE, STEP, Correction
+from ..codecs.image.correction import RANGE, REFERENCE, STEP, Correction, prior
 from ..codecs.image.dcvc_rt import PATCH, ImageNetwork
 from ..entropy_models.coder import Measure
 from ..entropy_models.layers import space_to_depth
@@ -140,8 +139,7 @@ def _coefficients(found: Wishes, down: Tensor, up: Tensor, worth: Tensor) -> tup
     matrix, slope = turn.T @ matrix @ turn, slope @ turn
     deviation = torch.linalg.solve(matrix + 0.02 * eye, slope).square().mean(0).sqrt()
     for _ in range(3):  # what the encoder will do depends on the levels
-        prior = torch.diag(0.5 / math.log(2) / deviation**2)
-        symbols = (torch.linalg.solve(matrix + prior, slope) / STEP).round()
+        symbols = (torch.linalg.solve(matrix + prior(deviation), slope) / STEP).round()
         deviation = symbols.square().mean(0).clamp_min(SCALE_MIN**2).sqrt() * STEP
     level = (torch.log(deviation / STEP / SCALE_MIN) / scale_ratio()).round().clamp(0, LEVELS - 1)
     return (turn / unit[:, None]).float(), level.to(torch.uint8)

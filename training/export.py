@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.progress import track
+from torch import Tensor
 
 from ..codecs import weights
 from ..codecs.image.dcvc_rt import ImageConfig, ImageNetwork
@@ -103,13 +105,16 @@ def export(
     data = ImageData(train, crop=crop, batch_size=8, graphics=graphics, camera=camera, cache=cache, seed=99)
     data.prepare_data()
     crops = iter(data.train_dataloader())
-    counted = (next(crops) for _ in track(range(batches), description="calibrating tables"))
-    qualities = (stratified_qualities(8) for _ in range(batches))
-    tables = calibrated(deployed, start_tables(), counted, qualities).with_deadzone(LAGRANGIAN)
+
+    def drawn(description: str) -> tuple[Iterator[Tensor], Iterator[Tensor]]:
+        """The next crops, and a quality for each."""
+        counted = (next(crops) for _ in track(range(batches), description=description))
+        return counted, (stratified_qualities(8) for _ in range(batches))
+
+    tables = calibrated(deployed, start_tables(), *drawn("calibrating tables")).with_deadzone(LAGRANGIAN)
     config = network.config
     if corrections:
-        counted = (next(crops) for _ in track(range(batches), description="what crops ask for"))
-        found = wishes(deployed, tables, counted, (stratified_qualities(8) for _ in range(batches)))
+        found = wishes(deployed, tables, *drawn("what crops ask for"))
         correction = learnt(found, corrections, config.anchors, facts["lambda_range"])
         tensors |= packed({f"correction.{key}": value for key, value in correction.state_dict().items()})
         config = replace(config, corrections=corrections)

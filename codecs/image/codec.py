@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -21,12 +20,11 @@ from ...entropy_models.tables import Tables
 from .. import container, weights
 from .dcvc_rt import PATCH, ImageNetwork
 from .extras import extra_chunks, with_extras
-from .header import PIXELS_MAX, SIDE_MAX, STREAM_ID, ImageHeader, checked_crop, parse
+from .header import CHECK, PIXELS_MAX, SIDE_MAX, STREAM_ID, ImageHeader, checked_crop, parse
 from .pictures import Picture, as_picture
 from .tiles import LATENT_STRIDE, Box, RecentTiles, area, clip, gather, grown, inner, scaled, unscaled
 from .weights_file import read_weights
 
-_CHECK = struct.Struct("<I")
 CORRECTION_BYTES = 24
 """What a tile's correction usually takes at least; none takes nothing."""
 Progress = Callable[[int, int], None]
@@ -92,10 +90,10 @@ class ImageCodec:
 
         latents = RecentTiles(header.grid, compute)
         for index in range(len(header.grid)):
-            latents(index)
+            latents(index)  # older weights know no correction that would ask for it
             self._code_correction(writers[index], latents, picture.pixels, header, index)
             writer = writers.pop(index)
-            chunks.append((container.DATA, _CHECK.pack(writer.checks[0]) + writer.close()[0]))
+            chunks.append((container.DATA, CHECK.pack(writer.checks[0]) + writer.close()[0]))
             if progress:
                 progress(index + 1, len(header.grid))
         chunks += extra_chunks(picture)
@@ -218,7 +216,7 @@ class ImageCodec:
         for index in range(len(header.grid)):
             self._coding_pass(measure, self._latent(picture.pixels, header, index), header, index)
         tiles = len(header.grid)
-        each = _CHECK.size + WORD_BYTES + (CORRECTION_BYTES if self.network.correction else 0)
+        each = CHECK.size + WORD_BYTES + (CORRECTION_BYTES if self.network.correction else 0)
         overhead = container.table_end(len(header.pack()), tiles) + each * tiles
         return int(measure.bits[0] / 8) + overhead + (self.extra_bytes(picture) if extra_bytes is None else extra_bytes)
 
@@ -294,9 +292,9 @@ class ImageCodec:
     @torch.inference_mode()
     def _read(self, chunk: bytes, header: ImageHeader, index: int) -> tuple[Tensor, Tensor | None]:
         """Latent and correction of one tile."""
-        if len(chunk) < _CHECK.size:
+        if len(chunk) < CHECK.size:
             raise Truncated(f"a tile of {len(chunk)} bytes")
-        reader = Read(self.tables, [chunk[_CHECK.size :]])
+        reader = Read(self.tables, [chunk[CHECK.size :]])
         reader.checks[0] = zlib.crc32(header.pack())
         correction = self.network.correction
         try:
@@ -305,7 +303,7 @@ class ImageCodec:
         except ValueError as error:  # symbols that no encoder writes
             raise error if isinstance(error, BitstreamError) else Corrupt(str(error)) from None
         reader.close()
-        (check,) = _CHECK.unpack_from(chunk)
+        (check,) = CHECK.unpack_from(chunk)
         if check != reader.checks[0]:
             raise Corrupt(f"symbols have checksum {reader.checks[0]:08x}, the tile says {check:08x}")
         return latent, symbols

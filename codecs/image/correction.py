@@ -40,6 +40,11 @@ FLAG_BITS = 2
 """What the 1 costs more than the 0, about."""
 
 
+def prior(deviation: Tensor) -> Tensor:
+    """What coefficients of these deviations cost in bits, as a quadratic form: a Gaussian's bits grow with the square."""
+    return torch.diag(0.5 / math.log(2) / deviation**2)
+
+
 class Correction(nn.Module):
     """Directions, coefficients' tables, and the encoder's solution.
 
@@ -99,8 +104,7 @@ class Correction(nn.Module):
         normal = bits_per_error * steps.T @ ((seen.T @ seen).double() * (self.up @ self.up.T).double()) @ steps
         slope = bits_per_error * steps.T @ (seen * missing).sum(0).double()
         scales = torch.tensor([scale(int(level)) for level in self.level], dtype=torch.float64, device=slope.device)
-        prior = torch.diag(0.5 / math.log(2) / scales**2)  # bits of a Gaussian grow with the square
-        best = torch.linalg.solve(normal + prior, slope)[None].to(self.mix.dtype)
+        best = torch.linalg.solve(normal + prior(scales), slope)[None].to(self.mix.dtype)
         if not best.isfinite().all():
             return self.none()
         best = best.clamp(-COEFFICIENT_MAX, COEFFICIENT_MAX)

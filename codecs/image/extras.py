@@ -14,18 +14,16 @@ from PIL import Image
 
 from ...entropy_models.errors import BitstreamError, Corrupt
 from .. import container
-from .header import ALPHA, TAGS, ImageHeader
+from .header import ALPHA, CHECK, TAGS, ImageHeader
 from .pictures import Picture
 from .tiles import Box
-
-_CHECK = struct.Struct("<I")
 
 
 def extra_chunks(picture: Picture) -> list[tuple[int, bytes]]:
     """Kind and body of each chunk after the tiles; compresses the alpha plane."""
     chunks = []
     if picture.alpha is not None:
-        chunks.append((ALPHA, _CHECK.pack(zlib.crc32(picture.alpha.tobytes())) + _png(picture.alpha)))
+        chunks.append((ALPHA, CHECK.pack(zlib.crc32(picture.alpha.tobytes())) + _png(picture.alpha)))
     fields = ((tag, getattr(picture, name)) for tag, name in TAGS.items())
     return chunks + [(container.METADATA, tag + body) for tag, body in fields if body]
 
@@ -70,12 +68,12 @@ def _png(alpha: np.ndarray) -> bytes:
 def _alpha(body: bytes, header: ImageHeader) -> np.ndarray:
     """Alpha plane; its size is checked before its pixels are decoded."""
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(body[_CHECK.size :]), formats=["PNG"]) as plane:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(body[CHECK.size :]), formats=["PNG"]) as plane:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             if plane.size != (header.width, header.height) or plane.mode != "L":
                 raise Corrupt(f"alpha is {plane.size} {plane.mode}, the image {header.width}x{header.height}")
             alpha = np.asarray(plane)
-        if _CHECK.pack(zlib.crc32(alpha.tobytes())) != body[: _CHECK.size]:
+        if CHECK.pack(zlib.crc32(alpha.tobytes())) != body[: CHECK.size]:
             raise Corrupt("the alpha plane does not match its checksum")
         return alpha
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error, zlib.error) as error:

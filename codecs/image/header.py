@@ -30,6 +30,8 @@ ALPHA = 2
 TAGS = {b"ICCP": "icc", b"EXIF": "exif", b"XMP_": "xmp"}
 SIDE_MAX = 1 << 20
 PIXELS_MAX = 1 << 27
+CHECK = struct.Struct("<I")
+"""The CRC-32 that tiles and alpha begin with."""
 _SIGNAL = struct.Struct("<IIBBBB")
 
 
