@@ -47,9 +47,9 @@ def write(url, writer, start_at, forever):
                 assert store.get(tokens).tokens == len(tokens)
         if not forever:
             return
-        for block in list(store.index.trie.nodes.values()):  # its own blocks only: drop and write again
-            if block.tokens[0] >= 1000 + 10 * writer:
-                store.index.forget(block, delete=True)
+        own = [block for block in store.index.trie.nodes.values() if block.tokens[0] >= 1000 + 10 * writer]
+        for block in sorted(own, key=lambda block: -block.start):  # children first, as eviction: it may be killed between
+            store.index.forget(block, delete=True)
 
 
 def child(url, writer, start_at, *, forever=False):
