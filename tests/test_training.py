@@ -31,7 +31,7 @@ from rdcodec.training.data import ImageData, ImageFiles, PixelCache, RandomCrops
 from rdcodec.training.export import export, write_line
 from rdcodec.training.freeze import frozen, provisional_codec
 from rdcodec.training.image import SKIPPED_MAX, ImageTraining, architecture_of, initial_state, stratified_qualities
-from rdcodec.training.initialise import dct, start_as_dct, with_more_blocks, with_split_first_step
+from rdcodec.training.initialise import dct, start_as_dct, with_more_blocks, with_split_first_step, without_blocks
 from rdcodec.training.losses import rate_distortion, rate_distortion_weight
 from rdcodec.training.main import image as train_image
 from rdcodec.training.quantisation import LAYERS
@@ -264,6 +264,18 @@ def test_more_blocks_start_as_the_function_it_was(photograph):
     image, quality = torch.from_numpy(photograph[None, :64, :80].copy()).float() / 255 - 0.5, torch.tensor([60])
     assert torch.equal(y := few.to_latent(image, quality), many.to_latent(image, quality))
     assert torch.equal(few.to_image(y, quality), many.to_image(y, quality))
+
+
+def test_blocks_are_left_out_or_start_anew():
+    many = ImageNetwork(ImageConfig(**TINY | {"trunk_blocks": (2, 3)}), *LAYERS["integer"])
+    state = many.state_dict()
+    fewer = without_blocks(state, ["analysis.trunk.1"])
+    assert architecture_of(fewer)["trunk_blocks"] == (1, 3)
+    assert state.keys() - fewer.keys() == {name for name in state if name.startswith("analysis.trunk.1.")}
+    anew = with_more_blocks(fewer, many)
+    assert anew.keys() == state.keys() and not anew["analysis.trunk.1.project.weight"].any()
+    with pytest.raises(ValueError, match=r"no block analysis\.trunk\.2; there are analysis\.latent\.0, analysis\.trunk\.0"):
+        without_blocks(state, ["analysis.trunk.2"])
 
 
 @torch.no_grad()

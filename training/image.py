@@ -22,7 +22,7 @@ from ..entropy_models.channel_context import GROUPS
 from ..entropy_models.hyperprior import QUALITIES
 from .coder import Train
 from .freeze import thawed
-from .initialise import start_as_dct, with_more_blocks, with_split_first_step
+from .initialise import start_as_dct, with_more_blocks, with_split_first_step, without_blocks
 from .losses import PEAK, psnr_db, rate_distortion, rate_distortion_weight
 from .optimizer import Joint, muon_with_adamw
 from .quantisation import LAYERS
@@ -60,6 +60,8 @@ class ImageTraining(L.LightningModule):
             networks around it know nothing yet, bits that tell them nothing are not worth paying, and it dies for good.
         dct_start: begin as a block DCT (`initialise`) instead of with random transforms.
         init: weights to start from while the optimizer starts anew: a checkpoint, or an installed model's name.
+        drop_blocks: of ``init``, blocks that do nothing there, the last of theirs, as ``analysis.trunk.4``: left out, or
+            started anew if the architecture has as many.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class ImageTraining(L.LightningModule):
         side_warmup_steps: int = 0,
         dct_start: bool = True,
         init: str | None = None,
+        drop_blocks: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -83,7 +86,8 @@ class ImageTraining(L.LightningModule):
         if dct_start:
             start_as_dct(self.network)
         if init:
-            state = with_more_blocks(initial_state(init, self.network.config.steps), self.network)
+            state = without_blocks(initial_state(init, self.network.config.steps), drop_blocks)
+            state = with_more_blocks(state, self.network)
             check_fits(init, state, self.network)
             self.network.load_state_dict(state)
         self.elapsed_s = 0.0

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -143,17 +144,32 @@ def with_split_first_step(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
-_OF_BLOCK = re.compile(r"(?:analysis|synthesis)\.(?:trunk|latent)\.\d+\.(?:(project)\.)?.+")
+_OF_BLOCK = re.compile(r"((?:analysis|synthesis)\.(?:trunk|latent)\.\d+)\.(expand|depthwise|project)\.(weight|bias)")
 
 
 def with_more_blocks(state: dict[str, Tensor], network: ImageNetwork) -> dict[str, Tensor]:
     """Trainable state of a network whose transforms have fewer blocks, as one that fits ``network``: the same function.
 
-    The new blocks stand after the old ones, take ``network``'s own random weights, and add nothing to begin with.
+    The new blocks take ``network``'s own random weights, and add nothing to begin with.
     """
     grown = dict(state)
     for name, value in network.state_dict().items():
         match = _OF_BLOCK.fullmatch(name)
         if match and name not in state:
-            grown[name] = torch.zeros_like(value) if match[1] else value
+            grown[name] = torch.zeros_like(value) if match[2] == "project" else value
     return grown
+
+
+def without_blocks(state: dict[str, Tensor], blocks: Sequence[str]) -> dict[str, Tensor]:
+    """A state less some blocks of its transforms, the last of theirs; `with_more_blocks` starts them anew where asked for.
+
+    Args:
+        blocks: as ``analysis.trunk.4``.
+
+    Raises:
+        ValueError: there is no such block.
+    """
+    found = {match[1] for match in map(_OF_BLOCK.fullmatch, state) if match}
+    if unknown := [block for block in blocks if block not in found]:
+        raise ValueError(f"no block {', '.join(unknown)}; there are {', '.join(sorted(found))}")
+    return {name: value for name, value in state.items() if not name.startswith(tuple(f"{block}." for block in blocks))}
