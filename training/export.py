@@ -78,7 +78,7 @@ def export(
     licence: str = UNKNOWN,
     recipe: str = UNKNOWN,
     crop: int = 256,
-    corrections: int = 64,
+    corrections: int = 224,
     graphics: float = 0.0,
     camera: float = 0.0,
     cache: Path = Path("runs/cache"),
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=weights.FOLDER, help="where weights and manifest go")
     parser.add_argument("--batches", type=int, default=100, help="of 8 crops, for the tables, and again for the corrections")
     parser.add_argument("--crop", type=int, default=256, help="side of these crops, in pixels")
-    parser.add_argument("--corrections", type=int, default=64, help="coefficients of a tile's correction; 0: none")
+    parser.add_argument("--corrections", type=int, default=224, help="coefficients of a tile's correction; 0: none")
     parser.add_argument("--graphics", type=float, default=0.0, help="share of them with text and shapes, as in training")
     parser.add_argument("--camera", type=float, default=0.0, help="share of them made soft, as in training")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where decoded pixels are kept")

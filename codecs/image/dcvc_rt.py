@@ -49,7 +49,7 @@ class Coder(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageConfig:
-    """Architecture of the image networks. The shipped weights use the defaults, and 64 corrections."""
+    """Architecture of the image networks. The shipped weights use the defaults, and 224 corrections."""
 
     trunk_channels: int = 192
     """Width at 1/8 resolution; a patch holds 192 values."""
@@ -63,7 +63,7 @@ class ImageConfig:
     """Width of the mean context."""
     level_channels: int = 128
     """Width of the integer level branch; its largest layer must stay exact in float32."""
-    trunk_blocks: tuple[int, int] = (5, 6)
+    trunk_blocks: tuple[int, int] = (4, 6)
     """Blocks at 1/8 in analysis and synthesis."""
     latent_blocks: tuple[int, int] = (3, 3)
     """Blocks at 1/16 in analysis and synthesis."""
