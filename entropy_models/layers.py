@@ -56,7 +56,7 @@ class GatedBlock(nn.Module):
         if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
             passed = F.silu(gate) * value
             return x + self.project(passed if self.bound == math.inf else passed.clamp(-self.bound, self.bound))
-        passed = F.silu(gate).mul_(value)  # the same in place: a twelfth of a block's time
+        passed = F.silu(gate).mul_(value)  # the same numbers without new memory
         if self.bound < math.inf:
             passed.clamp_(-self.bound, self.bound)
         return self.project(passed).add_(x)

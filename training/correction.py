@@ -118,6 +118,7 @@ def _directions(found: Wishes, down: Tensor, up: Tensor, worth: Tensor, steps: i
     diagonal = matrix.diagonal(dim1=1, dim2=2) + 1e-12
     first = torch.linalg.solve(matrix + torch.diag_embed(0.02 * diagonal), slope)
     deviation = first.square().mean(0).sqrt().clamp_min(1e-12)
+    least, most = 1e-3 * deviation, 1e3 * deviation  # without bounds a matrix can become singular, and all nan
     parameters = [down.clone().requires_grad_(), up.clone().requires_grad_(), deviation.log().requires_grad_()]
     optimizer = torch.optim.Adam([{"params": [p], "lr": 0.0} for p in parameters])
     for step in track(range(steps), description="learning corrections"):
@@ -128,8 +129,9 @@ def _directions(found: Wishes, down: Tensor, up: Tensor, worth: Tensor, steps: i
         some, bits = Wishes(*(part[pick] for part in found)), worth[pick].square()
         matrix, slope = _normal(some, *parameters[:2])
         matrix, slope = bits[:, None, None] * matrix, bits[:, None] * slope
-        deviation = parameters[2].exp()
-        saved = (slope * torch.linalg.solve(matrix + prior(deviation), slope)).sum(1)
+        deviation = torch.clamp(parameters[2].exp(), least, most)
+        stiff, pull = (matrix + prior(deviation)).double(), slope.double()  # directions may be alike, deviations far apart
+        saved = (pull * torch.linalg.solve(stiff, pull)).sum(1).to(slope.dtype)
         variance = deviation.square() * matrix.diagonal(dim1=1, dim2=2).mean(0)  # as `STEP`, squared
         width = 0.5 * torch.log2(1 + 2 * math.pi / STEP**2 * variance).sum()
         loss = torch.log1p(((width - saved) / (bits * some.error)).clamp(-0.9, 1.0)).clamp_min(-SHARE_MAX).mean()

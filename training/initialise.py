@@ -167,9 +167,12 @@ def without_blocks(state: dict[str, Tensor], blocks: Sequence[str]) -> dict[str,
         blocks: as ``analysis.trunk.4``.
 
     Raises:
-        ValueError: there is no such block.
+        ValueError: there is no such block, or others that stay follow it.
     """
     found = {match[1] for match in map(_OF_BLOCK.fullmatch, state) if match}
     if unknown := [block for block in blocks if block not in found]:
         raise ValueError(f"no block {', '.join(unknown)}; there are {', '.join(sorted(found))}")
+    for row, number in (block.rsplit(".", 1) for block in blocks):
+        if f"{row}.{int(number) + 1}" in found.difference(blocks):
+            raise ValueError(f"{row}.{number} is not the last of {row}: {row}.{int(number) + 1} would stay")
     return {name: value for name, value in state.items() if not name.startswith(tuple(f"{block}." for block in blocks))}

@@ -4,9 +4,9 @@
 
 A decoder trained on many pictures fits none of them best. How its last layer should change for one tile is a linear
 least-squares problem; of the solution's 37,000 numbers the stream holds some two hundred, most of them zero, along
-directions learnt from training images (`training.correction`). It costs 40 to 60 bytes (drawings 50 to 320) and a product of
-small matrices a tile, nothing per pixel; the encoder, one synthesis of the tile. It takes one to two per cent off the squared
-error, more off that of drawings.
+directions learnt from training images (`training.correction`). It costs 40 to 100 bytes (drawings up to 700) and a product
+of small matrices a tile, nothing per pixel; the encoder, one synthesis of the tile. It takes one to two per cent off the
+squared error, more off that of drawings.
 (The encoder's Wiener solution in the stream: VVC's adaptive loop filter, Karczewicz et al., IEEE TCSVT 2021. Changes of a
 decoder in the stream: van Rozendaal et al., ICLR 2021.)
 """
@@ -39,11 +39,19 @@ FLAG_LEVEL = 18
 """Level of the symbol that says whether a tile has a correction: scale 0.68, so 0 costs one bit and 1 two to three."""
 FLAG_BITS = 2
 """What the 1 costs more than the 0, about."""
+HARM_MAX, HARM_FREE = 1.1, (0.5 / 255) ** 2
+"""A correction may raise the squared error of no tenth of the patches, from easy to hard, by more than a tenth and so much
+for each value: half a grey level. Beside a drawing that it mends, it must not spoil a sky."""
 
 
 def prior(deviation: Tensor) -> Tensor:
     """What coefficients of these deviations cost in bits, as a quadratic form: a Gaussian's bits grow with the square."""
     return torch.diag(0.5 / math.log(2) / deviation**2)
+
+
+def as_grey(patches: Tensor) -> Tensor:
+    """Each pixel's three channels, neighbours in a patch, replaced by their mean."""
+    return patches.unflatten(-1, (-1, 3)).mean(-1, keepdim=True).expand(*patches.shape[:-1], -1, 3).flatten(-2)
 
 
 class Correction(nn.Module):
@@ -87,7 +95,9 @@ class Correction(nn.Module):
         """Strengths of the directions for one of each coefficient, (count, count)."""
         return self.mix / self.gain(hats).view(())
 
-    def wanted(self, features: Tensor, given: Tensor, target: Tensor, hats: Tensor, tables: Tables) -> Tensor:
+    def wanted(
+        self, features: Tensor, given: Tensor, target: Tensor, hats: Tensor, tables: Tables, *, grey: bool = False
+    ) -> Tensor:
         """The coefficients that take most off a tile's squared error for their bits, in steps, after a 1; or `none`.
 
         Args:
@@ -96,13 +106,17 @@ class Correction(nn.Module):
             target: (..., outputs), -0.5..0.5, what it should make of it.
             hats: of the quality.
             tables: for the cost in bits.
+            grey: only the mean of each pixel's three channels will be seen.
         """
         features, given, target = (part.reshape(-1, part.shape[-1]) for part in (features, given, target))
+        up = as_grey(self.up) if grey else self.up
+        if grey:
+            given = as_grey(given)
         error = target - given.clamp(*RANGE)
-        seen, missing = features @ self.down[:-1] + self.down[-1], error @ self.up.T
+        seen, missing = features @ self.down[:-1] + self.down[-1], error @ up.T
         steps = self._steps(hats).double()
         bits_per_error = float(self.gain(hats)) ** 2 * STEP**2 / REFERENCE
-        normal = bits_per_error * steps.T @ ((seen.T @ seen).double() * (self.up @ self.up.T).double()) @ steps
+        normal = bits_per_error * steps.T @ ((seen.T @ seen).double() * (up @ up.T).double()) @ steps
         slope = bits_per_error * steps.T @ (seen * missing).sum(0).double()
         scales = torch.tensor([scale(int(level)) for level in self.level], dtype=torch.float64, device=slope.device)
         best = torch.linalg.solve(normal + prior(scales), slope)[None].to(self.mix.dtype)
@@ -111,6 +125,12 @@ class Correction(nn.Module):
         best = best.clamp(-COEFFICIENT_MAX, COEFFICIENT_MAX)
         measure = Measure(tables)
         change = self.change(measure.code(best, self.level[None]), hats)
-        left = target - (given + features @ change[:-1] + change[-1]).clamp(*RANGE)
-        saved = bits_per_error * float(error.square().sum() - left.square().sum())
-        return torch.cat([torch.ones_like(best[:, :1]), best], dim=1) if saved > measure.bits[0] + FLAG_BITS else self.none()
+        added = features @ change[:-1] + change[-1]
+        left = target - (given + (as_grey(added) if grey else added)).clamp(*RANGE)
+        before, after = error.square().sum(1), left.square().sum(1)
+        tenths = before.argsort().chunk(10)  # from the easiest patches to the hardest
+        limit = HARM_MAX * before + HARM_FREE * error.shape[1]
+        harm = any(after[tenth].sum() > limit[tenth].sum() for tenth in tenths)
+        if harm or bits_per_error * float((before - after).sum()) <= measure.bits[0] + FLAG_BITS:
+            return self.none()
+        return torch.cat([torch.ones_like(best[:, :1]), best], dim=1)
