@@ -59,7 +59,7 @@ def wishes(network: ImageNetwork, tables: Tables, crops: Iterable[Tensor], quali
 
 
 def learnt(found: Wishes, count: int, anchors: int, lambda_range: tuple[float, float], steps: int = 1500) -> Correction:
-    """The correction of ``count`` coefficients that saves most net of its bits, in the mean over crops of the logarithm.
+    """The correction of ``count`` coefficients that saves most net of its bits: mean over crops of their error's logarithm.
 
     Args:
         found: what training crops ask for.

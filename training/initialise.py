@@ -144,13 +144,13 @@ def with_split_first_step(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
-_OF_BLOCK = re.compile(r"((?:analysis|synthesis)\.(?:trunk|latent)\.\d+)\.(expand|depthwise|project)\.(weight|bias)")
+_OF_BLOCK = re.compile(r"((?:analysis|synthesis)\.(?:trunk|latent)\.\d+)\.(expand|depthwise|project)\.(?:weight|bias)")
 
 
 def with_more_blocks(state: dict[str, Tensor], network: ImageNetwork) -> dict[str, Tensor]:
     """Trainable state of a network whose transforms have fewer blocks, as one that fits ``network``: the same function.
 
-    The new blocks take ``network``'s own random weights, and add nothing to begin with.
+    The new blocks stand after the old ones, take ``network``'s own random weights, and add nothing to begin with.
     """
     grown = dict(state)
     for name, value in network.state_dict().items():

@@ -25,7 +25,7 @@ from .pictures import Picture, as_picture
 from .tiles import LATENT_STRIDE, Box, RecentTiles, area, clip, gather, grown, inner, scaled, unscaled
 from .weights_file import read_weights
 
-CORRECTION_BYTES = 32
+CORRECTION_BYTES = 24
 """What a tile's correction usually takes at least; none takes nothing."""
 Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all)."""

@@ -109,9 +109,8 @@ class Correction(nn.Module):
             grey: only the mean of each pixel's three channels will be seen.
         """
         features, given, target = (part.reshape(-1, part.shape[-1]) for part in (features, given, target))
-        up = as_grey(self.up) if grey else self.up
-        if grey:
-            given = as_grey(given)
+        shown = as_grey if grey else torch.positive
+        up, given = shown(self.up), shown(given)
         error = target - given.clamp(*RANGE)
         seen, missing = features @ self.down[:-1] + self.down[-1], error @ up.T
         steps = self._steps(hats).double()
@@ -126,7 +125,7 @@ class Correction(nn.Module):
         measure = Measure(tables)
         change = self.change(measure.code(best, self.level[None]), hats)
         added = features @ change[:-1] + change[-1]
-        left = target - (given + (as_grey(added) if grey else added)).clamp(*RANGE)
+        left = target - (given + shown(added)).clamp(*RANGE)
         before, after = error.square().sum(1), left.square().sum(1)
         tenths = before.argsort().chunk(10)  # from the easiest patches to the hardest
         limit = HARM_MAX * before + HARM_FREE * error.shape[1]
