@@ -17,7 +17,7 @@ from unittest.mock import patch
 import torch
 from kodak import RATES_BPP
 from rdcodec.codecs import load
-from rdcodec.codecs.image import anchors, evaluate
+from rdcodec.codecs.image import evaluation, references
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.pictures import read_picture
 from rdcodec.entropy_models.coder import Write
@@ -50,14 +50,14 @@ def main() -> None:
     for path in track(sorted(args.images.glob("*.png")), description="with and without"):
         rgb = read_picture(path.read_bytes()).rgb()
         for quality in QUALITIES:
-            coded = anchors.timed(partial(codec.encode, rgb, quality), codec.decode)
-            points.append(evaluate.point("rdcodec", quality, path.name, rgb, coded))
+            coded = references.timed(partial(codec.encode, rgb, quality), codec.decode)
+            points.append(evaluation.point("rdcodec", quality, path.name, rgb, coded))
             with without_correction():
-                coded = anchors.timed(partial(codec.encode, rgb, quality), codec.decode)
-            points.append(evaluate.point("uncorrected", quality, path.name, rgb, coded))
-    rows = evaluate.means(points)
-    evaluate.write_csv(args.output / "correction.csv", rows)
-    print(f"corrections: {evaluate.bd_rate(rows, 'uncorrected', rates=RATES_BPP):+.2f} % rate at equal PSNR")
+                coded = references.timed(partial(codec.encode, rgb, quality), codec.decode)
+            points.append(evaluation.point("uncorrected", quality, path.name, rgb, coded))
+    rows = evaluation.means(points)
+    evaluation.write_csv(args.output / "correction.csv", rows)
+    print(f"corrections: {evaluation.bd_rate(rows, 'uncorrected', rates=RATES_BPP):+.2f} % rate at equal PSNR")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ HEAVY = ("compressai", "lightning", "torchvision")
 """Packages that encoding and decoding must not import."""
 PROBE = """
 import json, sys
-from rdcodec.codecs.cli import app
+from rdcodec.codecs.cli.main import app
 try:
     app(json.loads(sys.argv[1]), prog_name="codec", standalone_mode=False)
 finally:

@@ -18,9 +18,9 @@ from typing import Annotated
 import matplotlib.pyplot as plt
 import typer
 from rdcodec.codecs import load
-from rdcodec.codecs.image import evaluate
-from rdcodec.codecs.image.anchors import ANCHORS
-from rdcodec.codecs.image.evaluate import METRICS, MeanPoint, Point
+from rdcodec.codecs.image import evaluation
+from rdcodec.codecs.image.evaluation import METRICS, MeanPoint, Point
+from rdcodec.codecs.image.references import ANCHORS
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -34,7 +34,7 @@ CURVES = "avif_s4_444_psnr,x265_intra_444_10b,bmshj2018-hyperprior,mbt2018-mean,
 
 
 def read_points(path: Path) -> list[Point]:
-    """Points that `evaluate.write_csv` wrote."""
+    """Points that `evaluation.write_csv` wrote."""
     with path.open(newline="") as file:
         return [
             Point(
@@ -54,8 +54,8 @@ def measure_anchors(files: Sequence[Path], names: Sequence[str], path: Path) -> 
     for file in track(files, "anchors"):
         for name in names:
             if (name, file.name) not in done:
-                points += evaluate.evaluate(None, [file], [name], qualities=())  # type: ignore[arg-type]  # not ours
-                evaluate.write_csv(path, points)
+                points += evaluation.evaluate(None, [file], [name], qualities=())  # type: ignore[arg-type]  # not ours
+                evaluation.write_csv(path, points)
     return points
 
 
@@ -75,7 +75,7 @@ def bd_rates(rows: Sequence[MeanPoint]) -> list[tuple[str, float, float]]:
     """Each anchor's name and our BD-rate against it in PSNR and in MS-SSIM, in percent; nan where a curve lacks points."""
     names = [name for name in dict.fromkeys(row.codec for row in rows) if name != OURS]
     known = {metric: [row for row in rows if not math.isnan(getattr(row, metric))] for metric in METRICS}
-    figures = {m: [evaluate.bd_rate(known[m], name, m, RATES_BPP) for name in names] for m in METRICS}
+    figures = {m: [evaluation.bd_rate(known[m], name, m, RATES_BPP) for name in names] for m in METRICS}
     return list(zip(names, figures["psnr_db"], figures["ms_ssim"], strict=True))
 
 
@@ -96,7 +96,7 @@ def plot(path: Path, rows: Sequence[MeanPoint], measured: Sequence[str]) -> None
     figure, panels = plt.subplots(1, 2, figsize=(13, 6), layout="constrained")
     for axes, (metric, label) in zip(panels, METRICS.items(), strict=True):
         for name in dict.fromkeys(row.codec for row in rows):
-            rates, values = evaluate.curve(rows, name, metric, (0.0, RATES_BPP[1]))
+            rates, values = evaluation.curve(rows, name, metric, (0.0, RATES_BPP[1]))
             if metric == "ms_ssim":
                 values = [-10 * math.log10(1 - value) for value in values]
             style = {"linewidth": 2.6, "color": "black", "zorder": 5} if name == OURS else {"linewidth": 1.2}
@@ -117,7 +117,7 @@ def main(
     anchors_from: Annotated[Path | None, typer.Option(help="Take the anchors' points from this file.")] = None,
     anchor_csv: Annotated[list[Path] | None, typer.Option(help="More curves: codec, bpp, psnr, ms_ssim.")] = None,
     curves: Annotated[str, typer.Option(help="Names to take from --anchor-csv.")] = CURVES,
-    qualities: Annotated[str, typer.Option(help="Ours.")] = ",".join(map(str, evaluate.QUALITIES)),
+    qualities: Annotated[str, typer.Option(help="Ours.")] = ",".join(map(str, evaluation.QUALITIES)),
     model: Annotated[str | None, typer.Option(help="Weights by name; default: the shipped ones.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
 ) -> None:
@@ -135,15 +135,15 @@ def main(
     codec = load("image", model=model, device=device)
     ours = [int(quality) for quality in qualities.split(",")]
     fresh = [] if anchors_from else wanted
-    points = [p for file in track(files, "images") for p in evaluate.evaluate(codec, [file], fresh, ours)]
+    points = [p for file in track(files, "images") for p in evaluation.evaluate(codec, [file], fresh, ours)]
     if anchors_from:
         names_of_files = {file.name for file in files}
         points += [p for p in read_points(anchors_from) if p.codec in wanted and p.file in names_of_files]
-    rows = evaluate.means(points)
+    rows = evaluation.means(points)
     for path in anchor_csv or ():
         rows += read_curves(path, curves.split(","))
-    evaluate.write_csv(output / "kodak_points.csv", points)
-    evaluate.write_csv(output / "kodak_means.csv", rows)
+    evaluation.write_csv(output / "kodak_points.csv", points)
+    evaluation.write_csv(output / "kodak_means.csv", rows)
     plot(output / "kodak.png", rows, [OURS, *wanted])
     Console().print(write_bd_rates(output / "kodak_bd_rate.csv", bd_rates(rows)))
 

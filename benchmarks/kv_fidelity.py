@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rdcodec.codecs.kv_cache import KvSettings, Profile, calibrate
-from rdcodec.codecs.kv_cache.evaluate import (
+from rdcodec.codecs.kv_cache.evaluation.fidelity import (
     TAIL,
     Evaluation,
     Fidelity,
@@ -31,7 +31,7 @@ from rdcodec.codecs.kv_cache.evaluate import (
     through,
     write_csv,
 )
-from rdcodec.codecs.kv_cache.model import rope_of
+from rdcodec.codecs.kv_cache.hf.model import rope_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import HQQQuantizedLayer, QuantoQuantizedLayer
 

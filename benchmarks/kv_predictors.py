@@ -18,19 +18,19 @@ from pathlib import Path
 
 import torch
 from kv_fidelity import contexts_of, profile_of
-from rdcodec.codecs.kv_cache import calibration
-from rdcodec.codecs.kv_cache.evaluate import TAIL, prefill
-from rdcodec.codecs.kv_cache.expectation import expected_next
-from rdcodec.codecs.kv_cache.model import rope_of
-from rdcodec.codecs.kv_cache.place import Choices, Place
-from rdcodec.codecs.kv_cache.predictive import sources
-from rdcodec.codecs.kv_cache.quantized import (
+from rdcodec.codecs.kv_cache.evaluation.expectation import expected_next
+from rdcodec.codecs.kv_cache.evaluation.fidelity import TAIL, prefill
+from rdcodec.codecs.kv_cache.hf import calibration
+from rdcodec.codecs.kv_cache.hf.model import rope_of
+from rdcodec.codecs.kv_cache.modes.table.place import Choices, Place
+from rdcodec.codecs.kv_cache.modes.table.predictive import sources
+from rdcodec.codecs.kv_cache.modes.table.quantized import (
     channel_offsets,
     channel_rows,
     code_rows,
     step_exponent,
 )
-from rdcodec.codecs.kv_cache.rows import MeasureRows
+from rdcodec.entropy_models.rows import MeasureRows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 RESULTS = Path(__file__).parent / "results"

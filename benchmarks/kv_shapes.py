@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from rdcodec.codecs.kv_cache import KvSettings
-from rdcodec.codecs.kv_cache.evaluate import (
+from rdcodec.codecs.kv_cache.evaluation.fidelity import (
     TAIL,
     Evaluation,
     Fidelity,
@@ -26,8 +26,8 @@ from rdcodec.codecs.kv_cache.evaluate import (
     through,
     write_csv,
 )
-from rdcodec.codecs.kv_cache.model import rope_of
-from rdcodec.codecs.kv_cache.modes import MODES
+from rdcodec.codecs.kv_cache.hf.model import rope_of
+from rdcodec.codecs.kv_cache.modes.table import MODES
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 RESULTS = Path(__file__).parent / "results"

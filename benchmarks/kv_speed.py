@@ -26,9 +26,9 @@ from entropy_coder import settle_allocator
 from kv_fidelity import contexts_of
 from rdcodec.codecs.kv_cache import KvSettings
 from rdcodec.codecs.kv_cache.codec import KvCodec
-from rdcodec.codecs.kv_cache.evaluate import prefill
-from rdcodec.codecs.kv_cache.model import rope_of
-from rdcodec.codecs.kv_cache.rope import Rope
+from rdcodec.codecs.kv_cache.evaluation.fidelity import prefill
+from rdcodec.codecs.kv_cache.hf.model import rope_of
+from rdcodec.codecs.kv_cache.modes.rope import Rope
 from rich.progress import track
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 

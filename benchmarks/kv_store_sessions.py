@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rdcodec.codecs.kv_cache.eviction import RecomputeCost, ReuseModel, Value, recency, victims, worth
-from rdcodec.codecs.kv_cache.trie import ROOT_ID, Node, Trie
+from rdcodec.codecs.kv_store.eviction import RecomputeCost, ReuseModel, Value, recency, victims, worth
+from rdcodec.codecs.kv_store.trie import ROOT_ID, Node, Trie
 from rich.progress import track
 
 HERE = Path(__file__).parent
@@ -74,10 +74,10 @@ def caches(data: Path, count: int) -> Iterator[tuple[np.ndarray, list[tuple[int,
 
 def sharing(data: Path, count: int) -> list[dict[str, Any]]:
     """Bytes with and without the trie, and hit rates on replay in order, for two modes."""
-    from rdcodec.codecs.kv_cache.backends import open_backend
-    from rdcodec.codecs.kv_cache.blocks import KvSettings
-    from rdcodec.codecs.kv_cache.rope import Rope
-    from rdcodec.codecs.kv_cache.store import PrefixStore
+    from rdcodec.codecs.kv_cache.format.blocks import KvSettings
+    from rdcodec.codecs.kv_cache.modes.rope import Rope
+    from rdcodec.codecs.kv_store.backends import open_backend
+    from rdcodec.codecs.kv_store.store import PrefixStore
 
     config = json.loads((data / MODEL / "config.json").read_text())
     width, theta = config["head_dim"], config["rope_parameters"]["rope_theta"]

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from kv_fidelity import contexts_of
-from rdcodec.codecs.kv_cache.cache_io import recompute
-from rdcodec.codecs.kv_cache.evaluate import TAIL
-from rdcodec.codecs.kv_cache.model import fingerprint
-from rdcodec.codecs.kv_cache.sequence import decode_tokens, encode_tokens, parse_sequence
+from rdcodec.codecs.kv_cache.evaluation.fidelity import TAIL
+from rdcodec.codecs.kv_cache.format.sequence import decode_tokens, encode_tokens, parse_sequence
+from rdcodec.codecs.kv_cache.hf.cache_io import recompute
+from rdcodec.codecs.kv_cache.hf.model import fingerprint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 RESULTS = Path(__file__).parent / "results"

@@ -1,19 +1,16 @@
 """Weights: a manifest line for each file; verified by size and SHA-256 before anything is parsed.
 
 ``weights_files/manifest.json`` maps a model's name to its line. Files are safetensors; the first 8 bytes of the
-SHA-256 travel in every stream, so a stream names the weights it needs. A model that a better one replaces is retired
-(`training.retire`): what its streams need to decode stays for good, cut out and xz-compressed. Decoders older than the last
-few lie in ``weights_files/older`` of the source, which is not installed: a wheel would grow with every release.
+SHA-256 travel in every stream, so a stream names the weights it needs.
 
-The environment variable RDCODEC_WEIGHTS names more folders, as PATH does: with models of one's own (a manifest.json and
-files, as `training.export --folder` writes them), or with decoders that are not installed.
+The environment variable RDCODEC_WEIGHTS names more folders, as PATH does, with models of one's own: a manifest.json and
+files, as `training.export --folder` writes them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import lzma
 import os
 from dataclasses import dataclass, field
 from functools import cache
@@ -47,9 +44,6 @@ class WeightsLine:
     measured: dict[str, Any] = field(default_factory=dict)
     """Rate-distortion measured with exactly this file."""
 
-    retired_from: str = ""
-    """Of a retired model: SHA-256 of the whole file, which streams name."""
-
     @property
     def path(self) -> Path | None:
         """The file, None where it is not installed."""
@@ -59,7 +53,7 @@ class WeightsLine:
     @property
     def stream_hash(self) -> bytes:
         """What a stream's header holds."""
-        return bytes.fromhex(self.retired_from or self.sha256)[:WEIGHTS_BYTES]
+        return bytes.fromhex(self.sha256)[:WEIGHTS_BYTES]
 
 
 def folders() -> list[Path]:
@@ -95,8 +89,7 @@ def line_named(codec: str, name: str | None = None) -> WeightsLine:
     for line in lines:
         if name in (None, line.name):
             return line
-    there = [f"{line.name}{' (only decodes)' if line.retired_from else ''}" for line in lines]
-    raise KeyError(f"no {codec} model {name!r}; there are {', '.join(there) or 'none'}")
+    raise KeyError(f"no {codec} model {name!r}; there are {', '.join(line.name for line in lines) or 'none'}")
 
 
 def line_of_stream(codec: str, stream_hash: bytes) -> WeightsLine:
@@ -122,11 +115,7 @@ def verified_bytes(line: WeightsLine) -> bytes:
     """
     path = line.path
     if path is None:
-        name = Path(line.file).name
-        raise Unsupported(
-            f"the decoder of {line.name} is no longer installed: put {name} (codecs/weights_files/older of the source) into "
-            f"a folder, and name that in the environment variable {MORE}"
-        )
+        raise Unsupported(f"weights {line.name}: the file {line.file} that the manifest names is missing (reinstall the package)")
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if len(data) != line.file_bytes or digest != line.sha256:
@@ -134,4 +123,4 @@ def verified_bytes(line: WeightsLine) -> bytes:
             f"weights {line.file}: {len(data)} bytes, sha256 {digest[:16]}...; "
             f"the manifest says {line.file_bytes} bytes, {line.sha256[:16]}... (reinstall the package)"
         )
-    return lzma.decompress(data) if line.retired_from else data
+    return data

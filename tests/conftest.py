@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-os.environ["RDCODEC_WEIGHTS"] = str(Path(__file__).parents[1] / "codecs/weights_files")  # decoders that are not installed
 
 import numpy as np
 import pytest

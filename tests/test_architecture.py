@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import lzma
 import os
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import pytest
 import torch
 from rdcodec.codecs import REGISTRY, load, weights
 from rdcodec.entropy_models.coder import Measure
-from rdcodec.entropy_models.errors import Unsupported
 from rdcodec.entropy_models.integer_net import IntegerDepthwise, IntegerLinear
 from rdcodec.entropy_models.tables import gaussian_tables
 from rdcodec.training.export import write_line
@@ -30,7 +28,7 @@ PARTS = "codecs", "entropy_models", "training"
         ("rdcodec.entropy_models.coder", ("rdcodec.codecs", "rdcodec.training", "lightning")),
         ("rdcodec.codecs.image.codec", ("rdcodec.training", "lightning", "compressai", "torchvision", "matplotlib")),
         ("rdcodec.codecs", ("torch", "numpy", "rdcodec.training")),
-        ("rdcodec.codecs.cli", ("torch", "numpy", "PIL", "rdcodec.training")),
+        ("rdcodec.codecs.cli.main", ("torch", "numpy", "PIL", "rdcodec.training")),
     ],
 )
 def test_arrows_run_one_way(module, forbidden):
@@ -43,16 +41,16 @@ def test_codecs_never_mention_training():
     for path in (ROOT / "codecs").rglob("*.py"):
         text = path.read_text()
         assert "self.training" not in text, path
-        if path.name != "cli.py":
-            assert "from ..training" not in text and "rdcodec.training" not in text, path
+        if path != ROOT / "codecs/cli/main.py":
+            assert "from ..training" not in text and "from ...training" not in text and "rdcodec.training" not in text, path
 
 
 def test_the_package_holds_every_module_and_weight_file():
     for part in PARTS:
         installed = Path(str(resources.files(f"rdcodec.{part}")))
         for path in (ROOT / part).rglob("*"):
-            shipped = path.suffix in {".py", ".yaml", ".safetensors", ".xz", ".json"}
-            if shipped and not {"__pycache__", "older"} & {*path.parts}:
+            shipped = path.suffix in {".py", ".yaml", ".safetensors", ".json", ".txt"}
+            if shipped and "__pycache__" not in path.parts:
                 assert (installed / path.relative_to(ROOT / part)).is_file(), path
 
 
@@ -62,7 +60,7 @@ def test_every_manifest_line_has_its_file_and_the_whole_stays_small():
     for line in lines.values():
         assert len(weights.verified_bytes(line)) <= 12_000_000
     source = ROOT / "codecs/weights_files"
-    files = {str(path.relative_to(source)) for path in source.rglob("*.safetensors*")}
+    files = {str(path.relative_to(source)) for path in source.rglob("*.safetensors")}
     assert files == {line.file for line in lines.values()}
     assert len({line.stream_hash for line in lines.values()}) == len(lines)
 
@@ -100,18 +98,6 @@ def test_own_weights_are_found_in_a_folder_of_ones_own(tmp_path, more_weights):
     more_weights(tmp_path / "gone")
     with pytest.raises(ValueError, match="RDCODEC_WEIGHTS: .*gone is no folder"):
         weights.line_named("image")
-
-
-def test_a_decoder_that_is_not_installed_says_what_to_do(tmp_path, more_weights, monkeypatch):
-    line = weights.line_named("image", "image-1")
-    packed = line.path.read_bytes()
-    monkeypatch.setattr(weights, "FOLDER", tmp_path / "installed")
-    more_weights()
-    with pytest.raises(Unsupported, match=r"image-1 is no longer installed: put image-1.safetensors.xz .* RDCODEC_WEIGHTS"):
-        weights.verified_bytes(line)
-    (tmp_path / "image-1.safetensors.xz").write_bytes(packed)
-    more_weights(tmp_path)
-    assert weights.verified_bytes(line) == lzma.decompress(packed)
 
 
 def test_manifest_lines_are_complete():

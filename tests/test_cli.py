@@ -16,10 +16,12 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from rdcodec.codecs import cli, container, files
-from rdcodec.codecs.image import demo, evaluate
+from rdcodec.codecs import container
+from rdcodec.codecs.cli import main as cli
+from rdcodec.codecs.image import demo, evaluation
 from rdcodec.codecs.kv_cache import MODES, KvCodec, KvSettings, read_block_header
-from rdcodec.codecs.kv_cache.modes import MODE_NAMES
+from rdcodec.codecs.kv_cache.modes.table import MODE_NAMES
+from rdcodec.codecs.terminal import files
 from rdcodec.codecs.weights import manifest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -590,10 +592,10 @@ def test_means_are_of_the_same_pictures_in_rate_and_quality():
     """Each picture counts the same whatever its size; one without MS-SSIM counts in neither half of that curve."""
     size = {"small": (10, 10), "large": (1000, 1000)}
     points = [
-        evaluate.Point("rdcodec", 5, name, *size[name], 1, rate_bpp, psnr_db, ms_ssim, 0.0, 0.0)
+        evaluation.Point("rdcodec", 5, name, *size[name], 1, rate_bpp, psnr_db, ms_ssim, 0.0, 0.0)
         for name, rate_bpp, psnr_db, ms_ssim in (("small", 1.0, 30.0, float("nan")), ("large", 3.0, 40.0, 0.9))
     ]
-    curves = evaluate.curves(points)
+    curves = evaluation.curves(points)
     assert [(row.rate_bpp, row.psnr_db) for row in curves["psnr_db"]] == [(2.0, 35.0)]
     assert [(row.rate_bpp, row.ms_ssim) for row in curves["ms_ssim"]] == [(3.0, 0.9)]
 
@@ -601,18 +603,18 @@ def test_means_are_of_the_same_pictures_in_rate_and_quality():
 def test_a_bd_rate_between_two_rates_does_not_hang_on_where_points_lie():
     """Ours takes 0.7 of the rate at 0.05 bpp, and a tenth more with each doubling."""
 
-    def rows(name: str, rates: np.ndarray, factor: np.ndarray) -> list[evaluate.MeanPoint]:
+    def rows(name: str, rates: np.ndarray, factor: np.ndarray) -> list[evaluation.MeanPoint]:
         pairs = zip(rates * factor, 30 + 6 * np.log2(rates), strict=True)
-        return [evaluate.MeanPoint(name, i, *pair, *[0.0] * 3) for i, pair in enumerate(pairs)]
+        return [evaluation.MeanPoint(name, i, *pair, *[0.0] * 3) for i, pair in enumerate(pairs)]
 
     theirs = np.geomspace(0.05, 4, 30)
     figures = []
     for count in (9, 10, 11, 12, 13):
         rates = np.geomspace(0.05, 4, count)
         points = rows("rdcodec", rates, 0.7 + 0.1 * np.log2(rates / 0.05)) + rows("jpeg", theirs, np.ones(30))
-        figures.append(evaluate.bd_rate(points, "jpeg", rates=(0.2, 1.0)))
+        figures.append(evaluation.bd_rate(points, "jpeg", rates=(0.2, 1.0)))
     assert max(figures) - min(figures) < 0.02
-    assert evaluate.bd_rate(points, "jpeg", rates=(0.05, 0.2)) < -15 < figures[-1]
+    assert evaluation.bd_rate(points, "jpeg", rates=(0.05, 0.2)) < -15 < figures[-1]
 
 
 def test_a_truncated_image_is_described_and_can_be_salvaged(run, photo, tmp_path):

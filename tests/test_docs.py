@@ -13,8 +13,9 @@ import pytest
 import rdcodec.codecs
 import rdcodec.entropy_models
 import rdcodec.training
-from rdcodec.codecs import cli, weights
-from rdcodec.codecs.kv_cache.modes import MODES
+from rdcodec.codecs import weights
+from rdcodec.codecs.cli import main as cli
+from rdcodec.codecs.kv_cache.modes.table import MODES
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
-from rdcodec.codecs import REGISTRY, cli, container, load
+from rdcodec.codecs import REGISTRY, container, load
+from rdcodec.codecs.cli import main as cli
 from rdcodec.codecs.image import extras
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.header import STREAM_ID, ImageHeader

@@ -25,8 +25,10 @@ from kv_cases import (
     settings_for,
 )
 from rdcodec.codecs import container
-from rdcodec.codecs.kv_cache import commands, rows, sequence, turboquant
-from rdcodec.codecs.kv_cache.blocks import (
+from rdcodec.codecs.kv_cache import commands
+from rdcodec.codecs.kv_cache.codec import KvCodec
+from rdcodec.codecs.kv_cache.format import sequence
+from rdcodec.codecs.kv_cache.format.blocks import (
     KvBlock,
     KvSettings,
     block_id,
@@ -35,11 +37,12 @@ from rdcodec.codecs.kv_cache.blocks import (
     estimate_block,
     read_block_header,
 )
-from rdcodec.codecs.kv_cache.codec import KvCodec
-from rdcodec.codecs.kv_cache.describe import describe_kv, kv_rows
-from rdcodec.codecs.kv_cache.modes import MODES
-from rdcodec.codecs.kv_cache.profile import Profile
-from rdcodec.codecs.kv_cache.recode import recode_block
+from rdcodec.codecs.kv_cache.format.describe import describe_kv, kv_rows
+from rdcodec.codecs.kv_cache.format.recode import recode_block
+from rdcodec.codecs.kv_cache.modes.table import MODES
+from rdcodec.codecs.kv_cache.modes.table.calibrated import Profile
+from rdcodec.codecs.tensor import turboquant
+from rdcodec.entropy_models import rows
 from rdcodec.entropy_models.errors import (
     BitstreamError,
     Corrupt,
@@ -618,8 +621,8 @@ def test_safetensors_as_mlx_lm_saves_them():
 
 @pytest.mark.parametrize("mode", ["transform", "predictive"])
 def test_commands_take_a_profile(tmp_path, monkeypatch, mode):
-    from rdcodec.codecs.cli import app
-    from rdcodec.codecs.kv_cache import profile
+    from rdcodec.codecs.cli.main import app
+    from rdcodec.codecs.kv_cache.modes import calibrated as profile
     from safetensors.torch import save_file
     from typer.testing import CliRunner
 
@@ -702,7 +705,8 @@ def test_rope_wider_than_the_keys_is_not_written(mode):
 def test_what_a_mode_names_is_looked_up_once(monkeypatch):
     mode = MODES["quantized"]
     found = mode.code, mode.coder("Write")
-    monkeypatch.setattr("rdcodec.codecs.kv_cache.modes.import_module", lambda name: pytest.fail(f"imported {name} again"))
+    table = "rdcodec.codecs.kv_cache.modes.table"
+    monkeypatch.setattr(f"{table}.import_module", lambda name: pytest.fail(f"imported {name} again"))
     assert (mode.code, mode.coder("Write")) == found
 
 

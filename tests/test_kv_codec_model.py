@@ -13,7 +13,6 @@ transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'"
 
 from rdcodec.codecs.kv_cache import (
     KvSettings,
-    PrefixStore,
     calibrate,
     commands,
     evaluate,
@@ -24,8 +23,9 @@ from rdcodec.codecs.kv_cache import (
     sequence,
     tokens,
 )
-from rdcodec.codecs.kv_cache.backends import open_backend
 from rdcodec.codecs.kv_cache.splice import layers_of
+from rdcodec.codecs.kv_store import PrefixStore
+from rdcodec.codecs.kv_store.backends import open_backend
 from rdcodec.entropy_models.errors import BitstreamError, Mismatch, Unsupported
 from safetensors.torch import load_file, save_file
 
@@ -169,7 +169,7 @@ def test_the_same_weights_in_another_type_are_recognised(tmp_path, mode):
 
 
 def test_a_store_without_this_model_says_what_it_holds(tmp_path):
-    from rdcodec.codecs.kv_cache.cli import app
+    from rdcodec.codecs.kv_store.commands.main import app
     from typer.testing import CliRunner
 
     decoder, ids = tiny(dtype=torch.bfloat16), prompt(20)

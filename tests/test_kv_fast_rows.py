@@ -10,12 +10,13 @@ import pytest
 import torch
 import zstandard
 from kv_cases import all_same
-from rdcodec.codecs.kv_cache import KvSettings, blocks
+from rdcodec.codecs.kv_cache import KvSettings
 from rdcodec.codecs.kv_cache.codec import KvCodec
-from rdcodec.codecs.kv_cache.fast_rows import PAIRED_MAX, SINGLE_MAX, MeasureFast, ReadFast, WriteFast
-from rdcodec.codecs.kv_cache.rope import Rope
-from rdcodec.codecs.kv_cache.rows import ReadGroup
+from rdcodec.codecs.kv_cache.format import blocks
+from rdcodec.codecs.kv_cache.modes.rope import Rope
 from rdcodec.entropy_models.errors import Corrupt, Truncated
+from rdcodec.entropy_models.fast_rows import PAIRED_MAX, SINGLE_MAX, MeasureFast, ReadFast, WriteFast
+from rdcodec.entropy_models.rows import ReadGroup
 from rdcodec.entropy_models.tables import scale
 
 ROPE = Rope((10000.0 ** (-np.arange(0, 32, 2) / 32)).astype(np.float32))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from rdcodec.codecs.kv_cache.lmcache_serde import (
+from rdcodec.codecs.kv_cache.lmcache.serde import (
     BLOCK,
     FRAME,
     RAW,

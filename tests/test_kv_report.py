@@ -13,11 +13,13 @@ import torch
 transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
 tokenizers = pytest.importorskip("tokenizers", reason="needs the extra 'kv'")
 
-from rdcodec.codecs.cli import app
-from rdcodec.codecs.kv_cache import evaluate, load_cache, report, save_cache
-from rdcodec.codecs.kv_cache.evaluate import Fidelity
-from rdcodec.codecs.kv_cache.model import load_model
-from rdcodec.codecs.kv_cache.report import _table, evaluate_text
+from rdcodec.codecs.cli.main import app
+from rdcodec.codecs.kv_cache import load_cache, save_cache
+from rdcodec.codecs.kv_cache.evaluation import fidelity as evaluate
+from rdcodec.codecs.kv_cache.evaluation import report
+from rdcodec.codecs.kv_cache.evaluation.fidelity import Fidelity
+from rdcodec.codecs.kv_cache.evaluation.report import _table, evaluate_text
+from rdcodec.codecs.kv_cache.hf.model import load_model
 from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import save_file

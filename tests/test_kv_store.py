@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 from kv_cases import forged, make_profile
-from rdcodec.codecs.kv_cache import index, ledger
-from rdcodec.codecs.kv_cache.backends import open_backend
-from rdcodec.codecs.kv_cache.blocks import KvSettings
-from rdcodec.codecs.kv_cache.index import namespaces
-from rdcodec.codecs.kv_cache.profile import use_profile
-from rdcodec.codecs.kv_cache.rope import Rope
+from rdcodec.codecs.kv_cache.format.blocks import KvSettings
+from rdcodec.codecs.kv_cache.modes.rope import Rope
+from rdcodec.codecs.kv_cache.modes.table.calibrated import use_profile
 from rdcodec.codecs.kv_cache.splice import layers_of, tokens_of
-from rdcodec.codecs.kv_cache.store import PrefixStore
-from rdcodec.codecs.kv_cache.trie import Node
+from rdcodec.codecs.kv_store import index, ledger
+from rdcodec.codecs.kv_store.backends import open_backend
+from rdcodec.codecs.kv_store.index import namespaces
+from rdcodec.codecs.kv_store.store import PrefixStore
+from rdcodec.codecs.kv_store.trie import Node
 from rdcodec.entropy_models.errors import Unsupported
 
 BLOCK = 8
@@ -736,7 +736,7 @@ def test_verify_never_deletes_what_it_cannot_judge(opened, folder, monkeypatch):
     def missing(*_, **__):
         raise Unsupported("its profile is not in use")
 
-    monkeypatch.setattr("rdcodec.codecs.kv_cache.index.decode_parsed", missing)
+    monkeypatch.setattr("rdcodec.codecs.kv_store.index.decode_parsed", missing)
     checked = opened().verify(repair=True)
     assert not checked.damaged and len(checked.unread) == checked.blocks == len(before) > 0
     assert sorted(p.name for p in folder.rglob("*.rdc")) == before

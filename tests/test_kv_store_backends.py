@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from rdcodec.codecs.kv_cache.backends import DirectoryBackend, FsspecBackend, RedisBackend, open_backend
+from rdcodec.codecs.kv_store.backends import DirectoryBackend, FsspecBackend, RedisBackend, open_backend
 
 NAMES = itertools.count()
 
@@ -182,7 +182,7 @@ def test_open_backend_chooses_by_scheme(tmp_path, redis_url):
 
 
 def test_redis_refuses_a_value_it_cannot_hold(redis_url, monkeypatch):
-    monkeypatch.setattr("rdcodec.codecs.kv_cache.backends.REDIS_VALUE_MAX", 10)
+    monkeypatch.setattr("rdcodec.codecs.kv_store.backends.REDIS_VALUE_MAX", 10)
     with pytest.raises(ValueError, match="at most 10"):
         open_backend(redis_url).put("a.rdc", bytes(11))
 
@@ -191,7 +191,7 @@ def test_redis_refuses_a_value_it_cannot_hold(redis_url, monkeypatch):
 def test_a_writer_killed_before_its_rename_leaves_nothing_to_be_seen(tmp_path, scheme):
     script = (
         "import os, shutil, signal, sys\n"
-        "from rdcodec.codecs.kv_cache.backends import open_backend\n"
+        "from rdcodec.codecs.kv_store.backends import open_backend\n"
         "backend = open_backend(sys.argv[1])\n"
         "backend.put('a/b.rdc', b'old')\n"
         "os.replace = os.rename = shutil.move = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -6,10 +6,11 @@ import sys
 
 import pytest
 import torch
-from rdcodec.codecs.kv_cache import PrefixStore, read_block_header
-from rdcodec.codecs.kv_cache.cli import app
-from rdcodec.codecs.kv_cache.modes import MODE_NAMES, MODES
-from rdcodec.codecs.kv_cache.store import Hit
+from rdcodec.codecs.kv_cache import read_block_header
+from rdcodec.codecs.kv_cache.modes.table import MODE_NAMES, MODES
+from rdcodec.codecs.kv_store import PrefixStore
+from rdcodec.codecs.kv_store.commands.main import app
+from rdcodec.codecs.kv_store.store import Hit
 from safetensors.torch import load, load_file, save_file
 from typer.testing import CliRunner
 
@@ -371,5 +372,5 @@ def test_modes_that_need_the_running_model_are_not_offered():
 
 
 def test_help_needs_no_torch():
-    script = "import sys, rdcodec.codecs.kv_cache.cli; sys.exit('torch' in sys.modules)"
+    script = "import sys, rdcodec.codecs.kv_store.commands.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

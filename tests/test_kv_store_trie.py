@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from rdcodec.codecs.kv_cache.eviction import (
+from rdcodec.codecs.kv_store.eviction import (
     HORIZON_MIN_S,
     RecomputeCost,
     ReuseModel,
@@ -12,7 +12,7 @@ from rdcodec.codecs.kv_cache.eviction import (
     victims,
     worth,
 )
-from rdcodec.codecs.kv_cache.trie import ROOT_ID, Node, Trie, common_prefix, shared_information, tree_distance
+from rdcodec.codecs.kv_store.trie import ROOT_ID, Node, Trie, common_prefix, shared_information, tree_distance
 
 BLOCK = 4
 

@@ -12,9 +12,9 @@ import traceback
 
 import numpy as np
 import torch
-from rdcodec.codecs.kv_cache.backends import open_backend
-from rdcodec.codecs.kv_cache.blocks import KvSettings
-from rdcodec.codecs.kv_cache.store import PrefixStore
+from rdcodec.codecs.kv_cache.format.blocks import KvSettings
+from rdcodec.codecs.kv_store.backends import open_backend
+from rdcodec.codecs.kv_store.store import PrefixStore
 
 WRITERS, PROMPTS, BLOCK = 8, 3, 8
 

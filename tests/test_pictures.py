@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
-from rdcodec.codecs.image import anchors
+from rdcodec.codecs.image import references
 from rdcodec.codecs.image.pictures import (
     Picture,
     as_picture,
@@ -315,10 +315,10 @@ def test_unknown_output_formats_are_named():
 
 def test_the_jpeg_closest_in_bytes_lies_between_whole_qualities(photograph):
     for quality in (5, 49, 50, 90):
-        assert anchors._jpeg(photograph, quality).data == anchors.code("jpeg", photograph, quality).data
-    below, above = (len(anchors.code("jpeg", photograph, quality).data) for quality in (6, 7))
+        assert references._jpeg(photograph, quality).data == references.code("jpeg", photograph, quality).data
+    below, above = (len(references.code("jpeg", photograph, quality).data) for quality in (6, 7))
     size = (below + above) // 2
-    quality, coded = anchors.closest_jpeg(photograph, size)
+    quality, coded = references.closest_jpeg(photograph, size)
     assert 6 < quality < 7 and abs(len(coded.data) - size) < 0.005 * size < 0.1 * (above - below)
     np.testing.assert_array_equal(coded.pixels, np.asarray(Image.open(io.BytesIO(coded.data))))
-    assert anchors.closest_jpeg(photograph, 100)[0] == 1  # none is so small
+    assert references.closest_jpeg(photograph, 100)[0] == 1  # none is so small

@@ -19,7 +19,7 @@ from PIL import Image
 pytest.importorskip("lightning")
 
 import lightning as L
-from rdcodec.codecs import container, weights
+from rdcodec.codecs import weights
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.dcvc_rt import ImageConfig, ImageNetwork
 from rdcodec.codecs.image.pictures import read_picture
@@ -28,14 +28,13 @@ from rdcodec.entropy_models.coder import Measure
 from rdcodec.entropy_models.tables import gaussian_tables
 from rdcodec.training.coder import Train, gaussian_bits, start_tables
 from rdcodec.training.data import ImageData, ImageFiles, PixelCache, RandomCrops, iterate_images
-from rdcodec.training.export import export, write_line
+from rdcodec.training.export import export
 from rdcodec.training.freeze import frozen, provisional_codec
-from rdcodec.training.image import SKIPPED_MAX, ImageTraining, architecture_of, initial_state, stratified_qualities
+from rdcodec.training.image import SKIPPED_MAX, ImageTraining, architecture_of, stratified_qualities
 from rdcodec.training.initialise import dct, start_as_dct, with_more_blocks, with_split_first_step, without_blocks
 from rdcodec.training.losses import rate_distortion, rate_distortion_weight
 from rdcodec.training.main import image as train_image
 from rdcodec.training.quantisation import LAYERS
-from rdcodec.training.retire import retire, shelve
 
 TINY = {
     "latent_channels": 64, "latent_width": 32, "hyper_channels": 8, "context_channels": 16, "level_channels": 16,
@@ -96,32 +95,8 @@ def test_the_recipe_learns_resumes_and_exports(photos, tmp_path, monkeypatch):
         np.testing.assert_array_equal(codec.decode(data), codec.estimate(picture, 100).pixels)
         mse = np.mean((codec.decode(data).astype(float) - picture) ** 2)
         assert 10 * math.log10(255**2 / mse) > 24
-        retires_once_it_is_replaced(tmp_path / "exported", data, codec.decode(data))
     finally:
         weights.manifest.cache_clear()
-
-
-def retires_once_it_is_replaced(folder: Path, data: bytes, pixels: np.ndarray) -> None:
-    """Of the model ``tiny`` in ``folder``: its streams decode as before, from a smaller file that cannot encode."""
-    with pytest.raises(ValueError, match="default"):
-        retire("tiny", folder)
-    whole = (folder / "tiny.safetensors").read_bytes()
-    write_line(folder, "next", whole, licence="x", data="x", recipe="x", steps=1, hardware="x")
-    assert retire("tiny", folder).stat().st_size < 0.8 * len(whole) and not (folder / "tiny.safetensors").exists()
-    weights.manifest.cache_clear()
-    line = weights.line_named("image", "tiny")
-    assert line.stream_hash == container.parse(data).weights
-    old = ImageCodec.load(model="tiny")
-    np.testing.assert_array_equal(old.decode(data), pixels)
-    for refused in (lambda: old.encode(pixels), lambda: initial_state("tiny", 4), lambda: retire("tiny", folder)):
-        with pytest.raises(ValueError, match="retired"):
-            refused()
-    assert shelve("tiny", folder) == folder / "older/tiny.safetensors.xz"
-    weights.manifest.cache_clear()
-    np.testing.assert_array_equal(ImageCodec.load(model="tiny").decode(data), pixels)
-    for name in ("tiny", "next", "absent"):
-        with pytest.raises(ValueError, match=f"{name} is no retired model"):
-            shelve(name, folder)
 
 
 def test_the_tiny_recipe_is_tiny():

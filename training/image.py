@@ -206,15 +206,12 @@ def initial_state(init: str, steps: int) -> dict[str, Tensor]:
 
     Raises:
         KeyError: neither a file nor a model's name.
-        ValueError: a retired model, or a file that is no checkpoint.
+        ValueError: a file that is no checkpoint.
     """
     if Path(init).is_file():
         state = checkpoint_state(checkpoint_at(Path(init)))
     else:
-        line = weights.line_named("image", init)
-        if line.retired_from:
-            raise ValueError(f"{init} is retired: its encoder is gone, training cannot go on from it")
-        state = thawed(read_weights(weights.verified_bytes(line))[0])
+        state = thawed(read_weights(weights.verified_bytes(weights.line_named("image", init)))[0])
     return with_split_first_step(state) if (architecture_of(state)["steps"], steps) == (GROUPS, GROUPS + 1) else state
 
 
@@ -228,7 +225,7 @@ def check_fits(init: str, state: dict[str, Tensor], network: ImageNetwork) -> No
 
 
 def architecture_of(state: dict[str, Tensor]) -> dict[str, Any]:
-    """The fields of `ImageConfig`, as a state's names and shapes tell them; defaults were others in older releases."""
+    """The fields of `ImageConfig`, as a state's names and shapes tell them."""
 
     def count(pattern: str) -> int:
         return sum(re.fullmatch(pattern, name) is not None for name in state)

@@ -90,7 +90,7 @@ class ImageCodec:
 
         latents = RecentTiles(header.grid, compute)
         for index in range(len(header.grid)):
-            latents(index)  # older weights know no correction that would ask for it
+            latents(index)  # weights without corrections ask for no neighbours
             self._code_correction(writers[index], latents, picture.pixels, header, index)
             writer = writers.pop(index)
             chunks.append((container.DATA, CHECK.pack(writer.checks[0]) + writer.close()[0]))

@@ -13,8 +13,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from ..container import MAGIC, write_file
-from ..files import check_folder, show_size
-from . import anchors, evaluate
+from ..terminal.files import check_folder, show_size
+from . import evaluation, references
 from .codec import ImageCodec, Progress
 from .header import parse
 from .pictures import check_sides, fitting, format_of, looks_like_image, read_picture, write_picture
@@ -150,7 +150,7 @@ def evaluate_folder(
     if not folder.exists():
         raise ValueError(f"{folder}: no such file or folder")
     wanted, ours = _curves(names, qualities)
-    evaluate.check_packages()
+    evaluation.check_packages()
     check_folder(output)
 
     def left_out(path: Path, error: Exception) -> None:
@@ -162,14 +162,14 @@ def evaluate_folder(
     if not paths:
         raise ValueError(f"{folder}: no images there")
     output.mkdir(parents=True, exist_ok=True)  # what cannot be written is found out before hours are spent
-    total = len(paths) * (len(ours) + sum(len(anchors.ANCHORS[name].qualities) for name in wanted))
+    total = len(paths) * (len(ours) + sum(len(references.ANCHORS[name].qualities) for name in wanted))
     task = progress.add_task("loading", total=total)
 
     def advance(text: str) -> None:
         progress.update(task, description=text, advance=1)
 
     codec = ImageCodec.load(model=model, device=device)
-    points = evaluate.evaluate(codec, paths, wanted, ours, advance, left_out)
+    points = evaluation.evaluate(codec, paths, wanted, ours, advance, left_out)
     if small := {point.file for point in points if math.isnan(point.ms_ssim)}:
         progress.console.print(f"codec: note: without MS-SSIM, for at most 160 pixels a side: {', '.join(sorted(small))}")
     return write_report(output, points, wanted, f"{folder.name}: {len({point.file for point in points})} images")
@@ -179,8 +179,8 @@ def _curves(names: str, qualities: str | None) -> tuple[list[str], tuple[int, ..
     """The anchors asked for, each of which can run here, and our qualities, enough to compare with them."""
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     for name in wanted:
-        anchors.check(name)
-    ours = parse_qualities(qualities) if qualities else evaluate.QUALITIES
+        references.check(name)
+    ours = parse_qualities(qualities) if qualities else evaluation.QUALITIES
     if wanted and len(ours) < 4:
         raise ValueError(f"{len(ours)} qualities; a BD-rate needs 4 (or give --anchors '')")
     return wanted, ours
@@ -216,19 +216,19 @@ def parse_qualities(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
-def write_report(output: Path, points: list[evaluate.Point], names: list[str], title: str) -> Table:
+def write_report(output: Path, points: list[evaluation.Point], names: list[str], title: str) -> Table:
     """points.csv, means.csv, bd_rate.csv and rate_distortion.png in ``output``."""
     output.mkdir(parents=True, exist_ok=True)
-    curves = evaluate.curves(points)
-    evaluate.write_csv(output / "points.csv", points)
-    evaluate.write_csv(output / "means.csv", evaluate.means(points))
-    evaluate.plot(output / "rate_distortion.png", curves, title)
+    curves = evaluation.curves(points)
+    evaluation.write_csv(output / "points.csv", points)
+    evaluation.write_csv(output / "means.csv", evaluation.means(points))
+    evaluation.plot(output / "rate_distortion.png", curves, title)
     table = Table("against", "BD-rate PSNR", "BD-rate MS-SSIM", title="rdcodec: rate at equal quality")
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["anchor", "bd_rate_psnr_percent", "bd_rate_ms_ssim_percent"])
     for name in names:
-        figures = [evaluate.bd_rate(rows, name, metric) for metric, rows in curves.items()]
+        figures = [evaluation.bd_rate(rows, name, metric) for metric, rows in curves.items()]
         writer.writerow([name, *(f"{value:.2f}" for value in figures)])
         table.add_row(name, *("too few points" if math.isnan(v) else f"{v:+.1f} %" for v in figures))
     write_file(output / "bd_rate.csv", buffer.getvalue().encode())

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from ...entropy_models.channel_context import GROUPS, LevelContext, MeanContext, active_mask
 from ...entropy_models.hyperprior import (
-    HYPER_STRIDE,
     HyperAnalysis,
     HyperPrior,
     LevelSynthesis,
@@ -136,25 +135,6 @@ class Synthesis(nn.Module):
         return depth_to_space(full_precision(patch, self.features(y_hat, hats)), PATCH)
 
 
-class Retired(nn.Module):
-    """Where the analysis transform of a retired model was."""
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        raise ValueError("these weights are retired and only decode; `codec models` lists the ones that encode")
-
-
-class NoHyperLatent(nn.Module):
-    """Where the hyper analysis of a retired model was: a reader needs the hyper-latent's shape alone."""
-
-    def __init__(self, hyper_channels: int) -> None:
-        super().__init__()
-        self.hyper_channels = hyper_channels
-
-    def forward(self, y: Tensor, hats: Tensor) -> Tensor:
-        batch, rows, columns, _ = y.shape
-        return y.new_zeros(batch, -(-rows // HYPER_STRIDE), -(-columns // HYPER_STRIDE), self.hyper_channels)
-
-
 def bounded(x: Tensor, limit: float) -> Tensor:
     """``x`` within ``limit`` of zero."""
     return x.clamp(-limit, limit)
@@ -189,11 +169,6 @@ class ImageNetwork(nn.Module):
             c.latent_channels, c.level_channels, c.anchors, c.steps, linear, depthwise
         )
         self.correction = Correction(c.trunk_channels, 3 * PATCH**2, c.corrections, c.anchors) if c.corrections else None
-
-    def retire(self) -> None:
-        """Drop the networks that only an encoder runs."""
-        self.analysis = Retired()  # type: ignore[assignment]
-        self.hyper_analysis = NoHyperLatent(self.config.hyper_channels)  # type: ignore[assignment]
 
     def to_latent(self, image: Tensor, quality: Tensor) -> Tensor:
         """``image`` (B, H, W, 3) in -0.5..0.5 with sides multiples of 16; ``quality`` (B,) integers 0..100."""

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..container import write_file
-from . import anchors
+from . import references
 from .codec import ImageCodec
-from .evaluate import psnr_db
+from .evaluation import psnr_db
 from .pictures import Picture, read_picture, upright, write_picture
 
 QUALITIES = (15, 40, 70)
@@ -89,7 +89,7 @@ def _one(codec: ImageCodec, picture: Picture, folder: Path, quality: int) -> tup
     middle = time.perf_counter()
     ours = codec.decode(data)
     end = time.perf_counter()
-    jpeg_quality, jpeg = anchors.closest_jpeg(picture.pixels, len(data))
+    jpeg_quality, jpeg = references.closest_jpeg(picture.pixels, len(data))
     bpp_per_byte = 8 / (ours.shape[0] * ours.shape[1])
     write_file(path, data)
     write_file(folder / f"q{quality}.png", write_picture(Picture(ours)))

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from ..files import FORMATS
+from ..terminal.files import FORMATS
 from .header import PIXELS_MAX
 
 _OPTIONS: dict[str, dict[str, Any]] = {

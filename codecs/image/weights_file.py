@@ -63,7 +63,7 @@ def weights_bytes(config: ImageConfig, tensors: dict[str, Tensor], tables: Table
 
 
 def read_weights(data: bytes) -> tuple[ImageNetwork, Tables]:
-    """Networks (float32) and tables from a weights file, whole or retired."""
+    """Networks (float32) and tables from a weights file."""
     header_bytes = struct.unpack_from("<Q", data)[0]
     fields = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["config"])
     config: dict[str, Any] = {"steps": 4} | {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
@@ -71,7 +71,5 @@ def read_weights(data: bytes) -> tuple[ImageNetwork, Tables]:
     stored = [name for name in tensors if name.startswith("tables.")]
     tables = Tables.from_arrays({name.removeprefix("tables."): tensors.pop(name).numpy() for name in stored})
     network = ImageNetwork(ImageConfig(**config))
-    if not any(name.startswith("analysis.") for name in tensors):
-        network.retire()
     network.load_state_dict(unpacked(tensors), assign=True)
     return network, tables

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 _EXPORTS = {
-    "KvBlock": "blocks", "KvSettings": "blocks", "block_id": "blocks", "decode_block": "blocks",
-    "encode_block": "blocks", "read_block_header": "blocks", "MODES": "modes", "Profile": "profile",
-    "use_profile": "profile", "calibrate": "calibration", "load_cache": "cache_io", "save_cache": "cache_io",
-    "KvCodec": "codec", "PrefixStore": "store", "open_backend": "backends", "filled_cache": "cache_io",
-    "fingerprint": "model", "rope_of": "model",
+    "KvBlock": "format.blocks", "KvSettings": "format.blocks", "block_id": "format.blocks", "decode_block": "format.blocks",
+    "encode_block": "format.blocks", "read_block_header": "format.blocks", "MODES": "modes.table",
+    "Profile": "modes.profiles", "use_profile": "modes.profiles", "calibrate": "hf.calibration", "KvCodec": "codec",
+    "load_cache": "hf.cache_io", "save_cache": "hf.cache_io", "filled_cache": "hf.cache_io", "fingerprint": "hf.model",
+    "rope_of": "hf.model",
 }  # fmt: skip
 """Public name: module. Imported when first used, so that the command's help needs no torch."""
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .blocks import KvSettings, decode_block, encode_block, estimate_block
-from .modes import MODES
-from .sequence import Layers, Progress, decode_blocks, encode_sequence, split
+from .format.blocks import KvSettings, decode_block, encode_block, estimate_block
+from .format.sequence import Layers, Progress, decode_blocks, encode_sequence, split
+from .modes.table import MODES
 
 
 class KvCodec:

@@ -17,16 +17,16 @@ from torch import Tensor
 
 from ...entropy_models.errors import Unsupported
 from .. import container
-from .blocks import KvSettings, decode_block, read_block_header
 from .codec import KvCodec, join
-from .header import BLOCK, ELEMENT_TYPES, TOKEN_IDS, parse_sequence, width_text
+from .format.blocks import KvSettings, decode_block, read_block_header
+from .format.header import BLOCK, ELEMENT_TYPES, TOKEN_IDS, parse_sequence, width_text
+from .format.sequence import check_tokens, decode_blocks
+from .hf.model import SUPPORTED, check_model, fingerprint, load_model, mapped_model, rope_of
 from .layout import Layout, check_fits, layout_of
-from .model import SUPPORTED, check_model, fingerprint, load_model, mapped_model, rope_of
-from .modes import MODES, check_command_mode
-from .place import type_name
-from .profile import Profile
-from .rope import Rope
-from .sequence import check_tokens, decode_blocks
+from .modes.place import type_name
+from .modes.profiles import Profile
+from .modes.rope import Rope
+from .modes.table import MODES, check_command_mode
 from .splice import Layers, held_ids, layers_of, tokens_of
 from .token_file import ids_of
 

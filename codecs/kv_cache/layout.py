@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ...entropy_models.errors import Mismatch
-from .header import BlockHeader, width_text
-from .model import text_config
-from .place import type_name
+from .format.header import BlockHeader, width_text
+from .hf.model import text_config
+from .modes.place import type_name
 from .splice import Layers
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .model import SUPPORTED, check_cache
+from .hf.model import SUPPORTED, check_cache
 
 Layers = tuple[tuple[Tensor, Tensor], ...]
 """Keys and values of each layer, shape (kv_heads, n, head_dim)."""

@@ -1,0 +1,326 @@
+"""One block: a run of tokens with its keys and values, to bytes and back.
+
+A block is an .rdc file (`rdcodec.codecs.container`) of codec id 4. Its id is the hash of what determines the cache:
+
+    id = sha256(parent id, fingerprint, sha256(salt), tokens as int64)[:16]        parent of the first block: zeros
+
+so equal prefixes under one model and one tenant meet in one block, and no others do.
+
+The header and the chunks are specified in `header`, a chunk in `rows`, its content in the modes' files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ....entropy_models.errors import BitstreamError, Mismatch
+from ....entropy_models.rows import ReadGroup
+from ... import container
+from ..modes.place import KEY, KIND_NAMES, VALUE, Choices, Place, type_name
+from ..modes.profiles import Profile, find_profile
+from ..modes.rope import Rope, rope_in
+from ..modes.table import MODES
+from .header import (
+    CODEC_ID,
+    ELEMENT_TYPES,
+    FIRST,
+    LAYERS_MAX,
+    ROOT,
+    START_MAX,
+    TOKENS_MAX,
+    BlockHeader,
+    check_salt,
+    check_sizes,
+    pack,
+    parse,
+    stored_layers,
+)
+
+GROUP_SIZE = 1 << 18
+"""Elements that are read in one go: many enough that calls cost little, few enough for the processor's cache."""
+GROUP_CHUNKS = 256
+"""Chunks at most, so that chunk and level fit in 16 bits."""
+
+
+@dataclass(frozen=True)
+class KvBlock:
+    """``tokens`` int64, shape (n,); ``layers``: keys and values, each of shape (kv_heads, n, head_dim)."""
+
+    tokens: np.ndarray
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvSettings:
+    """How to encode. A decoder needs none of this, only the profile where a mode was calibrated."""
+
+    mode: str = "quantized"
+    """A key of `modes.MODES`."""
+    quality: int = 60
+    """0..100; ten points halve the step, which costs about one bit per element."""
+    bits: int = 4
+    """Of TurboQuant's codes, 1..5."""
+    block_tokens: int = 256
+    """Tokens of a block, 1..65536; the last block of a sequence may be shorter."""
+    sinks: int = 4
+    """First tokens of a sequence that get finer steps."""
+    recent: int = 128
+    """Last tokens of a sequence that get finer steps, where its length is known."""
+    edge: int = 2
+    """Layers at each end that get finer steps."""
+    rope: Rope | None = None
+    """Of the model (`model.rope_of`); None leaves keys as they are."""
+    profile: Profile | None = None
+    """Calibration of the model (`rdcodec.codecs.kv_cache.calibrate`): step allocation, bases, predictors."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"no mode {self.mode!r}; there are {', '.join(MODES)}")
+        limits = {"quality": (0, 100), "bits": (1, 5), "block_tokens": (1, TOKENS_MAX), "sinks": (0, 1 << 16)}
+        limits |= {"recent": (0, 1 << 31), "edge": (0, LAYERS_MAX)}
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not low <= value <= high:
+                raise ValueError(f"{name} is {value!r}; need a whole number {low}..{high}")
+        if MODES[self.mode].needs_profile and self.profile is None:
+            raise ValueError(f"mode {self.mode} needs a calibrated profile (rdcodec.codecs.kv_cache.calibrate)")
+
+
+def block_id(parent: bytes, fingerprint: bytes, salt: bytes, tokens: Any) -> bytes:
+    """16 bytes that name a block; see the module's docstring."""
+    if len(parent) != 16 or len(fingerprint) != 16:
+        raise ValueError(f"parent id of {len(parent)} and fingerprint of {len(fingerprint)} bytes; need 16 and 16")
+    check_salt(salt)
+    ids = np.ascontiguousarray(tokens, "<i8")
+    return hashlib.sha256(parent + fingerprint + hashlib.sha256(salt).digest() + ids.tobytes()).digest()[:16]
+
+
+def encode_block(
+    block: KvBlock,
+    *,
+    parent: bytes,
+    fingerprint: bytes,
+    salt: bytes,
+    start: int,
+    settings: KvSettings,
+    total: int | None = None,
+) -> bytes:
+    """A block's bytes. The same block and settings always give the same bytes.
+
+    Args:
+        block: keys and values in bf16, fp16 or fp32, on any device; not needed for mode ``tokens``.
+        parent: id of the block before, 16 zero bytes for the first.
+        fingerprint: 16 bytes of the model (`model.fingerprint`).
+        salt: the tenant's; blocks of different salts never match.
+        start: position of the first token.
+        settings: mode and quality.
+        total: length of the whole sequence, for the finer steps of its last tokens; None: unknown, none are finer.
+
+    Raises:
+        ValueError: shapes, types or limits; the message has found and expected.
+    """
+    head = _header_of(block, parent, fingerprint, salt, start, settings, total)
+    rope = _rope_chunk(settings, head.key_dim)
+    coders = [MODES[settings.mode].coder("Write")() for _ in range(2 * stored_layers(head))]
+    predicts = MODES[settings.mode].needs_earlier_layers
+    with torch.inference_mode():  # a twentieth of the time: PyTorch keeps no books for gradients
+        run(coders, head, settings.rope, settings.profile, block.layers, settings, wanted=predicts)
+    return assembled(head, rope, [coder.chunk() for coder in coders])
+
+
+def assembled(head: BlockHeader, rope: bytes, tensors: list[bytes]) -> bytes:
+    """A block's bytes from those of its RoPE frequencies and of its tensors."""
+    chunks = [(container.METADATA, head.ids), (container.METADATA, rope)]
+    chunks += [(container.DATA, body) for body in tensors]
+    return container.write(codec_id=CODEC_ID, weights=head.profile, signal=pack(head), chunks=chunks)
+
+
+def estimate_block(block: KvBlock, *, start: int, settings: KvSettings, total: int | None = None):
+    """What decoding will give, and the ideal bits, without writing.
+
+    Returns:
+        (layers as `decode_block` will return them, bits of all chunks without container and header).
+    """
+    head = _header_of(block, ROOT, bytes(16), b"", start, settings, total)
+    coders = [MODES[settings.mode].coder("Measure")() for _ in range(2 * stored_layers(head))]
+    layers = run(coders, head, settings.rope, settings.profile, block.layers, settings)
+    return layers, float(sum(coder.bits[0] for coder in coders))
+
+
+def read_block_header(data: bytes | memoryview) -> BlockHeader:
+    """Header, token ids and sizes; no tensor is decoded.
+
+    Raises:
+        BitstreamError: not a block, or damaged.
+    """
+    return parse(data)[1]
+
+
+def decode_block(
+    data: bytes | memoryview,
+    *,
+    fingerprint: bytes | None = None,
+    salt: bytes | None = None,
+    layers: range | None = None,
+    profile: Profile | None = None,
+) -> KvBlock:
+    """Inverse of `encode_block`.
+
+    Args:
+        data: a block's bytes.
+        fingerprint: refuse blocks of another model.
+        salt: refuse blocks of another tenant, and any whose tokens do not hash to its id.
+        layers: decode only these; ``layers`` of the result holds them in order. Others' chunks are not even checked
+            (mode ``predictive`` decodes from layer 0 all the same).
+        profile: of modes that need one; else it is looked up among those in use (`profile.use_profile`).
+
+    Returns:
+        The block; without layers for mode ``tokens``; with one input tensor per layer, (1, n, d_model), and an
+        empty value tensor for mode ``residual``.
+
+    Raises:
+        BitstreamError: anything wrong with the bytes, model, salt or profile.
+        ValueError: ``layers`` is outside the block.
+    """
+    return decode_parsed(*parse(data), fingerprint=fingerprint, salt=salt, layers=layers, profile=profile)
+
+
+def decode_parsed(
+    stream: container.Stream,
+    head: BlockHeader,
+    *,
+    fingerprint: bytes | None = None,
+    salt: bytes | None = None,
+    layers: range | None = None,
+    profile: Profile | None = None,
+) -> KvBlock:
+    """`decode_block` of what `header.parse` returned."""
+    if fingerprint is not None and head.fingerprint != fingerprint:
+        raise Mismatch(f"the block is of model {head.fingerprint.hex()}, expected {fingerprint.hex()}")
+    if salt is not None and block_id(head.parent, head.fingerprint, salt, head.tokens) != head.id:
+        raise Mismatch("it was written under another salt (--salt) than the one given, or its token ids were changed")
+    stored = stored_layers(head)
+    want = range(stored) if layers is None else layers
+    if len(want) and not (stored and want.step == 1 and 0 <= want.start and want.stop <= stored):
+        raise ValueError(f"layers {want}; need successive ones of the {stored} in the block")
+    if MODES[head.mode].needs_profile and profile is None:
+        profile = find_profile(head.profile)
+    rope = rope_in(stream.chunk(1), head.key_dim)
+    first = 0 if MODES[head.mode].needs_earlier_layers else want.start
+    chosen = range(first, want.stop) if len(want) else range(0)
+    read = MODES[head.mode].coder("Read")
+    coders = [read(stream.chunk(FIRST + 2 * i + kind)) for i in chosen for kind in (KEY, VALUE)]
+    decoded = run(coders, head, rope, profile, None, None, chosen)
+    return KvBlock(head.tokens, decoded[want.start - first :] if len(want) else ())
+
+
+def run(coders, head: BlockHeader, rope, profile, tensors, settings, chosen: range | None = None, wanted=True):
+    """The coding pass of a block: the same for writing, measuring and reading (``tensors`` None).
+
+    ``wanted``: whether the result will be looked at. Where it is not, chunks are not read together either.
+    """
+    mode = MODES[head.mode]
+    layers = chosen if chosen is not None else range(stored_layers(head))
+    known: dict[tuple[int, int], Tensor] = {}
+    out: dict[tuple[int, int], Tensor] = {}
+    if profile is not None:
+        profile.check(head.layers, (head.heads * head.key_dim, head.heads * head.value_dim))
+    token_ids, dtype = torch.from_numpy(head.tokens), head.dtype
+    choices = Choices(settings.quality, settings.edge) if settings else Choices(0, 0)
+    for kind, group in _groups(coders, head, tensors is None and wanted):
+        dim = head.value_dim if kind == VALUE else head.key_dim
+        place = Place(
+            layers[group[0]], head.layers, kind, head.heads * len(group), head.count, dim, dtype, head.start,
+            head.sinks, head.recent, head.bits, rope, profile, choices, known, token_ids, wanted,
+        )  # fmt: skip
+        x = tensors[place.layer][kind] if tensors is not None else None
+        readers = [coders[2 * i + kind] for i in group]
+        coder = readers[0] if len(group) == 1 else ReadGroup(readers)
+        if dim == 0 or not mode.target:
+            coded = torch.zeros(place.shape, dtype=dtype)
+        else:
+            coded = mode.code(coder, x, place)
+        coder.finish()
+        for i, part in zip(group, coded.chunk(len(group)) if len(group) > 1 else [coded], strict=True):
+            out[i, kind] = part
+    return tuple((out[i, KEY], out[i, VALUE]) for i in range(len(layers)))
+
+
+def _groups(coders, head: BlockHeader, grouped: bool) -> Iterator[tuple[int, list[int]]]:
+    """Kind, and index among the layers, of the tensors that are coded together; writers take one each."""
+    mode = MODES[head.mode]
+    together: dict[tuple[int, Any], list[int]] = {}
+    for i, kind in itertools.product(range(len(coders) // 2), (KEY, VALUE)):
+        dim = head.value_dim if kind == VALUE else head.key_dim
+        key = mode.key(coders[2 * i + kind]) if grouped and dim else None
+        if key is None:
+            yield kind, [i]
+            continue
+        group = together.setdefault((kind, key), [])
+        group.append(i)
+        if len(group) * head.heads * head.count * dim >= GROUP_SIZE or len(group) == GROUP_CHUNKS:
+            yield kind, together.pop((kind, key))
+    yield from ((kind, group) for (kind, _), group in together.items())
+
+
+def _header_of(block: KvBlock, parent, fingerprint, salt, start, settings: KvSettings, total) -> BlockHeader:
+    tokens = np.ascontiguousarray(block.tokens, np.int64)
+    n = len(tokens)
+    if tokens.ndim != 1 or not 1 <= n <= TOKENS_MAX:
+        raise ValueError(f"tokens of shape {tokens.shape}; need 1..{TOKENS_MAX} in one row")
+    if tokens.min() < 0 or tokens.max() >= 1 << 32 or not 0 <= start < START_MAX:
+        raise ValueError(f"token ids {tokens.min()}..{tokens.max()} at position {start}; need 0..2^32 - 1, 0..2^40 - 1")
+    if not block.layers and settings.mode != "tokens":
+        raise ValueError(f"a block without layers has no mode but tokens, not {settings.mode}")
+    heads, key_dim, value_dim, dtype = _shapes(block, n)
+    sinks = min(max(settings.sinks - start, 0), n)
+    recent = 0 if total is None else min(max(start + n - max(total - settings.recent, sinks + start), 0), n)
+    recent = min(recent, n - sinks)
+    profile = settings.profile.hash if settings.profile and MODES[settings.mode].option == "quality" else bytes(8)
+    return BlockHeader(
+        settings.mode, settings.quality, type_name(dtype), len(block.layers), heads, key_dim, value_dim,
+        tokens.astype("<u4").tobytes(), start,
+        sinks, recent, settings.bits, block_id(parent, fingerprint, salt, tokens), parent, fingerprint, profile, (),
+    )  # fmt: skip
+
+
+def _rope_chunk(settings: KvSettings, key_dim: int) -> bytes:
+    """The frequencies, nothing where no key is stored; ValueError for those that a reader would refuse."""
+    if settings.rope is None or MODES[settings.mode].needs_model:  # layer inputs carry no RoPE, and may be narrower
+        return b""
+    if 2 * len(settings.rope.frequencies) > key_dim:
+        raise ValueError(f"RoPE of {2 * len(settings.rope.frequencies)} channels for keys of width {key_dim}")
+    return settings.rope.frequencies.astype("<f4").tobytes()
+
+
+def _shapes(block: KvBlock, n: int) -> tuple[int, int, int, torch.dtype]:
+    """(heads, key width, value width, element type), the same in every layer."""
+    if not block.layers:
+        return 1, 1, 1, torch.bfloat16
+    heads, _, key_dim = block.layers[0][0].shape
+    value_dim, dtype = block.layers[0][1].shape[-1], block.layers[0][0].dtype
+    for i, pair in enumerate(block.layers):
+        for x, name, dim in zip(pair, KIND_NAMES, (key_dim, value_dim), strict=True):
+            if tuple(x.shape) != (heads, n, dim) or x.dtype != dtype:
+                raise ValueError(
+                    f"{name} of layer {i}: {tuple(x.shape)} {type_name(x.dtype)}; expected {(heads, n, dim)} "
+                    f"{type_name(dtype)} as in layer 0"
+                )
+    if type_name(dtype) not in ELEMENT_TYPES.values():
+        raise ValueError(f"element type {type_name(dtype)}; need one of {', '.join(ELEMENT_TYPES.values())}")
+    check_sizes(len(block.layers), heads, key_dim, value_dim, n, ValueError)
+    return heads, key_dim, value_dim, dtype
+
+
+__all__ = [
+    "BitstreamError", "BlockHeader", "KvBlock", "KvSettings", "block_id", "decode_block", "encode_block",
+    "estimate_block", "read_block_header",
+]  # fmt: skip

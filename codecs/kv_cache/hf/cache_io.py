@@ -1,0 +1,210 @@
+"""`save_cache` and `load_cache`: a transformers cache to a file and back.
+
+>>> out = model(prompt_ids, use_cache=True)                                # doctest: +SKIP
+>>> save_cache(out.past_key_values, prompt_ids, "prompt.rdc", model)       # doctest: +SKIP
+>>> cache = load_cache("prompt.rdc", model)                                # doctest: +SKIP
+>>> model.generate(prompt_and_question_ids, past_key_values=cache)         # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ....entropy_models.errors import BitstreamError, Mismatch, Unsupported
+from ... import container
+from ..codec import join
+from ..format.blocks import KvSettings
+from ..format.header import SequenceHeader
+from ..format.sequence import (
+    BLOCKS,
+    Layers,
+    Progress,
+    decode_blocks,
+    decode_tokens,
+    encode_sequence,
+    encode_tokens,
+    parse_sequence,
+)
+from ..layout import check_fits, layout_of
+from ..modes.table import MODES
+from ..splice import held_ids, layers_of, tokens_of
+from . import residual
+from .mismatch import cause, check_block
+from .model import check_model, fingerprint, rope_of
+
+_RECOMPUTE_TOKENS = 512
+"""Tokens per forward pass when a cache is recomputed: bounds the memory of the activations."""
+
+
+def save_cache(
+    cache: Any,
+    tokens: Any,
+    path: str | Path,
+    model: Any = None,
+    *,
+    settings: KvSettings | None = None,
+    salt: bytes = b"",
+    progress: Progress | None = None,
+) -> int:
+    """Write a cache, atomically.
+
+    Args:
+        cache: a transformers ``DynamicCache`` of one sequence, or (keys, values) per layer of shape
+            (kv_heads, n, head_dim); bf16, fp16 or fp32, CPU or CUDA.
+        tokens: ids that made it, shape (n,) or (1, n); one more is cut, since generation ends on a token whose keys are
+            not there yet.
+        path: of the file.
+        model: the transformers model: its fingerprint protects against loading into another one, and its RoPE is undone
+            before quantising. Modes ``tokens`` and ``residual`` need it.
+        settings: mode and quality; `KvSettings` () by default.
+        salt: the tenant's.
+        progress: called with (tokens done, tokens in all).
+
+    Returns:
+        Bytes written.
+
+    Raises:
+        ValueError: shapes, types, or a cache or mode that does not fit the model (`Unsupported` names it).
+    """
+    settings = settings or KvSettings()
+    ids = tokens_of(tokens)
+    layers = layers_of(cache)
+    if not layers:
+        raise ValueError("no cache to save")
+    ids, name = held_ids(ids, layers), bytes(16)
+    if model is not None:
+        check_model(model)
+        check_fits(layout_of(layers), model, "the cache")
+        name = fingerprint(model)
+        settings = settings if settings.rope else replace(settings, rope=rope_of(model))
+    elif MODES[settings.mode].needs_model:
+        raise ValueError(f"mode {settings.mode} needs the model")
+    if settings.mode == "tokens":
+        _check_recomputes(model, ids, layers)
+        data = encode_tokens(model, ids, fingerprint=name, salt=salt, progress=progress)
+    else:
+        if settings.mode == "residual":
+            inputs = residual.capture(model, torch.from_numpy(ids))
+            residual.check_restores(model, inputs, layers)
+            layers = tuple((h, h.new_zeros(1, len(ids), 0)) for h in inputs)
+        data = encode_sequence(ids, layers, settings, fingerprint=name, salt=salt, progress=progress)
+    container.write_file(Path(path), data)
+    return len(data)
+
+
+def _check_recomputes(model: Any, ids: np.ndarray, layers: Layers) -> None:
+    """Unsupported where the model does not make this cache of these ids: only the ids would be kept."""
+    if differs := residual.unlike(layers_of(recompute(model, ids)), layers):
+        raise Unsupported(
+            f"mode tokens keeps the ids alone, and {differs[0]} of this cache are not what the model makes of them (error "
+            f"{differs[1]:.2f} of the norm); are the ids those of the cache?"
+        )
+
+
+def load_cache(
+    path: str | Path,
+    model: Any = None,
+    *,
+    tokens: Any = None,
+    prefix: int | None = None,
+    salt: bytes = b"",
+    device: Any = None,
+    progress: Progress | None = None,
+) -> Any:
+    """A transformers ``DynamicCache`` from a file.
+
+    A file that was written without a model carries no fingerprint: its layers, heads, widths and element type must be
+    the model's, but nothing tells whether these weights made it.
+
+    Args:
+        path: of the file.
+        model: the model that will go on; a cache of another one is refused. None: not checked.
+        tokens: ids that the cache must start with, shape (m,) or (1, m): the cache is cut after the last one
+            that agrees.
+        prefix: cut after so many tokens, at least 1.
+        salt: the tenant's.
+        device: of the tensors; the model's by default.
+        progress: called with (tokens done, tokens wanted).
+
+    Returns:
+        The cache; ``cache.get_seq_length()`` tokens of it are filled.
+
+    Raises:
+        BitstreamError: damage, another model, layout or salt, or a mode that needs a model or profile that is not there.
+        ValueError: ``prefix`` is below 1.
+        TypeError: the salt is no bytes.
+    """
+    if prefix is not None and prefix < 1:
+        raise ValueError(f"a prefix of {prefix} tokens; need at least 1, or None for all")
+    data = Path(path).read_bytes()
+    stream, head = parse_sequence(data)
+    if model is not None:
+        _check_made_by(model, stream, head, Path(path).name)
+        device = device or model.device
+    if head.content != BLOCKS:
+        if model is None:
+            raise Unsupported(f"{Path(path).name} holds token ids only; give the model that recomputes the cache")
+        ids = decode_tokens(data, model, fingerprint=None, salt=salt, prefix=prefix, progress=progress)
+        return recompute(model, ids[: _agreed(ids, tokens, prefix)])
+    if model is not None and stream.entries:
+        check_block(stream.chunk(0), model, Path(path).name)
+    blocks = decode_blocks(data, salt=salt, prefix=prefix, progress=progress)
+    ids, layers = join(blocks)
+    if layers and layers[0][1].shape[-1] == 0:
+        if model is None:
+            raise Unsupported(f"{Path(path).name} holds layer inputs; give the model that projects them")
+        layers = tuple(residual.project(model, [h for h, _ in layers], 0))
+    return filled_cache(layers, _agreed(ids, tokens, None), device)
+
+
+def _check_made_by(model: Any, stream: container.Stream, head: SequenceHeader, name: str) -> None:
+    """Mismatch for a file of another model's fingerprint, with the likely reason; one without a fingerprint may be."""
+    check_model(model)
+    here = fingerprint(model)
+    if head.fingerprint in (here, bytes(16)):
+        return
+    first = stream.entries[0] if head.content == BLOCKS and stream.entries else None
+    block = stream.data[first.offset : first.offset + first.length] if first else None  # damage here is not the reason
+    why = cause(model, head.fingerprint, block)
+    raise Mismatch(f"{name} is of model {head.fingerprint.hex()}, this one is {here.hex()}: {why}")
+
+
+def filled_cache(layers: Any, count: int, device: Any = None) -> Any:
+    """A ``DynamicCache`` of the first ``count`` tokens of (keys, values) per layer."""
+    from transformers.cache_utils import DynamicCache
+
+    cache = DynamicCache()
+    for i, (keys, values) in enumerate(layers):
+        cache.update(keys[None, :, :count].to(device), values[None, :, :count].to(device), i)
+    return cache
+
+
+@torch.no_grad()
+def recompute(model: Any, ids: np.ndarray) -> Any:
+    """The cache of a prompt, by running the model on it."""
+    from transformers.cache_utils import DynamicCache
+
+    cache = DynamicCache()
+    for start in range(0, len(ids), _RECOMPUTE_TOKENS):
+        part = torch.from_numpy(ids[start : start + _RECOMPUTE_TOKENS])[None].to(model.device)
+        getattr(model, "model", model)(part, past_key_values=cache, use_cache=True)
+    return cache
+
+
+def _agreed(ids: np.ndarray, wanted: Any, prefix: int | None) -> int:
+    """How many leading tokens to keep."""
+    count = len(ids) if prefix is None else min(prefix, len(ids))
+    if wanted is None:
+        return count
+    other = tokens_of(wanted)
+    shared = min(count, len(other))
+    differ = np.flatnonzero(ids[:shared] != other[:shared])
+    return int(differ[0]) if len(differ) else shared
+
+
+__all__ = ["BitstreamError", "filled_cache", "load_cache", "recompute", "save_cache"]

@@ -1,0 +1,224 @@
+"""What a cache needs to know of its model: a fingerprint, RoPE, and whether its layers can be stored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ....entropy_models.errors import Unsupported
+from ..modes.rope import Rope
+
+HALF_ROTATION = frozenset(
+    (
+        "llama",
+        "mistral",
+        "mixtral",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+        "qwen3_moe",
+        "phi",
+        "phi3",
+        "gemma",
+        "granite",
+        "olmo2",
+    )
+    + ("smollm3", "stablelm")
+)
+"""Model types whose RoPE pairs channel i with i + rotary_dim / 2. Others keep their keys as they are."""
+STATIC_ROPE = frozenset(("default", "linear", "llama3", "yarn"))
+"""RoPE types whose frequencies do not depend on the length of the sequence."""
+_IGNORED_CONFIG = frozenset(("transformers_version", "_name_or_path", "_attn_implementation", "use_cache", "dtype"))
+_SAMPLES = 4096
+
+SUPPORTED = "supported are keys and values of every position, as a DynamicCache of full-attention layers holds them"
+_LAYER_CLASSES = {
+    "LinearAttention": "linear-attention or state-space (SSM)", "SlidingWindow": "sliding-window",
+    "Static": "static (preallocated)", "Quantized": "quantised", "Indexed": "sparse-attention", "Dummy": "shared or empty",
+}  # fmt: skip
+"""Part of the name of a transformers cache layer's class: the field's word for it. The first that fits."""
+_LAYER_TYPES = {
+    "sliding_attention": "sliding-window", "chunked_attention": "sliding-window", "conv": "convolution",
+    "hybrid_sliding": "sliding-window and state-space (SSM)", "linear_attention": "linear-attention",
+    "hybrid": "attention and state-space (SSM)", "mamba": "state-space (SSM)",
+}  # fmt: skip
+"""``layer_types`` of a transformers config: the field's word."""
+
+
+def load_model(folder: str | Path, dtype: Any = "auto") -> Any:
+    """The transformers model in a folder, on the CPU; its own progress bars stay hidden, which would mix with ours."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def mapped_model(folder: str | Path) -> Any | None:
+    """As `load_model`, with weights that stay in the safetensors files: what a fingerprint samples is all that is read.
+
+    It has the config, the names, shapes and numbers of the weights and the RoPE tables of the loaded model. It is not
+    meant to run.
+
+    Returns:
+        None where `load_model` may do more than take the files' tensors by their names: other types than
+        `HALF_ROTATION`, adapters, quantised, renamed or missing weights, or another type in the files than the config's.
+
+    Raises:
+        OSError: a file is missing that the config or the index names.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = Path(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    changed = any(hasattr(config, name) for name in ("quantization_config", "auto_map"))
+    if changed or config.model_type not in HALF_ROTATION or (folder / "adapter_config.json").exists():
+        return None
+    if not isinstance(config.dtype, torch.dtype):
+        return None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype).eval()
+    weights = _weights(model, _mapped_tensors(folder))
+    if weights is None or model._keep_in_fp32_modules or model._keep_in_fp32_modules_strict:
+        return None
+    model.load_state_dict(weights, assign=True)
+    for module in model.modules():
+        if isinstance(getattr(module, "inv_freq", None), Tensor):
+            module.inv_freq = type(module)(config).inv_freq
+    return model
+
+
+def _mapped_tensors(folder: Path) -> dict[str, Tensor]:
+    """Tensors of a model's safetensors files by name, memory-mapped; empty where it has no such files."""
+    files, index = {folder / "model.safetensors"}, folder / "model.safetensors.index.json"
+    if not (folder / "model.safetensors").is_file():
+        weight_map = json.loads(index.read_text())["weight_map"] if index.is_file() else {}
+        files = {folder / name for name in weight_map.values()}
+    found: dict[str, Tensor] = {}
+    for file in sorted(files):
+        with safe_open(file, "pt") as opened:
+            found |= {name: opened.get_tensor(name) for name in opened.keys()}
+    return found
+
+
+def _weights(model: Any, found: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """A model's state out of its files' tensors; None where it is not all there in the model's shapes and type."""
+    state = model.state_dict(keep_vars=True)
+    tied: dict[int, list[str]] = {}
+    for name, tensor in state.items():
+        tied.setdefault(id(tensor), []).append(name)
+    out: dict[str, Tensor] = {}
+    for names in tied.values():
+        stored = [name for name in names if name in found]
+        if len(stored) != 1:  # of two, transformers ties only those with equal numbers
+            return None
+        out |= dict.fromkeys(names, found[stored[0]])
+    same = all(out[name].shape == tensor.shape and out[name].dtype == tensor.dtype for name, tensor in state.items())
+    return out if same else None
+
+
+def fingerprint(model: Any, dtype: str | None = None) -> bytes:
+    """16 bytes that change with the config (RoPE, layer kinds, head layout), with training, or with an adapter.
+
+    The hash covers the config, and of every tensor its name, shape, type and a sample of 4,096 evenly spaced elements:
+    a fraction of a second where hashing 16 GB of weights would take many. Weights edited only between those elements
+    have the same fingerprint.
+
+    Args:
+        model: a transformers model, on any device.
+        dtype: as if the model had been loaded in this type, named as in torch; None: as it is. Exact where its own type
+            holds all numbers of the checkpoint.
+    """
+    config = {k: v for k, v in model.config.to_dict().items() if k not in _IGNORED_CONFIG}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().reshape(-1)
+        at = torch.linspace(0, max(flat.numel() - 1, 0), min(_SAMPLES, flat.numel()), dtype=torch.float64).long()
+        sample = flat[at.to(flat.device)].cpu().contiguous()
+        if dtype and tensor.is_floating_point():
+            sample = sample.to(getattr(torch, dtype))
+        digest.update(f"{name} {tuple(tensor.shape)} {sample.dtype}".encode() + sample.view(torch.uint8).numpy().tobytes())
+    return digest.digest()[:16]
+
+
+def rope_of(model: Any) -> Rope | None:
+    """RoPE to undo before quantising keys, or None where that would not be known to be right.
+
+    None for types that are not in `HALF_ROTATION`, for frequencies that change with the length, and for models whose
+    layers do not share one table. Leaving RoPE in costs bits, never correctness.
+    """
+    config = text_config(model)
+    parameters = getattr(config, "rope_parameters", None) or {}
+    if config.model_type not in HALF_ROTATION or parameters.get("rope_type", "default") not in STATIC_ROPE:
+        return None
+    tables = [m.inv_freq for m in model.modules() if isinstance(getattr(m, "inv_freq", None), Tensor)]
+    if not tables or any(not torch.equal(t, tables[0]) for t in tables):
+        return None
+    return Rope(tables[0].detach().float().cpu().numpy().astype(np.float32))
+
+
+def text_config(model: Any) -> Any:
+    """The language model's part of the config."""
+    return model.config.get_text_config(decoder=True)
+
+
+def check_cache(cache: Any) -> None:
+    """Refuse, by name, cache layers that a run of tokens does not determine position by position.
+
+    Raises:
+        Unsupported: sliding-window, linear-attention, static, quantised or otherwise unknown layers, the cache of an
+            encoder and a decoder, or an empty cache.
+    """
+    from transformers.cache_utils import DynamicLayer
+
+    if hasattr(cache, "cross_attention_cache"):
+        raise Unsupported(f"{type(cache).__name__} is an encoder-decoder cache; {SUPPORTED}")
+    if not len(cache.layers):
+        raise Unsupported("the cache has no layers; run the model on a prompt first")
+    for i, layer in enumerate(cache.layers):
+        name = type(layer).__name__
+        if type(layer) is not DynamicLayer:
+            kind = next((kind for part, kind in _LAYER_CLASSES.items() if part in name), "unknown")
+            raise Unsupported(f"layer {i} is a {kind} layer ({name}); {SUPPORTED}")
+        if not isinstance(layer.keys, Tensor) or layer.keys.ndim != 4:
+            raise Unsupported(f"layer {i} holds no keys of shape (batch, kv_heads, tokens, head_dim); is it filled?")
+
+
+def check_model(model: Any, *, latent: bool = True) -> None:
+    """Refuse, by name, models whose cache cannot be restored from keys and values of every position.
+
+    Args:
+        model: a transformers decoder.
+        latent: whether multi-head latent attention will do: its cache can be stored, but it has no query of the
+            width of its keys to measure with.
+
+    Raises:
+        Unsupported: sliding-window, linear-attention or otherwise unknown layers, or latent ones that will not do.
+    """
+    config = text_config(model)
+    default = "full_attention"
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        default = "sliding_attention"
+    elif getattr(config, "attention_chunk_size", None):
+        default = "chunked_attention"
+    kinds = set(getattr(config, "layer_types", None) or [default]) - {"full_attention"}
+    if kinds:
+        named = ", ".join(f"{_LAYER_TYPES.get(kind, 'other')} ({kind})" for kind in sorted(kinds))
+        raise Unsupported(f"{config.model_type} has layers of other kinds: {named}; {SUPPORTED}")
+    if getattr(config, "kv_lora_rank", None) and not latent:
+        raise Unsupported(
+            f"{config.model_type} has multi-head latent attention (MLA): its caches can be stored, "
+            "but calibration, evaluation and mode residual need full attention with keys per head"
+        )

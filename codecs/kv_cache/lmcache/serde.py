@@ -1,0 +1,262 @@
+"""A serde for LMCache: its chunks of a KV cache as this package's blocks, through LMCache's L2 adapters.
+
+LMCache (0.5, ``lmcache/v1/distributed/serde``) hands a serializer a chunk of 256 tokens and a byte buffer of the size
+it estimated, and keeps as many bytes as `KvSerializer.serialize` returns. In an adapter's JSON:
+
+    {"type": "fs", "base_path": "/cache",
+     "serde": {"type": "rdcodec", "head_dim": 128, "mode": "quantized", "quality": 60, "max_workers": 4}}
+
+LMCache looks serdes up in a table, by name, and does not scan entry points; so `register` must run in its process once:
+``python -m rdcodec.codecs.kv_cache.lmcache.serde server ...`` is ``lmcache server ...`` with that done. The entry point
+group ``lmcache.serde`` names `register` for versions, and other programs, that do scan.
+
+In the buffer, little-endian: kind (1 byte: 3 a block, 4 the chunk's raw bytes, where the block would be longer or a
+lossy mode met NaN or infinity; 1 and 2 were frames without a place and are refused), 3 zeros, length n (8 bytes), CRC-32
+of the n bytes (4 bytes), place (16 bytes), then n bytes. The place is a hash of the chunk's hash, model, rank, group,
+salt, shape and element type: a chunk that lies in another's place is refused, raw or not. A chunk's tokens are not known
+here, only its hash: the block's parent field holds a hash of it, its fingerprint one of model, rank and group, its salt
+is the chunk's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import struct
+import sys
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ....entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
+from ..format.blocks import KvBlock, KvSettings, decode_block, encode_block, read_block_header
+
+NAME = "rdcodec"
+FRAME = struct.Struct("<BxxxQI16s")
+BLOCK, RAW = 3, 4
+_OPTIONS = {"mode": str, "quality": int, "bits": int, "sinks": int, "edge": int}
+
+
+class KvSerializer:
+    """LMCache's ``Serializer``. Holds no state that changes: any number of threads may call it."""
+
+    def __init__(self, settings: KvSettings, head_dim: int | None = None) -> None:
+        """``head_dim`` splits the hidden dimension of ``[2, layers, tokens, hidden]`` into heads; None: one head.
+
+        Raises:
+            ValueError: a head_dim below 1.
+        """
+        if head_dim is not None and head_dim < 1:
+            raise ValueError(f"head_dim {head_dim}; need at least 1")
+        self.settings, self.head_dim = settings, head_dim
+
+    def serialize(self, src: Any, dst: Any, key: Any) -> int:
+        """Encode the chunk ``src`` into the byte buffer ``dst``.
+
+        Returns:
+            bytes written, at most what `estimate_serialized_size` said.
+
+        Raises:
+            ValueError: a layout that is not supported, or a buffer that is too small.
+        """
+        chunk, buffer = _tensor(src, "source"), _bytes_of(_tensor(dst, "destination"))
+        layers = _layers(chunk, self.head_dim)
+        count = layers[0][0].shape[1]
+        block = KvBlock(np.arange(count), layers)
+        raw_bytes = chunk.numel() * chunk.element_size()
+        data = b""
+        with contextlib.suppress(ValueError):  # lossy modes take no NaN and no 3e38, and none takes fp8
+            data = encode_block(block, **_place(key), start=0, settings=self.settings)
+        if not data or len(data) > raw_bytes:
+            kind, data = RAW, _bytes_of(chunk.cpu().contiguous()).numpy().tobytes()
+        else:
+            kind = BLOCK
+        frame = FRAME.pack(kind, len(data), zlib.crc32(data), _place_hash(key, chunk)) + data
+        if len(frame) > buffer.numel():
+            raise ValueError(f"{len(frame)} bytes do not fit the buffer of {buffer.numel()}")
+        buffer[: len(frame)].copy_(torch.frombuffer(bytearray(frame), dtype=torch.uint8))
+        return len(frame)
+
+    def estimate_serialized_size(self, layout_desc: Any) -> int:
+        """Upper bound in bytes for a chunk of this layout: its raw size and the frame's header.
+
+        Raises:
+            ValueError: a layout of several tensors, or one that `serialize` would refuse.
+        """
+        if len(layout_desc.shapes) != 1:
+            raise ValueError(f"a chunk of {len(layout_desc.shapes)} tensors; only one group of layers is supported")
+        _check_shape(layout_desc.shapes[0], self.head_dim)
+        return math.prod(layout_desc.shapes[0]) * layout_desc.dtypes[0].itemsize + FRAME.size
+
+
+class KvDeserializer:
+    """LMCache's ``Deserializer``. Holds no state that changes."""
+
+    def __init__(self, head_dim: int | None = None) -> None:
+        """``head_dim``: the serializer's."""
+        self.head_dim = head_dim
+
+    def deserialize(self, src: Any, dst: Any, key: Any) -> None:
+        """Decode the buffer ``src``, which may be longer than what was written, into the chunk ``dst``.
+
+        Raises:
+            BitstreamError: damaged, of another chunk, model or salt, or of another layout than ``dst``; ``dst`` is
+                not written then, and LMCache counts a miss.
+        """
+        chunk = _tensor(dst, "destination")
+        kind, data = _unframe(_bytes_of(_tensor(src, "source").cpu()).numpy(), _place_hash(key, chunk))
+        if kind == RAW:
+            if len(data) != chunk.numel() * chunk.element_size():
+                raise Corrupt(f"{len(data)} raw bytes for a chunk of {chunk.numel() * chunk.element_size()}")
+            chunk.copy_(torch.frombuffer(bytearray(data), dtype=chunk.dtype).reshape(chunk.shape))
+            return
+        place = _place(key)
+        if read_block_header(data).parent != place["parent"]:
+            raise Corrupt("the buffer holds another chunk than the key's")
+        block = decode_block(data, fingerprint=place["fingerprint"], salt=place["salt"])
+        layers, heads, count, dim = _check_shape(chunk.shape, self.head_dim)
+        shapes = {(tuple(x.shape), x.dtype) for pair in block.layers for x in pair}
+        if len(block.layers) != layers or shapes != {((heads, count, dim), chunk.dtype)}:
+            found = f"{len(block.layers)} layers of {shapes}"
+            raise Corrupt(f"the buffer holds {found}; the chunk is {tuple(chunk.shape)} {chunk.dtype}")
+        for i, (k, v) in enumerate(_layers(chunk, self.head_dim)):
+            k.copy_(block.layers[i][0])
+            v.copy_(block.layers[i][1])
+
+
+def _check_shape(shape: Any, head_dim: int | None) -> tuple[int, int, int, int]:
+    """(layers, heads, tokens, head width) of ``[2, L, T, hidden]`` or ``[L, 2, T, heads, width]``."""
+    shape = tuple(int(n) for n in shape)
+    if len(shape) == 5 and shape[1] == 2:
+        return shape[0], shape[3], shape[2], shape[4]
+    if len(shape) == 4 and shape[0] == 2:
+        width = head_dim or shape[3]
+        if shape[3] % width:
+            raise ValueError(f"hidden dimension {shape[3]} is no multiple of head_dim {width}")
+        return shape[1], shape[3] // width, shape[2], width
+    raise ValueError(
+        f"a chunk of shape {shape}; supported are [2, layers, tokens, hidden] and "
+        "[layers, 2, tokens, heads, head_dim]; chunks of multi-head latent attention (MLA) are not"
+    )
+
+
+def _layers(chunk: Tensor, head_dim: int | None) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Views of keys and values, shape (heads, tokens, width) each: writing to them writes to the chunk."""
+    layers, heads, count, width = _check_shape(chunk.shape, head_dim)
+    if chunk.ndim == 4:
+        split = chunk.view(2, layers, count, heads, width).permute(1, 0, 3, 2, 4)
+    else:
+        split = chunk.permute(0, 1, 3, 2, 4)
+    return tuple((split[i, 0], split[i, 1]) for i in range(layers))
+
+
+def _unframe(buffer: np.ndarray, expected: bytes) -> tuple[int, bytes]:
+    """(kind, content) of a frame, which must be of the place whose hash is ``expected``."""
+    if len(buffer) < FRAME.size:
+        raise Truncated(f"{len(buffer)} bytes, the frame's header has {FRAME.size}")
+    kind, length, crc, place = FRAME.unpack(buffer[: FRAME.size].tobytes())
+    if kind not in {BLOCK, RAW}:
+        raise Unsupported(f"frame kind {kind}; this program reads {BLOCK} and {RAW}")
+    if place != expected:
+        raise Corrupt(
+            f"the buffer is of place {place.hex()}, expected {expected.hex()}: another chunk, model, rank, group or salt, "
+            "or another shape or element type"
+        )
+    if length > len(buffer) - FRAME.size:
+        raise Truncated(f"the frame announces {length} bytes, the buffer has {len(buffer) - FRAME.size} more")
+    data = buffer[FRAME.size : FRAME.size + length].tobytes()
+    if zlib.crc32(data) != crc:
+        raise Corrupt(f"checksum {zlib.crc32(data):08x}, the frame says {crc:08x}")
+    return kind, data
+
+
+def _place(key: Any) -> dict[str, Any]:
+    """Parent, fingerprint and salt of the block of an LMCache ``ObjectKey``."""
+    group = getattr(key, "object_group_id", 0)
+    model = f"{key.model_name}\n{key.kv_rank}\n{group}".encode()
+    return {
+        "parent": hashlib.sha256(key.chunk_hash).digest()[:16],
+        "fingerprint": hashlib.sha256(model).digest()[:16],
+        "salt": getattr(key, "cache_salt", "").encode(),
+    }
+
+
+def _place_hash(key: Any, chunk: Tensor) -> bytes:
+    """16 bytes that differ for chunks that must not be taken for each other."""
+    place = _place(key)
+    layout = f"{tuple(chunk.shape)} {chunk.dtype}".encode()
+    salt = hashlib.sha256(place["salt"]).digest()
+    return hashlib.sha256(place["parent"] + place["fingerprint"] + salt + layout).digest()[:16]
+
+
+def _tensor(memory: Any, name: str) -> Tensor:
+    """The tensor of an LMCache ``MemoryObj``."""
+    if memory.tensor is None:
+        raise ValueError(f"the {name} has no tensor")
+    return memory.tensor
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.flatten().view(torch.uint8)
+
+
+def settings_of(options: Mapping[str, Any]) -> KvSettings:
+    """Settings from a serde's JSON.
+
+    Raises:
+        ValueError: an option that is not known, or out of range; modes that need more than the chunk are refused.
+    """
+    unknown = set(options) - set(_OPTIONS) - {"head_dim", "max_workers", "type"}
+    if unknown:
+        raise ValueError(f"unknown options {sorted(unknown)}; there are {sorted({*_OPTIONS, 'head_dim', 'max_workers'})}")
+    settings = KvSettings(**{name: kind(options[name]) for name, kind in _OPTIONS.items() if name in options})
+    if settings.mode in {"tokens", "residual"}:
+        raise ValueError(f"mode {settings.mode} needs the model to restore a cache; LMCache has none at hand")
+    return settings
+
+
+def create(options: Mapping[str, Any]) -> Any:
+    """LMCache's factory: a ``SerdeProcessor`` from the adapter's options."""
+    from lmcache.v1.distributed.serde import AsyncSerdeProcessor
+
+    head_dim = int(options["head_dim"]) if options.get("head_dim") else None
+    workers = int(options.get("max_workers", 1))
+    serializer = KvSerializer(settings_of(options), head_dim)
+    return AsyncSerdeProcessor(serializer, KvDeserializer(head_dim), max_workers=workers)  # type: ignore[arg-type]
+
+
+def register() -> None:
+    """Make ``"serde": {"type": "rdcodec"}`` known to LMCache in this process; a second call does nothing."""
+    from lmcache.v1.distributed.serde import (
+        Deserializer,
+        Serializer,
+        get_registered_serde_types,
+        register_serde_factory,
+    )
+
+    Serializer.register(KvSerializer)
+    Deserializer.register(KvDeserializer)
+    if NAME not in get_registered_serde_types():
+        register_serde_factory(NAME, create)
+
+
+def main() -> Any:
+    """LMCache's own command line, with the serde registered."""
+    try:
+        from lmcache.cli.main import main as lmcache_main
+    except ImportError as error:
+        sys.exit(f"rdcodec: LMCache is not installed here ({error}); pip install lmcache")
+    register()
+    sys.argv[0] = "lmcache"
+    return lmcache_main()
+
+
+__all__ = ["BitstreamError", "KvDeserializer", "KvSerializer", "create", "main", "register", "settings_of"]
+
+if __name__ == "__main__":
+    sys.exit(main())

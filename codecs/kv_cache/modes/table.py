@@ -1,0 +1,126 @@
+"""The modes table: number in the file, coding pass of one tensor, and what a mode needs. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """A line of the table."""
+
+    number: int
+    """In the file. Pinned for ever."""
+    target: str
+    """``module:function`` under ``rdcodec``, imported when first used; empty: no tensor is stored."""
+    summary: str
+    option: str = ""
+    """What sets its rate: ``quality``, ``bits``, or nothing."""
+    needs_profile: bool = False
+    """A calibrated profile is needed on both sides; its hash is in the file."""
+    needs_earlier_layers: bool = False
+    """A layer is decoded after all layers below it."""
+    needs_model: bool = False
+    """The model's weights are needed to save and to load."""
+    chunks: str = "entropy_models.rows:Rows"
+    """``module:kind`` of the coders of its chunks."""
+    alike: str = ""
+    """``module:function`` of a reader that tells which tensors can be read as one; empty: each is read alone."""
+
+    @property
+    def code(self) -> Callable[..., Tensor]:
+        """``code(coder, x or None, place)`` returns the reconstruction, shape and dtype of the place."""
+        return _found(self.target)
+
+    def key(self, coder: Any) -> Any:
+        """What two readers must have in common to be read together; None: they cannot."""
+        return _found(self.alike)(coder) if self.alike else None
+
+    def coder(self, verb: str) -> Any:
+        """The class that does ``Write``, ``Read`` or ``Measure`` with its chunks."""
+        module, kind = self.chunks.split(":")
+        return _found(f"{module}:{verb}{kind}")
+
+
+@cache
+def _found(target: str) -> Any:
+    """``module:name`` under ``rdcodec``; kept, as each tensor of each block asks for it."""
+    module, name = target.split(":")
+    return getattr(import_module(f"rdcodec.{module}"), name)
+
+
+MODES = {
+    "tokens": Mode(0, "", "token ids only; the cache is recomputed on load", needs_model=True),
+    "lossless": Mode(1, "codecs.tensor.lossless:code", "bit-exact: exponent and mantissa planes, order-0 tables"),
+    "fp8": Mode(2, "codecs.tensor.fp8:code", "e4m3, one scale per layer, head and K/V; exponents entropy-coded"),
+    "turboquant": Mode(
+        3, "codecs.tensor.turboquant:code_fixed", "norm, random rotation, Lloyd-Max at 1..5 bits, fixed rate", "bits"
+    ),
+    "turboquant-ec": Mode(4, "codecs.tensor.turboquant:code_entropy", "the same codes, entropy-coded", "bits"),
+    "quantized": Mode(
+        9,
+        "codecs.kv_cache.modes.quantized:code",
+        "default: RoPE undone, uniform steps, zstd's Huffman codes of integer rows",
+        "quality",
+        chunks="entropy_models.fast_rows:Fast",
+        alike="codecs.kv_cache.modes.quantized:alike",
+    ),
+    "quantized-small": Mode(
+        5,
+        "codecs.kv_cache.modes.quantized:code",
+        "the same numbers under integer Gaussian tables by row: smaller, decodes slower",
+        "quality",
+        alike="codecs.kv_cache.modes.quantized:alike",
+    ),
+    "transform": Mode(
+        6,
+        "codecs.kv_cache.modes.transform:code",
+        "calibrated PCA over heads, reverse water-filling",
+        "quality",
+        needs_profile=True,
+    ),
+    "predictive": Mode(
+        7,
+        "codecs.kv_cache.modes.predictive:code",
+        "linear prediction from the layer below, from the keys and from the token; residual as quantized-small",
+        "quality",
+        needs_profile=True,
+        needs_earlier_layers=True,
+    ),
+    "residual": Mode(
+        8,
+        "codecs.kv_cache.modes.quantized:code_inputs",
+        "layer inputs; keys and values projected on load",
+        "quality",
+        needs_model=True,
+    ),
+}
+
+_COMMANDS = {name: mode for name, mode in MODES.items() if not mode.needs_model}
+MODE_NAMES = (
+    f"{', '.join(name for name, mode in _COMMANDS.items() if not mode.needs_profile)}; "
+    f"with --profile {', '.join(name for name, mode in _COMMANDS.items() if mode.needs_profile)}"
+)
+"""Modes that commands write, which have no running model, as help and errors list them."""
+
+
+def check_command_mode(mode: str) -> None:
+    """ValueError for a mode that no command writes: there is none of that name, or it needs the running model."""
+    if mode not in MODES:
+        raise ValueError(f"no mode {mode!r}; there are {MODE_NAMES}")
+    if MODES[mode].needs_model:
+        raise ValueError(
+            f"mode {mode} needs the model to encode and decode, which only save_cache in Python has; here are {MODE_NAMES}"
+        )
+
+
+def mode_of(number: int) -> str | None:
+    """Name of a mode's number."""
+    return next((name for name, mode in MODES.items() if mode.number == number), None)

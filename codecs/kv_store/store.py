@@ -1,0 +1,345 @@
+"""`PrefixStore`: caches of prompts, cut into blocks that prompts with a common beginning share.
+
+    store = PrefixStore(open_backend("caches"), fingerprint=fingerprint)
+    store.put(tokens, cache)            # only blocks that are not there yet are encoded and written
+    hit = store.get(other_tokens)       # the longest stored prefix: hit.tokens positions of hit.layers
+
+Promises. A hit is compared token by token. A block that is damaged, missing or not what its name says is a miss, and
+is removed, so that the next put heals it. Blocks are never changed, except by `transcode`, which replaces them whole.
+A put writes parents before children, and a tail that a longer block replaces goes after that block is there. A block
+whose parent is lost cannot be reached, until someone puts the parent again.
+One store object belongs to one thread; any number of processes may open the same backend.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from ...entropy_models.errors import BitstreamError
+from ..kv_cache.format.blocks import KvSettings
+from ..kv_cache.layout import layout_of
+from ..kv_cache.modes.table import MODES
+from ..kv_cache.splice import Layers, alike, cut, held_ids, join, layers_of, tokens_of
+from . import upkeep
+from .backends import Backend
+from .eviction import RecomputeCost
+from .index import BlockIndex, namespace_of
+from .sharing import Sharing
+from .trie import Node, token_key
+from .upkeep import Checked, Evicted, Policy, Progress, Stats, Transcoded
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A stored prefix: ``tokens`` positions of the layers asked for, (kv_heads, tokens, head_dim) each."""
+
+    tokens: int
+    layers: Layers
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a put did: tokens that were there already, in which modes, and what was written."""
+
+    shared_tokens: int
+    new_tokens: int
+    new_blocks: int
+    new_bytes: int
+    shared_modes: dict[str, int] = field(default_factory=dict)
+    """Number of shared blocks by mode, with its quality or bits where it has one, like "quantized, quality 60". They stay
+    as they are, whatever the store's settings: `PrefixStore.transcode` changes them."""
+
+
+class PrefixStore:
+    """Blocks of one model and one tenant on a backend."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        fingerprint: bytes,
+        salt: bytes = b"",
+        settings: KvSettings | None = None,
+        cost: RecomputeCost | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Open, and index what is there.
+
+        Args:
+            fingerprint: 16 bytes that name model, revision and cache type.
+            salt: a tenant's; blocks of another salt are not found.
+            settings: mode and quality of new blocks, tokens per block, and the model's RoPE: blocks of other frequencies
+                are not taken.
+            cost: what recomputing a token costs, for eviction.
+            clock: seconds; replaced in tests.
+        """
+        self.settings, self.cost = settings or KvSettings(), cost or RecomputeCost()
+        space = namespace_of(fingerprint, salt)
+        self.index = BlockIndex(backend, space, salt, self.settings.block_tokens, clock, self.settings.rope)
+        self.asked_tokens = self.found_tokens = 0
+
+    @classmethod
+    def of_namespace(cls, backend: Backend, namespace: str, cost: RecomputeCost | None = None) -> Self:
+        """Open by a namespace's name, without its salt: to look, verify and evict; `put` refuses."""
+        store = cls.__new__(cls)
+        store.settings, store.cost = KvSettings(), cost or RecomputeCost()
+        store.index = BlockIndex(backend, namespace, None, store.settings.block_tokens, time.time)
+        store.asked_tokens = store.found_tokens = 0
+        return store
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.save()
+
+    def save(self) -> None:
+        """Write this process's hits and masses. Blocks need no save: they are there when `put` returns."""
+        self.index.save()
+
+    # ---- reading ----
+
+    def longest_prefix(self, tokens: Any) -> int:
+        """How many leading tokens are stored. No block is decoded, so damage shows only at `get`."""
+        return self.index.match(tokens_of(tokens)).tokens
+
+    def unread(self, tokens: Any) -> range | None:
+        """Tokens after the longest stored prefix whose block is there, but cannot be read; None: there are none."""
+        return self.index.unread(tokens_of(tokens))
+
+    def get(self, tokens: Any, layers: range | None = None) -> Hit | None:
+        """The cache of the longest stored prefix that is intact.
+
+        Args:
+            tokens: the prompt, ids of at least 0, shape (n,).
+            layers: decode only these.
+
+        Returns:
+            None if nothing is stored; else at most n tokens.
+            Use n - 1 of them where the model must be run for logits.
+        """
+        tokens = tokens_of(tokens)
+        runs: dict[bytes, Layers] = {}
+        while True:  # every failure takes a block out of the trie, so this ends
+            wanted = self._wanted(tokens)
+            if all(self._decoded(node, layers, runs, wanted[0][0]) for node, _ in wanted):
+                break
+        self._count(tokens, wanted)
+        if not wanted:
+            return None
+        return Hit(sum(n for _, n in wanted), join([cut(runs[node.id], 0, n) for node, n in wanted]))
+
+    def stream(self, tokens: Any, layers: range) -> Iterator[Hit]:
+        """As `get`, layer by layer, so that one can be used while the next is decoded.
+
+        Yields:
+            one hit of one layer for each of ``layers``; nothing if no prefix is stored.
+
+        Raises:
+            BitstreamError: a block turned out damaged after a layer was handed out; `get` then finds what is left.
+        """
+        tokens = tokens_of(tokens)
+        wanted: list[tuple[Node, int]] = []
+        for layer in layers:
+            runs: dict[bytes, Layers] = {}
+            one = range(layer, layer + 1)
+            while not wanted or not all(self._decoded(node, one, runs, wanted[0][0]) for node, _ in wanted):
+                if layer != layers[0]:
+                    raise BitstreamError(f"layer {layer} of the cache is damaged; layers before it were intact")
+                wanted = self._wanted(tokens)
+                if not wanted:
+                    return
+            yield Hit(sum(n for _, n in wanted), join([cut(runs[node.id], 0, n) for node, n in wanted]))
+        self._count(tokens, wanted)
+
+    def _wanted(self, tokens: np.ndarray) -> list[tuple[Node, int]]:
+        """Blocks of the longest stored prefix, and how many tokens of each."""
+        match = self.index.match(tokens)
+        wanted = [(node, len(node.tokens)) for node in match.path]
+        return [*wanted, (match.tail, match.tail_tokens)] if match.tail is not None else wanted
+
+    def _decoded(self, node: Node, layers: range | None, runs: dict[bytes, Layers], first: Node) -> bool:
+        """Decode a block into ``runs``; False if it is damaged, gone or unlike the first, and then forgotten."""
+        if node.id not in runs:
+            block = self.index.read(node, layers)
+            if block is None:
+                return False
+            runs[node.id] = block.layers
+        if not alike(runs[node.id], runs[first.id]):
+            self.index.forget(node, delete=False)
+            return False
+        return True
+
+    def _count(self, tokens: np.ndarray, wanted: list[tuple[Node, int]]) -> None:
+        self.asked_tokens += len(tokens)
+        self.found_tokens += sum(count for _, count in wanted)
+        for node, _ in wanted:
+            self.index.used(node, read=True)
+
+    # ---- writing ----
+
+    def put(self, tokens: Any, cache: Any, log_probs: Any = None, progress: Progress | None = None) -> Stored:
+        """Store a prompt's cache; blocks that are there are shared, not written again, unless they are damaged.
+
+        To know, each block that is shared is read once, and its checksums compared; no tensor is decoded.
+
+        Args:
+            tokens: ids of at least 0, shape (n,).
+            cache: as `splice.layers_of` takes it, n positions, or n - 1 after generation (`splice.held_ids`).
+            log_probs: natural logarithm of P_M(token | tokens before), at most 0, shape (n,); for eviction.
+
+        Raises:
+            ValueError: shapes do not fit, blocks to share have another layout (layers, heads, widths, element type),
+                the mode needs the model, or the store was opened without its salt.
+        """
+        _check_mode(self.settings)
+        self.index.known_salt()
+        ids, layers = tokens_of(tokens), layers_of(cache)
+        tokens, bits = held_ids(ids, layers), _bits(log_probs, len(ids))
+        sharing = Sharing(self.index, layers)
+        path = self._path_for_put(tokens, sharing)
+        for node in path:
+            self.index.used(node, read=False)
+        return self._store(tokens, 0, layers, path, sharing, bits, progress)
+
+    def append(self, tokens: Any, cache: Any, log_probs: Any = None, progress: Progress | None = None) -> Stored:
+        """Store more of a prompt whose beginning is stored; stored blocks are not written again.
+
+        Args:
+            tokens: the whole prompt, shape (n,).
+            cache: its last m positions.
+            log_probs: as for `put`, of all n tokens.
+
+        Raises:
+            ValueError: less than n - m tokens are stored intact (then put the whole cache), in another layout,
+                or shapes do not fit.
+        """
+        _check_mode(self.settings)
+        self.index.known_salt()
+        tokens = tokens_of(tokens)
+        new, bits = layers_of(cache), _bits(log_probs, len(tokens))
+        sharing = Sharing(self.index, new)
+        start = len(tokens) - new[0][0].shape[1]
+        match = sharing.match(tokens[: max(start, 0)])
+        if start < 0 or match.tokens < start:
+            raise ValueError(f"{match.tokens} of the {start} tokens before the new ones are stored; put the whole cache")
+        if match.tail is not None:  # a block holds the rest with another continuation: cut ours out of it
+            block = self.index.read(match.tail)
+            if block is None or not block.layers:
+                raise ValueError(f"the block before token {start} is damaged or without tensors; put the whole cache")
+            sharing.check(match.tail, layout_of(block.layers))
+            new = join([cut(block.layers, 0, match.tail_tokens), new])
+        return self._store(tokens, match.whole_tokens, new, list(match.path), sharing, bits, progress)
+
+    def _path_for_put(self, tokens: np.ndarray, sharing: Sharing) -> list[Node]:
+        """Blocks to share, each of them usable; a short last one that this prompt outgrows is stored again, longer."""
+        path = list(sharing.match(tokens).path)
+        last = path[-1] if path else None
+        if last and last.end < len(tokens) and last.end % self.settings.block_tokens and not len(last.children):
+            path.pop()
+        return path
+
+    def _store(
+        self,
+        tokens: np.ndarray,
+        first: int,
+        layers: Layers,
+        path: list[Node],
+        sharing: Sharing,
+        bits: np.ndarray | None,
+        progress: Progress | None,
+    ) -> Stored:
+        """Write what follows ``path``; ``layers`` hold the positions from ``first`` on."""
+        parent = path[-1] if path else self.index.trie.root
+        shared, start, blocks, size = parent.end, parent.end, 0, 0
+        taken = list(path)
+        while start < len(tokens):
+            last = min(self.index.boundary(start), len(tokens))
+            there = self._there(parent, tokens[start:], last - start, sharing)
+            if there is not None:
+                last = min(there.end, len(tokens))
+                shared, parent = shared + last - start, there
+                taken.append(there)
+                self.index.used(there, read=False)
+            else:
+                parent = self._write(parent, tokens, last, cut(layers, start - first, last - first), bits)
+                blocks, size = blocks + 1, size + parent.size_bytes
+            start = last
+            if progress:
+                progress(start, len(tokens))
+        return Stored(shared, len(tokens) - shared, blocks, size, sharing.modes(taken))
+
+    @staticmethod
+    def _there(parent: Node, rest: np.ndarray, count: int, sharing: Sharing) -> Node | None:
+        """A usable child that holds exactly the next ``count`` tokens, or all the rest and perhaps more."""
+        node, shared = parent.children.nearest(token_key(rest))
+        if node is None or not (shared == len(rest) or shared == count == len(node.tokens)):
+            return None
+        return node if sharing.usable(node) else None
+
+    def _write(self, parent: Node, prompt: np.ndarray, end: int, layers: Layers, bits: np.ndarray | None) -> Node:
+        """Encode and put the block from ``parent`` to position ``end``, then drop tails that it replaces."""
+        index, tokens = self.index, prompt[parent.end : end]
+        block = index.id_of(parent.id, tokens)
+        node = Node(block, parent.id, tokens, parent.end, 0, self.settings.mode)
+        data = index.encode(node, layers, self.settings, len(prompt))
+        index.backend.put(index.key(block), data)
+        node.size_bytes = len(data)
+        node.edge_bits = None if bits is None else float(bits[node.start : node.end].sum())
+        node = index.add(node)
+        for tail in [child for child in parent.children if child is not node and node.key.startswith(child.key)]:
+            if not len(tail.children):
+                index.forget(tail, delete=True)
+        return node
+
+    # ---- upkeep ----
+
+    def evict(self, budget_bytes: int, policy: Policy = "worth") -> Evicted:
+        """Drop blocks until the rest fits ``budget_bytes``; see `upkeep.evict`."""
+        return upkeep.evict(self.index, budget_bytes, policy, self.cost)
+
+    def stats(self) -> Stats:
+        """Size, sharing and use; see `upkeep.stats`."""
+        return upkeep.stats(self.index, self.asked_tokens, self.found_tokens)
+
+    def verify(self, *, repair: bool = False, progress: Progress | None = None) -> Checked:
+        """Decode every block; see `upkeep.verify`."""
+        return upkeep.verify(self.index, repair=repair, progress=progress)
+
+    def transcode(self, settings: KvSettings | str, progress: Progress | None = None) -> Transcoded:
+        """Encode every block again; see `upkeep.transcode`. New blocks use ``settings`` as well.
+
+        Args:
+            settings: mode and quality; the name of a mode: the store's settings in that mode.
+        """
+        if isinstance(settings, str):
+            settings = replace(self.settings, mode=settings)
+        _check_mode(settings)
+        done = upkeep.transcode(self.index, settings, progress)
+        self.settings = replace(settings, block_tokens=self.settings.block_tokens)
+        return done
+
+
+def _check_mode(settings: KvSettings) -> None:
+    if MODES[settings.mode].needs_model:
+        others = ", ".join(name for name, mode in MODES.items() if not mode.needs_model)
+        raise ValueError(
+            f"mode {settings.mode} needs the model to save and to restore a cache, and a store has none; "
+            f"use save_cache, or here one of {others}"
+        )
+
+
+def _bits(log_probs: Any, count: int) -> np.ndarray | None:
+    """-log2 of each token's probability, float64, shape (n,)."""
+    if log_probs is None:
+        return None
+    values = np.asarray(log_probs, np.float64)
+    if values.shape != (count,) or not np.isfinite(values).all() or (values > 0).any():
+        raise ValueError(f"log-probabilities of shape {values.shape}; need ({count},), each finite and at most 0")
+    return -values / np.log(2)
