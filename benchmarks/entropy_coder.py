@@ -184,9 +184,7 @@ def main(
             ]
             writer.writerow([name, *figures])
             over = f"{100 * (8 * size / ideal - 1):+.3f} %"
-            table.add_row(
-                name, *(f"{t:.1f}" for t in times), f"{bits:.4f}", over, *(f"{r:.1f}x faster" for r in ratios)
-            )
+            table.add_row(name, *(f"{t:.1f}" for t in times), f"{bits:.4f}", over, *(f"{r:.1f}x faster" for r in ratios))
     Console().print(table)
 
 

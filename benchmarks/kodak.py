@@ -64,9 +64,7 @@ def read_curves(path: Path, names: Sequence[str]) -> list[MeanPoint]:
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["codec"] in names]
     return [
-        MeanPoint(
-            row["codec"], i, float(row["bpp"]), float(row["psnr"]), float(row["ms_ssim"] or "nan"), math.nan, math.nan
-        )
+        MeanPoint(row["codec"], i, float(row["bpp"]), float(row["psnr"]), float(row["ms_ssim"] or "nan"), math.nan, math.nan)
         for i, row in enumerate(rows)
     ]
 

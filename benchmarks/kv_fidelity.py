@@ -92,9 +92,7 @@ def hugging_face(layer_class, nbits: int, **axes):
 
 def baselines(evaluation: Evaluation) -> list[Fidelity]:
     """Fixed-rate TurboQuant, int4, and what transformers offers."""
-    lines = [
-        evaluation.measure(f"turboquant {b} bit", through(KvSettings(mode="turboquant", bits=b))) for b in (2, 3, 4)
-    ]
+    lines = [evaluation.measure(f"turboquant {b} bit", through(KvSettings(mode="turboquant", bits=b))) for b in (2, 3, 4)]
     lines += [
         evaluation.measure(f"turboquant-ec {b} bit", through(KvSettings(mode="turboquant-ec", bits=b))) for b in (3, 4)
     ]
@@ -136,9 +134,7 @@ def matched(curves: dict[str, list[Fidelity]], lines: list[Fidelity]) -> list[di
         for name, curve in curves.items():
             bits = bits_at(curve, base.kl_mean)
             row[f"{name}: bits"] = "" if math.isnan(bits) else f"{bits:.4f}"
-            row[f"{name}: fewer bytes %"] = (
-                "" if math.isnan(bits) else f"{100 * (1 - bits / base.bits_per_element):.1f}"
-            )
+            row[f"{name}: fewer bytes %"] = "" if math.isnan(bits) else f"{100 * (1 - bits / base.bits_per_element):.1f}"
         out.append(row)
     return out
 

@@ -22,9 +22,9 @@ from rdcodec.codecs.kv_cache.evaluation.expectation import expected_next
 from rdcodec.codecs.kv_cache.evaluation.fidelity import TAIL, prefill
 from rdcodec.codecs.kv_cache.hf import calibration
 from rdcodec.codecs.kv_cache.hf.model import rope_of
-from rdcodec.codecs.kv_cache.modes.table.place import Choices, Place
-from rdcodec.codecs.kv_cache.modes.table.predictive import sources
-from rdcodec.codecs.kv_cache.modes.table.quantized import (
+from rdcodec.codecs.kv_cache.modes.place import Choices, Place
+from rdcodec.codecs.kv_cache.modes.predictive import sources
+from rdcodec.codecs.kv_cache.modes.quantized import (
     channel_offsets,
     channel_rows,
     code_rows,
@@ -106,9 +106,7 @@ def main() -> None:
     train = contexts_of(tokenizer, Path(arguments.text) / "train", 24)
     rows = calibration._rows(prefill(model, train), rope)
     places = {at: place_of(*at, (1, 1, rows[at].shape[0]), None, profile, arguments.quality) for at in rows}
-    noise = {
-        at: float(torch.tensor(1.1063) ** step_exponent(rows[at], place)) / 12**0.5 for at, place in places.items()
-    }
+    noise = {at: float(torch.tensor(1.1063) ** step_exponent(rows[at], place)) / 12**0.5 for at, place in places.items()}
     fitted = fit(rows, train[:, :-TAIL].reshape(-1), noise)
     contexts = contexts_of(tokenizer, Path(arguments.text) / "eval", arguments.contexts)
     total: dict[tuple, dict[str, float]] = {}
@@ -120,9 +118,9 @@ def main() -> None:
             turned = []
             for kind in (0, 1):
                 place = place_of(layer, kind, shape, rope, profile, arguments.quality)
-                known[layer, kind] = coded(
-                    channel_rows(pair[kind], place), layer, kind, shape, profile, arguments.quality
-                )[0]
+                known[layer, kind] = coded(channel_rows(pair[kind], place), layer, kind, shape, profile, arguments.quality)[
+                    0
+                ]
                 x = known[layer, kind].view(shape[0], shape[2], shape[1])
                 turned.append((rope.turned(x.contiguous(), 0, 1.0) if rope and kind == 0 else x).transpose(1, 2))
             restored.append(tuple(turned))

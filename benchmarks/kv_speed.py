@@ -121,9 +121,7 @@ def main() -> None:
     contexts = contexts_of(tokenizer, Path(arguments.text) / "eval", WIDE_CONTEXTS)
     caches, rope = prefill(model, contexts), rope_of(model)
     ids = contexts[0, : caches[0][0][0].shape[1]].numpy()
-    wide = tuple(
-        (torch.cat([c[i][0] for c in caches]), torch.cat([c[i][1] for c in caches])) for i in range(len(caches[0]))
-    )
+    wide = tuple((torch.cat([c[i][0] for c in caches]), torch.cat([c[i][1] for c in caches])) for i in range(len(caches[0])))
     rows = []
     for layers, of, turns in ((caches[0], ids, rope), (wide, ids, rope), random_gqa(contexts.shape[1])):
         heads, tokens, width = layers[0][0].shape

@@ -112,9 +112,7 @@ def sharing(data: Path, count: int) -> list[dict[str, Any]]:
     return [_sharing_row(mode, shared[mode], alone[mode], seconds[mode], total, count) for mode in modes]
 
 
-def _sharing_row(
-    mode: str, store: Any, alone: int, seconds: float, total: dict[str, int], count: int
-) -> dict[str, Any]:
+def _sharing_row(mode: str, store: Any, alone: int, seconds: float, total: dict[str, int], count: int) -> dict[str, Any]:
     stats = store.stats()
     return {
         "mode": mode,

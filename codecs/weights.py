@@ -115,7 +115,7 @@ def verified_bytes(line: WeightsLine) -> bytes:
     """
     path = line.path
     if path is None:
-        raise Unsupported(f"weights {line.name}: the file {line.file} that the manifest names is missing (reinstall the package)")
+        raise Unsupported(f"weights {line.name}: {line.file}, which the manifest names, is missing (reinstall the package)")
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if len(data) != line.file_bytes or digest != line.sha256:

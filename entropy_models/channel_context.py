@@ -70,9 +70,7 @@ class MeanContext(nn.Module):
 class LevelContext(nn.Module):
     """Integer half: context (B, H, W, width) of integers to the level of every latent entry, and its update."""
 
-    def __init__(
-        self, latent_channels: int, width: int, anchors: int, steps: int, linear: Make, depthwise: Make
-    ) -> None:
+    def __init__(self, latent_channels: int, width: int, anchors: int, steps: int, linear: Make, depthwise: Make) -> None:
         super().__init__()
         side = anchors + GROUPS
         inputs = [width + side] + [width + side + latent_channels] * (steps - 1)

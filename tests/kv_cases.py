@@ -7,9 +7,9 @@ import torch
 from rdcodec.codecs import container
 from rdcodec.codecs.kv_cache.format.blocks import KvBlock, KvSettings
 from rdcodec.codecs.kv_cache.hf import calibration
+from rdcodec.codecs.kv_cache.modes.profiles import Profile
 from rdcodec.codecs.kv_cache.modes.rope import Rope
 from rdcodec.codecs.kv_cache.modes.table import MODES
-from rdcodec.codecs.kv_cache.modes.table.calibrated import Profile
 
 PLAIN = ["lossless", "fp8", "turboquant", "turboquant-ec", "quantized", "quantized-small"]
 LOSSY = ["fp8", "turboquant", "turboquant-ec", "quantized", "quantized-small", "transform", "predictive"]

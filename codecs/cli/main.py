@@ -52,9 +52,7 @@ Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite outputs th
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda. Files are the same to every decoder.")]
 
-Quality = Annotated[
-    int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100, default 60.")
-]
+Quality = Annotated[int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100, default 60.")]
 ProfileFile = Annotated[
     Path | None, typer.Option("--profile", help="KV caches: kv_profile.safetensors of the model, from `codec eval kv`.")
 ]

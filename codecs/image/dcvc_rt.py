@@ -165,9 +165,7 @@ class ImageNetwork(nn.Module):
         self.mean_synthesis = MeanSynthesis(c.hyper_channels, c.level_channels, c.context_channels, c.anchors)
         self.level_synthesis = LevelSynthesis(c.hyper_channels, c.level_channels, c.anchors, linear, depthwise)
         self.mean_context = MeanContext(c.latent_channels, c.context_channels, c.steps)
-        self.level_context = LevelContext(
-            c.latent_channels, c.level_channels, c.anchors, c.steps, linear, depthwise
-        )
+        self.level_context = LevelContext(c.latent_channels, c.level_channels, c.anchors, c.steps, linear, depthwise)
         self.correction = Correction(c.trunk_channels, 3 * PATCH**2, c.corrections, c.anchors) if c.corrections else None
 
     def to_latent(self, image: Tensor, quality: Tensor) -> Tensor:

@@ -197,9 +197,7 @@ def read_tensors(data: bytes, pattern: str | None = None) -> tuple[Layers, np.nd
         raise ValueError(f"layer {lone[0]} has {has} but no {lacks} (names {pattern!r})")
     if not found:
         names = ", ".join(sorted(tensors)[:4])
-        raise ValueError(
-            f"no keys and values named {pattern!r} for layers 0, 1, ...; the file has {names} ... (--keys)"
-        )
+        raise ValueError(f"no keys and values named {pattern!r} for layers 0, 1, ...; the file has {names} ... (--keys)")
     ids = _ids(tensors[TOKENS_NAME]) if TOKENS_NAME in tensors else None
     layers = layers_of([(found[i][0], found[i][1]) for i in range(len(found))])
     ids = None if ids is None else held_ids(ids, layers)

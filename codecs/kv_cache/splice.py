@@ -112,6 +112,5 @@ def join(runs: Sequence[Layers]) -> Layers:
     if len(runs) == 1:
         return runs[0]
     return tuple(
-        (torch.cat([run[i][0] for run in runs], 1), torch.cat([run[i][1] for run in runs], 1))
-        for i in range(len(runs[0]))
+        (torch.cat([run[i][0] for run in runs], 1), torch.cat([run[i][1] for run in runs], 1)) for i in range(len(runs[0]))
     )

@@ -22,15 +22,7 @@ def code(coder, x: Tensor | None, place: Place) -> Tensor:
         y = finite(x, place)
         scale = (y.abs().amax((1, 2)) / E4M3_MAX).clamp_min(1e-30).cpu().numpy()
         scaled = y / torch.from_numpy(scale).to(y.device)[:, None, None]
-        u = (
-            scaled.clamp(-E4M3_MAX, E4M3_MAX)
-            .to(torch.float8_e4m3fn)
-            .contiguous()
-            .view(torch.uint8)
-            .cpu()
-            .numpy()
-            .ravel()
-        )
+        u = scaled.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn).contiguous().view(torch.uint8).cpu().numpy().ravel()
         exponent, rest = u >> 3 & 15, (u >> 4 & 8) | (u & 7)
         rest = np.append(rest, np.zeros(len(rest) % 2, np.uint8))
         rest = rest[::2] << 4 | rest[1::2]

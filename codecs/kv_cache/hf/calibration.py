@@ -120,9 +120,7 @@ def _rows(caches: list, rope: Rope | None) -> dict[tuple[int, int], Tensor]:
 def _importances(model: Any, rows: dict, power: dict[int, Tensor]) -> dict[tuple[int, int], Tensor]:
     """Relative importance of each channel, mean 1, by (layer, kind)."""
     modules = dict(model.named_modules())
-    outputs = {
-        int(n.split(".layers.")[1].split(".")[0]): m for n, m in modules.items() if n.endswith("self_attn.o_proj")
-    }
+    outputs = {int(n.split(".layers.")[1].split(".")[0]): m for n, m in modules.items() if n.endswith("self_attn.o_proj")}
     config = model.config.get_text_config(decoder=True)
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", heads)
@@ -150,9 +148,7 @@ def _offsets(importance: Tensor) -> np.ndarray:
     return np.clip(offset, -MAX_OFFSET, MAX_OFFSET).astype(np.int32)
 
 
-def _allocate(
-    model: Any, contexts: Tensor, caches: list, rope: Rope | None, rows: dict, importance: dict
-) -> np.ndarray:
+def _allocate(model: Any, contexts: Tensor, caches: list, rope: Rope | None, rows: dict, importance: dict) -> np.ndarray:
     """Step exponents at quality 60, int, shape (layers, 2)."""
     layers = len(caches[0])
     tails = contexts[:, -TAIL:]

@@ -77,9 +77,7 @@ def _told(block: bytes | memoryview | None) -> tuple[BlockHeader | None, Rope | 
     return head, rope_in(stream.chunk(1), head.key_dim)
 
 
-def elsewhere(
-    backend: Backend, namespace: str, load: Callable[[], Any] | None = None, dtype: str | None = None
-) -> str:
+def elsewhere(backend: Backend, namespace: str, load: Callable[[], Any] | None = None, dtype: str | None = None) -> str:
     """What a store holds instead of a namespace that lacks it: a clause for an error of a command, or nothing.
 
     Args:

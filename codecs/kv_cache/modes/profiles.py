@@ -130,9 +130,7 @@ class Profile:
         """
         found = len(self.exponents), *(self.tensors[f"offsets.0.{t}"].numel() for t in (0, 1))
         if found != (layers, *channels):
-            raise Mismatch(
-                f"a profile for (layers, key and value channels) {found}; the cache has {(layers, *channels)}"
-            )
+            raise Mismatch(f"a profile for (layers, key and value channels) {found}; the cache has {(layers, *channels)}")
 
 
 _in_use: dict[bytes, Profile] = {}

@@ -8,8 +8,8 @@ import pytest
 import torch
 from kv_cases import forged, make_profile
 from rdcodec.codecs.kv_cache.format.blocks import KvSettings
+from rdcodec.codecs.kv_cache.modes.profiles import use_profile
 from rdcodec.codecs.kv_cache.modes.rope import Rope
-from rdcodec.codecs.kv_cache.modes.table.calibrated import use_profile
 from rdcodec.codecs.kv_cache.splice import layers_of, tokens_of
 from rdcodec.codecs.kv_store import index, ledger
 from rdcodec.codecs.kv_store.backends import open_backend
@@ -514,9 +514,7 @@ def test_what_another_process_evicted_is_not_damage(opened, folder, monkeypatch)
     store, other = opened(), opened()
     gone = next(iter(store.index.trie.nodes.values()))
     found, key_of_gone = store.index.backend.get, other.index.key(gone.id)
-    monkeypatch.setattr(
-        store.index.backend, "get", lambda key, end=None: None if key == key_of_gone else found(key, end)
-    )
+    monkeypatch.setattr(store.index.backend, "get", lambda key, end=None: None if key == key_of_gone else found(key, end))
     assert not store.verify().damaged and not store.transcode("fp8").damaged
 
 

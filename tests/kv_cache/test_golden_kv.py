@@ -13,7 +13,7 @@ import torch
 from rdcodec.codecs.kv_cache import KvSettings
 from rdcodec.codecs.kv_cache.codec import KvCodec
 
-GOLDEN = Path(__file__).parent / "golden" / "kv"
+GOLDEN = Path(__file__).parents[1] / "golden" / "kv"
 MODES = ("lossless", "fp8", "turboquant", "turboquant-ec", "quantized", "quantized-small")
 HEADS, TOKENS, DIM, LAYERS = 2, 37, 12, 2
 

@@ -11,21 +11,14 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
 
-from rdcodec.codecs.kv_cache import (
-    KvSettings,
-    calibrate,
-    commands,
-    evaluate,
-    load_cache,
-    model,
-    residual,
-    save_cache,
-    sequence,
-    tokens,
-)
+from rdcodec.codecs.kv_cache import KvSettings, calibrate, commands, load_cache, save_cache
+from rdcodec.codecs.kv_cache.evaluation import fidelity as evaluate
+from rdcodec.codecs.kv_cache.format import sequence
+from rdcodec.codecs.kv_cache.hf import model, residual
 from rdcodec.codecs.kv_cache.splice import layers_of
 from rdcodec.codecs.kv_store import PrefixStore
 from rdcodec.codecs.kv_store.backends import open_backend
+from rdcodec.codecs.text import token_model as tokens
 from rdcodec.entropy_models.errors import BitstreamError, Mismatch, Unsupported
 from safetensors.torch import load_file, save_file
 

@@ -39,8 +39,8 @@ from rdcodec.codecs.kv_cache.format.blocks import (
 )
 from rdcodec.codecs.kv_cache.format.describe import describe_kv, kv_rows
 from rdcodec.codecs.kv_cache.format.recode import recode_block
+from rdcodec.codecs.kv_cache.modes.profiles import Profile
 from rdcodec.codecs.kv_cache.modes.table import MODES
-from rdcodec.codecs.kv_cache.modes.table.calibrated import Profile
 from rdcodec.codecs.tensor import turboquant
 from rdcodec.entropy_models import rows
 from rdcodec.entropy_models.errors import (
@@ -138,9 +138,7 @@ def test_quality_is_monotonic(mode):
         data = encode(block, used)
         sizes.append(len(data))
         layers = decode(data, used).layers
-        errors.append(
-            sum(float((a[0].float() - b[0].float()).norm()) for a, b in zip(layers, block.layers, strict=True))
-        )
+        errors.append(sum(float((a[0].float() - b[0].float()).norm()) for a, b in zip(layers, block.layers, strict=True)))
     assert sizes == sorted(sizes)
     assert errors == sorted(errors, reverse=True)
 
@@ -500,9 +498,7 @@ def test_safetensors_in_and_out():
     from safetensors.torch import load, save
 
     block = make_block(2, 50, 8)
-    names = {
-        f"layers.{i}.{n}": x.contiguous() for i, p in enumerate(block.layers) for n, x in zip("kv", p, strict=True)
-    }
+    names = {f"layers.{i}.{n}": x.contiguous() for i, p in enumerate(block.layers) for n, x in zip("kv", p, strict=True)}
     data, fields = commands.encode_bytes(save({**names, "tokens": torch.from_numpy(block.tokens)}), mode="lossless")
     assert fields["raw_bytes"] == sum(x.numel() * 2 for x in names.values()) and not fields["notices"]
     out = load(commands.decode_bytes(data)[0])
@@ -511,8 +507,7 @@ def test_safetensors_in_and_out():
     info = describe_kv(data)
     assert info["mode"] == "lossless" and len(info["bits_per_element_by_layer"]) == 3
     other = {
-        name.replace("layers.", "m.").replace(".k", ".key").replace(".v", ".value"): x[None]
-        for name, x in names.items()
+        name.replace("layers.", "m.").replace(".k", ".key").replace(".v", ".value"): x[None] for name, x in names.items()
     }
     stream, fields = commands.encode_bytes(save(other), keys="m.{i}.{k}")
     assert fields["notices"] and len(stream) < len(data)
@@ -622,7 +617,7 @@ def test_safetensors_as_mlx_lm_saves_them():
 @pytest.mark.parametrize("mode", ["transform", "predictive"])
 def test_commands_take_a_profile(tmp_path, monkeypatch, mode):
     from rdcodec.codecs.cli.main import app
-    from rdcodec.codecs.kv_cache.modes import calibrated as profile
+    from rdcodec.codecs.kv_cache.modes import profiles as profile
     from safetensors.torch import save_file
     from typer.testing import CliRunner
 

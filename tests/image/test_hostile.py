@@ -21,9 +21,7 @@ BYTES_MAX = 1 << 30
 @pytest.fixture(scope="module")
 def originals(image_codec: ImageCodec, photograph, scene) -> list[bytes]:
     images = [photograph[:70, :90], scene(40, 33, 4), scene(1, 1), photograph[200:264, :130, 0]]
-    return [
-        image_codec.encode(np.ascontiguousarray(image), q) for image, q in zip(images, (20, 50, 90, 70), strict=True)
-    ]
+    return [image_codec.encode(np.ascontiguousarray(image), q) for image, q in zip(images, (20, 50, 90, 70), strict=True)]
 
 
 def append(rng, data, others):

@@ -12,7 +12,7 @@ import pytest
 from damage import flip_bits, rechecked, truncate
 from kv_cases import ALL, all_same, make_block, settings_for
 from rdcodec.codecs.kv_cache.format.blocks import KvBlock, KvSettings
-from rdcodec.codecs.kv_cache.modes import calibrated as profile
+from rdcodec.codecs.kv_cache.modes import profiles as profile
 from rdcodec.codecs.kv_cache.splice import Layers, cut
 from rdcodec.codecs.kv_store.backends import open_backend
 from rdcodec.codecs.kv_store.store import PrefixStore

@@ -25,9 +25,7 @@ def run(*arguments):
 
 def cache_file(path, tokens, seed=0, with_tokens=True):
     generator = torch.Generator().manual_seed(seed)
-    tensors = {
-        f"layers.{i}.{n}": torch.randn(2, 40, 16, generator=generator).bfloat16() for i in range(3) for n in "kv"
-    }
+    tensors = {f"layers.{i}.{n}": torch.randn(2, 40, 16, generator=generator).bfloat16() for i in range(3) for n in "kv"}
     tensors = {name: x[:, : len(tokens)].contiguous() for name, x in tensors.items()}
     save_file(tensors | ({"tokens": torch.tensor(tokens)} if with_tokens else {}), path)
     return tensors
@@ -148,9 +146,7 @@ def test_put_and_get_round_trip(filled):
     words = tmp_path / "ids.txt"
     words.write_text("0 1 2\n3")
     options = ["--layers", "1:3", "--force", "--json"]
-    done = run(
-        "get", tmp_path / "store", "-o", tmp_path / "out.safetensors", "--tokens", words, *MODEL, *BLOCKS, *options
-    )
+    done = run("get", tmp_path / "store", "-o", tmp_path / "out.safetensors", "--tokens", words, *MODEL, *BLOCKS, *options)
     assert json.loads(done.stdout)["tokens"] == 4
     assert set(load_file(tmp_path / "out.safetensors")) == {
         "layers.1.k",

@@ -60,7 +60,7 @@ def photos(tmp_path_factory, photograph) -> Path:
 def recipe(photos: Path, folder: Path, steps: int, *more: str) -> list[str]:
     architecture = "{" + ", ".join(f"{k}: {list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()) + "}"
     return [
-        "fit", "--config", str(Path(__file__).parents[1] / "training/recipes/image_tiny.yaml"),
+        "fit", "--config", str(Path(__file__).parents[2] / "training/recipes/image_tiny.yaml"),
         f"--model.architecture={architecture}", f"--data.train={photos}", f"--data.validation={photos}",
         f"--data.cache={folder / 'cache'}", f"--trainer.max_steps={steps}", f"--trainer.default_root_dir={folder}",
         *more,
@@ -102,7 +102,7 @@ def test_the_recipe_learns_resumes_and_exports(photos, tmp_path, monkeypatch):
 def test_the_tiny_recipe_is_tiny():
     import yaml
 
-    recipe = yaml.safe_load((Path(__file__).parents[1] / "training/recipes/image_tiny.yaml").read_text())
+    recipe = yaml.safe_load((Path(__file__).parents[2] / "training/recipes/image_tiny.yaml").read_text())
     architecture = recipe["model"].get("architecture", {})
     small, shipped = (
         sum(p.numel() for p in ImageNetwork(config, *LAYERS["integer"]).parameters())

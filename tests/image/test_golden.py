@@ -15,7 +15,7 @@ from rdcodec.codecs import container, load
 from rdcodec.codecs.image.header import parse
 from rdcodec.codecs.weights import manifest
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 KINDS = ("rgb", "grey", "alpha", "corrected")
 NAMES = tuple(f"{name}-{kind}" for name, line in manifest().items() if line.codec == "image" for kind in KINDS)
 

@@ -323,9 +323,7 @@ def test_the_real_lmcache_runs_it():
         chunk, key = chunk_of(), api.ObjectKey(b"\1\2", "org/model", 1)
         size = processor.estimate_serialized_size(api.MemoryLayoutDesc([chunk.shape], [chunk.dtype]))
         buffer, out = MemoryObj(torch.zeros(size, dtype=torch.uint8)), MemoryObj(torch.zeros_like(chunk))
-        assert _result(
-            processor.query_serialize_result, processor.submit_serialize([MemoryObj(chunk)], [buffer], [key])
-        )
+        assert _result(processor.query_serialize_result, processor.submit_serialize([MemoryObj(chunk)], [buffer], [key]))
         assert buffer.tensor.numel() < size
         assert _result(processor.query_deserialize_result, processor.submit_deserialize([buffer], [out], [key]))
         assert torch.equal(out.tensor, chunk)
