@@ -1,0 +1,129 @@
+"""What is measured of a codec, and how: all that ``codec eval NAME FOLDER`` needs to know. No numpy, no torch here.
+
+A codec's `Task` lies in its own folder (``image/evaluation.py: TASK``) and is named in the registry. It says how signals
+are found and read, what rate and quality mean for them, and which other codecs can code them; ours is one more of these.
+
+    TASK = Task(
+        signals="images",
+        find=find_images,                                     # a folder to paths, by a look at each
+        read=read_rgb,                                        # a path to a signal
+        facts=lambda rgb: {"width": rgb.shape[1], "height": rgb.shape[0]},
+        rate=Rate("rate_bpp", "bits per pixel", lambda size, facts: 8 * size / (facts["width"] * facts["height"])),
+        speed=Speed("megapixels/s", lambda facts: facts["width"] * facts["height"] / 1e6),
+        metrics=(Metric("psnr_db", "PSNR", "PSNR, RGB (dB)", psnr_db),),
+        references={"jpeg": Reference((5, 25, 50, 75, 92), encode_jpeg, decode_jpeg)},
+        ours=load_ours,                                       # weights' name and device to a Reference
+    )
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+S = TypeVar("S")
+"""A signal as it is coded and compared: pixels, samples, frames."""
+Facts = Mapping[str, float]
+"""Numbers of a signal that rate and speed depend on, by column of the CSV: ``width``, ``frames``, ``duration_s``."""
+
+
+def same(value: float) -> float:
+    """The value itself."""
+    return value
+
+
+def installed() -> None:
+    """Nothing to check."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What bytes mean for these signals."""
+
+    column: str
+    """In CSVs, with its unit: ``rate_bpp``, ``rate_kbps``."""
+    unit: str
+    """On axes: ``bits per pixel``."""
+    of: Callable[[int, Facts], float]
+    """Bytes on disk and a signal's facts to the rate."""
+    plotted: tuple[float, float] = (0.0, math.inf)
+    """Rates that a plot shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How much of a signal is coded in a second."""
+
+    unit: str
+    """``megapixels/s``, ``frames/s``, ``times real time``."""
+    amount: Callable[[Facts], float]
+    """A signal's facts to its megapixels, frames or seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric(Generic[S]):
+    """A measure of quality."""
+
+    column: str
+    """In CSVs, with its unit: ``psnr_db``."""
+    title: str
+    """In tables: ``PSNR``."""
+    label: str
+    """On axes, with the unit: ``PSNR, RGB (dB)``."""
+    of: Callable[[S, S], float]
+    """Original and decoded signal to the value; nan where it is not defined: the file is in no mean of this metric then."""
+    higher_is_better: bool = True
+    scaled: Callable[[float], float] = same
+    """The value as plots and BD-rates take it, for instance in decibels; keeps the order."""
+    defined: str = ""
+    """Where it is defined, if not everywhere: ``above 160 pixels a side``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference(Generic[S]):
+    """A codec to compare with, at each setting of its curve; ours as well."""
+
+    settings: tuple[float, ...]
+    """Qualities, rate factors or bit rates, as the codec itself counts them; a BD-rate needs four."""
+    encode: Callable[[S, float], bytes]
+    """A signal and a setting to all the bytes of a file. ValueError or OSError: this signal cannot be coded."""
+    decode: Callable[[bytes], S]
+    note: str = ""
+    """What is not said by the name: ``method 6``."""
+    check: Callable[[], None] = installed
+    """ValueError if it cannot run here, with what to install."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task(Generic[S]):
+    """Signals, rate, quality and codecs of one evaluation."""
+
+    signals: str
+    """What the files hold, for messages: ``images``."""
+    find: Callable[[Path], Sequence[Path]]
+    """A folder, or one file, to what there is to code, sorted; it may look into files, but need not decode them. A path
+    may be a folder (of frames)."""
+    read: Callable[[Path], S]
+    """ValueError or OSError for a damaged one, which is then left out."""
+    facts: Callable[[S], Facts]
+    rate: Rate
+    speed: Speed
+    metrics: tuple[Metric[S], ...]
+    references: Mapping[str, Reference[S]]
+    """By the names that ``--references`` takes."""
+    ours: Callable[[str | None, str], Reference[S]]
+    """Weights by name (None: the default) and device to our codec, loaded; its settings are qualities 0..100."""
+    default_references: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    """Modules that the metrics import, beside those of every report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """``codec eval NAME`` of a codec whose evaluation is no folder of signals, like a cache's: a model and a text."""
+
+    run: Callable[..., Any]
+    """A function whose parameters are annotated for typer, and whose docstring is the help."""
