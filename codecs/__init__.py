@@ -8,32 +8,54 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..entropy_models.errors import BitstreamError, Corrupt, Mismatch, Truncated, Unsupported
 
+if TYPE_CHECKING:
+    from .contract import Face
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
-    """A codec's line in the table."""
+    """A codec's line in the table. Objects are named ``module:name`` under ``rdcodec.codecs``, and imported when needed."""
 
     stream_id: int
     """Written to files. Pinned for ever: never change one, never reuse one."""
-    target: str
-    """``module:class`` under ``rdcodec.codecs``, imported by `load`."""
     summary: str
+    codec: str
+    """A class after `contract.Codec`."""
+    face: str
+    """An instance after `contract.Face`."""
+    task: str = ""
+    """A `evaluation.task.Task`, for ``codec eval``."""
+    group: str = ""
+    """A typer app of more commands, ``codec NAME ...``."""
 
 
 REGISTRY = {
-    "image": Registered(1, "image.codec:ImageCodec", "photographs, quality 0..100, any size"),
-    "kv": Registered(4, "kv_cache.codec:KvCodec", "key-value caches of language models"),
+    "image": Registered(
+        stream_id=1,
+        codec="image.codec:ImageCodec",
+        face="image.face:FACE",
+        task="image.evaluation:TASK",
+        summary="photographs, quality 0..100, any size",
+    ),
+    "kv": Registered(
+        stream_id=4,
+        codec="kv_cache.codec:KvCodec",
+        face="kv_cache.face:FACE",
+        group="kv_store.commands.main:app",
+        summary="key-value caches of language models",
+    ),
 }
 
 
 def load(name: str, **options: Any) -> Any:
-    """The codec of that name, ready to encode and decode.
+    """The codec of that name, ready to encode and decode (`contract.Codec`).
 
     Args:
         name: a key of `REGISTRY`.
@@ -42,10 +64,31 @@ def load(name: str, **options: Any) -> Any:
     Raises:
         KeyError: no such codec; the message lists them.
     """
+    return found(registered(name).codec).load(**options)
+
+
+def load_face(name: str) -> Face:
+    """The codec of that name on the command line; errors as `load`."""
+    face: Face = found(registered(name).face)
+    return face
+
+
+def registered(name: str) -> Registered:
+    """The line of that name.
+
+    Raises:
+        KeyError: there is none; the message lists them.
+    """
     if name not in REGISTRY:
         raise KeyError(f"no codec {name!r}; there are {', '.join(sorted(REGISTRY))}")
-    module, attribute = REGISTRY[name].target.split(":")
-    return getattr(import_module(f"{__name__}.{module}"), attribute).load(**options)
+    return REGISTRY[name]
+
+
+def found(target: str) -> Any:
+    """The object ``module:name``; a module is under ``rdcodec.codecs``, or named whole."""
+    module, name = target.split(":")
+    place = module if module in sys.modules else f"{__name__}.{module}"
+    return getattr(import_module(place), name)
 
 
 def name_of(stream_id: int) -> str:
@@ -60,4 +103,4 @@ def name_of(stream_id: int) -> str:
     raise Unsupported(f"codec id {stream_id}; this program knows {[r.stream_id for r in REGISTRY.values()]}")
 
 
-__all__ = ["REGISTRY", "BitstreamError", "Corrupt", "Mismatch", "Truncated", "Unsupported", "load", "name_of"]
+__all__ = ["REGISTRY", "BitstreamError", "Corrupt", "Mismatch", "Truncated", "Unsupported", "load", "load_face", "name_of"]

@@ -103,6 +103,18 @@ class Stream:
         for i in range(len(self.entries)):
             self.chunk(i)
 
+    def of_right_length(self) -> Stream:
+        """The stream itself.
+
+        Raises:
+            Truncated: the file ends before the last chunk does.
+            Corrupt: it goes on after it.
+        """
+        if len(self.data) != self.expected_bytes:
+            kind_of = Truncated if len(self.data) < self.expected_bytes else Corrupt
+            raise kind_of(f"{len(self.data)} bytes, the chunk table adds up to {self.expected_bytes}")
+        return self
+
     def indices(self, kind: int) -> list[int]:
         """Positions in the table of the chunks of a kind, in order."""
         return [i for i, entry in enumerate(self.entries) if entry.kind == kind]
@@ -131,11 +143,11 @@ def write(*, codec_id: int, weights: bytes, signal: bytes, chunks: Sequence[tupl
     return b"".join([head, _CRC.pack(crc32(head)), *(body for _, body in chunks)])
 
 
-def parse(data: bytes | memoryview, *, salvage: bool = False) -> Stream:
+def parse(data: bytes | memoryview | Stream, *, salvage: bool = False) -> Stream:
     """Check header and table and return access to the chunks; chunk bodies are checked when read.
 
     Args:
-        data: a whole file.
+        data: a whole file, or what this returned for it, so that each reader may take either.
         salvage: accept a file that ends early or has bytes after the last chunk.
 
     Raises:
@@ -143,6 +155,8 @@ def parse(data: bytes | memoryview, *, salvage: bool = False) -> Stream:
         Truncated: the data ends early.
         Corrupt: a field is out of range or the header's checksum does not match.
     """
+    if isinstance(data, Stream):
+        return data if salvage else data.of_right_length()
     start = bytes(data[: len(MAGIC)])
     if not start:
         raise Unsupported("not an .rdc file: it is empty")
@@ -168,10 +182,8 @@ def parse(data: bytes | memoryview, *, salvage: bool = False) -> Stream:
             raise Corrupt(f"chunk {i} claims {length} bytes, at most {CHUNK_BYTES_MAX}")
         entries.append(Entry(kind, offset, length, chunk_crc))
         offset += length
-    if not salvage and len(data) != offset:
-        kind_of = Truncated if len(data) < offset else Corrupt
-        raise kind_of(f"{len(data)} bytes, the chunk table adds up to {offset}")
-    return Stream(codec_id, weights, bytes(data[_FIXED.size : table]), tuple(entries), data)
+    stream = Stream(codec_id, weights, bytes(data[_FIXED.size : table]), tuple(entries), data)
+    return stream if salvage else stream.of_right_length()
 
 
 def codec_id_at(path: Path) -> int | None:

@@ -1,0 +1,157 @@
+"""What a codec owes its callers, and what its face owes the command line. No numpy, no torch here.
+
+A codec is one folder and one line of `rdcodec.codecs.REGISTRY`, which names two objects of that folder:
+
+* a class after `Codec` (`Lossy`, where quality sets the rate): signals to bytes and back, for Python;
+* an instance after `Face`: files to files and back, for the command ``codec``, which knows no codec by name.
+
+``docs/adding-a-codec.md`` builds both in some fifty lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+from .container import Stream
+
+S = TypeVar("S")
+"""A codec's signal: a picture, a sound, a clip, a cache."""
+Progress = Callable[[int, int], None]
+"""Called with (parts done, parts in all): tiles, seconds, frames, tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate(Generic[S]):
+    """What encoding would cost and give, without a stream."""
+
+    bits: float
+    """Ideal bits of the symbols; headers are not in it."""
+    signal: S
+    """The reconstruction: exactly what ``decode(encode(signal))`` returns."""
+
+
+class Codec(Protocol[S]):
+    """Signals to bytes and back."""
+
+    stream_id: ClassVar[int]
+    """As in the registry."""
+
+    @classmethod
+    def load(cls, *, model: str | None = None, stream_hash: bytes | None = None, device: str = "auto") -> Self:
+        """A codec ready to run: weights by name, by the hash in a stream, or the default ones."""
+
+    def encode(self, signal: S, *, quality: int | None = None, progress: Progress | None = None) -> bytes:
+        """The bytes of an .rdc file; the same bytes every time.
+
+        Args:
+            quality: 0 (smallest) to 100; None: the codec's default.
+        """
+
+    def decode(self, data: bytes | Stream, *, progress: Progress | None = None) -> S:
+        """The signal of a file; `BitstreamError` for anything wrong with the bytes, and no other error."""
+
+    def estimate(self, signal: S, *, quality: int | None = None) -> Estimate[S]:
+        """Rate and reconstruction, without a stream."""
+
+    def verify(self, data: bytes | Stream) -> list[str]:
+        """Decode every symbol; `BitstreamError` if anything is wrong. Returns what could not be checked."""
+
+
+class Lossy(Codec[S], Protocol):
+    """A codec whose rate follows the quality, so that a file size can be asked for (`rate_control`)."""
+
+    def measurer(self, signal: S) -> Callable[[int], int]:
+        """A function from quality to bytes of the file; work that all qualities share is done once, here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One file encoded or decoded."""
+
+    data: bytes
+    """The output file."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """For ``--json``; ``raw_bytes`` among them is the signal's size, for the ratio."""
+    line: str = ""
+    """For people, between size and time: ``0.512 bpp``, ``768x512``."""
+    notices: tuple[str, ...] = ()
+    """What was converted, lost or could not be kept."""
+
+
+@dataclass(slots=True)
+class Desk:
+    """What the jobs of one command share."""
+
+    device: str = "auto"
+    progress: Progress | None = None
+    """Of the file in work."""
+    loaded: dict[Any, Any] = field(default_factory=dict)
+
+    def codec(self, key: Any, load: Callable[[], Any]) -> Any:
+        """The codec under ``key``, loaded when it is first asked for."""
+        if key not in self.loaded:
+            self.loaded[key] = load()
+        return self.loaded[key]
+
+
+class Face(Protocol):
+    """A codec on the command line. Importing its module costs no numpy and no torch.
+
+    ``Encode``, ``Decode`` and ``Verify`` are frozen dataclasses whose fields are options, ``Annotated[type,
+    typer.Option(...)]``, with None or False as defaults. The command merges those of all codecs; one that several codecs
+    have is one option, with the same type and flags in all.
+    """
+
+    people: str
+    """Signals for messages and panels of the help, plural: ``images``."""
+    single: str
+    """One of them: ``an image``."""
+    reads: frozenset[str]
+    """Suffixes of files that folders are searched for, ``.png``."""
+    writes: Mapping[str, str]
+    """Suffixes of files that are written, with their formats' names."""
+    chunk_kinds: Mapping[int, str]
+    """Names of kinds of chunks beyond the container's own."""
+    cuda: bool
+    """Whether ``--device cuda`` means anything to it."""
+    Encode: type
+    Decode: type
+    Verify: type
+
+    def takes(self, data: bytes, suffix: str) -> bool:
+        """Whether a file holds a signal of this codec, judged by its content; ``suffix`` of its name, lower case."""
+
+    def encode(self, data: bytes, options: Any, desk: Desk) -> Result:
+        """A signal's file to a stream."""
+
+    def suffix(self, options: Any) -> str:
+        """Of the file that `decode` writes where its name is not given."""
+
+    def decode(self, stream: Stream, target: Path | None, options: Any, desk: Desk) -> Result:
+        """A stream to a file in the format that ``target`` (None: standard output) or the options name."""
+
+    def verify(self, stream: Stream, options: Any, desk: Desk) -> list[str]:
+        """As `Codec.verify`."""
+
+    def describe(self, stream: Stream) -> dict[str, Any]:
+        """What `codec info` tells of a file, for ``--json``."""
+
+    def rows(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """The same for people."""
+
+
+class Demonstrated(Protocol):
+    """A face with ``demo``: shows what its codec does, without a file of the user's."""
+
+    def demo(self, source: Path | None, folder: Path, desk: Desk, note: Callable[[str], None]) -> Iterable[Any]:
+        """Write files into ``folder``; returns what rich prints. ``note`` is told what is going on."""
+
+
+class Measured(Protocol):
+    """A face with ``evaluate``: `codec eval NAME` where that takes no folder of signals (else: the registry's task)."""
+
+    def evaluate(self, *args: Any, **options: Any) -> None:
+        """Parameters are annotated for typer, and the docstring is the help."""
