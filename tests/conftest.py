@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from rdcodec.codecs import load
+from rdcodec.codecs.cli import main as cli
 from rdcodec.codecs.image.demo import sample_photograph
 
 
@@ -45,3 +47,22 @@ def image_codec():
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capfd):
+    """Run the entry point in ``tmp_path``; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["codec", *arguments])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call

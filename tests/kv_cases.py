@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from rdcodec.codecs import container
-from rdcodec.codecs.kv_cache.format.blocks import KvBlock, KvSettings
+from rdcodec.codecs.kv_cache.format.blocks import (
+    KvBlock,
+    KvSettings,
+    decode_block,
+    encode_block,
+)
 from rdcodec.codecs.kv_cache.hf import calibration
 from rdcodec.codecs.kv_cache.modes.profiles import Profile
 from rdcodec.codecs.kv_cache.modes.rope import Rope
@@ -78,3 +83,14 @@ def forged(data: bytes, change) -> bytes:
         signal=bytes(signal),
         chunks=[(entry.kind, bytes(c)) for entry, c in zip(stream.entries, chunks, strict=True)],
     )
+
+
+ROOT, MODEL, SALT = bytes(16), bytes(range(16)), b"tenant"
+
+
+def encode(block: KvBlock, settings: KvSettings, start: int = 0, total: int | None = None) -> bytes:
+    return encode_block(block, parent=ROOT, fingerprint=MODEL, salt=SALT, start=start, settings=settings, total=total)
+
+
+def decode(data: bytes, settings: KvSettings, **options) -> KvBlock:
+    return decode_block(data, fingerprint=MODEL, salt=SALT, profile=settings.profile, **options)

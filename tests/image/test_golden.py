@@ -1,6 +1,6 @@
 """Streams of the shipped weights decode to the same symbols and, but for a grey level here and there, pixels.
 
-``python tests/test_golden.py`` writes fixtures that are missing; the test never does.
+``python tests/image/test_golden.py`` writes fixtures that are missing; the test never does.
 """
 
 from __future__ import annotations

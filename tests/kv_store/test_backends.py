@@ -226,7 +226,7 @@ def test_a_put_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     assert done == ["flushed", "renamed"]
 
 
-WRITER = Path(__file__).with_name("test_kv_store_writers.py")
+WRITER = Path(__file__).with_name("writers.py")
 
 
 def test_eight_writers_and_a_killed_one_lose_and_tear_nothing(url):

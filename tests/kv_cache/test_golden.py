@@ -1,6 +1,6 @@
 """Cache files of this format version decode for ever: bit for bit where the mode is exact, else to a hair.
 
-``python tests/test_golden_kv.py`` writes fixtures that are missing; the test never does.
+``python tests/kv_cache/test_golden.py`` writes fixtures that are missing; the test never does.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Helper processes of ``test_kv_store_backends``: eight writers at once and a killed one, then a check. No tests here.
+"""Helper processes of ``test_backends``: eight writers at once and a killed one, then a check. No tests here.
 
-Run as ``python test_kv_store_writers.py STORE``. One process imports the libraries and forks: eight imports
+Run as ``python writers.py STORE``. One process imports the libraries and forks: eight imports
 of torch would take half a minute.
 """
 
