@@ -1,29 +1,37 @@
-"""Examples in docstrings run; README's commands and links are real."""
+"""Examples in docstrings and documentation run, commands shown exist, and links lead somewhere."""
 
 from __future__ import annotations
 
-import csv
 import doctest
 import importlib
+import os
 import pkgutil
 import re
+import shlex
+import string
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import rdcodec.codecs
 import rdcodec.entropy_models
 import rdcodec.training
-from rdcodec.codecs import weights
+import typer
+from PIL import Image
 from rdcodec.codecs.cli import main as cli
-from rdcodec.codecs.kv_cache.modes.table import MODES
-from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGE_NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 NAMES = sorted(
     module.name
     for part in (rdcodec.codecs, rdcodec.entropy_models, rdcodec.training)
     for module in pkgutil.walk_packages(part.__path__, f"{part.__name__}.")
 )
+ELSEWHERE = {"git", "pip", "python3", "source", "pre-commit", "tensorboard", "cat", "cd"}
+"""Programs whose command lines are not ours to check."""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -35,85 +43,209 @@ def test_docstring_examples(name):
     assert doctest.testmod(module).failed == 0
 
 
-def test_readme_commands_exist():
-    """Every `codec ...` line in README names a command and options that exist."""
-    text = (ROOT / "README.md").read_text()
-    commands = re.findall(r"^\s*(?:\$ )?codec ((?:[a-z]+ ?)+)(.*)$", text, re.MULTILINE)
-    assert len(commands) > 5
-    for words, rest in commands:
-        parts = words.split()
-        depth = 2 if parts[0] in ("eval", "train", "kv") else 1
-        shown = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1"}).invoke(cli.app, [*parts[:depth], "--help"])
-        assert shown.exit_code == 0, (words, shown.output)
-        if parts[0] != "train":
-            for option in re.findall(r"(?<!\S)(--[a-z-]+|-[a-z])\b", rest.split("#")[0]):
-                assert option in shown.output, (words, option)
+# Commands --------------------------------------------------------------------------------------------
 
 
-def test_readme_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text()):
-        assert (ROOT / target).exists(), target
+def blocks(text: str, language: str) -> list[str]:
+    """Fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def test_readme_bd_rates_are_those_of_the_csv():
-    rows = csv.DictReader((ROOT / "benchmarks/results/kodak_bd_rate.csv").open())
-    text = (ROOT / "README.md").read_text()
-    checked = 0
-    for row in rows:
-        percent = r"([+-][\d.]+) %"
-        match = re.search(rf"^\| {re.escape(row['anchor'])}\b[^|]*\| {percent} \| {percent} \|", text, re.MULTILINE)
-        if match:
-            checked += 1
-            for shown, metric in zip(match.groups(), ("psnr", "ms_ssim"), strict=True):
-                assert float(shown) == pytest.approx(float(row[f"bd_rate_{metric}_percent"]), abs=0.051), row
-    assert checked >= 3
+def command_lines(text: str) -> Iterator[list[str]]:
+    """Words of each command in indented blocks, without comments and variables."""
+    for line in re.findall(r"^    (\S.*)$", without_fences(text), re.MULTILINE):
+        for command in line.split("&&"):
+            words = shlex.split(command, comments=True)
+            while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+                words = words[1:]
+            if words:
+                yield words
 
 
-def kv_table() -> dict[str, list[str]]:
-    """Cells of README's table of cache modes, by their row's name without backquotes and remarks."""
-    text = (ROOT / "README.md").read_text()
-    lines = text[text.index("| mode | what |") :].split("\n\n")[0].splitlines()[2:]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {re.sub(r"`| \(.*\)", "", name): cells for name, *cells in rows}
+def without_fences(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def shown(value: str, like: str, scale: float = 1) -> str:
-    """A figure of a CSV with as many decimals as README shows."""
-    return f"{float(value) * scale:.{len(like.partition('.')[2])}f}"
+def parse_codec(words: list[str], *, whole: bool = True) -> None:
+    """Parse as `codec` would, without running anything; raises what it would say of wrong usage.
+
+    ``whole``: False where arguments may be missing, as in a sentence that speaks of an option.
+    """
+    command: Any = typer.main.get_command(cli.app)
+    context = None
+    while hasattr(command, "commands") and words and not words[0].startswith("--"):
+        name, *words = words
+        assert name in command.commands, f"no command {name}"
+        context = type(command).context_class(command, parent=context, info_name=name)
+        command = command.commands[name]
+    if words[-1:] == ["--help"] or (not words and not whole):
+        return
+    try:
+        command.make_context(command.name, list(words), parent=context)
+    except Exception as error:
+        if whole or type(error).__name__ != "MissingParameter":
+            raise
 
 
-def test_readme_has_a_row_for_every_cache_mode():
-    assert {name.split()[0].rstrip(",") for name in kv_table()} >= set(MODES)
+def options_of(words: list[str]) -> list[str]:
+    return [word.partition("=")[0] for word in words if word.startswith("--")]
 
 
-def test_readme_cache_figures_are_those_of_the_csv():
-    with (ROOT / "benchmarks/results/kv_fidelity.csv").open() as file:
-        measured = {row["name"]: row for row in csv.DictReader(file)}
-    checked = 0
-    for name, (_, *cells) in kv_table().items():
-        row = measured.get(re.sub(r"^(quantized-small) (q\d+), calibrated", r"\1, calibrated \2", name))
-        if row is None:
-            continue
-        checked += 1
-        columns = "bits_per_element", "ratio", "kl_mean", "kl_p99", "top1_agreement", "attention_error"
-        for cell, column, scale in zip(cells, columns, (1, 1, 1, 1, 100, 100), strict=False):
-            figure = cell.removesuffix(" %")
-            assert figure == shown(row[column], figure, scale), (name, column)
-        first = int(float(row["greedy_first_divergence"]) + 0.5), round(float(row["greedy_first_divergence"]))
-        assert cells[6] in {f"{count} of 64" for count in first}, name
-    assert checked >= 12
+def check_script(path: Path, words: list[str]) -> None:
+    """A script that exists, and options that its source knows: argparse's by name, typer's as a parameter."""
+    assert path.is_file(), path
+    source = path.read_text()
+    for option in options_of(words):
+        name = option.removeprefix("--").replace("-", "_")
+        assert f'"{option}"' in source or re.search(rf"^    {name}:", source, re.MULTILINE), (path.name, option)
 
 
-def test_readme_ratios_of_token_files_are_those_of_the_csv():
-    with (ROOT / "benchmarks/results/kv_tokens.csv").open() as file:
-        ratios = sorted(float(row["ratio_to_bf16"]) for row in csv.DictReader(file))
-    _, bits, ratio, *_ = kv_table()["tokens"]
-    assert bits == f"{16 / ratios[-1]:.4f} to {16 / ratios[0]:.4f}"
-    assert ratio == f"{round(ratios[0], -2):,.0f} to {round(ratios[-1], -2):,.0f}"
+def check(words: list[str]) -> None:
+    program, *rest = words
+    if program == "codec":
+        parse_codec(rest)
+    elif program == "python" and rest[0] == "-m":
+        part = rest[1].removeprefix("rdcodec.").replace(".", "/")
+        check_script(ROOT / f"{part}.py", rest[2:])
+    elif program == "python":
+        check_script(ROOT / rest[0], rest[1:])
+    elif program == "pytest" or program.startswith(".ci/"):
+        for word in (program, *rest):
+            assert "/" not in word or (ROOT / word).exists(), word
+    else:
+        assert program in ELSEWHERE, f"what is {program}?"
 
 
-def test_the_manifest_says_what_the_default_model_measured():
-    measured = weights.line_named("image").measured["kodak_bd_rate_psnr_percent"]
-    rows = csv.DictReader((ROOT / "benchmarks/results/kodak_bd_rate.csv").open())
-    found = {row["anchor"]: float(row["bd_rate_psnr_percent"]) for row in rows}
-    assert measured == {name: found[name] for name in ("jpeg", "webp", "avif")}
+@pytest.mark.parametrize("page", PAGE_NAMES)
+def test_commands_shown_exist(page):
+    for words in command_lines((ROOT / page).read_text()):
+        try:
+            check(words)
+        except Exception as error:
+            pytest.fail(f"{' '.join(words)}: {error}")
+
+
+@pytest.mark.parametrize("page", PAGE_NAMES)
+def test_commands_in_sentences_exist(page):
+    for line in re.findall(r"`codec ([^`]+)`", without_fences((ROOT / page).read_text())):
+        words = [word for word in shlex.split(line) if word != "..."]
+        try:
+            parse_codec(words[: words.index("|")] if "|" in words else words, whole=False)
+        except Exception as error:
+            pytest.fail(f"codec {line}: {error}")
+
+
+def test_pages_show_commands():
+    shown = [words for page in PAGES for words in command_lines(page.read_text())]
+    assert len([words for words in shown if words[0] == "codec"]) > 30
+    assert {words[1] for words in shown if words[0] == "codec"} >= {
+        "encode", "decode", "info", "verify", "eval", "demo", "models", "train", "kv",
+    }  # fmt: skip
+
+
+def test_extras_shown_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    shown = {name for page in PAGES for name in re.findall(r"'\.\[(\w+)\]'", page.read_text())}
+    assert len(shown) > 3
+    assert shown <= set(extras)
+
+
+def test_files_named_in_commands_are_there():
+    for page in PAGES:
+        for words in command_lines(page.read_text()):
+            for word in words:
+                if re.match(r"(tests|training/recipes|benchmarks)/", word):
+                    assert (ROOT / word).exists(), (page.name, word)
+
+
+def test_training_options_shown_exist(capsys):
+    """Options of `codec train` are Lightning's, and only its parser knows them."""
+    training = pytest.importorskip("rdcodec.training.main")
+    text = "\n".join(page.read_text() for page in PAGES)
+    shown = set(re.findall(r"--(?:model|data|trainer)\.[a-z_]+", text))
+    assert len(shown) > 5
+    with pytest.raises(SystemExit):
+        training.image(["fit", "--help"])
+    known = capsys.readouterr().out
+    for option in sorted(shown):
+        assert re.search(rf"{re.escape(option)}\b", known), option
+
+
+# Python ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def names(photograph, image_codec, tmp_path, monkeypatch) -> dict[str, Any]:
+    """What examples may use: photo.png and photo.rdc in the folder they run in, and of caches what `cache_names` makes."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(photograph[:96, :128]).save("photo.png")
+    Path("photo.rdc").write_bytes(image_codec.encode(photograph[:96, :128]))
+    return {}
+
+
+def cache_names() -> dict[str, Any]:
+    """A small random model, its cache of a prompt, and the prompt's ids."""
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).eval()
+    tokens = torch.arange(40) % 64
+    with torch.no_grad():
+        cache = model(tokens[None], use_cache=True).past_key_values
+    return {"model": model, "cache": cache, "tokens": tokens}
+
+
+@pytest.mark.parametrize("page", [name for name in PAGE_NAMES if blocks((ROOT / name).read_text(), "python")])
+def test_python_shown_runs(page, names):
+    code = blocks((ROOT / page).read_text(), "python")
+    if "kv_" in "".join(code):
+        names |= cache_names()
+    for block in code:
+        exec(compile(block, page, "exec"), names)
+
+
+# Links -----------------------------------------------------------------------------------------------
+
+
+def anchors(text: str) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    text = without_fences(text)
+    kept = string.ascii_lowercase + string.digits + "-_ "
+    titles = (title.lower() for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE))
+    return {"".join(c for c in title if c in kept).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGE_NAMES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", (ROOT / page).read_text()):
+        path, _, anchor = target.partition("#")
+        found = Path(os.path.normpath((ROOT / page).parent / path)) if path else ROOT / page
+        assert found.exists(), target
+        assert found.is_relative_to(ROOT), target
+        if anchor:
+            assert anchor in anchors(found.read_text()), target
+
+
+def test_readme_links_to_every_page():
+    """And every picture beside them is shown by one."""
+    readme = (ROOT / "README.md").read_text()
+    shown = "\n".join(page.read_text() for page in PAGES)
+    for path in (ROOT / "docs").iterdir():
+        if path.suffix == ".md":
+            assert f"(docs/{path.name})" in readme, path.name
+        else:
+            assert f"({path.name})" in shown, path.name
+
+
+def test_every_benchmark_is_described():
+    text = (ROOT / "docs/benchmarks.md").read_text()
+    for script in (ROOT / "benchmarks").glob("*.py"):
+        assert f"### {script.name}\n" in text, script.name
+    results = {path.name for path in (ROOT / "benchmarks/results").iterdir()}
+    named = set(re.findall(r"`(\w+\.(?:csv|png))`", text))
+    assert results <= named, results - named
+    assert named <= results, named - results

@@ -1,0 +1,359 @@
+"""Figures in README and docs are those that benchmarks wrote to benchmarks/results."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from rdcodec.codecs import weights
+from rdcodec.codecs.kv_cache.modes.table import MODES
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
+SHAPES_8 = "8 x 8 x 1024 x 64", "4 x 8 x 1024 x 128"
+SHAPES = "8 x 2 x 1024 x 64", *SHAPES_8
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+@cache
+def rows(file: str) -> list[dict[str, str]]:
+    with (RESULTS / file).open() as text:
+        return list(csv.DictReader(text))
+
+
+def figure(file: str, column: str, *keys: str) -> float:
+    """A cell: of the row that begins with these cells."""
+    found = [row for row in rows(file) if tuple(row.values())[: len(keys)] == keys]
+    assert len(found) == 1, (file, keys, len(found))
+    return float(found[0][column])
+
+
+def bd_rate(reference: str, metric: str = "psnr") -> float:
+    return figure("kodak_bd_rate.csv", f"bd_rate_{metric}_percent", reference)
+
+
+def fewer(baseline: str, mode: str = "quantized") -> float:
+    """Per cent of bytes that a mode saves at a baseline's KL."""
+    return figure("kv_fidelity_matched.csv", f"{mode}: fewer bytes %", baseline)
+
+
+def speed(what: str, measure: str) -> float:
+    return figure("image_speed.csv", "value", what, measure)
+
+
+def coder(column: str, name: str = "rdcodec") -> float:
+    return figure("entropy_coder.csv", column, name)
+
+
+def small_saves(quality: int) -> tuple[float, float]:
+    """Least and most per cent of bytes that quantized-small saves, over the shapes and contexts that were measured."""
+    pairs = [
+        [
+            figure("kv_speed.csv", "bits_per_element", shape, f"{mode} q{quality}")
+            for mode in ("quantized", "quantized-small")
+        ]
+        for shape in SHAPES
+    ]
+    name = f"q{quality}"
+    pairs.append([figure("kv_fidelity.csv", "bits_per_element", f"{m} {name}") for m in ("quantized", "quantized-small")])
+    saved = [100 * (1 - small / large) for large, small in pairs]
+    return min(saved), max(saved)
+
+
+def over(column: str, mode: str, shapes: tuple[str, ...]) -> tuple[float, float]:
+    """Least and most of a column of kv_speed.csv over shapes and qualities."""
+    values = [figure("kv_speed.csv", column, shape, f"{mode} q{quality}") for shape in shapes for quality in (40, 50, 60)]
+    return min(values), max(values)
+
+
+def tens(values: tuple[float, float]) -> tuple[float, float]:
+    return 10 * (values[0] // 10), 10 * (values[1] // 10)
+
+
+def excess_of_token_files() -> float:
+    """Per cent that the coded ids are longer than the model's cross-entropy; the worst context, rounded up to a tenth."""
+    each = rows("kv_tokens.csv")
+    worst = max(float(r["coded_bits_per_token"]) / float(r["cross_entropy_bits_per_token"]) for r in each)
+    return math.ceil(1000 * (worst - 1)) / 10
+
+
+def expectation_saves() -> float:
+    """Mean bits per element that the expectation over next tokens saves."""
+    tensors = [row for row in rows("kv_predictors.csv") if row["tensor"] in "kv"]
+    return sum(float(row["none"]) - float(row["expectation over top 4"]) for row in tensors) / len(tensors)
+
+
+def bd_between(file: str, key: str, ours: str, reference: str) -> float:
+    """BD-rate of one of a file's curves against another, PSNR, per cent."""
+    bjontegaard = pytest.importorskip("bjontegaard")
+    curve = {
+        name: [[float(row[column]) for row in rows(file) if row[key] == name] for column in ("rate_bpp", "psnr_db")]
+        for name in (ours, reference)
+    }
+    return float(bjontegaard.bd_rate(*curve[reference], *curve[ours], method="akima"))
+
+
+ENTROPY_RATIOS = ("encode_time_over_ours", "decode_time_over_ours")
+HYPERPRIOR = "hyperprior encode / rdcodec encode", "hyperprior decode / rdcodec decode"
+
+
+def times_hyperprior() -> list[float]:
+    return [speed(what, "ratio of times") for what in HYPERPRIOR]
+
+
+CLAIMS = [
+    ("README.md", r"takes (\d+) % fewer bytes than as JPEG", lambda: [-bd_rate("jpeg")]),
+    ("README.md", r"and (\d+) % fewer than as WebP", lambda: [-bd_rate("webp")]),
+    (
+        "README.md",
+        r"(-[\d.]+) % of rate against JPEG, (-[\d.]+) % against WebP, (-[\d.]+) % against AVIF",
+        lambda: [bd_rate("jpeg"), bd_rate("webp"), bd_rate("avif")],
+    ),
+    ("README.md", r"\+([\d.]+) % against VTM", lambda: [bd_rate("vtm")]),
+    (
+        "README.md",
+        r"([\d.]+) times smaller than bf16 at a KL of ([\d.]+) bits; ([\d.]+) times without loss",
+        lambda: [
+            figure("kv_fidelity.csv", "ratio", "quantized q60"),
+            figure("kv_fidelity.csv", "kl_mean", "quantized q60"),
+            figure("kv_fidelity.csv", "ratio", "lossless"),
+        ],
+    ),
+    ("README.md", r"encoding is ([\d.]+) times and decoding ([\d.]+) times as fast", times_hyperprior),
+    ("docs/image.md", r"encoding is ([\d.]+) times as fast, decoding ([\d.]+) times", times_hyperprior),
+    (
+        "docs/image.md",
+        r"at quality 100 Kodak comes back at ([\d.]+) dB",
+        lambda: [figure("kodak_means.csv", "psnr_db", "rdcodec", "100")],
+    ),
+    (
+        "docs/image.md",
+        r"worth ([\d.]+) % of rate",
+        lambda: [-bd_between("correction.csv", "codec", "rdcodec", "uncorrected")],
+    ),
+    (
+        "docs/benchmarks.md",
+        r"result is ([\d.]+) % of rate at equal PSNR",
+        lambda: [-bd_between("correction.csv", "codec", "rdcodec", "uncorrected")],
+    ),
+    (
+        "docs/benchmarks.md",
+        r"result is ([\d.]+) % of rate\.",
+        lambda: [bd_between("level_branch.csv", "level_branch", "integer", "float")],
+    ),
+    (
+        "docs/architecture.md",
+        r"integers is ([\d.]+) % of rate",
+        lambda: [bd_between("level_branch.csv", "level_branch", "integer", "float")],
+    ),
+    (
+        "docs/architecture.md",
+        r"take ([\d.]+) ns each to encode and ([\d.]+) ns to decode, "
+        r"([\d.]+) and ([\d.]+) times as fast as CompressAI's coder, ([\d.]+) % over",
+        lambda: [
+            coder("encode_ns_per_symbol"),
+            coder("decode_ns_per_symbol"),
+            *(coder(column, "CompressAI") for column in ENTROPY_RATIOS),
+            100 * (coder("bits_per_symbol") / coder("ideal_bits_per_symbol") - 1),
+        ],
+    ),
+    ("docs/architecture.md", r"answer in ([\d.]+) s", lambda: [speed("codec info, 768x512", "whole process")]),
+    (
+        "docs/kv-cache.md",
+        r"published 4 and 3 bits it needs (\d+) and (\d+) % fewer",
+        lambda: [fewer("turboquant 4 bit"), fewer("turboquant 3 bit")],
+    ),
+    (
+        "docs/kv-cache.md",
+        r"4 bits: (\d+) % fewer than hqq, (\d+) % fewer than quanto; against int4 in groups of 64, (\d+) % fewer",
+        lambda: [fewer("hqq 4 bit"), fewer("quanto 4 bit"), fewer("int4 group 64")],
+    ),
+    (
+        "docs/kv-cache.md",
+        r"hqq's KL is ([\d.]+), (\d+) % fewer",
+        lambda: [figure("kv_fidelity.csv", "kl_mean", "hqq 2 bit"), fewer("hqq 2 bit")],
+    ),
+    (
+        "docs/kv-cache.md",
+        r"([\d.]+) to ([\d.]+) % fewer at quality 60, ([\d.]+) to ([\d.]+) % at quality 50, (\d+) to (\d+) % at quality 40",
+        lambda: [*small_saves(60), *small_saves(50), *small_saves(40)],
+    ),
+    (
+        "docs/kv-cache.md",
+        r"Below some (\d+) MB/s",
+        lambda: [figure("kv_speed.csv", "break_even_mb_s", SHAPES_8[0], "quantized q50") // 100 * 100],
+    ),
+    (
+        "docs/kv-cache.md",
+        r"share is larger: (\d+) MB/s",
+        lambda: [over("break_even_mb_s", "quantized", SHAPES[:1])[0] // 100 * 100],
+    ),
+    (
+        "docs/kv-cache.md",
+        r"pays below (\d+) to (\d+) MB/s, and (\d+) to (\d+)",
+        lambda: [
+            *tens(over("break_even_mb_s", "quantized-small", SHAPES_8)),
+            *tens(over("break_even_mb_s", "quantized-small", SHAPES[:1])),
+        ],
+    ),
+    (
+        "docs/kv-cache.md",
+        r"takes `quantized` ([\d.]+) to ([\d.]+) ns with 8 KV heads, and `quantized-small` (\d+) to (\d+)",
+        lambda: [
+            *over("decode_ns_per_saved_byte", "quantized", SHAPES_8),
+            *over("decode_ns_per_saved_byte", "quantized-small", SHAPES_8),
+        ],
+    ),
+    (
+        "docs/kv-cache.md",
+        r"raw bytes takes ([\d.]+)\.",
+        lambda: [figure("kv_speed.csv", "decode_ns_per_saved_byte", SHAPES_8[0], "zstd -3")],
+    ),
+    ("docs/kv-cache.md", r"within ([\d.]+) % of the model's cross-entropy", lambda: [excess_of_token_files()]),
+    (
+        "docs/kv-cache.md",
+        r"language tries, ([\d.]+) bits per element",
+        lambda: [figure("kv_predictors_bound.csv", "bound_bits_per_element")],
+    ),
+    ("docs/kv-cache.md", r"saves ([\d.]+) bits per\selement", lambda: [expectation_saves()]),
+    (
+        "docs/kv-cache.md",
+        r"takes ([\d.]+) s a prompt",
+        lambda: [figure("kv_predictors_bound.csv", "expectation_s_per_context")],
+    ),
+    (
+        "docs/kv-cache.md",
+        r"([\d.]+) against ([\d.]+) bits per element, with random weights",
+        lambda: [figure("kv_shapes.csv", "bits_per_element", f"MHA: {mode} q60") for mode in ("residual", "quantized")],
+    ),
+    (
+        "docs/kv-store.md",
+        r"sharing saves (\d+) % of the bytes",
+        lambda: [100 * figure("kv_store_sharing.csv", "saved_by_sharing", "quantized")],
+    ),
+    (
+        "docs/kv-store.md",
+        r"(\d+) % of the tokens of each turn",
+        lambda: [100 * figure("kv_store_sharing.csv", "hit_rate_turns", "quantized")],
+    ),
+    ("docs/kv-store.md", r"one system prompt, (\d+) turns", lambda: [figure("kv_store_sharing.csv", "turns", "quantized")]),
+]
+"""A page, a sentence of it with figures as groups, and the measured values of these."""
+
+
+def shown(value: float, like: str) -> str:
+    """A value with as many decimals as the page shows."""
+    return f"{value:.{len(like.partition('.')[2])}f}"
+
+
+@pytest.mark.parametrize(("name", "pattern", "measured"), CLAIMS, ids=[f"{name}: {text[:30]}" for name, text, _ in CLAIMS])
+def test_figures_in_sentences_are_those_of_the_csv(name, pattern, measured):
+    match = re.search(pattern.replace(" ", r"\s+"), page(name))
+    assert match, f"{name} has no such sentence any more; take it out of CLAIMS"
+    values = measured()
+    assert [shown(value, like) for value, like in zip(values, match.groups(), strict=True)] == list(match.groups())
+
+
+def table(name: str, head: str) -> dict[str, list[str]]:
+    """Cells of the table that begins so, by their row's first, without backquotes and remarks in brackets."""
+    text = page(name)
+    lines = text[text.index(head) :].split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {re.sub(r"`| \(.*\)", "", first): rest for first, *rest in cells}
+
+
+def test_bd_rates():
+    listed = table("docs/image.md", "| against |")
+    assert set(listed) == {next(iter(row.values())) for row in rows("kodak_bd_rate.csv")}
+    for name, cells in listed.items():
+        for cell, metric in zip(cells, ("psnr", "ms_ssim"), strict=True):
+            figures = cell.removesuffix(" %")
+            assert figures == f"{bd_rate(name, metric):+.1f}", (name, metric)
+
+
+def test_speed_of_whole_processes():
+    listed = table("docs/image.md", "| as a whole process")
+    assert len(listed) == 5
+    for name, (time, memory) in listed.items():
+        assert time == f"{speed(name, 'whole process'):.1f} s", name
+        assert memory == f"{speed(name, 'peak memory'):.2f} GiB", name
+
+
+def test_speed_of_the_coder():
+    listed = table("docs/benchmarks.md", "| coder |")
+    assert len(listed) == len(rows("entropy_coder.csv"))
+    for name, cells in listed.items():
+        for cell, column in zip(cells, ("encode_ns_per_symbol", "decode_ns_per_symbol"), strict=True):
+            assert cell == shown(coder(column, name), cell), (name, column)
+
+
+def test_eviction():
+    for name, share in ("a quarter", "0.25"), ("half", "0.5"):
+        cells = table("docs/kv-store.md", "| room for |")[name]
+        for cell, policy in zip(cells, ("worth", "lru", "clairvoyant"), strict=True):
+            number = cell.removesuffix(" %")
+            assert number == shown(100 * figure("kv_store_eviction.csv", "block_hit_rate", policy, share), number), (
+                name,
+                policy,
+            )
+
+
+def modes() -> dict[str, list[str]]:
+    return table("docs/kv-cache.md", "| mode | what |")
+
+
+def test_every_cache_mode_has_a_row():
+    assert {name.split()[0].rstrip(",") for name in modes()} >= set(MODES)
+
+
+def test_cache_modes():
+    measured = {row["name"]: row for row in rows("kv_fidelity.csv")}
+    checked = 0
+    for name, (_, *cells) in modes().items():
+        row = measured.get(re.sub(r"^(quantized-small) (q\d+), calibrated", r"\1, calibrated \2", name))
+        if row is None:
+            continue
+        checked += 1
+        columns = "bits_per_element", "ratio", "kl_mean", "kl_p99", "top1_agreement", "attention_error"
+        for cell, column, scale in zip(cells, columns, (1, 1, 1, 1, 100, 100), strict=False):
+            number = cell.removesuffix(" %")
+            assert number == shown(float(row[column]) * scale, number), (name, column)
+        first = int(float(row["greedy_first_divergence"]) + 0.5), round(float(row["greedy_first_divergence"]))
+        assert cells[6] in {f"{count} of 64" for count in first}, name
+    assert checked >= 12
+
+
+def test_speed_of_cache_modes():
+    checked = 0
+    for name, (*_, cell) in modes().items():
+        if cell:
+            checked += 1
+            row = re.sub(r" 4 bit$", "", name)
+            each = [figure("kv_speed.csv", f"{way}_mb_s", SHAPES_8[0], row) for way in ("encode", "decode")]
+            assert cell == f"{each[0]:.0f}, {each[1]:.0f}", name
+    assert checked >= 8
+
+
+def test_ratios_of_token_files():
+    ratios = sorted(float(row["ratio_to_bf16"]) for row in rows("kv_tokens.csv"))
+    _, bits, ratio, *_ = modes()["tokens"]
+    assert bits == f"{16 / ratios[-1]:.4f} to {16 / ratios[0]:.4f}"
+    assert ratio == f"{round(ratios[0], -2):,.0f} to {round(ratios[-1], -2):,.0f}"
+
+
+def test_the_manifest_says_what_the_default_model_measured():
+    measured = weights.line_named("image").measured["kodak_bd_rate_psnr_percent"]
+    assert measured == {name: bd_rate(name) for name in ("jpeg", "webp", "avif")}
+
+
+def test_training_data_is_what_the_manifest_says():
+    text, line = page("docs/training.md"), weights.line_named("image")
+    count, share = re.search(r"trained on ([\d,]+) photographs.*?(\d+) % are CC BY-SA", text, re.DOTALL).groups()
+    assert line.data.startswith(f"{count} photographs") and f"({share} % CC BY-SA" in line.data
