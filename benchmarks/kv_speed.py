@@ -25,7 +25,7 @@ import zstandard
 from entropy_coder import settle_allocator
 from kv_fidelity import contexts_of
 from rdcodec.codecs.kv_cache import KvSettings
-from rdcodec.codecs.kv_cache.codec import KvCodec
+from rdcodec.codecs.kv_cache.codec import Cache, KvCodec
 from rdcodec.codecs.kv_cache.evaluation.fidelity import prefill
 from rdcodec.codecs.kv_cache.hf.model import rope_of
 from rdcodec.codecs.kv_cache.modes.rope import Rope
@@ -86,8 +86,9 @@ def measure(
     }
     for name, settings in settings_for(rope, large_blocks).items():
         codec = KvCodec(settings)
-        data = codec.encode(layers, ids)
-        calls[name] = len(data), partial(codec.encode, layers, ids), partial(codec.decode, data)
+        cache = Cache(ids, layers)
+        data = codec.encode(cache)
+        calls[name] = len(data), partial(codec.encode, cache), partial(codec.decode, data)
     settle_allocator()
     least = {name: (float("inf"), float("inf")) for name in calls}
     for _ in track(range(repeats + 1), description=shape):  # the first round warms up

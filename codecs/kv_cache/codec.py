@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...entropy_models.errors import Unsupported
+from .. import container
+from ..contract import Estimate, Progress
 from .format.blocks import KvSettings, decode_block, encode_block, estimate_block
-from .format.sequence import Layers, Progress, decode_blocks, encode_sequence, split
+from .format.header import CODEC_ID, TOKEN_IDS, parse_sequence
+from .format.sequence import Layers, check_tokens, decode_blocks, encode_sequence, split
 from .modes.table import MODES
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cache:
+    """What a model has kept of a text: the signal of `KvCodec`."""
+
+    tokens: np.ndarray
+    """Ids, int64, shape (n,)."""
+    layers: Layers
+    """Keys and values of each layer, shape (kv_heads, n, head_dim), bf16, fp16 or fp32."""
 
 
 class KvCodec:
@@ -23,36 +37,53 @@ class KvCodec:
         salt: the tenant's.
     """
 
+    stream_id: ClassVar[int] = CODEC_ID
+
     def __init__(self, settings: KvSettings | None = None, fingerprint: bytes = bytes(16), salt: bytes = b"") -> None:
         self.settings, self.fingerprint, self.salt = settings or KvSettings(), fingerprint, salt
 
     @classmethod
-    def load(cls, **options: Any) -> KvCodec:
-        """As the registry calls it; options are those of `KvSettings`."""
-        return cls(KvSettings(**options))
+    def load(
+        cls, *, model: str | None = None, stream_hash: bytes | None = None, device: str = "auto", **settings: Any
+    ) -> KvCodec:
+        """A codec with these `KvSettings`. It has no weights, and works where the cache is: ``device`` is not used.
 
-    def encode(self, layers: Layers, tokens: np.ndarray, progress: Progress | None = None) -> bytes:
+        Raises:
+            KeyError: a model is asked for.
+            Unsupported: the hash of weights is.
+        """
+        if model is not None:
+            raise KeyError(f"no kv model {model!r}; the codec has no weights")
+        if stream_hash and any(stream_hash):
+            raise Unsupported(f"the stream needs weights {stream_hash.hex()}; this codec has none")
+        return cls(KvSettings(**settings))
+
+    def encode(self, cache: Cache, *, quality: int | None = None, progress: Progress | None = None) -> bytes:
         """A cache file (`sequence`).
 
         Args:
-            layers: (keys, values) of each layer, shape (kv_heads, n, head_dim), bf16, fp16 or fp32.
-            tokens: ids, shape (n,).
+            cache: a whole cache.
+            quality: 0..100; None: that of the settings.
             progress: called with (tokens done, tokens in all).
+
+        Raises:
+            ValueError: shapes, types or limits, or a quality for a mode that has none; the message has found and expected.
         """
         return encode_sequence(
-            np.asarray(tokens), layers, self.settings, fingerprint=self.fingerprint, salt=self.salt, progress=progress
-        )
+            np.asarray(cache.tokens), cache.layers, self._settings(quality), fingerprint=self.fingerprint, salt=self.salt,
+            progress=progress,
+        )  # fmt: skip
 
     def decode(
         self,
-        data: bytes,
+        data: bytes | container.Stream,
         *,
         layers: range | None = None,
         prefix: int | None = None,
         check: bool = True,
         progress: Progress | None = None,
-    ) -> tuple[np.ndarray, Layers]:
-        """(tokens, layers) of a cache file.
+    ) -> Cache:
+        """The cache of a file.
 
         Args:
             data: the file's bytes.
@@ -65,17 +96,47 @@ class KvCodec:
             BitstreamError: anything wrong with the file.
         """
         expected = {"fingerprint": self.fingerprint, "salt": self.salt} if check else {}
-        blocks = decode_blocks(data, layers=layers, prefix=prefix, progress=progress, **expected)
-        return join(blocks)
+        return Cache(*join(decode_blocks(data, layers=layers, prefix=prefix, progress=progress, **expected)))
 
-    def estimate(self, layers: Layers, tokens: np.ndarray) -> tuple[Layers, float]:
-        """(layers as `decode` will give them, ideal bits of the chunks), without writing."""
+    def estimate(self, cache: Cache, *, quality: int | None = None) -> Estimate[Cache]:
+        """Ideal bits of the chunks and the cache as `decode` will give it, without writing. Errors as `encode`."""
+        settings, tokens = self._settings(quality), np.asarray(cache.tokens)
         parts, bits = [], 0.0
-        for start, block in split(np.asarray(tokens), layers, self.settings.block_tokens):
-            known, spent = estimate_block(block, start=start, settings=self.settings, total=len(tokens))
+        for start, block in split(tokens, cache.layers, settings.block_tokens):
+            known, spent = estimate_block(block, start=start, settings=settings, total=len(tokens))
             parts.append((start, replace(block, layers=known)))
             bits += spent
-        return join(parts)[1], bits
+        return Estimate(bits, Cache(*join(parts)))
+
+    def verify(self, data: bytes | container.Stream, *, check: bool = True) -> list[str]:
+        """Decode every symbol; arguments and errors as `decode`. Returns what could not be checked."""
+        expected = {"fingerprint": self.fingerprint, "salt": self.salt} if check else {}
+        return verify_sequence(data, **expected)
+
+    def _settings(self, quality: int | None) -> KvSettings:
+        if quality is None:
+            return self.settings
+        if MODES[self.settings.mode].option != "quality":
+            raise ValueError(f"quality {quality!r}, but mode {self.settings.mode} has none")
+        return replace(self.settings, quality=quality)
+
+
+def verify_sequence(
+    data: bytes | container.Stream, *, fingerprint: bytes | None = None, salt: bytes | None = None
+) -> list[str]:
+    """Decode every symbol of a cache file, of any model and tenant where these are None. Returns what could not be checked.
+
+    Raises:
+        BitstreamError: anything wrong with the file.
+    """
+    stream, head = parse_sequence(data)
+    if head.content == TOKEN_IDS:
+        if coded := check_tokens(data):
+            return [f"checksums are right; {coded} token ids were not decoded, which takes the model (load_cache)"]
+        return []
+    decode_blocks(data, fingerprint=fingerprint, salt=salt)
+    stream.check()  # blocks have checksums of their own, which is all that a reader looks at
+    return []
 
 
 def join(blocks: list) -> tuple[np.ndarray, tuple[tuple[Tensor, Tensor], ...]]:
@@ -91,4 +152,4 @@ def join(blocks: list) -> tuple[np.ndarray, tuple[tuple[Tensor, Tensor], ...]]:
     return tokens, layers
 
 
-__all__ = ["MODES", "KvCodec", "decode_block", "encode_block", "join"]
+__all__ = ["MODES", "Cache", "KvCodec", "decode_block", "encode_block", "join", "verify_sequence"]

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ...entropy_models.errors import Unsupported
 from .. import container
-from .codec import KvCodec, join
+from .codec import Cache, KvCodec, join, verify_sequence
 from .format.blocks import KvSettings, decode_block, read_block_header
-from .format.header import BLOCK, ELEMENT_TYPES, TOKEN_IDS, parse_sequence, width_text
-from .format.sequence import check_tokens, decode_blocks
+from .format.header import BLOCK, ELEMENT_TYPES, width_text
+from .format.sequence import decode_blocks
 from .hf.model import SUPPORTED, check_model, fingerprint, load_model, mapped_model, rope_of
 from .layout import Layout, check_fits, layout_of
 from .modes.place import type_name
@@ -97,7 +97,7 @@ def encode_bytes(
     if ids is None:
         ids = np.zeros(tensors[0][0].shape[1], np.int64)
         notices = [*notices, NO_TOKENS]
-    stream = KvCodec(settings, name, _salt(salt) or b"").encode(tensors, held_ids(tokens_of(ids), tensors))
+    stream = KvCodec(settings, name, _salt(salt) or b"").encode(Cache(held_ids(tokens_of(ids), tensors), tensors))
     raw = sum(x.numel() * x.element_size() for pair in tensors for x in pair)
     elements = sum(x.numel() for pair in tensors for x in pair)
     rate = 8 * len(stream) / elements
@@ -314,14 +314,7 @@ def verify_bytes(data: bytes, profile: Path | None = None, salt: str | None = No
     if _is_block(data):
         decode_block(data, salt=_salt(salt))
         return []
-    stream, head = parse_sequence(data)
-    if head.content == TOKEN_IDS:
-        if coded := check_tokens(data):
-            return [f"checksums are right; {coded} token ids were not decoded, which takes the model (load_cache)"]
-        return []
-    decode_blocks(data, salt=_salt(salt))
-    stream.check()  # blocks have checksums of their own, which is all that a reader looks at
-    return []
+    return verify_sequence(data, salt=_salt(salt))
 
 
 def _salt(text: str | None) -> bytes | None:

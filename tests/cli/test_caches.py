@@ -7,7 +7,7 @@ import json
 import numpy as np
 import safetensors.torch
 import torch
-from rdcodec.codecs.kv_cache import KvCodec, KvSettings, read_block_header
+from rdcodec.codecs.kv_cache import Cache, KvCodec, KvSettings, read_block_header
 
 
 def test_names_batch_and_salt_of_a_cache(run, photo, tmp_path):
@@ -85,7 +85,7 @@ def test_the_intact_beginning_of_a_damaged_cache_is_decoded(run, tmp_path):
 
 def test_decode_of_layer_inputs_is_refused(run, tmp_path):
     pairs = tuple((torch.randn(1, 5, 16), torch.zeros(1, 5, 0)) for _ in range(2))
-    (tmp_path / "r.rdc").write_bytes(KvCodec(KvSettings(mode="residual")).encode(pairs, np.arange(5)))
+    (tmp_path / "r.rdc").write_bytes(KvCodec(KvSettings(mode="residual")).encode(Cache(np.arange(5), pairs)))
     code, out, err = run("decode", "r.rdc")
     assert (code, out, err.count("\n")) == (1, "", 1) and "the file holds layer inputs" in err
     assert not (tmp_path / "r.safetensors").exists() and run("verify", "r.rdc")[0] == 0

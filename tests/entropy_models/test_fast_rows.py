@@ -11,7 +11,7 @@ import torch
 import zstandard
 from kv_cases import all_same
 from rdcodec.codecs.kv_cache import KvSettings
-from rdcodec.codecs.kv_cache.codec import KvCodec
+from rdcodec.codecs.kv_cache.codec import Cache, KvCodec
 from rdcodec.codecs.kv_cache.format import blocks
 from rdcodec.codecs.kv_cache.modes.rope import Rope
 from rdcodec.entropy_models.errors import Corrupt, Truncated
@@ -22,7 +22,7 @@ from rdcodec.entropy_models.tables import scale
 ROPE = Rope((10000.0 ** (-np.arange(0, 32, 2) / 32)).astype(np.float32))
 
 
-def cache(dtype: torch.dtype, tokens: int = 301) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+def layers_of(dtype: torch.dtype, tokens: int = 301) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
     g = torch.Generator().manual_seed(3)
     spread = torch.exp(1.2 * torch.randn(2, 2, 2, 1, 32, generator=g))
     x = torch.randn(2, 2, 2, tokens, 32, generator=g) * spread + 2 * spread.flip(0)
@@ -33,11 +33,12 @@ def cache(dtype: torch.dtype, tokens: int = 301) -> tuple[tuple[torch.Tensor, to
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("quality", [0, 30, 60, 100])
 def test_it_decodes_to_the_numbers_of_quantized_small(dtype, quality):
-    layers, tokens = cache(dtype), np.arange(301)
+    layers, tokens = layers_of(dtype), np.arange(301)
     slow, fast = (KvCodec(KvSettings(mode=mode, quality=quality, rope=ROPE)) for mode in ("quantized-small", "quantized"))
-    data = fast.encode(layers, tokens)
-    assert fast.encode(layers, tokens) == data
-    expected, found = slow.decode(slow.encode(layers, tokens))[1], fast.decode(data)[1]
+    cache = Cache(tokens, layers)
+    data = fast.encode(cache)
+    assert fast.encode(cache) == data
+    expected, found = slow.decode(slow.encode(cache)).layers, fast.decode(data).layers
     for a, b in zip(expected, found, strict=True):
         assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
 
@@ -79,13 +80,14 @@ def test_layers_read_together_are_those_read_alone(monkeypatch, mode, group_size
     monkeypatch.setattr(blocks, "GROUP_SIZE", group_size)
     layers, tokens = layers_of_all_kinds(7, 256), np.arange(256)
     codec = KvCodec(KvSettings(mode=mode, quality=70, rope=ROPE, block_tokens=128))
-    data = codec.encode(layers, tokens)
-    together = codec.decode(data)[1]
-    assert max(groups) == largest and all_same(together, codec.estimate(layers, tokens)[0])
+    cache = Cache(tokens, layers)
+    data = codec.encode(cache)
+    together = codec.decode(data).layers
+    assert max(groups) == largest and all_same(together, codec.estimate(cache).signal.layers)
     assert largest < 7 or {3, 4, 7} <= set(groups)  # values by channel and by token apart
     groups[:] = []
     for i, pair in enumerate(together):
-        assert all_same(codec.decode(data, layers=range(i, i + 1))[1], (pair,))
+        assert all_same(codec.decode(data, layers=range(i, i + 1)).layers, (pair,))
     assert not groups
 
 
@@ -191,10 +193,11 @@ def test_forged_positions_are_refused():
 
 
 def test_threads_do_not_share_a_zstd_context():
-    layers, tokens = cache(torch.bfloat16), np.arange(301)
+    layers, tokens = layers_of(torch.bfloat16), np.arange(301)
     codec = KvCodec(KvSettings(mode="quantized", rope=ROPE))
-    data = codec.encode(layers, tokens)
+    cache = Cache(tokens, layers)
+    data = codec.encode(cache)
     with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(lambda _: codec.encode(layers, tokens), range(16))) == {data}
-        for _, found in pool.map(lambda _: codec.decode(data), range(16)):
-            assert torch.equal(found[0][0], codec.decode(data)[1][0][0])
+        assert set(pool.map(lambda _: codec.encode(cache), range(16))) == {data}
+        for found in pool.map(lambda _: codec.decode(data), range(16)):
+            assert torch.equal(found.layers[0][0], codec.decode(data).layers[0][0])

@@ -20,7 +20,7 @@ from kv_cases import (
     settings_for,
 )
 from rdcodec.codecs import container
-from rdcodec.codecs.kv_cache.codec import KvCodec
+from rdcodec.codecs.kv_cache.codec import Cache, KvCodec
 from rdcodec.codecs.kv_cache.format.blocks import (
     KvBlock,
     KvSettings,
@@ -142,7 +142,7 @@ def test_foreign_blocks_are_named():
     with pytest.raises(Unsupported, match="codec id 1"):
         decode_block(container.write(codec_id=1, weights=bytes(8), signal=b"", chunks=[]))
     with pytest.raises(Unsupported, match="not one block"):
-        decode_block(KvCodec().encode(block.layers, block.tokens))
+        decode_block(KvCodec().encode(Cache(block.tokens, block.layers)))
     with pytest.raises(Truncated):
         decode_block(data[:-1])
 

@@ -16,7 +16,7 @@ from kv_cases import (
 )
 from rdcodec.codecs import container
 from rdcodec.codecs.kv_cache import commands
-from rdcodec.codecs.kv_cache.codec import KvCodec
+from rdcodec.codecs.kv_cache.codec import Cache, KvCodec
 from rdcodec.codecs.kv_cache.format import sequence
 from rdcodec.codecs.kv_cache.format.blocks import (
     KvSettings,
@@ -31,13 +31,13 @@ from rdcodec.entropy_models.errors import (
 def test_sequence_in_blocks_and_prefixes():
     block = make_block(2, 700, 16)
     codec = KvCodec(KvSettings(rope=rope_for(16)), MODEL, SALT)
-    data = codec.encode(block.layers, block.tokens)
-    tokens, layers = codec.decode(data)
-    assert np.array_equal(tokens, block.tokens) and layers[0][0].shape == (2, 700, 16)
-    assert all_same(layers, codec.estimate(block.layers, block.tokens)[0])
-    tokens, part = codec.decode(data, prefix=300, layers=range(1, 2))
-    assert len(tokens) == 300 and all_same(part, ((layers[1][0][:, :300], layers[1][1][:, :300]),))
-    assert len(codec.decode(data, prefix=0)[0]) == 0
+    data = codec.encode(Cache(block.tokens, block.layers))
+    whole = codec.decode(data)
+    layers = whole.layers
+    assert np.array_equal(whole.tokens, block.tokens) and layers[0][0].shape == (2, 700, 16)
+    part = codec.decode(data, prefix=300, layers=range(1, 2))
+    assert len(part.tokens) == 300 and all_same(part.layers, ((layers[1][0][:, :300], layers[1][1][:, :300]),))
+    assert len(codec.decode(data, prefix=0).tokens) == 0
     assert not layers[0][0].is_inference()  # such tensors could not be trained on
     for end in range(0, len(data), len(data) // 40):
         with pytest.raises(BitstreamError):
@@ -46,7 +46,7 @@ def test_sequence_in_blocks_and_prefixes():
 
 def test_verify_looks_at_the_checksums_that_a_reader_does_not_need():
     block = make_block(2, 700, 16)
-    data = bytearray(KvCodec(KvSettings(), MODEL, SALT).encode(block.layers, block.tokens))
+    data = bytearray(KvCodec(KvSettings(), MODEL, SALT).encode(Cache(block.tokens, block.layers)))
     commands.verify_bytes(bytes(data))
     data[22 + 44 + 9 + 5] ^= 1  # of block 1, whose own bytes are whole
     data = rechecked(bytes(data))
@@ -58,7 +58,7 @@ def test_verify_looks_at_the_checksums_that_a_reader_does_not_need():
 def test_sequence_with_a_missing_or_foreign_block_is_refused():
     block = make_block(2, 700, 16)
     codec = KvCodec(KvSettings(), MODEL, SALT)
-    data = codec.encode(block.layers, block.tokens)
+    data = codec.encode(Cache(block.tokens, block.layers))
 
     def drop(signal, chunks):
         chunks[1] = chunks[2]
@@ -74,7 +74,7 @@ def test_a_salt_goes_into_a_file_and_is_checked_where_it_is_given():
 
     cache = save({f"layers.0.{n}": torch.randn(2, 40, 8) for n in "kv"} | {"tokens": torch.arange(40)})
     salted, plain = (commands.encode_bytes(cache, mode="lossless", salt=salt)[0] for salt in ("tenant", None))
-    assert salted == KvCodec(KvSettings(mode="lossless"), salt=b"tenant").encode(*reversed(KvCodec().decode(plain)))
+    assert salted == KvCodec(KvSettings(mode="lossless"), salt=b"tenant").encode(KvCodec().decode(plain))
     assert commands.decode_bytes(salted)[0] == commands.decode_bytes(salted, salt="tenant")[0]
     commands.verify_bytes(salted, salt="tenant")
     for data, salt in ((salted, "other"), (salted, ""), (plain, "tenant")):
@@ -85,7 +85,7 @@ def test_a_salt_goes_into_a_file_and_is_checked_where_it_is_given():
 
 def test_damage_within_a_block_is_damage_whatever_it_looks_like():
     codec = KvCodec(KvSettings(mode="lossless", block_tokens=16))
-    data = codec.encode(make_block(2, 40, 6).layers, np.arange(40))
+    data = codec.encode(Cache(np.arange(40), make_block(2, 40, 6).layers))
     starts = [entry.offset for entry in container.parse(data).entries]
     for at in (starts[0], starts[0] + 4, starts[1] + 4, starts[1] + 30):  # magic, version, a field of the header
         with pytest.raises(Corrupt, match="has checksum"):
@@ -95,12 +95,12 @@ def test_damage_within_a_block_is_damage_whatever_it_looks_like():
 def test_the_error_of_a_damaged_block_says_what_is_intact():
     tokens, codec = np.arange(40), KvCodec(KvSettings(mode="lossless", block_tokens=16))
     layers = ((torch.ones(1, 40, 4), torch.ones(1, 40, 4)),)
-    data = bytearray(codec.encode(layers, tokens))
+    data = bytearray(codec.encode(Cache(tokens, layers)))
     data[sequence.parse_sequence(bytes(data))[0].entries[2].offset + 150] ^= 1
     intact = "the 32 tokens before it are intact, `codec decode --prefix 32` reads them"
     with pytest.raises(BitstreamError, match=rf"^block 2: .*; {intact}$"):
         codec.decode(bytes(data))
-    found, part = codec.decode(bytes(data), prefix=32)
-    assert len(found) == 32 and torch.equal(part[0][0], layers[0][0][:, :32])
+    found = codec.decode(bytes(data), prefix=32)
+    assert len(found.tokens) == 32 and torch.equal(found.layers[0][0], layers[0][0][:, :32])
     with pytest.raises(BitstreamError, match=r"^it was written under another salt \(--salt\) than the one given"):
-        KvCodec(salt=b"x").decode(codec.encode(layers, tokens))
+        KvCodec(salt=b"x").decode(codec.encode(Cache(tokens, layers)))

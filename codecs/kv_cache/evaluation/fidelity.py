@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..codec import KvCodec
+from ..codec import Cache, KvCodec
 from ..format.blocks import KvSettings
 from ..format.sequence import Layers
 from ..hf.cache_io import load_cache, save_cache
@@ -221,8 +221,8 @@ def through(settings: KvSettings, model: Any = None) -> Coded:
     codec = KvCodec(settings)
 
     def coded(layers: Layers, ids: np.ndarray) -> tuple[Layers, int]:
-        data = codec.encode(layers, ids)
-        return codec.decode(data)[1], len(data)
+        data = codec.encode(Cache(ids, layers))
+        return codec.decode(data).layers, len(data)
 
     return coded
 

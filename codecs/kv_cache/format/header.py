@@ -167,7 +167,7 @@ def pack(head: BlockHeader) -> bytes:
     )  # fmt: skip
 
 
-def parse(data: bytes | memoryview) -> tuple[container.Stream, BlockHeader]:
+def parse(data: bytes | memoryview | container.Stream) -> tuple[container.Stream, BlockHeader]:
     stream = container.parse(data)
     if stream.codec_id != CODEC_ID:
         raise Unsupported(f"codec id {stream.codec_id}; a cache block has {CODEC_ID}")
@@ -199,7 +199,7 @@ def pack_sequence(head: SequenceHeader) -> bytes:
     return _SEQUENCE.pack(SEQUENCE, head.content, head.threads, head.tokens, head.fingerprint, head.last_id)
 
 
-def parse_sequence(data: bytes | memoryview) -> tuple[container.Stream, SequenceHeader]:
+def parse_sequence(data: bytes | memoryview | container.Stream) -> tuple[container.Stream, SequenceHeader]:
     """Header of a file of a whole cache; chunks are checked when read.
 
     Raises:

@@ -124,7 +124,7 @@ def _write(head: SequenceHeader, chunks: Sequence[bytes]) -> bytes:
 
 @torch.inference_mode()  # a fortieth of the time
 def decode_blocks(
-    data: bytes | memoryview,
+    data: bytes | memoryview | container.Stream,
     *,
     fingerprint: bytes | None = None,
     salt: bytes | None = None,
@@ -224,7 +224,7 @@ def decode_tokens(
     return np.concatenate(runs) if runs else np.zeros(0, np.int64)
 
 
-def check_tokens(data: bytes | memoryview) -> int:
+def check_tokens(data: bytes | memoryview | container.Stream) -> int:
     """What can be checked of a file with content 1 without the model: checksums and structure.
 
     Returns:
