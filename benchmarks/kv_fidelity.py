@@ -1,6 +1,6 @@
 """Fidelity and size of every cache mode on a real model, beside TurboQuant, the transformers caches and int4.
 
-    python benchmarks/kv_fidelity.py --model ../shared/data/lm/llama-7m --text ../shared/data/text
+    python benchmarks/kv_fidelity.py --model MODEL --text TEXT
 
 Writes benchmarks/results/kv_fidelity.csv (a line per mode and quality; -o: elsewhere), and beside it
 kv_fidelity_matched.csv (bytes at the KL that each baseline reaches) and kv_fidelity.png. Prompts are 1,024 tokens from
@@ -168,8 +168,8 @@ def show(line: Fidelity) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="../shared/data/lm/llama-7m")
-    parser.add_argument("--text", default="../shared/data/text")
+    parser.add_argument("--model", required=True, help="folder of a transformers model")
+    parser.add_argument("--text", required=True, help="folder with train/*.txt and eval/*.txt")
     parser.add_argument("--contexts", type=int, default=64)
     parser.add_argument("--greedy-contexts", type=int, default=8)
     parser.add_argument("--profile", default="runs/kv_profile.safetensors")

@@ -1,6 +1,6 @@
 """Bits that each predictor saves, per layer, keys and values: the honest version of predictive delta coding.
 
-    python benchmarks/kv_predictors.py --model ../shared/data/lm/llama-7m --text ../shared/data/text
+    python benchmarks/kv_predictors.py --model MODEL --text TEXT
 
 All predictors see what a decoder has (the cache at the same steps), their residual goes through `quantized-small`'s rows
 with the calibrated steps of one quality, and what is printed is ideal bits per element, side information included.
@@ -93,8 +93,8 @@ def guesses(at, fitted, known, ids, expected) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="../shared/data/lm/llama-7m")
-    parser.add_argument("--text", default="../shared/data/text")
+    parser.add_argument("--model", required=True, help="folder of a transformers model")
+    parser.add_argument("--text", required=True, help="folder with train/*.txt and eval/*.txt")
     parser.add_argument("--profile", default="runs/kv_profile.safetensors")
     parser.add_argument("--contexts", type=int, default=4)
     parser.add_argument("--quality", type=int, default=55)

@@ -1,6 +1,6 @@
 """Speed of the cache modes on one core, beside zstd -3 on the same bytes in the same run.
 
-    OMP_NUM_THREADS=1 python benchmarks/kv_speed.py --model ../shared/data/lm/llama-7m --text ../shared/data/text
+    OMP_NUM_THREADS=1 python benchmarks/kv_speed.py --model MODEL --text TEXT
 
 Three shapes: the model's own cache; the same contexts' heads side by side in 8 KV heads of 64; and the cache of a randomly
 initialised model with the 8 KV heads of 128 that models of 8 billion parameters have (small chunks pay more for each
@@ -112,8 +112,8 @@ def random_gqa(tokens: int) -> tuple[tuple, np.ndarray, Rope | None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="../shared/data/lm/llama-7m")
-    parser.add_argument("--text", default="../shared/data/text")
+    parser.add_argument("--model", required=True, help="folder of a transformers model")
+    parser.add_argument("--text", required=True, help="folder with train/*.txt and eval/*.txt")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--output", "-o", type=Path, default=RESULTS / "kv_speed.csv", help="the CSV to write")
     arguments = parser.parse_args()

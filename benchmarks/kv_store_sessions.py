@@ -1,7 +1,7 @@
 """What the prefix store saves on recorded sessions, and its eviction against LRU on a production trace.
 
-    python benchmarks/kv_store_sessions.py sharing    # 100 airline conversations, real caches: kv_store_sharing.csv
-    python benchmarks/kv_store_sessions.py eviction   # Mooncake's conversation trace: kv_store_eviction.csv
+    python benchmarks/kv_store_sessions.py sharing --data DATA    # 100 airline conversations, real caches: kv_store_sharing.csv
+    python benchmarks/kv_store_sessions.py eviction --data DATA   # Mooncake's conversation trace: kv_store_eviction.csv
 
 ``sharing`` runs the model once over each conversation (cut to the model's 4,096 positions) and encodes every block
 there is: once into a store of its own per conversation ("without"), once into one store ("with"), turn by turn as a
@@ -28,7 +28,6 @@ from rdcodec.codecs.kv_store.trie import ROOT_ID, Node, Trie
 from rich.progress import track
 
 HERE = Path(__file__).parent
-DATA = HERE.parents[1] / "shared/data"
 CONVERSATIONS = "text/sessions/tau_airline_eval.jsonl"
 TRACE = "text/sessions/mooncake_conversation_trace_first1000.jsonl"
 MODEL = "lm/llama-7m"
@@ -240,7 +239,7 @@ def main() -> None:
     """Run one of the two, print its rows and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["sharing", "eviction"])
-    parser.add_argument("--data", type=Path, default=DATA, help="the folder that holds text/ and lm/")
+    parser.add_argument("--data", type=Path, required=True, help="the folder that holds text/ and lm/")
     parser.add_argument("--conversations", type=int, default=100)
     args = parser.parse_args()
     started = time.perf_counter()

@@ -1,6 +1,6 @@
 """Mode ``tokens``: bits per token against the model's cross-entropy, ratios, and the seconds it costs.
 
-    python benchmarks/kv_tokens.py --model ../shared/data/lm/llama-7m --text ../shared/data/text
+    python benchmarks/kv_tokens.py --model MODEL --text TEXT
 
 Codes 1,024-token contexts of TEXT/eval, decodes them, recomputes the cache. The model runs in float32, token by
 token at both ends. Writes benchmarks/results/kv_tokens.csv (-o: elsewhere). Seconds are of CPU time; a minute per
@@ -31,8 +31,8 @@ RUN_HEADER_BYTES = 21 + 4
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="../shared/data/lm/llama-7m")
-    parser.add_argument("--text", default="../shared/data/text")
+    parser.add_argument("--model", required=True, help="folder of a transformers model")
+    parser.add_argument("--text", required=True, help="folder with train/*.txt and eval/*.txt")
     parser.add_argument("--contexts", type=int, default=4)
     parser.add_argument("--output", "-o", type=Path, default=RESULTS / "kv_tokens.csv", help="the CSV to write")
     arguments = parser.parse_args()
