@@ -1,6 +1,6 @@
 """What the prefix store saves on recorded sessions, and its eviction against LRU on a production trace.
 
-    python benchmarks/kv_store_sessions.py sharing --data DATA    # 100 airline conversations, real caches: kv_store_sharing.csv
+    python benchmarks/kv_store_sessions.py sharing --data DATA    # 100 airline conversations, kv_store_sharing.csv
     python benchmarks/kv_store_sessions.py eviction --data DATA   # Mooncake's conversation trace: kv_store_eviction.csv
 
 ``sharing`` runs the model once over each conversation (cut to the model's 4,096 positions) and encodes every block
