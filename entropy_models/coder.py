@@ -1,9 +1,12 @@
-"""`Write`, `Read` and `Measure`: three of the four coders that run a codec's coding pass.
+"""`Coder`, what runs a codec's coding pass, and three of the four that do: `Write`, `Read` and `Measure`.
 
 Each has one method, ``code(residual, level, active)``: it returns the integers the decoder knows.
 `Write` rounds the residual (towards zero a little, if the
 tables have a dead zone) and appends it to a stream, `Read` ignores the residual and takes the
 integers from a stream, `Measure` rounds and counts ideal bits. (`training.coder.Train` is the fourth.)
+
+A pass may call ``code`` as often as it likes, with tensors of any shape and rank, one after the other: hyper-latents,
+slices of channels, latents of several resolutions, the same entries again. All calls have the same batch.
 
 Symbols are coded grouped by level, one constriction call per level: ten times faster than a model per
 symbol. Within one call of ``code`` the order is: level by level, ascending; inside a level in
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Protocol
 
 import constriction
 import numpy as np
@@ -33,6 +37,22 @@ _EXPONENT_BITS = np.append(np.arange(1, ESCAPE_EXPONENTS), ESCAPE_EXPONENTS - 1)
 SYMBOL_MAX = 2**ESCAPE_EXPONENTS - 1
 """Largest magnitude of a symbol."""
 WORD_BYTES = 4
+
+
+class Coder(Protocol):
+    """What a coding pass needs of `Write`, `Read`, `Measure` and `Train`."""
+
+    def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None, *, side: bool = False) -> Tensor:
+        """Code one tensor and return what the decoder knows of it: integers of its shape, zero where nothing is coded.
+
+        Args:
+            residual: float (batch, ...) of any rank from 2, one stream or sum of bits for each item of the batch.
+            level: whole numbers 0..63 of any dtype, of the residual's shape or one that broadcasts to it.
+            active: bool, which entries are coded, of the residual's shape or one that broadcasts to it; None: all.
+            side: whether this is side information, such as a hyper-latent; a training may weigh its bits otherwise.
+                No stream depends on it.
+        """
+        ...
 
 
 class Plan:
@@ -55,12 +75,12 @@ class Plan:
         return np.repeat(of_level, self.counts)
 
 
-def _levels(level: Tensor, active: Tensor | None) -> np.ndarray:
-    """Levels as uint8 of shape (batch, symbols); inactive entries hold 0."""
-    level = level.to(torch.int16).to(torch.uint8)  # straight from float to uint8 takes torch twice as long
+def _levels(level: Tensor, active: Tensor | None, shape: torch.Size) -> np.ndarray:
+    """Levels of a residual of ``shape`` as uint8 of shape (batch, symbols); inactive entries hold 0."""
+    level = level.to(torch.int16).to(torch.uint8).expand(shape)  # straight from float takes torch twice as long
     if active is not None:
-        level = level * active
-    return level.cpu().numpy().reshape(level.shape[0], -1)
+        level = level * active.expand(shape)
+    return level.cpu().numpy().reshape(shape[0], -1)
 
 
 def _rows(residual: Tensor) -> Tensor:
@@ -116,10 +136,10 @@ class Write:
         self.checks = [0] * batch
         self._encoders = [constriction.stream.queue.RangeEncoder() for _ in range(batch)]
 
-    def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None) -> Tensor:
-        """Append a residual of shape (batch, ...); see the module's docstring."""
+    def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None, *, side: bool = False) -> Tensor:
+        """Append a residual of any shape (batch, ...), as `Coder.code` says; in the order of the module's docstring."""
         coded = []
-        for i, (row, levels) in enumerate(zip(_rows(residual), _levels(level, active), strict=True)):
+        for i, (row, levels) in enumerate(zip(_rows(residual), _levels(level, active, residual.shape), strict=True)):
             coded.append(_quantised(row, levels, self.tables))
             plan, encoder = Plan(levels, self.tables.skip_level), self._encoders[i]
             ordered = _ordered(coded[i], plan)
@@ -158,14 +178,14 @@ class Read:
         words = [np.frombuffer(stream, "<u4").astype(np.uint32) for stream in streams]
         self._decoders = [constriction.stream.queue.RangeDecoder(w) for w in words]
 
-    def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None) -> Tensor:
-        """Integers of the shape of ``residual``, whose values are ignored.
+    def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None, *, side: bool = False) -> Tensor:
+        """Integers of the shape of ``residual``, any (batch, ...), whose values are ignored; else as `Coder.code` says.
 
         Raises:
             Corrupt: the stream is impossible under these tables.
         """
         coded = []
-        for i, levels in enumerate(_levels(level, active)):
+        for i, levels in enumerate(_levels(level, active, residual.shape)):
             plan, decoder = Plan(levels, self.tables.skip_level), self._decoders[i]
             ordered, reach = np.empty(len(plan.order), np.int32), plan.spread(self.tables.reach)
             try:
@@ -208,10 +228,10 @@ class Measure:
         self.tables = tables
         self.bits = np.zeros(batch)
 
-    def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None) -> Tensor:
-        """As `Write.code`, without a stream."""
+    def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None, *, side: bool = False) -> Tensor:
+        """As `Write.code`, of any shape (batch, ...), without a stream."""
         coded = []
-        for i, (row, levels) in enumerate(zip(_rows(residual), _levels(level, active), strict=True)):
+        for i, (row, levels) in enumerate(zip(_rows(residual), _levels(level, active, residual.shape), strict=True)):
             coded.append(_quantised(row, levels, self.tables))
             plan = Plan(levels, self.tables.skip_level)
             entries, excess, _ = _entries(_ordered(coded[i], plan), plan, self.tables)

@@ -24,39 +24,82 @@ LAGRANGIAN = 0.06
 """Of the encoder's dead zone; about 2 % of rate on the validation images, where 0.05 and 0.07 are within 0.1 % of it."""
 
 
-class Charged(NamedTuple):
-    """What bits are charged for; each (batch, rows, columns, channels)."""
+class Charge(NamedTuple):
+    """What one evaluation charges bits for, each (batch, ...); residual, symbols and level are zero where not active."""
 
     residual: Tensor
     symbols: Tensor
     level: Tensor
+    active: Tensor | None
+    """Bool, of a shape that broadcasts to the others'; None: everywhere."""
+    side: bool
 
 
 class Train:
-    """Sums bits per image: `bits` of everything coded, `side_bits` of the first call (the hyper-latent)."""
+    """Sums bits per image of whatever a pass codes: `side_bits` of its side information, `latent_bits` of the rest.
+
+    They are the bits that `Measure` counts under `start_tables`, but for the tables' rounding: a symbol whose count is c out
+    of 2^24 is up to 2 / c bits off. The rarest of a table, with a count of one, cost 24 bits there and up to 30 here; one
+    beyond its reach costs 30 bits however far it lies, where `Measure` counts an escape of 25 and more. Below the skip level
+    an encoder codes nothing and decodes zero: here such a symbol is charged like any other and returned as it is, so that a
+    level that is too low learns to rise; a zero there costs less than 0.0003 bits.
+    """
 
     def __init__(self) -> None:
-        self._side: Charged | None = None
-        self._steps: list[Charged] = []
+        self._charges: list[Charge] = []
 
-    def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None) -> Tensor:
-        """Symbols with the residual's gradient; notes down what to charge under a Gaussian of the level's scale."""
+    def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None, *, side: bool = False) -> Tensor:
+        """Symbols with the residual's gradient, of any shape (batch, ...), as `Coder.code` says.
+
+        Notes down what to charge under a Gaussian of the level's scale.
+        """
+        level = level.expand(residual.shape)
+        if active is not None:
+            mask = active.expand(residual.shape)
+            residual, level = residual * mask, level * mask
         fixed, pull = residual.detach(), deadzone(residual.device)[level.detach().clamp(0, LEVELS - 1).long()]
         symbols = (fixed - fixed.clamp(-pull, pull)).round()
-        if active is None:
-            self._side = Charged(residual, symbols, level)
-        else:
-            self._steps.append(Charged(residual * active, symbols * active, level * active))
+        self._charges.append(Charge(residual, symbols, level, active, side))
         return straight_through(symbols, residual)
 
     def side_bits(self) -> Tensor:
-        """Bits of the hyper-latent, shape (batch,)."""
-        assert self._side is not None
-        return expected_bits(*self._side)
+        """Bits of what was coded as side information, shape (batch,); zero if nothing was."""
+        return self._sum(side=True)
+
+    def latent_bits(self) -> Tensor:
+        """Bits of everything else, shape (batch,)."""
+        return self._sum(side=False)
 
     def bits(self) -> Tensor:
-        """Bits of the latent, shape (batch,). Its steps are disjoint, so they add up to one tensor of each kind."""
-        return expected_bits(*(sum(parts) for parts in zip(*self._steps, strict=True)))  # type: ignore[arg-type]
+        """Bits of everything, shape (batch,)."""
+        return self.side_bits() + self.latent_bits()
+
+    def _sum(self, *, side: bool) -> Tensor:
+        assert self._charges, "nothing was coded"
+        total = self._charges[0].residual.new_zeros(len(self._charges[0].residual), dtype=torch.float32)
+        for charge in merged([charge for charge in self._charges if charge.side == side]):
+            total = total + expected_bits(charge)
+        return total
+
+
+def merged(charges: list[Charge]) -> list[Charge]:
+    """The same bits in fewer evaluations: the steps of one latent, disjoint masks of one shape, become one."""
+    groups: list[Charge] = []
+    for charge in charges:
+        for i, group in enumerate(groups):
+            if (union := united(group, charge)) is not None:
+                groups[i] = union
+                break
+        else:
+            groups.append(charge)
+    return groups
+
+
+def united(a: Charge, b: Charge) -> Charge | None:
+    """Two charges as one; None unless they are of one shape and no entry is active in both."""
+    if a.active is None or b.active is None or a.residual.shape != b.residual.shape or (a.active & b.active).any():
+        return None
+    return Charge(a.residual + b.residual, a.symbols + b.symbols, a.level + b.level, a.active | b.active, a.side)
 
 
 @lru_cache(maxsize=2)
@@ -74,10 +117,12 @@ def start_tables() -> Tables:
     return gaussian_tables(SKIP_LEVEL).with_deadzone(LAGRANGIAN)
 
 
-def expected_bits(residual: Tensor, symbols: Tensor, level: Tensor) -> Tensor:
-    """Bits per image of the symbols. Their gradient goes to the levels; the residual gets that of its noisy bits."""
+def expected_bits(charge: Charge) -> Tensor:
+    """Bits per image, shape (batch,). Their gradient goes to the levels; the residual gets that of its noisy bits."""
+    residual, symbols, level, active, _ = charge
     noisy = gaussian_bits(residual + torch.rand_like(residual) - 0.5, level.detach())
-    return (gaussian_bits(symbols, level) + noisy - noisy.detach()).sum((1, 2, 3))
+    bits = gaussian_bits(symbols, level) + (noisy - noisy.detach())
+    return (bits if active is None else bits * active).flatten(1).sum(1)
 
 
 def gaussian_bits(residual: Tensor, level: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ class ImageTraining(L.LightningModule):
         side_bpp = coder.side_bits() / pixels
         warmup = self.hparams["side_warmup_steps"]
         share = min(1.0, self.global_step / warmup) if warmup else 1.0
-        return coder.bits() / pixels + share * side_bpp, mse, side_bpp.detach()
+        return coder.latent_bits() / pixels + share * side_bpp, mse, side_bpp.detach()
 
     def on_validation_epoch_start(self) -> None:
         self._validation = Validation(self.network)

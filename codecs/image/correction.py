@@ -14,17 +14,13 @@ decoder in the stream: van Rozendaal et al., ICLR 2021.)
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ...entropy_models.coder import Measure
+from ...entropy_models.coder import Coder, Measure
 from ...entropy_models.layers import QualityGain
 from ...entropy_models.tables import Tables, scale
-
-if TYPE_CHECKING:
-    from .dcvc_rt import Coder
 
 STEP = 2.5
 """Of a coefficient, in units of which one, squared, is worth a bit on a tile of `REFERENCE` patches. At high rate
@@ -81,8 +77,7 @@ class Correction(nn.Module):
     def code(self, coder: Coder, wanted: Tensor) -> Tensor:
         """Code what `wanted` returned, of a batch of tiles. Integers (tiles, count), zero where there is no correction."""
         used = coder.code(wanted[:, :1], torch.full_like(wanted[:, :1], FLAG_LEVEL)) != 0
-        shape = len(wanted), len(self.level)
-        return coder.code(wanted[:, 1:], self.level.expand(shape), used.expand(shape))
+        return coder.code(wanted[:, 1:], self.level, used)
 
     def change(self, symbols: Tensor, hats: Tensor) -> Tensor:
         """Of the last layer's matrix (inputs, outputs) and, in one row more, its bias; for one tile.

@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ...entropy_models.channel_context import GROUPS, LevelContext, MeanContext, active_mask
+from ...entropy_models.coder import Coder
 from ...entropy_models.hyperprior import (
     HyperAnalysis,
     HyperPrior,
@@ -38,12 +38,6 @@ HYPER_MAX, CONTEXT_MAX, MEAN_MAX = 64.0, 8.0, 32.0
 coded, and that steers means: on dithers and text this loop ran away to infinity, and took the residual's precision along."""
 GATE_MAX = 4.0
 """Bound of the gates in the synthesis at 1/8, where photographs reach 3.4; on saturated stripes and dithers, 40."""
-
-
-class Coder(Protocol):
-    """What the coding pass needs of `Write`, `Read`, `Measure` and `Train`."""
-
-    def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +189,7 @@ class ImageNetwork(nn.Module):
         if fineness is not None:
             gain, inverse_gain = gain * fineness, inverse_gain / fineness
         z = bounded(self.hyper_analysis(y, weights), HYPER_MAX).to(y.dtype)
-        z_hat = coder.code(z, self.exact(self.hyper_prior, hats).expand(*z.shape[:3], -1))
+        z_hat = coder.code(z, self.exact(self.hyper_prior, hats), side=True)
         mean_context = bounded(self.mean_synthesis(z_hat.to(y.dtype), weights)[:, :rows, :columns], CONTEXT_MAX).to(y.dtype)
         level_context = self.exact(self.level_synthesis, z_hat, hats)[:, :rows, :columns]
         y_hat, steps = torch.zeros_like(y), self.config.steps

@@ -22,8 +22,8 @@ class Recording(Read):
         super().__init__(*args)
         self.symbols: list[torch.Tensor] = []
 
-    def code(self, residual, level, active=None):
-        self.symbols.append(super().code(residual, level, active))
+    def code(self, residual, level, active=None, *, side=False):
+        self.symbols.append(super().code(residual, level, active, side=side))
         return self.symbols[-1]
 
 

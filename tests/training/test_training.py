@@ -26,7 +26,6 @@ from rdcodec.codecs.image.pictures import read_picture
 from rdcodec.codecs.image.weights_file import packed, read_weights, unpacked
 from rdcodec.entropy_models.coder import Measure
 from rdcodec.entropy_models.tables import gaussian_tables
-from rdcodec.training.coder import Train, gaussian_bits, start_tables
 from rdcodec.training.data import ImageData, ImageFiles, PixelCache, RandomCrops, iterate_images
 from rdcodec.training.export import export
 from rdcodec.training.freeze import frozen, provisional_codec
@@ -268,37 +267,6 @@ def test_a_first_step_in_two_halves_starts_as_the_step_it_was(photograph):
         before, after = Measure(gaussian_tables(3)), Measure(gaussian_tables(3))
         torch.testing.assert_close(five.coding_pass(after, y, quality), four.coding_pass(before, y, quality))
         assert before.bits == pytest.approx(after.bits) and before.bits > 1000
-
-
-def test_train_codes_and_counts_what_measure_does():
-    """The dead zone's symbols and, but for the escapes' ends, the tables' ideal bits."""
-    generator = torch.Generator().manual_seed(0)
-    level = torch.randint(10, 50, (2, 8, 8, 16), generator=generator).float().requires_grad_()
-    residual = (torch.randn(2, 8, 8, 16, generator=generator) * 3).requires_grad_()
-    active = torch.rand(8, 8, 16, generator=generator) < 0.5
-    side, latent, coder = Measure(start_tables(), 2), Measure(start_tables(), 2), Train()
-    expected = side.code(residual.detach(), level.detach()), latent.code(residual.detach(), level.detach(), active)
-    assert torch.equal(coder.code(residual, level), expected[0])
-    assert torch.equal(coder.code(residual, level, active) * active, expected[1])
-    assert not torch.equal(expected[0], residual.round())
-    for total in (coder.side_bits(), coder.bits()):
-        assert total.shape == (2,)
-    worth = gaussian_bits(expected[0], level).clamp_max(24).sum((1, 2, 3))
-    assert worth.detach().numpy() == pytest.approx(side.bits, rel=0.02)
-    torch.testing.assert_close(coder.side_bits(), gaussian_bits(expected[0], level).sum((1, 2, 3)))
-    torch.testing.assert_close(coder.bits(), (gaussian_bits(expected[1], level) * active).sum((1, 2, 3)))
-
-
-def test_levels_learn_from_symbols_and_residuals_from_noise():
-    """A level too low for its symbols rises, even one that is never coded; a residual is pulled towards zero."""
-    residual = torch.full((1, 4, 4, 4), 1.1).requires_grad_()
-    for start in (0.0, 10.0):
-        level = torch.full((1, 4, 4, 4), start).requires_grad_()
-        coder = Train()
-        coder.code(residual, level, torch.ones(4, 4, 4, dtype=torch.bool))
-        residual.grad = None
-        coder.bits().sum().backward()
-        assert (level.grad < -0.3).all() and residual.grad.sum() > 1
 
 
 def test_training_sees_pictures_as_the_codec_does(tmp_path):
