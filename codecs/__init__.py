@@ -100,7 +100,7 @@ def name_of(stream_id: int) -> str:
     for name, line in REGISTRY.items():
         if line.stream_id == stream_id:
             return name
-    raise Unsupported(f"codec id {stream_id}; this program knows {[r.stream_id for r in REGISTRY.values()]}")
+    raise Unsupported(f"stream id {stream_id}; this program knows {[r.stream_id for r in REGISTRY.values()]}")
 
 
 __all__ = ["REGISTRY", "BitstreamError", "Corrupt", "Mismatch", "Truncated", "Unsupported", "load", "load_face", "name_of"]

@@ -9,7 +9,7 @@ offset  size  field
 0       4     magic: 0x89 "RDC" (the high bit shows transfers that are not 8-bit clean)
 4       1     version, 1
 5       1     reserved, 0
-6       2     codec id; a number pinned for ever (`rdcodec.codecs.REGISTRY`): 1 image, 4 kv
+6       2     stream id; a number pinned for ever (`rdcodec.codecs.REGISTRY`): 1 image, 4 kv
 8       8     first 8 bytes of the SHA-256 of the codec's weights file; zeros: the codec has none
 16      2     S, size of the signal header, 0..4096
 18      4     N, number of chunks, 0..2^20
@@ -22,7 +22,7 @@ offset  size  field
 Chunk kinds: 0 data (its meaning is the codec's), 1 metadata (the codec's). A chunk is the unit of random access,
 parallel work and damage: its offset is the sum of the lengths before it, and each is checked on its own.
 
->>> data = write(codec_id=1, weights=bytes(8), signal=b"", chunks=[(DATA, b"abc")])
+>>> data = write(stream_id=1, weights=bytes(8), signal=b"", chunks=[(DATA, b"abc")])
 >>> len(data), parse(data).chunk(0)
 (38, b'abc')
 """
@@ -68,7 +68,7 @@ class Entry(NamedTuple):
 class Stream:
     """A parsed file: header fields, the chunk table, and access to checked chunks."""
 
-    codec_id: int
+    stream_id: int
     weights: bytes
     signal: bytes
     entries: tuple[Entry, ...]
@@ -126,7 +126,7 @@ class Stream:
         return last.offset + last.length if last else table_end(len(self.signal), 0)
 
 
-def write(*, codec_id: int, weights: bytes, signal: bytes, chunks: Sequence[tuple[int, bytes]]) -> bytes:
+def write(*, stream_id: int, weights: bytes, signal: bytes, chunks: Sequence[tuple[int, bytes]]) -> bytes:
     """Assemble a file. ``chunks`` are (kind, body) pairs; ``weights`` the 8-byte hash, zeros for none.
 
     Raises:
@@ -134,7 +134,7 @@ def write(*, codec_id: int, weights: bytes, signal: bytes, chunks: Sequence[tupl
     """
     if len(weights) != WEIGHTS_BYTES or len(signal) > SIGNAL_MAX or len(chunks) > CHUNKS_MAX:
         raise ValueError(f"{len(weights)} hash, {len(signal)} signal header bytes, {len(chunks)} chunks: out of range")
-    parts = [_FIXED.pack(MAGIC, VERSION, 0, codec_id, weights, len(signal), len(chunks)), signal]
+    parts = [_FIXED.pack(MAGIC, VERSION, 0, stream_id, weights, len(signal), len(chunks)), signal]
     for kind, body in chunks:
         if len(body) > CHUNK_BYTES_MAX:
             raise ValueError(f"a chunk of {len(body)} bytes; at most {CHUNK_BYTES_MAX}")
@@ -164,7 +164,7 @@ def parse(data: bytes | memoryview | Stream, *, salvage: bool = False) -> Stream
         raise Unsupported(f"not an .rdc file: it starts with {start!r}, not {MAGIC!r}")
     if len(data) < _FIXED.size:
         raise Truncated(f"{len(data)} bytes, a header has at least {_FIXED.size}")
-    _, version, reserved, codec_id, weights, signal_bytes, count = _FIXED.unpack_from(data)
+    _, version, reserved, stream_id, weights, signal_bytes, count = _FIXED.unpack_from(data)
     if version != VERSION:
         raise Unsupported(f"version {version}, this program reads version {VERSION}")
     if reserved or signal_bytes > SIGNAL_MAX or count > CHUNKS_MAX:
@@ -182,12 +182,12 @@ def parse(data: bytes | memoryview | Stream, *, salvage: bool = False) -> Stream
             raise Corrupt(f"chunk {i} claims {length} bytes, at most {CHUNK_BYTES_MAX}")
         entries.append(Entry(kind, offset, length, chunk_crc))
         offset += length
-    stream = Stream(codec_id, weights, bytes(data[_FIXED.size : table]), tuple(entries), data)
+    stream = Stream(stream_id, weights, bytes(data[_FIXED.size : table]), tuple(entries), data)
     return stream if salvage else stream.of_right_length()
 
 
-def codec_id_at(path: Path) -> int | None:
-    """The codec id in a file's first bytes, unchecked; None where it cannot be had without consuming the data.
+def stream_id_at(path: Path) -> int | None:
+    """The stream id in a file's first bytes, unchecked; None where it cannot be had without consuming the data.
 
     To name outputs before files are read: pipes are left alone, and what is wrong shows when the file is read.
     """

@@ -21,7 +21,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from .hyperprior import Make, as_activation
+from .hyperprior import LayerFactory, as_activation
 from .integer_net import ACTIVATION_MAX
 from .layers import GatedBlock, Linear
 from .tables import LEVELS
@@ -70,22 +70,24 @@ class MeanContext(nn.Module):
 class LevelContext(nn.Module):
     """Integer half: context (B, H, W, width) of integers to the level of every latent entry, and its update."""
 
-    def __init__(self, latent_channels: int, width: int, anchors: int, steps: int, linear: Make, depthwise: Make) -> None:
+    def __init__(
+        self, latent_channels: int, width: int, knots: int, steps: int, linear: LayerFactory, depthwise: LayerFactory
+    ) -> None:
         super().__init__()
-        side = anchors + GROUPS
+        side = knots + GROUPS
         inputs = [width + side] + [width + side + latent_channels] * (steps - 1)
         self.mix = nn.ModuleList(linear(n, width) for n in inputs)
         self.spread = nn.ModuleList(depthwise(width) for _ in range(steps))
         self.join = nn.ModuleList(linear(2 * width, width) for _ in range(steps))
         self.level = nn.ModuleList(linear(width, latent_channels, ceiling=LEVELS - 1) for _ in range(steps))
 
-    def refine(self, context: Tensor, symbols: Tensor | None, hats: Tensor, step: int) -> Tensor:
+    def refine(self, context: Tensor, symbols: Tensor | None, knot_weights: Tensor, step: int) -> Tensor:
         """``symbols``: integers of the step before, zero elsewhere; None at step 0."""
         batch, rows, columns, _ = context.shape
         phase = nn.functional.one_hot(phases(rows, columns, context.device), GROUPS) * ACTIVATION_MAX
         side = torch.cat(
             [
-                hats[:, None, None].expand(batch, rows, columns, -1),
+                knot_weights[:, None, None].expand(batch, rows, columns, -1),
                 phase[None].expand(batch, -1, -1, -1),
             ],
             dim=-1,

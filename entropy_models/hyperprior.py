@@ -21,19 +21,19 @@ from .tables import LEVELS
 
 HYPER_STRIDE = 4
 """Latent positions per hyper-latent position, each way."""
-QUALITIES = 101
+QUALITY_MAX = 100
 """Quality is an integer 0..100."""
 
-Make = Callable[..., nn.Module]
+LayerFactory = Callable[..., nn.Module]
 """Builds a layer of the parse path: (inputs, outputs) or (channels)."""
 
 
-def quality_hats(quality: Tensor, anchors: int) -> Tensor:
-    """Integer weights (0..255) of evenly spaced anchors around each quality: shape (batch,) to (batch, anchors)."""
-    position = quality.long()[:, None] * (anchors - 1)
-    centre = torch.arange(anchors, device=quality.device) * (QUALITIES - 1)
-    distance = (position - centre).abs().clamp_max(QUALITIES - 1)
-    return torch.div(ACTIVATION_MAX * (QUALITIES - 1 - distance), QUALITIES - 1, rounding_mode="floor")
+def integer_knot_weights(quality: Tensor, knots: int) -> Tensor:
+    """Integer weights (0..255) of evenly spaced knots around each quality: shape (batch,) to (batch, knots)."""
+    position = quality.long()[:, None] * (knots - 1)
+    centre = torch.arange(knots, device=quality.device) * QUALITY_MAX
+    distance = (position - centre).abs().clamp_max(QUALITY_MAX)
+    return torch.div(ACTIVATION_MAX * (QUALITY_MAX - distance), QUALITY_MAX, rounding_mode="floor")
 
 
 def as_activation(symbols: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def as_activation(symbols: Tensor) -> Tensor:
 class HyperAnalysis(nn.Module):
     """Latent (B, H, W, latent) to float z (B, ceil(H/4), ceil(W/4), hyper). Encoder only."""
 
-    def __init__(self, latent_channels: int, width: int, hyper_channels: int, anchors: int) -> None:
+    def __init__(self, latent_channels: int, width: int, hyper_channels: int, knots: int) -> None:
         super().__init__()
         self.first = Linear(latent_channels, width)
         self.down1 = Linear(4 * width, width)
@@ -54,48 +54,48 @@ class HyperAnalysis(nn.Module):
         self.down2 = Linear(4 * width, width)
         self.block2 = GatedBlock(width)
         self.last = Linear(width, hyper_channels)
-        self.gain = QualityGain(hyper_channels, anchors)
+        self.gain = QualityGain(hyper_channels, knots)
 
-    def forward(self, y: Tensor, hats: Tensor) -> Tensor:
+    def forward(self, y: Tensor, knot_weights: Tensor) -> Tensor:
         _, rows, columns, _ = y.shape
         y = F.pad(y, (0, 0, 0, -columns % HYPER_STRIDE, 0, -rows % HYPER_STRIDE))
         x = F.silu(self.first(y))
         x = self.block1(self.down1(space_to_depth(x, 2)))
         x = self.block2(self.down2(space_to_depth(x, 2)))
-        return self.last(x) * self.gain(hats)
+        return self.last(x) * self.gain(knot_weights)
 
 
 class MeanSynthesis(nn.Module):
     """z_hat to the first mean context (B, 4H, 4W, context). Float."""
 
-    def __init__(self, hyper_channels: int, width: int, context_channels: int, anchors: int) -> None:
+    def __init__(self, hyper_channels: int, width: int, context_channels: int, knots: int) -> None:
         super().__init__()
         self.first = Linear(hyper_channels, width)
         self.block1 = GatedBlock(width)
         self.up1 = Linear(width, 4 * width)
         self.block2 = GatedBlock(width)
         self.up2 = Linear(width, 4 * context_channels)
-        self.gain = QualityGain(context_channels, anchors)
+        self.gain = QualityGain(context_channels, knots)
 
-    def forward(self, z_hat: Tensor, hats: Tensor) -> Tensor:
+    def forward(self, z_hat: Tensor, knot_weights: Tensor) -> Tensor:
         x = self.block1(self.first(z_hat))
         x = self.block2(depth_to_space(self.up1(x), 2))
-        return depth_to_space(self.up2(x), 2) * self.gain(hats)
+        return depth_to_space(self.up2(x), 2) * self.gain(knot_weights)
 
 
 class LevelSynthesis(nn.Module):
     """z_hat to the first level context (B, 4H, 4W, width), integers 0..255. Exact."""
 
-    def __init__(self, hyper_channels: int, width: int, anchors: int, linear: Make, depthwise: Make) -> None:
+    def __init__(self, hyper_channels: int, width: int, knots: int, linear: LayerFactory, depthwise: LayerFactory) -> None:
         super().__init__()
-        self.first = linear(hyper_channels + anchors, width)
+        self.first = linear(hyper_channels + knots, width)
         self.up1 = linear(width, 4 * width)
         self.mix1 = depthwise(width)
         self.up2 = linear(width, 4 * width)
         self.mix2 = depthwise(width)
 
-    def forward(self, z_hat: Tensor, hats: Tensor) -> Tensor:
-        quality = hats[:, None, None].to(z_hat.dtype).expand(*z_hat.shape[:3], -1)
+    def forward(self, z_hat: Tensor, knot_weights: Tensor) -> Tensor:
+        quality = knot_weights[:, None, None].to(z_hat.dtype).expand(*z_hat.shape[:3], -1)
         x = self.first(torch.cat([as_activation(z_hat), quality], dim=-1))
         x = self.mix1(depth_to_space(self.up1(x), 2))
         return self.mix2(depth_to_space(self.up2(x), 2))
@@ -104,10 +104,10 @@ class LevelSynthesis(nn.Module):
 class HyperPrior(nn.Module):
     """Level of each z channel at each quality: a factorised, zero-mean prior. Exact."""
 
-    def __init__(self, hyper_channels: int, anchors: int, linear: Make) -> None:
+    def __init__(self, hyper_channels: int, knots: int, linear: LayerFactory) -> None:
         super().__init__()
-        self.level = linear(anchors, hyper_channels, ceiling=LEVELS - 1)
+        self.level = linear(knots, hyper_channels, ceiling=LEVELS - 1)
 
-    def forward(self, hats: Tensor) -> Tensor:
+    def forward(self, knot_weights: Tensor) -> Tensor:
         """Levels 0..LEVELS-1, shape (batch, 1, 1, channels)."""
-        return self.level(hats.to(torch.float32))[:, None, None]
+        return self.level(knot_weights.to(torch.float32))[:, None, None]

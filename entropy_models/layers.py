@@ -63,19 +63,19 @@ class GatedBlock(nn.Module):
 
 
 class QualityGain(nn.Module):
-    """One positive gain per channel, log-linear between anchors of quality (variable rate with one set of weights).
+    """One positive gain per channel, log-linear between knots of quality (variable rate with one set of weights).
 
-    ``span`` is the ratio of the last anchor's gain to the first's at the start of training.
+    ``span`` is the ratio of the last knot's gain to the first's at the start of training.
     """
 
-    def __init__(self, channels: int, anchors: int, span: float = 1.0, start: float = 1.0) -> None:
+    def __init__(self, channels: int, knots: int, span: float = 1.0, start: float = 1.0) -> None:
         super().__init__()
-        ramp = torch.linspace(0, 1, anchors) * torch.log(torch.tensor(span)) + torch.log(torch.tensor(start))
+        ramp = torch.linspace(0, 1, knots) * torch.log(torch.tensor(span)) + torch.log(torch.tensor(start))
         self.log_gain = nn.Parameter(ramp[:, None].repeat(1, channels))
 
-    def forward(self, hats: Tensor) -> Tensor:
-        """``hats``: float weights of the anchors, shape (batch, anchors). Returns (batch, 1, 1, channels)."""
-        return torch.exp(hats.to(self.log_gain.dtype) @ self.log_gain)[:, None, None]
+    def forward(self, knot_weights: Tensor) -> Tensor:
+        """``knot_weights``: float weights of the knots, shape (batch, knots). Returns (batch, 1, 1, channels)."""
+        return torch.exp(knot_weights.to(self.log_gain.dtype) @ self.log_gain)[:, None, None]
 
 
 def space_to_depth(x: Tensor, factor: int) -> Tensor:

@@ -78,7 +78,7 @@ def forged(data: bytes, change) -> bytes:
     signal, chunks = bytearray(stream.signal), [bytearray(stream.chunk(i)) for i in range(len(stream.entries))]
     change(signal, chunks)
     return container.write(
-        codec_id=stream.codec_id,
+        stream_id=stream.stream_id,
         weights=stream.weights,
         signal=bytes(signal),
         chunks=[(entry.kind, bytes(c)) for entry, c in zip(stream.entries, chunks, strict=True)],

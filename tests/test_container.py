@@ -11,7 +11,7 @@ from rdcodec.codecs.container import CHUNKS_MAX, SIGNAL_MAX, parse, write
 from rdcodec.entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
 
 PARTS = {
-    "codec_id": 1,
+    "stream_id": 1,
     "weights": bytes(range(8)),
     "signal": b"signal",
     "chunks": [(0, b"first"), (1, b""), (0, b"x" * 300)],
@@ -31,13 +31,13 @@ def test_the_specification_holds():
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"codec_id": 0}, {"codec_id": 65535}, {"signal": b""}, {"signal": b"s" * SIGNAL_MAX}, {"chunks": []},
+    [{}, {"stream_id": 0}, {"stream_id": 65535}, {"signal": b""}, {"signal": b"s" * SIGNAL_MAX}, {"chunks": []},
      {"chunks": [(255, b"")]}, {"chunks": [(i % 256, bytes([i % 256])) for i in range(5000)]}],
 )  # fmt: skip
 def test_round_trip(change):
     parts = PARTS | change
     stream = parse(write(**parts))
-    assert (stream.codec_id, stream.weights, stream.signal) == (parts["codec_id"], parts["weights"], parts["signal"])
+    assert (stream.stream_id, stream.weights, stream.signal) == (parts["stream_id"], parts["weights"], parts["signal"])
     assert [(e.kind, stream.chunk(i)) for i, e in enumerate(stream.entries)] == parts["chunks"]
     assert stream.expected_bytes == len(stream.data)
 
@@ -85,7 +85,7 @@ def test_salvage_reads_the_chunks_that_are_there():
 
 
 def test_unknown_codec_is_named():
-    with pytest.raises(Unsupported, match="codec id 9"):
+    with pytest.raises(Unsupported, match="stream id 9"):
         name_of(9)
 
 

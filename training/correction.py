@@ -49,7 +49,7 @@ def wishes(network: ImageNetwork, tables: Tables, crops: Iterable[Tensor], quali
     for batch, quality in zip(crops, qualities, strict=False):
         signal = to_signal(batch)
         y_hat = network.coding_pass(Measure(tables, len(batch)), network.to_latent(signal, quality), quality)
-        features = network.synthesis.features(y_hat, network.pixel_hats(quality, signal.dtype))
+        features = network.synthesis.features(y_hat, network.knot_weights(quality, signal.dtype))
         error = (space_to_depth(signal, PATCH) - network.synthesis.patch(features).clamp(*RANGE)).flatten(1, 2)
         features = torch.cat([features, torch.ones_like(features[..., :1])], dim=-1).flatten(1, 2)
         patches = features.shape[1]
@@ -58,13 +58,13 @@ def wishes(network: ImageNetwork, tables: Tables, crops: Iterable[Tensor], quali
     return Wishes(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 
 
-def learnt(found: Wishes, count: int, anchors: int, lambda_range: tuple[float, float], steps: int = 1500) -> Correction:
+def learnt(found: Wishes, count: int, knots: int, lambda_range: tuple[float, float], steps: int = 1500) -> Correction:
     """The correction of ``count`` coefficients that saves most net of its bits: mean over crops of their error's logarithm.
 
     Args:
         found: what training crops ask for.
         count: coefficients in a tile.
-        anchors: of quality, as in `ImageConfig`.
+        knots: of quality, as in `ImageConfig`.
         lambda_range: as the network was trained with; the coefficients' steps follow from it.
         steps: of the optimiser.
     """
@@ -73,9 +73,9 @@ def learnt(found: Wishes, count: int, anchors: int, lambda_range: tuple[float, f
     worth = _worth(found.quality, lambda_range)
     down, up = _start(found, count)
     down, up = _directions(found, down, up, worth, steps)
-    correction = Correction(len(down) - 1, up.shape[1], count, anchors)
+    correction = Correction(len(down) - 1, up.shape[1], count, knots)
     mix, level = _coefficients(found, down, up, worth)
-    log_gain = torch.log(_worth(torch.linspace(0, 100, anchors), lambda_range) / STEP)[:, None]
+    log_gain = torch.log(_worth(torch.linspace(0, 100, knots), lambda_range) / STEP)[:, None]
     correction.load_state_dict({"down": down, "up": up, "mix": mix, "level": level, "gain.log_gain": log_gain})
     return correction.requires_grad_(False)
 

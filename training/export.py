@@ -115,7 +115,7 @@ def export(
     config = network.config
     if corrections:
         found = wishes(deployed, tables, *drawn("what crops ask for"))
-        correction = learnt(found, corrections, config.anchors, facts["lambda_range"])
+        correction = learnt(found, corrections, config.knots, facts["lambda_range"])
         tensors |= packed({f"correction.{key}": value for key, value in correction.state_dict().items()})
         config = replace(config, corrections=corrections)
     blob = weights_bytes(config, tensors, tables)

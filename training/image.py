@@ -19,7 +19,7 @@ from ..codecs import weights
 from ..codecs.image.dcvc_rt import ImageConfig, ImageNetwork
 from ..codecs.image.weights_file import read_weights
 from ..entropy_models.channel_context import GROUPS
-from ..entropy_models.hyperprior import QUALITIES
+from ..entropy_models.hyperprior import QUALITY_MAX
 from .coder import Train
 from .freeze import thawed
 from .initialise import start_as_dct, with_more_blocks, with_split_first_step, without_blocks
@@ -37,7 +37,7 @@ WIDTHS = {
     "hyper_channels": "hyper_analysis.last.weight",
     "context_channels": "mean_context.add.0.weight",
     "level_channels": "hyper_analysis.first.weight",
-    "anchors": "analysis.gain.log_gain",
+    "knots": "analysis.gain.log_gain",
 }
 """Tensors with as many rows as a field of `ImageConfig` says."""
 
@@ -264,4 +264,4 @@ def is_pixel_path_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
 
 def stratified_qualities(batch: int) -> Tensor:
     """One random quality from each of ``batch`` equal parts of 0..100: less noise than independent draws."""
-    return ((torch.arange(batch) + torch.rand(batch)) * QUALITIES / batch).long()
+    return ((torch.arange(batch) + torch.rand(batch)) * (QUALITY_MAX + 1) / batch).long()

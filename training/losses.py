@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from ..entropy_models.hyperprior import QUALITIES
+from ..entropy_models.hyperprior import QUALITY_MAX
 
 PEAK = 255.0
 
 
 def rate_distortion_weight(quality: Tensor, lowest: float, highest: float) -> Tensor:
     """Lambda of each quality 0..100, log-linear: bits per pixel traded for MSE on the 0..255 scale."""
-    return lowest * torch.exp(quality / (QUALITIES - 1) * math.log(highest / lowest))
+    return lowest * torch.exp(quality / QUALITY_MAX * math.log(highest / lowest))
 
 
 def rate_distortion(rate_bpp: Tensor, mse: Tensor, weight: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ def describe(data: bytes) -> dict[str, Any]:
         BitstreamError: the header or table is damaged.
     """
     stream = container.parse(data, salvage=True)
-    codec = name_of(stream.codec_id)
-    fields: dict[str, Any] = {"codec": codec, "codec_id": stream.codec_id, "file_bytes": len(data)}
+    codec = name_of(stream.stream_id)
+    fields: dict[str, Any] = {"codec": codec, "stream_id": stream.stream_id, "file_bytes": len(data)}
     if codec == "image":
         fields |= {"expected_bytes": stream.expected_bytes} | _image(data)
     else:
@@ -31,9 +31,9 @@ def describe(data: bytes) -> dict[str, Any]:
 
 def rows(fields: dict[str, Any]) -> dict[str, Any]:
     """What `describe` returned, for people, without the chunks."""
-    apart = "codec", "codec_id", "file_bytes", "expected_bytes", "chunks"
+    apart = "codec", "stream_id", "file_bytes", "expected_bytes", "chunks"
     rest = {name: value for name, value in fields.items() if name not in apart}
-    first = {"codec": f"{fields['codec']} (id {fields['codec_id']})", "file_bytes": fields["file_bytes"]}
+    first = {"codec": f"{fields['codec']} (id {fields['stream_id']})", "file_bytes": fields["file_bytes"]}
     if (missing := fields.get("expected_bytes", fields["file_bytes"]) - fields["file_bytes"]) > 0:
         first["damage"] = f"{missing} bytes at the end are missing; `codec decode --salvage` shows what is left"
     elif missing < 0:

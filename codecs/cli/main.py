@@ -301,13 +301,13 @@ def decode(
     kv_id = REGISTRY["kv"].stream_id
 
     def suffix_of(source: Path | None) -> str:
-        return ".safetensors" if source and container.codec_id_at(source) == kv_id else suffix or ".png"
+        return ".safetensors" if source and container.stream_id_at(source) == kv_id else suffix or ".png"
 
     planned = files.jobs(sources, output, suffix_of, roots=inputs, force=force)
 
     def convert(job: Job, progress: Progress) -> tuple[bytes, dict[str, Any]]:
         data = job.read()
-        if name_of(container.parse(data, salvage=salvage).codec_id) == "kv":
+        if name_of(container.parse(data, salvage=salvage).stream_id) == "kv":
             from ..kv_cache.commands import decode_bytes
 
             check_suffix(job.target, ".safetensors")
@@ -364,7 +364,7 @@ def verify(
 
     def work(job: Job, progress: Progress) -> None:
         data, notices = job.read(), list[str]()
-        if name_of(container.parse(data).codec_id) == "kv":
+        if name_of(container.parse(data).stream_id) == "kv":
             from ..kv_cache.commands import verify_bytes
 
             refuse("images", "no image", device=device)

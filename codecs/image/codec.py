@@ -97,7 +97,7 @@ class ImageCodec:
             if progress:
                 progress(index + 1, len(header.grid))
         chunks += extra_chunks(picture)
-        return container.write(codec_id=STREAM_ID, weights=self.stream_hash, signal=header.pack(), chunks=chunks)
+        return container.write(stream_id=STREAM_ID, weights=self.stream_hash, signal=header.pack(), chunks=chunks)
 
     def encode_batch(self, images: Iterable[np.ndarray | str | Path | Picture], quality: int = 60) -> list[bytes]:
         """Encode several images; the very bytes `encode` gives for each.
@@ -273,16 +273,16 @@ class ImageCodec:
         box = header.grid.latent_box(index)
         window = header.grid.latent_box(index, network.config.halo)
         latent = gather(latents, header.grid, window)
-        hats = network.pixel_hats(self._quality(header), latent.dtype)
+        knot_weights = network.knot_weights(self._quality(header), latent.dtype)
         stride = LATENT_STRIDE // PATCH
         rows, columns = inner(scaled(box, stride), scaled(window, stride))
-        features = network.synthesis.features(latent, hats)[:, rows, columns]
+        features = network.synthesis.features(latent, knot_weights)[:, rows, columns]
         given, target = network.synthesis.patch(features), space_to_depth(self._signal(pixels, box), PATCH)
         top, left, *_ = scaled(box, LATENT_STRIDE)
         high, wide = -(-(header.height - top) // PATCH), -(-(header.width - left) // PATCH)  # others lie outside
         features, given, target = (part[:, :high, :wide] for part in (features, given, target))
-        wanted = correction.wanted(features, given, target, hats, self.tables, grey=header.channels == 1)
-        return correction.code(coder, wanted)
+        solution = correction.solve(features, given, target, knot_weights, self.tables, grey=header.channels == 1)
+        return correction.code(coder, solution)
 
     @torch.inference_mode()
     def _coding_pass(self, coder: Write | Read | Measure, y: Tensor, header: ImageHeader, index: int) -> Tensor:

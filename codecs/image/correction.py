@@ -57,41 +57,41 @@ class Correction(nn.Module):
         inputs: features of the last layer.
         outputs: of the last layer.
         count: coefficients in the stream.
-        anchors: qualities that own a step; the others interpolate.
+        knots: qualities that own a step; the others interpolate.
     """
 
     level: Tensor
 
-    def __init__(self, inputs: int, outputs: int, count: int, anchors: int) -> None:
+    def __init__(self, inputs: int, outputs: int, count: int, knots: int) -> None:
         super().__init__()
         self.down = nn.Parameter(torch.zeros(inputs + 1, count))  # the last row acts on the bias
         self.mix = nn.Parameter(torch.eye(count))
         self.up = nn.Parameter(torch.zeros(count, outputs))
-        self.gain = QualityGain(1, anchors)
+        self.gain = QualityGain(1, knots)
         self.register_buffer("level", torch.full((count,), FLAG_LEVEL, dtype=torch.uint8))
 
     def none(self, tiles: int = 1) -> Tensor:
         """What a reader passes to `code`, and an encoder that wants no correction. Float (tiles, 1 + count)."""
         return self.mix.new_zeros(tiles, 1 + len(self.mix))
 
-    def code(self, coder: Coder, wanted: Tensor) -> Tensor:
-        """Code what `wanted` returned, of a batch of tiles. Integers (tiles, count), zero where there is no correction."""
-        used = coder.code(wanted[:, :1], torch.full_like(wanted[:, :1], FLAG_LEVEL)) != 0
-        return coder.code(wanted[:, 1:], self.level, used)
+    def code(self, coder: Coder, solution: Tensor) -> Tensor:
+        """Code what `solve` returned, of a batch of tiles. Integers (tiles, count), zero where there is no correction."""
+        used = coder.code(solution[:, :1], torch.full_like(solution[:, :1], FLAG_LEVEL)) != 0
+        return coder.code(solution[:, 1:], self.level, used)
 
-    def change(self, symbols: Tensor, hats: Tensor) -> Tensor:
+    def change(self, symbols: Tensor, knot_weights: Tensor) -> Tensor:
         """Of the last layer's matrix (inputs, outputs) and, in one row more, its bias; for one tile.
 
-        ``hats``: of the quality, as `QualityGain` takes them.
+        ``knot_weights``: of the quality, as `QualityGain` takes them.
         """
-        return (self.down * (symbols @ self._steps(hats).T)) @ self.up
+        return (self.down * (symbols @ self._steps(knot_weights).T)) @ self.up
 
-    def _steps(self, hats: Tensor) -> Tensor:
+    def _steps(self, knot_weights: Tensor) -> Tensor:
         """Strengths of the directions for one of each coefficient, (count, count)."""
-        return self.mix / self.gain(hats).view(())
+        return self.mix / self.gain(knot_weights).view(())
 
-    def wanted(
-        self, features: Tensor, given: Tensor, target: Tensor, hats: Tensor, tables: Tables, *, grey: bool = False
+    def solve(
+        self, features: Tensor, given: Tensor, target: Tensor, knot_weights: Tensor, tables: Tables, *, grey: bool = False
     ) -> Tensor:
         """The coefficients that take most off a tile's squared error for their bits, in steps, after a 1; or `none`.
 
@@ -99,7 +99,7 @@ class Correction(nn.Module):
             features: (..., inputs), what the last layer gets.
             given: (..., outputs), what it makes of that; pixels beyond white and black are as good as white and black.
             target: (..., outputs), -0.5..0.5, what it should make of it.
-            hats: of the quality.
+            knot_weights: of the quality.
             tables: for the cost in bits.
             grey: only the mean of each pixel's three channels will be seen.
         """
@@ -108,8 +108,8 @@ class Correction(nn.Module):
         up, given = shown(self.up), shown(given)
         error = target - given.clamp(*RANGE)
         seen, missing = features @ self.down[:-1] + self.down[-1], error @ up.T
-        steps = self._steps(hats).double()
-        bits_per_error = float(self.gain(hats)) ** 2 * STEP**2 / REFERENCE
+        steps = self._steps(knot_weights).double()
+        bits_per_error = float(self.gain(knot_weights)) ** 2 * STEP**2 / REFERENCE
         normal = bits_per_error * steps.T @ ((seen.T @ seen).double() * (up @ up.T).double()) @ steps
         slope = bits_per_error * steps.T @ (seen * missing).sum(0).double()
         scales = torch.tensor([scale(int(level)) for level in self.level], dtype=torch.float64, device=slope.device)
@@ -118,7 +118,7 @@ class Correction(nn.Module):
             return self.none()
         best = best.clamp(-COEFFICIENT_MAX, COEFFICIENT_MAX)
         measure = Measure(tables)
-        change = self.change(measure.code(best, self.level[None]), hats)
+        change = self.change(measure.code(best, self.level[None]), knot_weights)
         added = features @ change[:-1] + change[-1]
         left = target - (given + shown(added)).clamp(*RANGE)
         before, after = error.square().sum(1), left.square().sum(1)

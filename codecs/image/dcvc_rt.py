@@ -5,7 +5,7 @@
                                                                  │
              residual gain, hyperprior z (1/64), context in steps: mean float, level integer
 
-One set of weights covers quality 0..100 by per-channel gains, log-linear between anchors.
+One set of weights covers quality 0..100 by per-channel gains, log-linear between knots.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ...entropy_models.coder import Coder
 from ...entropy_models.hyperprior import (
     HyperAnalysis,
     HyperPrior,
+    LayerFactory,
     LevelSynthesis,
-    Make,
     MeanSynthesis,
-    quality_hats,
+    integer_knot_weights,
 )
 from ...entropy_models.integer_net import ACTIVATION_MAX, IntegerDepthwise, IntegerLinear
 from ...entropy_models.layers import GatedBlock, Linear, QualityGain, depth_to_space, linear, space_to_depth
@@ -62,8 +62,8 @@ class ImageConfig:
     """Blocks at 1/16 in analysis and synthesis."""
     steps: int = 5
     """Of the coding pass, 4 or 5; see `channel_context`."""
-    anchors: int = 9
-    """Qualities that own a gain vector; the others interpolate."""
+    knots: int = 9
+    """Qualities, evenly spaced, that own a gain vector; the others interpolate."""
     corrections: int = 0
     """Coefficients of the last layer's correction for each tile; export learns their directions, see `correction`."""
 
@@ -88,14 +88,14 @@ class Analysis(nn.Module):
         super().__init__()
         trunk, latent = config.trunk_channels, config.latent_width
         self.patch = Linear(3 * PATCH**2, trunk)
-        self.gain = QualityGain(trunk, config.anchors)
+        self.gain = QualityGain(trunk, config.knots)
         self.trunk = nn.Sequential(*(GatedBlock(trunk) for _ in range(config.trunk_blocks[0])))
         self.down = Linear(4 * trunk, config.latent_channels)
         self.latent = nn.Sequential(*(GatedBlock(latent) for _ in range(config.latent_blocks[0])))
         self.last = Linear(latent, latent)
 
-    def forward(self, image: Tensor, hats: Tensor) -> Tensor:
-        x = self.trunk(full_precision(self.patch, space_to_depth(image, PATCH)) * self.gain(hats))
+    def forward(self, image: Tensor, knot_weights: Tensor) -> Tensor:
+        x = self.trunk(full_precision(self.patch, space_to_depth(image, PATCH)) * self.gain(knot_weights))
         x = self.down(space_to_depth(x, 2)).to(image.dtype)
         deep, direct = x.split([self.last.in_features, x.shape[-1] - self.last.in_features], dim=-1)
         return torch.cat([full_precision(self.last, self.latent(deep)), direct], dim=-1)
@@ -110,23 +110,23 @@ class Synthesis(nn.Module):
         self.first = Linear(latent, latent)
         self.latent = nn.Sequential(*(GatedBlock(latent) for _ in range(config.latent_blocks[1])))
         self.up = Linear(config.latent_channels, 4 * trunk)
-        self.gain = QualityGain(trunk, config.anchors)
+        self.gain = QualityGain(trunk, config.knots)
         self.trunk = nn.Sequential(*(GatedBlock(trunk, GATE_MAX) for _ in range(config.trunk_blocks[1])))
         self.patch = Linear(trunk, 3 * PATCH**2)
 
-    def features(self, y_hat: Tensor, hats: Tensor) -> Tensor:
+    def features(self, y_hat: Tensor, knot_weights: Tensor) -> Tensor:
         """What the last layer gets, (B, 2H, 2W, trunk)."""
         deep, direct = y_hat.split([self.first.in_features, y_hat.shape[-1] - self.first.in_features], dim=-1)
         x = torch.cat([self.latent(full_precision(self.first, deep)), direct], dim=-1)
-        return self.trunk(depth_to_space(self.up(x), 2).to(y_hat.dtype) * self.gain(hats))
+        return self.trunk(depth_to_space(self.up(x), 2).to(y_hat.dtype) * self.gain(knot_weights))
 
-    def forward(self, y_hat: Tensor, hats: Tensor, change: Tensor | None = None) -> Tensor:
+    def forward(self, y_hat: Tensor, knot_weights: Tensor, change: Tensor | None = None) -> Tensor:
         """``change``: of the last layer, as `Correction.change` gives it."""
         patch: Callable[[Tensor], Tensor] = self.patch
         if change is not None:
             weight, bias = self.patch.weight + change[:-1].T, self.patch.bias + change[-1]
             patch = partial(linear, weight=weight, bias=bias)
-        return depth_to_space(full_precision(patch, self.features(y_hat, hats)), PATCH)
+        return depth_to_space(full_precision(patch, self.features(y_hat, knot_weights)), PATCH)
 
 
 def bounded(x: Tensor, limit: float) -> Tensor:
@@ -146,35 +146,37 @@ class ImageNetwork(nn.Module):
     ``linear`` and ``depthwise`` build the layers of the parse path: exact integer layers, or their trainable shadows.
     """
 
-    def __init__(self, config: ImageConfig, linear: Make = IntegerLinear, depthwise: Make = IntegerDepthwise) -> None:
+    def __init__(
+        self, config: ImageConfig, linear: LayerFactory = IntegerLinear, depthwise: LayerFactory = IntegerDepthwise
+    ) -> None:
         super().__init__()
         c = config
         self.config = config
         self.analysis = Analysis(c)
         self.synthesis = Synthesis(c)
-        self.gain = QualityGain(c.latent_channels, c.anchors, span=14.0, start=1.6)
-        self.inverse_gain = QualityGain(c.latent_channels, c.anchors, span=1 / 14.0, start=1 / 1.6)
-        self.hyper_analysis = HyperAnalysis(c.latent_channels, c.level_channels, c.hyper_channels, c.anchors)
-        self.hyper_prior = HyperPrior(c.hyper_channels, c.anchors, linear)
-        self.mean_synthesis = MeanSynthesis(c.hyper_channels, c.level_channels, c.context_channels, c.anchors)
-        self.level_synthesis = LevelSynthesis(c.hyper_channels, c.level_channels, c.anchors, linear, depthwise)
+        self.gain = QualityGain(c.latent_channels, c.knots, span=14.0, start=1.6)
+        self.inverse_gain = QualityGain(c.latent_channels, c.knots, span=1 / 14.0, start=1 / 1.6)
+        self.hyper_analysis = HyperAnalysis(c.latent_channels, c.level_channels, c.hyper_channels, c.knots)
+        self.hyper_prior = HyperPrior(c.hyper_channels, c.knots, linear)
+        self.mean_synthesis = MeanSynthesis(c.hyper_channels, c.level_channels, c.context_channels, c.knots)
+        self.level_synthesis = LevelSynthesis(c.hyper_channels, c.level_channels, c.knots, linear, depthwise)
         self.mean_context = MeanContext(c.latent_channels, c.context_channels, c.steps)
-        self.level_context = LevelContext(c.latent_channels, c.level_channels, c.anchors, c.steps, linear, depthwise)
-        self.correction = Correction(c.trunk_channels, 3 * PATCH**2, c.corrections, c.anchors) if c.corrections else None
+        self.level_context = LevelContext(c.latent_channels, c.level_channels, c.knots, c.steps, linear, depthwise)
+        self.correction = Correction(c.trunk_channels, 3 * PATCH**2, c.corrections, c.knots) if c.corrections else None
 
     def to_latent(self, image: Tensor, quality: Tensor) -> Tensor:
         """``image`` (B, H, W, 3) in -0.5..0.5 with sides multiples of 16; ``quality`` (B,) integers 0..100."""
-        return self.analysis(image, self.pixel_hats(quality, image.dtype))
+        return self.analysis(image, self.knot_weights(quality, image.dtype))
 
     def to_image(self, y_hat: Tensor, quality: Tensor, correction: Tensor | None = None) -> Tensor:
         """Inverse of `to_latent`; not clamped. ``correction``: of one tile, as `Correction.code` returns it."""
-        hats = self.pixel_hats(quality, y_hat.dtype)
-        change = None if correction is None or self.correction is None else self.correction.change(correction, hats)
-        return self.synthesis(y_hat, hats, change)
+        knot_weights = self.knot_weights(quality, y_hat.dtype)
+        change = None if correction is None or self.correction is None else self.correction.change(correction, knot_weights)
+        return self.synthesis(y_hat, knot_weights, change)
 
-    def pixel_hats(self, quality: Tensor, dtype: torch.dtype) -> Tensor:
-        """Anchor weights of the pixel path, summing to about one."""
-        return quality_hats(quality, self.config.anchors).to(dtype) / ACTIVATION_MAX
+    def knot_weights(self, quality: Tensor, dtype: torch.dtype) -> Tensor:
+        """Weights of the knots in the pixel path, summing to about one: (batch,) to (batch, knots)."""
+        return integer_knot_weights(quality, self.config.knots).to(dtype) / ACTIVATION_MAX
 
     def coding_pass(self, coder: Coder, y: Tensor, quality: Tensor, fineness: Tensor | None = None) -> Tensor:
         """Code a latent and return what the decoder knows. The only description of the bitstream.
@@ -184,20 +186,21 @@ class ImageNetwork(nn.Module):
         ``fineness``, (H, W, 1), where a tile's edge needs smaller steps.
         """
         batch, rows, columns, channels = y.shape
-        hats, weights = quality_hats(quality, self.config.anchors), self.pixel_hats(quality, y.dtype)
-        gain, inverse_gain = self.gain(weights), self.inverse_gain(weights)
+        integer_weights, knot_weights = integer_knot_weights(quality, self.config.knots), self.knot_weights(quality, y.dtype)
+        gain, inverse_gain = self.gain(knot_weights), self.inverse_gain(knot_weights)
         if fineness is not None:
             gain, inverse_gain = gain * fineness, inverse_gain / fineness
-        z = bounded(self.hyper_analysis(y, weights), HYPER_MAX).to(y.dtype)
-        z_hat = coder.code(z, self.exact(self.hyper_prior, hats), side=True)
-        mean_context = bounded(self.mean_synthesis(z_hat.to(y.dtype), weights)[:, :rows, :columns], CONTEXT_MAX).to(y.dtype)
-        level_context = self.exact(self.level_synthesis, z_hat, hats)[:, :rows, :columns]
+        z = bounded(self.hyper_analysis(y, knot_weights), HYPER_MAX).to(y.dtype)
+        z_hat = coder.code(z, self.exact(self.hyper_prior, integer_weights), side=True)
+        mean_context = self.mean_synthesis(z_hat.to(y.dtype), knot_weights)[:, :rows, :columns]
+        mean_context = bounded(mean_context, CONTEXT_MAX).to(y.dtype)
+        level_context = self.exact(self.level_synthesis, z_hat, integer_weights)[:, :rows, :columns]
         y_hat, steps = torch.zeros_like(y), self.config.steps
         known: Tensor | None = None  # to levels, of the step before
         for step in range(steps):
             active = active_mask(rows, columns, channels, step, steps, y.device)
             mean_context = bounded(self.mean_context.refine(mean_context, step), CONTEXT_MAX)
-            level_context = self.exact(self.level_context.refine, level_context, known, hats, step)
+            level_context = self.exact(self.level_context.refine, level_context, known, integer_weights, step)
             mean = bounded(full_precision(self.mean_context.mean[step], mean_context), MEAN_MAX) * active
             level = self.exact(self.level_context.levels, level_context, step)
             symbols = coder.code((y - mean) * gain * active, level, active)

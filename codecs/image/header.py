@@ -77,8 +77,8 @@ class ImageHeader:
 def parse(data: bytes, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:
     """Container, header, and the checks that tie them together; nothing is decoded."""
     stream = container.parse(data, salvage=salvage)
-    if stream.codec_id != STREAM_ID:
-        raise Unsupported(f"codec id {stream.codec_id}, the image codec is {STREAM_ID}")
+    if stream.stream_id != STREAM_ID:
+        raise Unsupported(f"stream id {stream.stream_id}, the image codec is {STREAM_ID}")
     header = ImageHeader.unpack(stream.signal)
     kinds = [entry.kind for entry in stream.entries]
     expected = [container.DATA] * len(header.grid) + [ALPHA] * header.alpha

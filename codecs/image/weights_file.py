@@ -23,6 +23,8 @@ from .dcvc_rt import ImageConfig, ImageNetwork
 COARSE = re.compile(r"(.*\.(expand|project)|(hyper_analysis|mean_context|mean_synthesis)\..*)\.weight")
 """Matrices kept as int8. A picture at 45 dB sees the rounding of those that begin and end a transform, not that of these."""
 EXPONENT = ".exponent"
+FORMER_NAMES = {"anchors": "knots"}
+"""Fields of `ImageConfig` as older files have them."""
 
 
 def packed(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -66,7 +68,9 @@ def read_weights(data: bytes) -> tuple[ImageNetwork, Tables]:
     """Networks (float32) and tables from a weights file."""
     header_bytes = struct.unpack_from("<Q", data)[0]
     fields = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["config"])
-    config: dict[str, Any] = {"steps": 4} | {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    config: dict[str, Any] = {"steps": 4}
+    for name, value in fields.items():
+        config[FORMER_NAMES.get(name, name)] = tuple(value) if isinstance(value, list) else value
     tensors = safetensors.torch.load(data)
     stored = [name for name in tensors if name.startswith("tables.")]
     tables = Tables.from_arrays({name.removeprefix("tables."): tensors.pop(name).numpy() for name in stored})

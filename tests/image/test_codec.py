@@ -94,7 +94,7 @@ def test_a_lying_header_with_a_good_checksum_is_refused(image_codec, change, sce
     stream = container.parse(image_codec.encode(scene(20, 30), 30))
     fields = {"width": 30, "height": 20, "quality": 30, "channels": 3, "alpha": False} | change
     forged = container.write(
-        codec_id=STREAM_ID, weights=stream.weights, signal=ImageHeader(**fields).pack(),
+        stream_id=STREAM_ID, weights=stream.weights, signal=ImageHeader(**fields).pack(),
         chunks=[(0, stream.chunk(0))],
     )  # fmt: skip
     with pytest.raises(Corrupt):
@@ -104,12 +104,12 @@ def test_a_lying_header_with_a_good_checksum_is_refused(image_codec, change, sce
 def test_foreign_weights_codecs_and_versions_are_named(image_codec, scene):
     data = image_codec.encode(scene(8, 8))
     stream = container.parse(data)
-    parts = {"codec_id": 1, "weights": stream.weights, "signal": stream.signal, "chunks": [(0, stream.chunk(0))]}
+    parts = {"stream_id": 1, "weights": stream.weights, "signal": stream.signal, "chunks": [(0, stream.chunk(0))]}
     for read in (image_codec.decode, image_codec.verify):
         with pytest.raises(Unsupported, match="0102030405060708"):
             read(container.write(**parts | {"weights": bytes(range(1, 9))}))
-    with pytest.raises(Unsupported, match="codec id 77"):
-        image_codec.decode(container.write(**parts | {"codec_id": 77}))
+    with pytest.raises(Unsupported, match="stream id 77"):
+        image_codec.decode(container.write(**parts | {"stream_id": 77}))
     with pytest.raises(Unsupported, match="version 9"):
         image_codec.decode(data[:4] + b"\x09" + data[5:])
     with pytest.raises(Truncated):

@@ -10,7 +10,7 @@ from rdcodec.entropy_models.tables import gaussian_tables
 from rdcodec.training.correction import Wishes, learnt
 
 INPUTS, OUTPUTS, PATCHES = 12, 10, 400
-HATS = torch.eye(9)[4:5]  # quality 50
+KNOT_WEIGHTS = torch.eye(9)[4:5]  # quality 50
 
 
 def crops(count: int, seed: int = 0):
@@ -49,8 +49,8 @@ def test_more_coefficients_than_crops_can_tell_apart_stay_finite():
 def corrected(correction: Correction, features: torch.Tensor, error: torch.Tensor) -> tuple[torch.Tensor, Measure]:
     """What is missing after the correction, and the coder it went through."""
     measure = Measure(gaussian_tables())
-    symbols = correction.code(measure, correction.wanted(features, 0 * error, error, HATS, measure.tables))
-    change = correction.change(symbols.float(), HATS)
+    symbols = correction.code(measure, correction.solve(features, 0 * error, error, KNOT_WEIGHTS, measure.tables))
+    change = correction.change(symbols.float(), KNOT_WEIGHTS)
     return error - features @ change[:-1] - change[-1], measure
 
 
@@ -66,7 +66,7 @@ def test_hidden_directions_are_found_and_used(correction):
 def test_without_a_gain_there_is_no_correction(correction):
     features, error = next(crops(1))
     for missing in (torch.zeros_like(error), 1e-5 * torch.randn_like(error), error * torch.nan):
-        assert not correction.wanted(features, 0 * error, missing, HATS, gaussian_tables()).any()
+        assert not correction.solve(features, 0 * error, missing, KNOT_WEIGHTS, gaussian_tables()).any()
     left, measure = corrected(correction, features, torch.zeros_like(error))
     assert not left.any() and measure.bits[0] < 2
 
@@ -75,8 +75,8 @@ def test_pixels_beyond_white_are_as_good_as_white(correction):
     """What looks like an error and is cut off on decoding asks for nothing."""
     features, error = next(crops(1))
     white = torch.full_like(error, 0.5)
-    assert correction.wanted(features, white - error, white, HATS, gaussian_tables()).any()
-    assert not correction.wanted(features, white + error.abs(), white, HATS, gaussian_tables()).any()
+    assert correction.solve(features, white - error, white, KNOT_WEIGHTS, gaussian_tables()).any()
+    assert not correction.solve(features, white + error.abs(), white, KNOT_WEIGHTS, gaussian_tables()).any()
 
 
 def test_the_correction_comes_back_from_a_stream(correction):
@@ -105,7 +105,7 @@ def test_it_is_worth_its_bytes(image_codec, photograph, quality, monkeypatch):
 
 
 def uncorrected(codec, monkeypatch):
-    monkeypatch.setattr(Correction, "wanted", lambda *args, **options: codec.network.correction.none())
+    monkeypatch.setattr(Correction, "solve", lambda *args, **options: codec.network.correction.none())
 
 
 def squared_error(codec, image: np.ndarray, quality: int) -> np.ndarray:
@@ -168,8 +168,8 @@ def test_corrections_of_two_tiles_leave_no_seam(image_codec, monkeypatch):
 def test_a_step_is_worth_what_the_quality_says(image_codec):
     """Bits per squared error of the pixels, at the ends of the range the shipped model was trained for."""
     for quality, weight in ((0, 0.001), (100, 0.2)):
-        hats = image_codec.network.pixel_hats(torch.tensor([quality]), torch.float32)
-        found = float(image_codec.network.correction.gain(hats)) ** 2 * STEP**2 / REFERENCE
+        knot_weights = image_codec.network.knot_weights(torch.tensor([quality]), torch.float32)
+        found = float(image_codec.network.correction.gain(knot_weights)) ** 2 * STEP**2 / REFERENCE
         assert found == pytest.approx(weight * 255**2 / 3, rel=0.05)
 
 
@@ -177,12 +177,12 @@ def test_the_solution_is_the_best_near_it(correction):
     """No neighbouring integers save more than they cost in bits beyond it."""
     features, error = next(crops(1, seed=3))
     measure = Measure(gaussian_tables())
-    best = correction.wanted(features, 0 * error, error, HATS, measure.tables)
+    best = correction.solve(features, 0 * error, error, KNOT_WEIGHTS, measure.tables)
     worth = 0.001 * 200**0.5 * 255**2 / 3
 
     def value(wanted: torch.Tensor) -> float:
         coder = Measure(gaussian_tables())
-        change = correction.change(correction.code(coder, wanted).float(), HATS)
+        change = correction.change(correction.code(coder, wanted).float(), KNOT_WEIGHTS)
         return float(coder.bits[0] + worth * (error - features @ change[:-1] - change[-1]).square().sum())
 
     for k in (1, 2):

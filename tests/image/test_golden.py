@@ -40,7 +40,7 @@ def test_golden_stream(name):
     pin = json.loads((GOLDEN / "pins.json").read_text())[name]
     assert hashlib.sha256(data).hexdigest() == pin["sha256"]
     stream = container.parse(data)
-    assert stream.codec_id == pin["codec_id"] and stream.weights.hex() == pin["weights"]
+    assert stream.stream_id == pin["stream_id"] and stream.weights.hex() == pin["weights"]
     codec = load("image", stream_hash=stream.weights, device="cpu")
     decoded = codec.decode(data)
     off = np.abs(decoded.astype(int) - np.load(GOLDEN / f"{name}.npy"))
@@ -72,7 +72,7 @@ if __name__ == "__main__":
         (GOLDEN / f"{missing}.rdc").write_bytes(written)
         np.save(GOLDEN / f"{missing}.npy", codec.decode(written))
         pins[missing] = {
-            "codec_id": 1,
+            "stream_id": 1,
             "weights": codec.stream_hash.hex(),
             "sha256": hashlib.sha256(written).hexdigest(),
         }

@@ -33,7 +33,7 @@ def splice_chunk(rng, data, others):
     mine, other = container.parse(data), container.parse(others[rng.integers(len(others))])
     chunks = [(e.kind, mine.chunk(i)) for i, e in enumerate(mine.entries)]
     chunks[rng.integers(len(chunks))] = (0, other.chunk(rng.integers(len(other.entries))))
-    return container.write(codec_id=mine.codec_id, weights=mine.weights, signal=mine.signal, chunks=chunks)
+    return container.write(stream_id=mine.stream_id, weights=mine.weights, signal=mine.signal, chunks=chunks)
 
 
 def wild_header(rng, data, others):
@@ -52,7 +52,7 @@ def wild_payload(rng, data, others):
     start = rng.integers(len(target))
     target[start : start + 8] = rng.bytes(len(target[start : start + 8]))
     return container.write(
-        codec_id=1, weights=stream.weights, signal=stream.signal, chunks=[(k, bytes(b)) for k, b in chunks]
+        stream_id=1, weights=stream.weights, signal=stream.signal, chunks=[(k, bytes(b)) for k, b in chunks]
     )
 
 
@@ -90,7 +90,7 @@ def test_a_claim_of_many_pixels_costs_nothing(image_codec, originals):
     """The largest legal size with one tile: refused from the chunk count, at once."""
     stream = container.parse(originals[0])
     signal = struct.pack("<IIBBBB", 1 << 13, 1 << 14, 20, 3, 0, 8)
-    data = container.write(codec_id=1, weights=stream.weights, signal=signal, chunks=[(0, stream.chunk(0))])
+    data = container.write(stream_id=1, weights=stream.weights, signal=signal, chunks=[(0, stream.chunk(0))])
     start = time.perf_counter()
     with pytest.raises(BitstreamError, match="do not fit"):
         image_codec.decode(data)

@@ -128,7 +128,7 @@ def test_wrong_symbols_name_their_tile_as_info_counts_chunks(image_codec, tiled)
     stream = container.parse(tiled[1])
     chunks = [(entry.kind, stream.chunk(i)) for i, entry in enumerate(stream.entries)]
     chunks[2] = (0, bytes(4) + chunks[2][1][4:])
-    forged = container.write(codec_id=STREAM_ID, weights=stream.weights, signal=stream.signal, chunks=chunks)
+    forged = container.write(stream_id=STREAM_ID, weights=stream.weights, signal=stream.signal, chunks=chunks)
     for check in (image_codec.decode, image_codec.verify):
         with pytest.raises(Corrupt, match=r"^tile 2 \(of 0\.\.3\): symbols have checksum"):
             check(forged)

@@ -139,8 +139,8 @@ def test_foreign_blocks_are_named():
         decode_block(data, fingerprint=bytes(16))
     with pytest.raises(Unsupported, match="another salt"):
         decode_block(data, salt=b"other")
-    with pytest.raises(Unsupported, match="codec id 1"):
-        decode_block(container.write(codec_id=1, weights=bytes(8), signal=b"", chunks=[]))
+    with pytest.raises(Unsupported, match="stream id 1"):
+        decode_block(container.write(stream_id=1, weights=bytes(8), signal=b"", chunks=[]))
     with pytest.raises(Unsupported, match="not one block"):
         decode_block(KvCodec().encode(Cache(block.tokens, block.layers)))
     with pytest.raises(Truncated):

@@ -347,8 +347,8 @@ def test_weights_of_another_architecture_are_told_in_one_line(tmp_path):
     network = ImageNetwork(ImageConfig(**TINY), *LAYERS["integer"])
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "tiny.ckpt")
-    asked = TINY | {"hyper_channels": 12, "level_channels": 24, "anchors": 5, "trunk_blocks": [2, 1]}
-    found, expected = "hyper_channels=8, level_channels=16, anchors=9", "hyper_channels=12, level_channels=24, anchors=5"
+    asked = TINY | {"hyper_channels": 12, "level_channels": 24, "knots": 5, "trunk_blocks": [2, 1]}
+    found, expected = "hyper_channels=8, level_channels=16, knots=9", "hyper_channels=12, level_channels=24, knots=5"
     with pytest.raises(ValueError, match=f"tiny.ckpt has {found}; model.architecture asks for {expected}:"):
         ImageTraining(asked, init=str(tmp_path / "tiny.ckpt"))
     ImageTraining(TINY | {"trunk_blocks": [2, 1]}, init=str(tmp_path / "tiny.ckpt"))
@@ -424,6 +424,6 @@ def test_hyper_latent_starts_alive():
     quality = torch.tensor([50])
     with torch.no_grad():
         y = network.to_latent(photograph_like(512), quality)
-        z = network.hyper_analysis(y, network.pixel_hats(quality, y.dtype))
+        z = network.hyper_analysis(y, network.knot_weights(quality, y.dtype))
     assert 0.4 < z.std() < 3 and (z.round() != 0).float().mean() > 0.2
     assert z.std((0, 1, 2)).median() > 0.3  # it differs from place to place, not only from channel to channel

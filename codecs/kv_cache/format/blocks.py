@@ -1,6 +1,6 @@
 """One block: a run of tokens with its keys and values, to bytes and back.
 
-A block is an .rdc file (`rdcodec.codecs.container`) of codec id 4. Its id is the hash of what determines the cache:
+A block is an .rdc file (`rdcodec.codecs.container`) of stream id 4. Its id is the hash of what determines the cache:
 
     id = sha256(parent id, fingerprint, sha256(salt), tokens as int64)[:16]        parent of the first block: zeros
 
@@ -29,12 +29,12 @@ from ..modes.profiles import Profile, find_profile
 from ..modes.rope import Rope, rope_in
 from ..modes.table import MODES
 from .header import (
-    CODEC_ID,
     ELEMENT_TYPES,
     FIRST,
     LAYERS_MAX,
     ROOT,
     START_MAX,
+    STREAM_ID,
     TOKENS_MAX,
     BlockHeader,
     check_salt,
@@ -140,7 +140,7 @@ def assembled(head: BlockHeader, rope: bytes, tensors: list[bytes]) -> bytes:
     """A block's bytes from those of its RoPE frequencies and of its tensors."""
     chunks = [(container.METADATA, head.ids), (container.METADATA, rope)]
     chunks += [(container.DATA, body) for body in tensors]
-    return container.write(codec_id=CODEC_ID, weights=head.profile, signal=pack(head), chunks=chunks)
+    return container.write(stream_id=STREAM_ID, weights=head.profile, signal=pack(head), chunks=chunks)
 
 
 def estimate_block(block: KvBlock, *, start: int, settings: KvSettings, total: int | None = None):

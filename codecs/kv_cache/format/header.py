@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-CODEC_ID = 4
+STREAM_ID = 4
 BLOCK, SEQUENCE = 0, 1
 ROOT = bytes(16)
 TOKENS_MAX = 1 << 16
@@ -169,8 +169,8 @@ def pack(head: BlockHeader) -> bytes:
 
 def parse(data: bytes | memoryview | container.Stream) -> tuple[container.Stream, BlockHeader]:
     stream = container.parse(data)
-    if stream.codec_id != CODEC_ID:
-        raise Unsupported(f"codec id {stream.codec_id}; a cache block has {CODEC_ID}")
+    if stream.stream_id != STREAM_ID:
+        raise Unsupported(f"stream id {stream.stream_id}; a cache block has {STREAM_ID}")
     if len(stream.signal) != _SIGNAL.size or stream.signal[0] != BLOCK:
         raise Unsupported(f"not one block: record {stream.signal[:1].hex()}, header of {len(stream.signal)} bytes")
     f = _SIGNAL.unpack(stream.signal)
@@ -206,8 +206,8 @@ def parse_sequence(data: bytes | memoryview | container.Stream) -> tuple[contain
         BitstreamError: not a cache file, or its header is damaged.
     """
     stream = container.parse(data)
-    if stream.codec_id != CODEC_ID or not stream.signal or stream.signal[0] != SEQUENCE:
-        raise Unsupported(f"codec id {stream.codec_id}, record {stream.signal[:1].hex()}: not a cache file")
+    if stream.stream_id != STREAM_ID or not stream.signal or stream.signal[0] != SEQUENCE:
+        raise Unsupported(f"stream id {stream.stream_id}, record {stream.signal[:1].hex()}: not a cache file")
     if len(stream.signal) != _SEQUENCE.size:
         raise Corrupt(f"a signal header of {len(stream.signal)} bytes; a cache file has {_SEQUENCE.size}")
     _, content, threads, count, fingerprint, last = _SEQUENCE.unpack(stream.signal)

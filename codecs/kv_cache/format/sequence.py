@@ -25,8 +25,8 @@ from ...text import token_model as token_coding
 from .blocks import KvBlock, KvSettings, block_id, decode_parsed, encode_block
 from .header import (
     BLOCKS,
-    CODEC_ID,
     ROOT,
+    STREAM_ID,
     THREADS_MAX,
     TOKEN_IDS,
     TOKENS_MAX,
@@ -119,7 +119,7 @@ def _comes_back(reader: token_coding.TokenModel, body: bytes, run: np.ndarray) -
 
 def _write(head: SequenceHeader, chunks: Sequence[bytes]) -> bytes:
     data = [(container.DATA, body) for body in chunks]
-    return container.write(codec_id=CODEC_ID, weights=bytes(8), signal=pack_sequence(head), chunks=data)
+    return container.write(stream_id=STREAM_ID, weights=bytes(8), signal=pack_sequence(head), chunks=data)
 
 
 @torch.inference_mode()  # a fortieth of the time
