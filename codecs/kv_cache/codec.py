@@ -13,7 +13,7 @@ from ...entropy_models.errors import Unsupported
 from .. import container
 from ..contract import Estimate, Progress
 from .format.blocks import KvSettings, decode_block, encode_block, estimate_block
-from .format.header import CODEC_ID, TOKEN_IDS, parse_sequence
+from .format.header import STREAM_ID, TOKEN_IDS, parse_sequence
 from .format.sequence import Layers, check_tokens, decode_blocks, encode_sequence, split
 from .modes.table import MODES
 
@@ -37,7 +37,7 @@ class KvCodec:
         salt: the tenant's.
     """
 
-    stream_id: ClassVar[int] = CODEC_ID
+    stream_id: ClassVar[int] = STREAM_ID
 
     def __init__(self, settings: KvSettings | None = None, fingerprint: bytes = bytes(16), salt: bytes = b"") -> None:
         self.settings, self.fingerprint, self.salt = settings or KvSettings(), fingerprint, salt
