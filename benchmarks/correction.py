@@ -10,16 +10,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from kodak import RATES_BPP
 from rdcodec.codecs import load
-from rdcodec.codecs.image import evaluation, references
+from rdcodec.codecs.evaluation.bd_rate import bd_rate
+from rdcodec.codecs.evaluation.points import OURS, means, write_means
+from rdcodec.codecs.evaluation.run import evaluate
 from rdcodec.codecs.image.codec import ImageCodec
-from rdcodec.codecs.image.pictures import read_picture
+from rdcodec.codecs.image.evaluation import TASK, reference_of
 from rdcodec.entropy_models.coder import Write
 from rich.progress import track
 
@@ -46,18 +49,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    codec, points = load("image"), []
-    for path in track(sorted(args.images.glob("*.png")), description="with and without"):
-        rgb = read_picture(path.read_bytes()).rgb()
-        for quality in QUALITIES:
-            coded = references.timed(partial(codec.encode, rgb, quality), codec.decode)
-            points.append(evaluation.point("rdcodec", quality, path.name, rgb, coded))
-            with without_correction():
-                coded = references.timed(partial(codec.encode, rgb, quality), codec.decode)
-            points.append(evaluation.point("uncorrected", quality, path.name, rgb, coded))
-    rows = evaluation.means(points)
-    evaluation.write_csv(args.output / "correction.csv", rows)
-    print(f"corrections: {evaluation.bd_rate(rows, 'uncorrected', rates=RATES_BPP):+.2f} % rate at equal PSNR")
+    corrected = reference_of(load("image"), QUALITIES)
+
+    def encode_without(rgb: np.ndarray, quality: float) -> bytes:
+        with without_correction():
+            return corrected.encode(rgb, quality)
+
+    codecs = {OURS: corrected, "uncorrected": replace(corrected, encode=encode_without)}
+    files = track(sorted(args.images.glob("*.png")), description="with and without")
+    rows = means(point for file in files for point in evaluate(TASK, codecs, [file]))
+    write_means(args.output / "correction.csv", TASK, rows)
+    cost = bd_rate(rows, "uncorrected", TASK.metrics[0], RATES_BPP)
+    print(f"corrections: {cost:+.2f} % rate at equal PSNR")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from ..entropy_models.errors import BitstreamError, Corrupt, Mismatch, Truncated
 
 if TYPE_CHECKING:
     from .contract import Face
+    from .evaluation.task import Command, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class Registered:
     face: str
     """An instance after `contract.Face`."""
     task: str = ""
-    """A `evaluation.task.Task`, for ``codec eval``."""
+    """An `evaluation.task.Task` or `Command`, for ``codec eval``."""
     group: str = ""
     """A typer app of more commands, ``codec NAME ...``."""
 
@@ -48,6 +49,7 @@ REGISTRY = {
         stream_id=4,
         codec="kv_cache.codec:KvCodec",
         face="kv_cache.face:FACE",
+        task="kv_cache.evaluation.command:COMMAND",
         group="kv_store.commands.main:app",
         summary="key-value caches of language models",
     ),
@@ -71,6 +73,18 @@ def load_face(name: str) -> Face:
     """The codec of that name on the command line; errors as `load`."""
     face: Face = found(registered(name).face)
     return face
+
+
+def load_task(name: str) -> Task[Any] | Command:
+    """What is measured of the codec of that name; imports no numpy and no torch.
+
+    Raises:
+        KeyError: no such codec, or one without an evaluation.
+    """
+    if not (target := registered(name).task):
+        raise KeyError(f"codec {name} has no evaluation")
+    task: Task[Any] | Command = found(target)
+    return task
 
 
 def registered(name: str) -> Registered:
@@ -103,4 +117,15 @@ def name_of(stream_id: int) -> str:
     raise Unsupported(f"stream id {stream_id}; this program knows {[r.stream_id for r in REGISTRY.values()]}")
 
 
-__all__ = ["REGISTRY", "BitstreamError", "Corrupt", "Mismatch", "Truncated", "Unsupported", "load", "load_face", "name_of"]
+__all__ = [
+    "REGISTRY",
+    "BitstreamError",
+    "Corrupt",
+    "Mismatch",
+    "Truncated",
+    "Unsupported",
+    "load",
+    "load_face",
+    "load_task",
+    "name_of",
+]

@@ -148,10 +148,3 @@ class Demonstrated(Protocol):
 
     def demo(self, source: Path | None, folder: Path, desk: Desk, note: Callable[[str], None]) -> Iterable[Any]:
         """Write files into ``folder``; returns what rich prints. ``note`` is told what is going on."""
-
-
-class Measured(Protocol):
-    """A face with ``evaluate``: `codec eval NAME` where that takes no folder of signals (else: the registry's task)."""
-
-    def evaluate(self, *args: Any, **options: Any) -> None:
-        """Parameters are annotated for typer, and the docstring is the help."""

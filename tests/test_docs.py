@@ -73,11 +73,12 @@ def parse_codec(words: list[str], *, whole: bool = True) -> None:
     """
     command: Any = typer.main.get_command(cli.app)
     context = None
-    while hasattr(command, "commands") and words and not words[0].startswith("--"):
+    while hasattr(command, "get_command") and words and not words[0].startswith("--"):
         name, *words = words
-        assert name in command.commands, f"no command {name}"
+        found = command.get_command(context, name)
+        assert found, f"no command {name}"
         context = type(command).context_class(command, parent=context, info_name=name)
-        command = command.commands[name]
+        command = found
     if words[-1:] == ["--help"] or (not words and not whole):
         return
     try:

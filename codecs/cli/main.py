@@ -26,6 +26,7 @@ from ..kv_store.commands.main import app as kv
 from ..terminal import files
 from ..terminal.console import bar, errors, fail, message, out
 from ..terminal.files import Job, one_line, show_size
+from .evaluate import app as evaluate
 
 app = typer.Typer(
     help="Learned compression: photographs and language-model KV caches to .rdc files and back.",
@@ -34,9 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-evaluate = typer.Typer(help="Measure a codec against others: real bytes, quality, time; CSV, plot and table.")
 train = typer.Typer(help="Train a codec (needs the extra: pip install 'rdcodec[train]').")
-app.add_typer(evaluate, name="eval", no_args_is_help=True)
+app.add_typer(evaluate, name="eval")
 app.add_typer(train, name="train", no_args_is_help=True)
 app.add_typer(kv, name="kv", no_args_is_help=True)
 
@@ -411,13 +411,14 @@ def demo(
     photograph: Annotated[Path | None, typer.Argument(help="Your photograph; else one that matplotlib ships.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("codec-demo"),
     device: Device = "auto",
+    force: Force = False,
 ) -> None:
     """Encode a photograph at three qualities, decode it, and draw a sheet beside JPEG at equal bytes."""
     from ..image import demo as image_demo
     from ..image.codec import ImageCodec
 
     photograph = photograph or image_demo.sample_photograph()
-    files.check_folder(output)
+    files.check_outputs(output, image_demo.FILES, force)
     with bar() as progress:
         task = progress.add_task("loading", total=None)
         codec = ImageCodec.load(device=device)
@@ -429,48 +430,6 @@ def demo(
         table.add_row(row.file.name, str(row.bytes), *figures, f"{row.encode_s:.2f}", f"{row.decode_s:.2f}")
     out.print(table)
     out.print(f"the sheet to look at: {sheet}")
-
-
-@evaluate.command("image")
-def evaluate_image(
-    folder: Annotated[Path, typer.Argument(help="Folder of images (or one image).")],
-    names: Annotated[str, typer.Option("--anchors", help="Comma-separated: jpeg, webp, avif, jxl.")] = "jpeg,webp,avif",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")] = Path("report"),
-    qualities: Annotated[str | None, typer.Option(help="Our qualities, comma-separated.")] = None,
-    model: Annotated[str | None, typer.Option(help="Weights by name.")] = None,
-    device: Device = "auto",
-) -> None:
-    """Rate-distortion of the image codec on a folder: points.csv, means.csv, bd_rate.csv, rate_distortion.png.
-
-    Every codec gets the same RGB pixels: alpha and metadata are left out, grey becomes RGB.
-    """
-    from ..image.commands import evaluate_folder
-
-    with bar() as progress:
-        table = evaluate_folder(folder, names, output, qualities, model, device, progress)
-    if table.row_count:
-        out.print(table)
-    out.print(f"written: {output}/points.csv, means.csv, bd_rate.csv, rate_distortion.png")
-
-
-@evaluate.command("kv")
-def evaluate_kv(
-    model: Annotated[Path, typer.Option(help="Folder of a transformers model with its tokenizer.")],
-    text: Annotated[Path, typer.Option(help="Text file: prompts, what follows them, and text to calibrate on.")],
-    modes: Annotated[
-        str, typer.Option(help="Comma-separated; also quantized-small, turboquant-ec, transform, tokens, residual.")
-    ] = "lossless,fp8,turboquant,quantized,predictive",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")] = Path("report"),
-    contexts: Annotated[int, typer.Option(min=1, help="How many prompts.")] = 4,
-    length: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 1024,
-) -> None:
-    """Bits per element against next-token KL of KV caches of your model: kv_points.csv, kv_rate_kl.png."""
-    from ..kv_cache.evaluation.report import evaluate_text
-
-    with bar() as progress:
-        table = evaluate_text(model, text, modes, output, contexts, length, progress)
-    out.print(table)
-    out.print(f"written to {output}: {', '.join(sorted(path.name for path in output.glob('kv_*')))}")
 
 
 @train.command("image", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

@@ -9,7 +9,7 @@ are found and read, what rate and quality mean for them, and which other codecs 
         read=read_rgb,                                        # a path to a signal
         facts=lambda rgb: {"width": rgb.shape[1], "height": rgb.shape[0]},
         rate=Rate("rate_bpp", "bits per pixel", lambda size, facts: 8 * size / (facts["width"] * facts["height"])),
-        speed=Speed("megapixels/s", lambda facts: facts["width"] * facts["height"] / 1e6),
+        speed=Speed("Mpixel/s", lambda facts: facts["width"] * facts["height"] / 1e6),
         metrics=(Metric("psnr_db", "PSNR", "PSNR, RGB (dB)", psnr_db),),
         references={"jpeg": Reference((5, 25, 50, 75, 92), encode_jpeg, decode_jpeg)},
         ours=load_ours,                                       # weights' name and device to a Reference
@@ -19,6 +19,7 @@ are found and read, what rate and quality mean for them, and which other codecs 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +31,13 @@ Facts = Mapping[str, float]
 """Numbers of a signal that rate and speed depend on, by column of the CSV: ``width``, ``frames``, ``duration_s``."""
 
 
-def same(value: float) -> float:
+def identity(value: float) -> float:
     """The value itself."""
     return value
 
 
-def installed() -> None:
-    """Nothing to check."""
+def nothing_to_check() -> None:
+    """For a codec that runs wherever this package does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Speed:
     """How much of a signal is coded in a second."""
 
     unit: str
-    """``megapixels/s``, ``frames/s``, ``times real time``."""
+    """``Mpixel/s``, ``frames/s``, ``times real time``."""
     amount: Callable[[Facts], float]
     """A signal's facts to its megapixels, frames or seconds."""
 
@@ -76,10 +77,15 @@ class Metric(Generic[S]):
     of: Callable[[S, S], float]
     """Original and decoded signal to the value; nan where it is not defined: the file is in no mean of this metric then."""
     higher_is_better: bool = True
-    scaled: Callable[[float], float] = same
+    scaled: Callable[[float], float] = identity
     """The value as plots and BD-rates take it, for instance in decibels; keeps the order."""
     defined: str = ""
     """Where it is defined, if not everywhere: ``above 160 pixels a side``."""
+
+    @property
+    def name(self) -> str:
+        """The title as part of a column's name: ``ms_ssim`` for MS-SSIM."""
+        return re.sub(r"\W+", "_", self.title.lower())
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,7 @@ class Reference(Generic[S]):
     decode: Callable[[bytes], S]
     note: str = ""
     """What is not said by the name: ``method 6``."""
-    check: Callable[[], None] = installed
+    check: Callable[[], None] = nothing_to_check
     """ValueError if it cannot run here, with what to install."""
 
 
@@ -103,6 +109,8 @@ class Task(Generic[S]):
 
     signals: str
     """What the files hold, for messages: ``images``."""
+    remark: str = ""
+    """A sentence for the help: what every codec gets."""
     find: Callable[[Path], Sequence[Path]]
     """A folder, or one file, to what there is to code, sorted; it may look into files, but need not decode them. A path
     may be a folder (of frames)."""

@@ -11,12 +11,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..container import write_file
+from ..evaluation.metrics import psnr_db
 from . import references
 from .codec import ImageCodec
-from .evaluation import psnr_db
 from .pictures import Picture, read_picture, upright, write_picture
 
 QUALITIES = (15, 40, 70)
+ORIGINAL, SHEET = "original.png", "sheet.png"
+FILES = ORIGINAL, SHEET, *(f"q{quality}{end}" for quality in QUALITIES for end in (".rdc", ".png", "_equal_bytes.jpg"))
+"""That a demonstration writes."""
 PANEL_MAX = 640
 """Longest side of a panel on the sheet, in pixels."""
 CELL_MIN = 340
@@ -25,7 +28,7 @@ DIVIDER = 4
 """White columns between ours and JPEG where both are halves of one detail."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DemoRow:
     """One quality: our file and the JPEG closest to it in bytes."""
 
@@ -64,7 +67,7 @@ def run(
     picture = Picture(upright(picture).rgb())
     original = picture.pixels
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / "original.png", write_picture(picture))
+    write_file(folder / ORIGINAL, write_picture(picture))
     panels, rows = [], []
     for quality in QUALITIES:
         progress(f"quality {quality}")
@@ -77,7 +80,7 @@ def run(
                 (jpeg, f"JPEG q{row.jpeg_quality:.1f}: {theirs}"),
             ]
         )
-    sheet = folder / "sheet.png"
+    sheet = folder / SHEET
     write_file(sheet, write_picture(Picture(_sheet(original, panels, rows))))
     return rows, sheet
 
@@ -89,16 +92,26 @@ def _one(codec: ImageCodec, picture: Picture, folder: Path, quality: int) -> tup
     middle = time.perf_counter()
     ours = codec.decode(data)
     end = time.perf_counter()
-    jpeg_quality, jpeg = references.closest_jpeg(picture.pixels, len(data))
+    jpeg_quality, jpeg_data = references.jpeg_of_bytes(picture.pixels, len(data))
+    jpeg = references.decode(jpeg_data)
     bpp_per_byte = 8 / (ours.shape[0] * ours.shape[1])
     write_file(path, data)
     write_file(folder / f"q{quality}.png", write_picture(Picture(ours)))
-    write_file(folder / f"q{quality}_equal_bytes.jpg", jpeg.data)
+    write_file(folder / f"q{quality}_equal_bytes.jpg", jpeg_data)
     row = DemoRow(
-        quality, path, len(data), len(data) * bpp_per_byte, psnr_db(picture.pixels, ours), jpeg_quality,
-        len(jpeg.data), len(jpeg.data) * bpp_per_byte, psnr_db(picture.pixels, jpeg.pixels), middle - start, end - middle,
-    )  # fmt: skip
-    return row, ours, jpeg.pixels
+        quality=quality,
+        file=path,
+        bytes=len(data),
+        rate_bpp=len(data) * bpp_per_byte,
+        psnr_db=psnr_db(picture.pixels, ours),
+        jpeg_quality=jpeg_quality,
+        jpeg_bytes=len(jpeg_data),
+        jpeg_rate_bpp=len(jpeg_data) * bpp_per_byte,
+        jpeg_psnr_db=psnr_db(picture.pixels, jpeg),
+        encode_s=middle - start,
+        decode_s=end - middle,
+    )
+    return row, ours, jpeg
 
 
 def _sheet(original: np.ndarray, columns: list[list[tuple[np.ndarray, str]]], rows: list[DemoRow]) -> np.ndarray:

@@ -166,6 +166,18 @@ def check_folder(path: Path) -> None:
         raise ValueError(f"{above} is a file, and -o takes a folder")
 
 
+def check_outputs(folder: Path, names: Iterable[str], force: bool) -> None:
+    """ValueError for a folder of results that cannot be (`check_folder`), or that holds earlier ones; others may lie there.
+
+    Args:
+        names: of the files that will be written.
+        force: they may exist.
+    """
+    check_folder(folder)
+    if not force and (found := [name for name in names if (folder / name).exists()]):
+        raise ValueError(f"{folder / found[0]} exists; --force overwrites it, -o takes another folder")
+
+
 def nearest(path: Path) -> Path:
     """The path itself if it exists, else the first folder above it that does."""
     return next(p for p in (path, *path.parents) if p.exists())

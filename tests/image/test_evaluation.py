@@ -1,69 +1,97 @@
-"""`codec eval` on images: its report, means and BD-rate."""
+"""`codec eval image` on pictures that not every codec and metric can take."""
 
 from __future__ import annotations
 
+import csv
+import math
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
-from rdcodec.codecs.image import evaluation
+from rdcodec.codecs.cli import main as cli
+from rdcodec.codecs.evaluation.report import FILES
+from rdcodec.codecs.image import references
+from rdcodec.codecs.image.evaluation import TASK, ms_ssim
+from typer.testing import CliRunner
+
+pytest.importorskip("bjontegaard")
+pytest.importorskip("pytorch_msssim")
 
 
-def test_eval_writes_its_report(run, tmp_path, photograph, monkeypatch):
-    pytest.importorskip("bjontegaard")
+def run(*arguments: str) -> tuple[int, str, str]:
+    """``codec eval image``; exit code, standard output, and standard error or the error's text."""
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, ["eval", "image", *map(str, arguments)])
+    return done.exit_code, done.stdout, done.stderr + (str(done.exception) if done.exception else "")
+
+
+def test_the_report(tmp_path, photograph, monkeypatch):
     (tmp_path / "in").mkdir()
     Image.fromarray(photograph[:200, :200]).save(tmp_path / "in" / "one.png")
     Image.fromarray(photograph[:30, :30]).save(tmp_path / "in" / "small.png")
     (tmp_path / "in" / "bad.png").write_bytes((tmp_path / "in" / "one.png").read_bytes()[:500])
+    (tmp_path / "in" / "notes.txt").write_text("no image")
     Image.new("RGB", (16500, 9)).save(tmp_path / "in" / "wide.png")  # more than WebP can hold
-    qualities = "5,30,60,90"
-    code, out, err = run("eval", "image", "in", "--anchors", "jpeg,webp", "--qualities", qualities, "-o", "report")
-    assert code == 0 and "webp" in out and "bad.png" in err and "small.png" in err.split("without MS-SSIM")[1]
-    assert "wide.png: encoding error" in err and "wide.png" not in (tmp_path / "report" / "points.csv").read_text()
-    assert "nan" not in (tmp_path / "report" / "means.csv").read_text()
-    names = {"points.csv", "means.csv", "bd_rate.csv", "rate_distortion.png"}
-    assert {p.name for p in (tmp_path / "report").iterdir()} == names
-    assert run("eval", "image", "in", "--anchors", "gif")[0] == 1
-    (tmp_path / "taken").write_text("a file")
-    for command in (("eval", "image", "in"), ("demo", "in/one.png")):
-        code, out, err = run(*command, "-o", "taken")
-        assert (code, out, err.count("\n")) == (1, "", 1) and "taken is a file, and -o takes a folder" in err
-    for arguments, message in (
-        (("nowhere",), "no such file or folder"), (("in", "--qualities", "5,x"), "whole numbers 0..100"),
-        (("in", "--qualities", "5,50,101,6"), "whole numbers 0..100"), (("in", "--qualities", "5,50"), "needs 4"),
-    ):  # fmt: skip
-        code, out, err = run("eval", "image", *arguments)
-        assert (code, out) == (1, "") and message in err.splitlines()[-1]
+    report, qualities = tmp_path / "report", ("--qualities", "5,30,60,90")
+    code, out, err = run(tmp_path / "in", "--references", "jpeg,webp", *qualities, "-o", report)
+    assert code == 0 and "webp" in out and "bad.png" in err and "small.png" in err.split("without it:")[1], err
+    assert "wide.png: encoding error" in err and "notes.txt" not in err
+    assert {p.name for p in report.iterdir()} == set(FILES)
+    with (report / "points.csv").open() as file:
+        points = list(csv.DictReader(file))
+    assert {point["file"] for point in points} == {"one.png", "small.png"}
+    columns = "codec,quality,file,width,height,bytes,rate_bpp,psnr_db,ms_ssim,encode_s,decode_s"
+    assert list(points[0]) == columns.split(",")
+    for point in points:
+        side = 200 if point["file"] == "one.png" else 30
+        assert (point["width"], point["height"]) == (str(side), str(side))
+        assert float(point["rate_bpp"]) == pytest.approx(8 * int(point["bytes"]) / side**2, rel=1e-5)
+        assert math.isnan(float(point["ms_ssim"])) == (side == 30) and 15 < float(point["psnr_db"]) < 60
+    assert "nan" not in (report / "means.csv").read_text()
+    with (report / "bd_rate.csv").open() as file:
+        assert [row["anchor"] for row in csv.DictReader(file)] == ["jpeg", "webp"]
     monkeypatch.setitem(sys.modules, "bjontegaard", None)
-    code, out, err = run("eval", "image", "in", "-o", "none")
+    code, out, err = run(tmp_path / "in", "-o", tmp_path / "none")
     assert (code, out) == (1, "") and "pip install 'rdcodec[eval]'" in err and not (tmp_path / "none").exists()
 
 
-def test_means_are_of_the_same_pictures_in_rate_and_quality():
-    """Each picture counts the same whatever its size; one without MS-SSIM counts in neither half of that curve."""
-    size = {"small": (10, 10), "large": (1000, 1000)}
-    points = [
-        evaluation.Point("rdcodec", 5, name, *size[name], 1, rate_bpp, psnr_db, ms_ssim, 0.0, 0.0)
-        for name, rate_bpp, psnr_db, ms_ssim in (("small", 1.0, 30.0, float("nan")), ("large", 3.0, 40.0, 0.9))
-    ]
-    curves = evaluation.curves(points)
-    assert [(row.rate_bpp, row.psnr_db) for row in curves["psnr_db"]] == [(2.0, 35.0)]
-    assert [(row.rate_bpp, row.ms_ssim) for row in curves["ms_ssim"]] == [(3.0, 0.9)]
+@pytest.mark.parametrize("name", ["jpeg", "webp", "avif"])
+def test_references_give_back_the_picture_better_at_higher_settings(photograph, name):
+    reference, pixels = TASK.references[name], photograph[:64, :80]
+    reference.check()
+    psnr_db = TASK.metrics[0].of
+    coded = [reference.encode(pixels, setting) for setting in (reference.settings[0], reference.settings[-1])]
+    coarse, fine = (reference.decode(data) for data in coded)
+    assert coarse.shape == fine.shape == pixels.shape and len(coded[0]) < len(coded[1])
+    assert 15 < psnr_db(pixels, coarse) < psnr_db(pixels, fine) - 5
 
 
-def test_a_bd_rate_between_two_rates_does_not_hang_on_where_points_lie():
-    """Ours takes 0.7 of the rate at 0.05 bpp, and a tenth more with each doubling."""
+def test_a_jpeg_of_so_many_bytes(photograph):
+    for size in (12_000, 30_000):
+        quality, data = references.jpeg_of_bytes(photograph, size)
+        assert abs(len(data) - size) < size / 300 and 1 < quality < 100
+    whole = TASK.references["jpeg"].encode(photograph, 50)
+    quality, data = references.jpeg_of_bytes(photograph, len(whole))
+    assert quality == pytest.approx(50, abs=0.5)
+    assert (references.decode(data).astype(int) - references.decode(whole)).std() < 1
+    assert references.jpeg_of_bytes(photograph, 10)[0] == 1  # nothing is as small
 
-    def rows(name: str, rates: np.ndarray, factor: np.ndarray) -> list[evaluation.MeanPoint]:
-        pairs = zip(rates * factor, 30 + 6 * np.log2(rates), strict=True)
-        return [evaluation.MeanPoint(name, i, *pair, *[0.0] * 3) for i, pair in enumerate(pairs)]
 
-    theirs = np.geomspace(0.05, 4, 30)
-    figures = []
-    for count in (9, 10, 11, 12, 13):
-        rates = np.geomspace(0.05, 4, count)
-        points = rows("rdcodec", rates, 0.7 + 0.1 * np.log2(rates / 0.05)) + rows("jpeg", theirs, np.ones(30))
-        figures.append(evaluation.bd_rate(points, "jpeg", rates=(0.2, 1.0)))
-    assert max(figures) - min(figures) < 0.02
-    assert evaluation.bd_rate(points, "jpeg", rates=(0.05, 0.2)) < -15 < figures[-1]
+def test_what_this_pillow_cannot_write_is_named(monkeypatch):
+    Image.init()
+    monkeypatch.delitem(Image.SAVE, "AVIF", raising=False)
+    with pytest.raises(ValueError, match="cannot write AVIF; upgrade Pillow"):
+        TASK.references["avif"].check()
+    with pytest.raises(ValueError, match="cannot write NONE"):
+        references.encode("NONE", np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    with pytest.raises(ValueError, match=r"jxl needs .* pip install 'rdcodec\[eval\]'"):
+        TASK.references["jxl"].check()
+
+
+def test_ms_ssim_is_known_above_160_pixels(photograph):
+    picture = photograph[:161, :161]
+    assert ms_ssim(picture, picture) == pytest.approx(1.0)
+    blurred = np.repeat(np.repeat(photograph[:162:3, :162:3], 3, 0), 3, 1)[:161, :161]
+    assert 0.5 < ms_ssim(picture, blurred) < 0.99
+    assert math.isnan(ms_ssim(picture[:160], picture[:160]))

@@ -107,7 +107,11 @@ def test_a_cache_of_the_model_in_another_type_is_its_own_and_one_of_another_mode
 
 
 def test_table_fits_80_columns():
-    long = Fidelity("turboquant-ec 4 bit", 10.6789, 6300.1, 1, 1, 1, 0.12345, 0.123456, 12.3456, 0.98765, 64, 1, 1, 1, 1)
+    long = Fidelity(
+        name="turboquant-ec 4 bit", bits_per_element=10.6789, ratio=6300.1, max_error=1, key_error=1, value_error=1,
+        attention_error=0.12345, kl_mean=0.123456, kl_p99=12.3456, top1_agreement=0.98765, greedy_first_divergence=64,
+        greedy_match=1, contexts=1, greedy_contexts=1, seconds=1,
+    )  # fmt: skip
     console = Console(width=80, file=io.StringIO())
     floor = replace(long, name="recomputed, chunks of 256")
     console.print(_table({"turboquant-ec": [long], "noise floors": [floor]}, "title " * 20, "notes " * 30))

@@ -47,7 +47,7 @@ def expected_next(model: Any, tokens: Tensor, layers: Layers, k: int = 4) -> lis
     return out
 
 
-def _branches(model: Any, candidates: Tensor, positions: Tensor, layers: Layers):
+def _branches(model: Any, candidates: Tensor, positions: Tensor, layers: Layers) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
     """Run candidate tokens, each after the cache before its position and blind to the others.
 
     Returns:

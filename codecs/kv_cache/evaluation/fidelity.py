@@ -6,7 +6,6 @@ is the same model on the uncompressed cache, in float32 so that its own rounding
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...evaluation import points
+from ...evaluation.plot import Panel
+from ...evaluation.plot import plot as plot_panels
 from ..codec import Cache, KvCodec
 from ..format.blocks import KvSettings
 from ..format.sequence import Layers
@@ -36,7 +38,7 @@ Coded = Callable[[Layers, np.ndarray], tuple[Layers, int]]
 """(layers, ids) to (layers after coding and decoding, bytes)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fidelity:
     """One line of the table. Errors are relative: root mean square of the error over that of the signal."""
 
@@ -109,10 +111,22 @@ class Evaluation:
         attention_error = float(np.mean(attention)) if attention else math.nan
         errors = [_errors(self.caches, found, kind) for kind in (0, 1)]
         return Fidelity(
-            name, 8 * size / elements, raw / size if size else float("inf"), max(e[0] for e in errors), errors[0][1],
-            errors[1][1], attention_error, float(kl.mean()), float(kl.quantile(0.99)), agree,
-            float(first.mean()), float(greedy.float().mean()), len(self.caches), self.greedy_contexts, seconds,
-        )  # fmt: skip
+            name=name,
+            bits_per_element=8 * size / elements,
+            ratio=raw / size if size else math.inf,
+            max_error=max(worst for worst, _ in errors),
+            key_error=errors[0][1],
+            value_error=errors[1][1],
+            attention_error=attention_error,
+            kl_mean=float(kl.mean()),
+            kl_p99=float(kl.quantile(0.99)),
+            top1_agreement=agree,
+            greedy_first_divergence=float(first.mean()),
+            greedy_match=float(greedy.float().mean()),
+            contexts=len(self.caches),
+            greedy_contexts=self.greedy_contexts,
+            seconds=seconds,
+        )
 
     def _divergence(self, found: Tensor) -> tuple[Tensor, float]:
         """KL in bits of each tail token, and the share whose most probable next token is the same."""
@@ -144,7 +158,7 @@ class Evaluation:
                 continue
             layer = int(name.split(".layers.")[1].split(".")[0])
 
-            def record(_m, _a, out: Tensor, layer: int = layer) -> None:
+            def record(_module: nn.Module, _inputs: Any, out: Tensor, layer: int = layer) -> None:
                 self.queries[layer] = torch.cat([self.queries[layer], out.flatten(2)])
 
             hooks.append(module.register_forward_hook(record))
@@ -241,32 +255,19 @@ def _through_model(settings: KvSettings, model: Any) -> Coded:
 
 def write_csv(path: Path, lines: Sequence[Fidelity]) -> None:
     """The table."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(asdict(lines[0])))
-        writer.writeheader()
-        for line in lines:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(line).items()})
+    points.write_csv(path, [asdict(line) for line in lines])
 
 
 def plot(path: Path, curves: Mapping[str, Sequence[Fidelity]], floors: Sequence[Fidelity] = ()) -> None:
     """Bits per element against mean KL, a curve per mode and the highest noise floor above 0, to a PNG or SVG file."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    for name, lines in curves.items():
-        points = sorted((line.bits_per_element, max(line.kl_mean, 1e-9)) for line in lines)
-        axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    lines = {}
+    for name, measured in curves.items():
+        bits, kl = zip(*sorted((line.bits_per_element, max(line.kl_mean, 1e-9)) for line in measured), strict=True)
+        lines[name] = (bits, kl)
     floor = max(floors, key=lambda line: line.kl_mean, default=None)
-    if floor is not None and floor.kl_mean > 0:
-        axes.axhline(floor.kl_mean, color="grey", linestyle=":", label=f"noise floor: {floor.name}")
-    axes.set(xlabel="bits per element", ylabel="mean next-token KL, bits", yscale="log")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves, not on them
-    figure.savefig(path, bbox_inches="tight", dpi=150)
-    pyplot.close(figure)
+    level = (f"noise floor: {floor.name}", floor.kl_mean) if floor is not None and floor.kl_mean > 0 else None
+    panel = Panel(label="mean next-token KL, bits", lines=lines, logarithmic=True, level=level)
+    plot_panels(path, [panel], "bits per element")
 
 
 def bits_at(lines: Sequence[Fidelity], kl: float) -> float:

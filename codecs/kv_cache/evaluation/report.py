@@ -15,7 +15,6 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from ...terminal.files import check_folder
 from ..format.blocks import KvSettings
 from ..hf.calibration import calibrate
 from ..hf.model import check_model, load_model, rope_of
@@ -27,6 +26,8 @@ from .fidelity import TAIL, Evaluation, Fidelity, noise_floors, plot, prefill, t
 POINTS = "kv_points.csv"
 PLOT = "kv_rate_kl.png"
 PROFILE = "kv_profile.safetensors"
+FILES = POINTS, PLOT, PROFILE
+"""Of a report; the profile only where a mode needs it."""
 QUALITIES = {
     "quantized": (30, 40, 50, 60),
     "quantized-small": (30, 40, 50, 60),
@@ -64,7 +65,6 @@ def evaluate_text(
         ImportError: transformers is not installed.
     """
     wanted = _modes(modes)
-    check_folder(output)
     needs_profile = any(MODES[mode].needs_profile for mode in wanted)
     task = progress.add_task("loading", total=None)
     measured, others = _stretches(model, text, contexts, length, needs_profile)

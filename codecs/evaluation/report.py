@@ -1,0 +1,93 @@
+"""What ``codec eval`` writes: points.csv, means.csv, bd_rate.csv, rate_distortion.png, and the table it shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Column, Table
+
+from .bd_rate import Rates, bd_rate, curve
+from .plot import Panel, plot
+from .points import OURS, MeanPoint, Point, curves, means, write_csv, write_means, write_points
+from .task import Metric, Task
+
+POINTS, MEANS, BD_RATE, PLOT = "points.csv", "means.csv", "bd_rate.csv", "rate_distortion.png"
+FILES = POINTS, MEANS, BD_RATE, PLOT
+"""Of a report."""
+
+
+def check_packages(modules: Iterable[str] = ()) -> None:
+    """Whether everything a report needs is installed, and these modules.
+
+    Raises:
+        ImportError: it is not; says what to install.
+    """
+    from importlib import import_module
+
+    try:
+        for module in ("bjontegaard", "scipy.interpolate", "matplotlib", *modules):
+            import_module(module)
+    except ImportError as error:
+        raise ImportError(f"a report needs more packages ({error}): pip install 'rdcodec[eval]'") from None
+
+
+def write_report(output: Path, task: Task[Any], points: Sequence[Point], references: Sequence[str], title: str) -> Table:
+    """The files of a report, in a folder that exists; returns the table of BD-rates and speeds."""
+    by_metric = curves(points, task.metrics)
+    write_points(output / POINTS, task, points)
+    write_means(output / MEANS, task, means(points))
+    plot_curves(output / PLOT, task, by_metric, title, rates=task.rate.plotted)
+    rates = {name: [bd_rate(by_metric[m.column], name, m) for m in task.metrics] for name in references}
+    write_bd_rates(output / BD_RATE, task, rates)
+    return table_of(task, rates, points)
+
+
+def write_bd_rates(path: Path, task: Task[Any], rates: dict[str, list[float]]) -> None:
+    """BD-rates in percent against each reference; the column ``anchor`` names it, as BD-rate's own literature does."""
+    columns = [f"bd_rate_{metric.name}_percent" for metric in task.metrics]
+    rows = [{"anchor": name} | {c: f"{v:.2f}" for c, v in zip(columns, row, strict=True)} for name, row in rates.items()]
+    write_csv(path, rows, ["anchor", *columns])
+
+
+def table_of(task: Task[Any], rates: dict[str, list[float]], points: Sequence[Point]) -> Table:
+    """BD-rates against each reference, and how fast each codec was, ours in the last line."""
+    titles = [f"BD-rate {metric.title}" for metric in task.metrics]
+    speeds = [f"{way} ({task.speed.unit})" for way in ("encode", "decode")]
+    table = Table(Column("against", no_wrap=True), *titles, *speeds, title=f"{OURS}: rate at equal quality")
+    for name, row in rates.items():
+        shown = ("too few points" if math.isnan(v) else f"{v:+.1f} %" for v in row)
+        table.add_row(name, *shown, *_speeds(task, points, name))
+    if rates:
+        table.add_row(OURS, *("" for _ in titles), *_speeds(task, points, OURS))
+    return table
+
+
+def _speeds(task: Task[Any], points: Sequence[Point], codec: str) -> list[str]:
+    """Encoding and decoding speed over all files and settings; nothing for a codec that was not run."""
+    own = [point for point in points if point.codec == codec]
+    amount = sum(task.speed.amount(point.facts) for point in own)
+    seconds = (sum(p.encode_s for p in own), sum(p.decode_s for p in own))
+    return [f"{amount / s:.3g}" if s else "" for s in seconds]
+
+
+def plot_curves(
+    path: Path,
+    task: Task[Any],
+    by_metric: dict[str, list[MeanPoint]],
+    title: str,
+    *,
+    rates: Rates,
+    dashed: Collection[str] = (),
+) -> None:
+    """Quality over rate, a panel for each metric."""
+    panels = [_panel(metric, by_metric[metric.column], rates) for metric in task.metrics]
+    shown = rates if math.isfinite(rates[1]) else None
+    plot(path, panels, f"rate ({task.rate.unit})", title, rates=shown, dashed=dashed)
+
+
+def _panel(metric: Metric[Any], rows: Sequence[MeanPoint], rates: Rates) -> Panel:
+    lines = {name: curve(rows, name, metric, rates) for name in dict.fromkeys(row.codec for row in rows)}
+    return Panel(label=metric.label, lines=lines)

@@ -1,0 +1,127 @@
+"""Code files with several codecs at several settings: bytes on disk, quality and time of each."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Generic
+
+from .points import Point
+from .task import Reference, S, Task
+
+Progress = Callable[[str], None]
+"""Told what is coded next."""
+LeftOut = Callable[[Path, Exception], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Coded(Generic[S]):
+    """One signal's file and what came back from it."""
+
+    data: bytes
+    signal: S
+    encode_s: float
+    decode_s: float
+
+
+def chosen(task: Task[S], names: Iterable[str]) -> dict[str, Reference[S]]:
+    """References by name, each of which can run here.
+
+    Raises:
+        ValueError: no such reference, or a package is missing.
+    """
+    found = {}
+    for name in names:
+        if name not in task.references:
+            raise ValueError(f"no reference {name!r}; there are {', '.join(task.references) or 'none'}")
+        task.references[name].check()
+        found[name] = task.references[name]
+    return found
+
+
+def code(reference: Reference[S], signal: S, setting: float) -> Coded[S]:
+    """Encode and decode once, with a stopwatch. Errors as `Reference.encode`."""
+    start = time.perf_counter()
+    data = reference.encode(signal, setting)
+    middle = time.perf_counter()
+    decoded = reference.decode(data)
+    return Coded(data, decoded, middle - start, time.perf_counter() - middle)
+
+
+def point(task: Task[S], codec: str, setting: float, file: str, original: S, coded: Coded[S]) -> Point:
+    """Rate, quality and times of one coded signal."""
+    facts = task.facts(original)
+    return Point(
+        codec=codec,
+        setting=setting,
+        file=file,
+        facts=facts,
+        bytes=len(coded.data),
+        rate=task.rate.of(len(coded.data), facts),
+        metrics={metric.column: metric.of(original, coded.signal) for metric in task.metrics},
+        encode_s=coded.encode_s,
+        decode_s=coded.decode_s,
+    )
+
+
+def evaluate(
+    task: Task[S],
+    codecs: Mapping[str, Reference[S]],
+    paths: Sequence[Path],
+    *,
+    runs: int = 1,
+    progress: Progress = lambda text: None,
+    left_out: LeftOut | None = None,
+) -> list[Point]:
+    """Code every file with every codec at each of its settings.
+
+    Args:
+        codecs: by name in the points; `OURS` for ours.
+        runs: how often each is coded; times are medians, and a run codes with all codecs before the next one.
+        left_out: called with a file that is damaged or that some codec cannot take, and the error; none of its points is
+            kept, so that every mean is over the same files. None: the error is raised.
+
+    Raises:
+        ValueError: no file is left.
+    """
+    points: list[Point] = []
+    folder = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    for path in paths:
+        name = str(path.relative_to(folder))  # two folders may hold files of one name
+        try:
+            points += points_of(task, codecs, task.read(path), name, runs, progress)
+        except (ValueError, OSError) as error:
+            if left_out is None:
+                raise
+            left_out(path, error)
+    if not points:
+        raise ValueError(f"none of {len(paths)} {task.signals} could be coded")
+    return points
+
+
+def points_of(
+    task: Task[S], codecs: Mapping[str, Reference[S]], signal: S, file: str, runs: int, progress: Progress
+) -> list[Point]:
+    """Every point of one file."""
+    found: dict[tuple[str, float], Point] = {}
+    seconds: dict[tuple[str, float], list[tuple[float, float]]] = defaultdict(list)
+    for _ in range(runs):
+        for name, reference in codecs.items():
+            for setting in reference.settings:
+                progress(f"{file} {name} {setting:g}")
+                coded = code(reference, signal, setting)
+                seconds[name, setting].append((coded.encode_s, coded.decode_s))
+                if (name, setting) not in found:
+                    found[name, setting] = point(task, name, setting, file, signal, coded)
+    return [_timed(one, seconds[key]) for key, one in found.items()]
+
+
+def _timed(one: Point, seconds: Iterable[tuple[float, float]]) -> Point:
+    """A point with the medians of its times."""
+    encode_s, decode_s = (median(values) for values in zip(*seconds, strict=True))
+    return replace(one, encode_s=encode_s, decode_s=decode_s)
