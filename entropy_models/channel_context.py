@@ -7,8 +7,8 @@ and all positions far of what came before:
     phase   0 1      turn of group g at phase p = (g + order(p)) mod 4
             2 3
 
-With four steps a step is a turn. With five, the first turn, which knows nothing but the hyper-latent, comes in two: phase 0,
-a sixteenth of all entries, and then the other phases, which see it.
+The first turn, which knows nothing but the hyper-latent, is coded in two steps: phase 0, a sixteenth of all entries, and
+then the other phases, which see it. The other turns are one step each.
 
 After each step the decoded values update a float mean context, and the integer symbols update an
 integer level context. Means may use anything decoded; levels may use integers only (parse path).
@@ -28,20 +28,17 @@ from .tables import LEVELS
 
 GROUPS = 4
 """Channel groups, and phases, and turns."""
+STEPS = GROUPS + 1
+"""Of the coding pass."""
 _ORDER = (0, 2, 3, 1)  # phases of one group: first the diagonal pair, then the other
 
 
-@lru_cache(maxsize=4 * (GROUPS + 1))
+@lru_cache(maxsize=4 * STEPS)
 @torch.inference_mode(False)
-def active_mask(rows: int, columns: int, channels: int, step: int, steps: int, device: torch.device) -> Tensor:
-    """Which entries of a (rows, columns, channels) latent step ``step`` of 4 or 5 ``steps`` codes.
-
-    Bool; kept, so not to be written to.
-    """
+def active_mask(rows: int, columns: int, channels: int, step: int, device: torch.device) -> Tensor:
+    """Which entries of a (rows, columns, channels) latent a step codes. Bool; kept, so not to be written to."""
     phase = phases(rows, columns, device)[..., None]
     turn = (torch.arange(channels, device=device) + torch.tensor(_ORDER, device=device)[phase]) % GROUPS
-    if steps == GROUPS:
-        return turn == step
     return turn == step - 1 if step > 1 else (turn == 0) & ((phase > 0) == step)
 
 
@@ -53,11 +50,11 @@ def phases(rows: int, columns: int, device: torch.device) -> Tensor:
 class MeanContext(nn.Module):
     """Float half: context (B, H, W, width) to the mean of every latent entry, and its update."""
 
-    def __init__(self, latent_channels: int, width: int, steps: int) -> None:
+    def __init__(self, latent_channels: int, width: int) -> None:
         super().__init__()
-        self.mean = nn.ModuleList(Linear(width, latent_channels) for _ in range(steps))
-        self.add = nn.ModuleList(Linear(latent_channels, width) for _ in range(steps - 1))
-        self.block = nn.ModuleList(GatedBlock(width) for _ in range(steps))
+        self.mean = nn.ModuleList(Linear(width, latent_channels) for _ in range(STEPS))
+        self.add = nn.ModuleList(Linear(latent_channels, width) for _ in range(STEPS - 1))
+        self.block = nn.ModuleList(GatedBlock(width) for _ in range(STEPS))
 
     def refine(self, context: Tensor, step: int) -> Tensor:
         return self.block[step](context)
@@ -70,16 +67,14 @@ class MeanContext(nn.Module):
 class LevelContext(nn.Module):
     """Integer half: context (B, H, W, width) of integers to the level of every latent entry, and its update."""
 
-    def __init__(
-        self, latent_channels: int, width: int, knots: int, steps: int, linear: LayerFactory, depthwise: LayerFactory
-    ) -> None:
+    def __init__(self, latent_channels: int, width: int, knots: int, linear: LayerFactory, depthwise: LayerFactory) -> None:
         super().__init__()
         side = knots + GROUPS
-        inputs = [width + side] + [width + side + latent_channels] * (steps - 1)
+        inputs = [width + side] + [width + side + latent_channels] * (STEPS - 1)
         self.mix = nn.ModuleList(linear(n, width) for n in inputs)
-        self.spread = nn.ModuleList(depthwise(width) for _ in range(steps))
-        self.join = nn.ModuleList(linear(2 * width, width) for _ in range(steps))
-        self.level = nn.ModuleList(linear(width, latent_channels, ceiling=LEVELS - 1) for _ in range(steps))
+        self.spread = nn.ModuleList(depthwise(width) for _ in range(STEPS))
+        self.join = nn.ModuleList(linear(2 * width, width) for _ in range(STEPS))
+        self.level = nn.ModuleList(linear(width, latent_channels, ceiling=LEVELS - 1) for _ in range(STEPS))
 
     def refine(self, context: Tensor, symbols: Tensor | None, knot_weights: Tensor, step: int) -> Tensor:
         """``symbols``: integers of the step before, zero elsewhere; None at step 0."""

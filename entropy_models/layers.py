@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
+def full_precision(run: Callable[..., Tensor], *inputs: Tensor | int | None) -> Tensor:
+    """``run(*inputs)`` outside autocast: for the parse path, whose sums are exact, and for the ends of a transform, where
+    bf16 would cost more than it saves."""
+    device = next(x.device.type for x in inputs if isinstance(x, Tensor))
+    with torch.autocast(device, enabled=False):
+        return run(*inputs)
+
+
 class Linear(nn.Linear):
     """`nn.Linear` by way of `linear`."""
 
@@ -27,6 +36,11 @@ class Linear(nn.Linear):
         if torch.is_autocast_enabled(x.device.type):
             return super().forward(x)
         return linear(x, self.weight, self.bias)
+
+
+START_SHARE = 0.1
+"""Of the usual random weights, with which a residual branch starts: blocks in a row begin near the identity, so that they
+need no normalisation layers."""
 
 
 class GatedBlock(nn.Module):
@@ -48,7 +62,7 @@ class GatedBlock(nn.Module):
         self.depthwise = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
         self.project = Linear(channels, channels)
         with torch.no_grad():
-            self.project.weight *= 0.1  # starts near the identity: no normalisation layer is needed
+            self.project.weight *= START_SHARE
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.depthwise(self.expand(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

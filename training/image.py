@@ -18,11 +18,10 @@ from torch import Tensor
 from ..codecs import weights
 from ..codecs.image.dcvc_rt import ImageConfig, ImageNetwork
 from ..codecs.image.weights_file import read_weights
-from ..entropy_models.channel_context import GROUPS
 from ..entropy_models.hyperprior import QUALITY_MAX
 from .coder import Train
 from .freeze import thawed
-from .initialise import start_as_dct, with_more_blocks, with_split_first_step, without_blocks
+from .initialise import start_as_dct, with_more_blocks, without_blocks
 from .losses import PEAK, psnr_db, rate_distortion, rate_distortion_weight
 from .optimizer import Joint, muon_with_adamw
 from .quantisation import LAYERS
@@ -86,7 +85,7 @@ class ImageTraining(L.LightningModule):
         if dct_start:
             start_as_dct(self.network)
         if init:
-            state = without_blocks(initial_state(init, self.network.config.steps), drop_blocks)
+            state = without_blocks(initial_state(init), drop_blocks)
             state = with_more_blocks(state, self.network)
             check_fits(init, state, self.network)
             self.network.load_state_dict(state)
@@ -201,18 +200,16 @@ class ImageTraining(L.LightningModule):
         self.elapsed_s = checkpoint["elapsed_s"]
 
 
-def initial_state(init: str, steps: int) -> dict[str, Tensor]:
-    """Trainable state of the averaged network of a checkpoint, or of an installed model, for ``steps`` coding steps.
+def initial_state(init: str) -> dict[str, Tensor]:
+    """Trainable state of the averaged network of a checkpoint, or of an installed model.
 
     Raises:
         KeyError: neither a file nor a model's name.
         ValueError: a file that is no checkpoint.
     """
     if Path(init).is_file():
-        state = checkpoint_state(checkpoint_at(Path(init)))
-    else:
-        state = thawed(read_weights(weights.verified_bytes(weights.line_named("image", init)))[0])
-    return with_split_first_step(state) if (architecture_of(state)["steps"], steps) == (GROUPS, GROUPS + 1) else state
+        return checkpoint_state(checkpoint_at(Path(init)))
+    return thawed(read_weights(weights.verified_bytes(weights.line_named("image", init)))[0])
 
 
 def check_fits(init: str, state: dict[str, Tensor], network: ImageNetwork) -> None:
@@ -234,7 +231,6 @@ def architecture_of(state: dict[str, Tensor]) -> dict[str, Any]:
     return {
         "trunk_blocks": tuple(count(rf"{side}\.trunk\.\d+\.project\.weight") for side in both),
         "latent_blocks": tuple(count(rf"{side}\.latent\.\d+\.project\.weight") for side in both),
-        "steps": count(r"mean_context\.mean\.\d+\.weight"),
         "corrections": len(state.get("correction.up", ())),
         **{field: len(state[name]) for field, name in WIDTHS.items()},
     }

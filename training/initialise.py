@@ -5,7 +5,7 @@ photographs back at more than 40 dB before quantisation; training improves on th
 transform, which took thousands of steps.
 
 A hyper-latent that starts small rounds to zero, tells the decoder nothing, and so is never worth its bits: with random
-layers it stood at a deviation of 0.07 steps and died for good, at a fifth of the rate (weights image-1). So it starts
+layers it stood at a deviation of 0.07 steps and died for good, at a fifth of the rate. So it starts
 as what a hyperprior is for: the local energy of bands of the spectrum, about one step apart.
 """
 
@@ -114,34 +114,6 @@ def bumps(rows: int, columns: int, width: float) -> Tensor:
     """Gaussians along the columns, centred evenly from the first row to the last; float64."""
     centre = (torch.arange(rows, dtype=torch.float64)[:, None] + 0.5) * columns / rows - 0.5
     return torch.exp(-(((torch.arange(columns, dtype=torch.float64) - centre) / width) ** 2))
-
-
-_OF_STEP = re.compile(r"((?:mean|level)_context\.(\w+)\.)(\d)(\..+)")
-"""A tensor of a step of either context: what is before the step's number, kind of layer, step, the rest."""
-
-
-def with_split_first_step(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Trainable state of a network with four steps as one with five that codes the very same symbols to begin with.
-
-    The second half of the first step predicts as the first did; what is new between them passes its input on.
-    """
-    split = {}
-    for name, value in state.items():
-        match = _OF_STEP.fullmatch(name)
-        if not match:
-            split[name] = value
-            continue
-        before, kind, step, rest = match.groups()
-        split[f"{before}{int(step) + 1}{rest}"] = value
-        if step == "0":
-            split[name] = torch.zeros_like(value) if (kind, rest) == ("add", ".bias") else value
-        if step == "0" and kind == "block" and rest.startswith(".project."):
-            split[f"{before}1{rest}"] = torch.zeros_like(value)
-    for kind in ("mix", "join"):
-        old = state[f"level_context.{kind}.1.weight"]
-        split[f"level_context.{kind}.1.weight"] = torch.eye(*old.shape)
-        split[f"level_context.{kind}.1.bias"] = torch.zeros(len(old))
-    return split
 
 
 _OF_BLOCK = re.compile(r"((?:analysis|synthesis)\.(?:trunk|latent)\.\d+)\.(expand|depthwise|project)\.(?:weight|bias)")

@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ...entropy_models.channel_context import GROUPS, LevelContext, MeanContext, active_mask
+from ...entropy_models.channel_context import GROUPS, STEPS, LevelContext, MeanContext, active_mask
 from ...entropy_models.coder import Coder
 from ...entropy_models.hyperprior import (
     HyperAnalysis,
@@ -28,7 +28,7 @@ from ...entropy_models.hyperprior import (
     integer_knot_weights,
 )
 from ...entropy_models.integer_net import ACTIVATION_MAX, IntegerDepthwise, IntegerLinear
-from ...entropy_models.layers import GatedBlock, Linear, QualityGain, depth_to_space, linear, space_to_depth
+from ...entropy_models.layers import GatedBlock, Linear, QualityGain, depth_to_space, full_precision, linear, space_to_depth
 from .correction import Correction
 
 PATCH = 8
@@ -36,6 +36,9 @@ PATCH = 8
 HYPER_MAX, CONTEXT_MAX, MEAN_MAX = 64.0, 8.0, 32.0
 """Bounds of the coding pass's floats, three to five times what photographs reach (15, 1.5 and 10). Means steer what is
 coded, and that steers means: on dithers and text this loop ran away to infinity, and took the residual's precision along."""
+GAIN_START, GAIN_SPAN = 1.6, 14.0
+"""Of the latent's gain before training: at quality 0, and at 100 over 0. High-rate theory has a step of 1 / gain best at
+gain = 255 sqrt(lambda ln 2 / 18), where lambda, bits per pixel and unit of MSE, goes from 0.001 to 0.2 (`training`)."""
 GATE_MAX = 4.0
 """Bound of the gates in the synthesis at 1/8, where photographs reach 3.4; on saturated stripes and dithers, 40."""
 
@@ -60,8 +63,6 @@ class ImageConfig:
     """Blocks at 1/8 in analysis and synthesis."""
     latent_blocks: tuple[int, int] = (3, 3)
     """Blocks at 1/16 in analysis and synthesis."""
-    steps: int = 5
-    """Of the coding pass, 4 or 5; see `channel_context`."""
     knots: int = 9
     """Qualities, evenly spaced, that own a gain vector; the others interpolate."""
     corrections: int = 0
@@ -70,8 +71,6 @@ class ImageConfig:
     def __post_init__(self) -> None:
         if self.latent_channels % GROUPS:
             raise ValueError(f"latent_channels={self.latent_channels} is not a multiple of {GROUPS}")
-        if self.steps not in (GROUPS, GROUPS + 1):
-            raise ValueError(f"steps={self.steps}; need {GROUPS} or {GROUPS + 1}")
         if not 0 < self.latent_width <= self.latent_channels:
             raise ValueError(f"latent_width={self.latent_width} is outside 1..{self.latent_channels}")
 
@@ -134,12 +133,6 @@ def bounded(x: Tensor, limit: float) -> Tensor:
     return x.clamp(-limit, limit)
 
 
-def full_precision(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Run a layer at the ends of a transform outside autocast: bf16 there would cost more than it saves."""
-    with torch.autocast(x.device.type, enabled=False):
-        return layer(x)
-
-
 class ImageNetwork(nn.Module):
     """All networks of the codec and the coding pass. Tensors are (batch, rows, columns, channels).
 
@@ -154,14 +147,14 @@ class ImageNetwork(nn.Module):
         self.config = config
         self.analysis = Analysis(c)
         self.synthesis = Synthesis(c)
-        self.gain = QualityGain(c.latent_channels, c.knots, span=14.0, start=1.6)
-        self.inverse_gain = QualityGain(c.latent_channels, c.knots, span=1 / 14.0, start=1 / 1.6)
+        self.gain = QualityGain(c.latent_channels, c.knots, span=GAIN_SPAN, start=GAIN_START)
+        self.inverse_gain = QualityGain(c.latent_channels, c.knots, span=1 / GAIN_SPAN, start=1 / GAIN_START)
         self.hyper_analysis = HyperAnalysis(c.latent_channels, c.level_channels, c.hyper_channels, c.knots)
         self.hyper_prior = HyperPrior(c.hyper_channels, c.knots, linear)
         self.mean_synthesis = MeanSynthesis(c.hyper_channels, c.level_channels, c.context_channels, c.knots)
         self.level_synthesis = LevelSynthesis(c.hyper_channels, c.level_channels, c.knots, linear, depthwise)
-        self.mean_context = MeanContext(c.latent_channels, c.context_channels, c.steps)
-        self.level_context = LevelContext(c.latent_channels, c.level_channels, c.knots, c.steps, linear, depthwise)
+        self.mean_context = MeanContext(c.latent_channels, c.context_channels)
+        self.level_context = LevelContext(c.latent_channels, c.level_channels, c.knots, linear, depthwise)
         self.correction = Correction(c.trunk_channels, 3 * PATCH**2, c.corrections, c.knots) if c.corrections else None
 
     def to_latent(self, image: Tensor, quality: Tensor) -> Tensor:
@@ -191,30 +184,23 @@ class ImageNetwork(nn.Module):
         if fineness is not None:
             gain, inverse_gain = gain * fineness, inverse_gain / fineness
         z = bounded(self.hyper_analysis(y, knot_weights), HYPER_MAX).to(y.dtype)
-        z_hat = coder.code(z, self.exact(self.hyper_prior, integer_weights), side=True)
+        z_hat = coder.code(z, full_precision(self.hyper_prior, integer_weights), side=True)
         mean_context = self.mean_synthesis(z_hat.to(y.dtype), knot_weights)[:, :rows, :columns]
         mean_context = bounded(mean_context, CONTEXT_MAX).to(y.dtype)
-        level_context = self.exact(self.level_synthesis, z_hat, integer_weights)[:, :rows, :columns]
-        y_hat, steps = torch.zeros_like(y), self.config.steps
+        level_context = full_precision(self.level_synthesis, z_hat, integer_weights)[:, :rows, :columns]
+        y_hat = torch.zeros_like(y)
         known: Tensor | None = None  # to levels, of the step before
-        for step in range(steps):
-            active = active_mask(rows, columns, channels, step, steps, y.device)
+        for step in range(STEPS):
+            active = active_mask(rows, columns, channels, step, y.device)
             mean_context = bounded(self.mean_context.refine(mean_context, step), CONTEXT_MAX)
-            level_context = self.exact(self.level_context.refine, level_context, known, integer_weights, step)
+            level_context = full_precision(self.level_context.refine, level_context, known, integer_weights, step)
             mean = bounded(full_precision(self.mean_context.mean[step], mean_context), MEAN_MAX) * active
-            level = self.exact(self.level_context.levels, level_context, step)
+            level = full_precision(self.level_context.levels, level_context, step)
             symbols = coder.code((y - mean) * gain * active, level, active)
             y_step = mean + symbols.to(y.dtype) * inverse_gain
             y_hat = y_hat + y_step
             # the halves of the first turn are one to those that follow
-            known = known + symbols if known is not None and step == 1 and steps > GROUPS else symbols
-            if step + 1 < steps:
+            known = known + symbols if known is not None and step == 1 else symbols
+            if step + 1 < STEPS:
                 mean_context = bounded(self.mean_context.update(mean_context, y_step, step), CONTEXT_MAX)
         return y_hat
-
-    @staticmethod
-    def exact(layer, *inputs):
-        """Run a part of the parse path outside autocast."""
-        device = next(x.device.type for x in inputs if isinstance(x, Tensor))
-        with torch.autocast(device, enabled=False):
-            return layer(*inputs)

@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ...entropy_models.channel_context import STEPS
 from ...entropy_models.tables import Tables
 from .dcvc_rt import ImageConfig, ImageNetwork
 
@@ -65,10 +66,16 @@ def weights_bytes(config: ImageConfig, tensors: dict[str, Tensor], tables: Table
 
 
 def read_weights(data: bytes) -> tuple[ImageNetwork, Tables]:
-    """Networks (float32) and tables from a weights file."""
+    """Networks (float32) and tables from a weights file.
+
+    Raises:
+        ValueError: it is for another coding pass.
+    """
     header_bytes = struct.unpack_from("<Q", data)[0]
     fields = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["config"])
-    config: dict[str, Any] = {"steps": 4}
+    config: dict[str, Any] = {}
+    if fields.pop("steps", STEPS) != STEPS:
+        raise ValueError(f"weights for another number of coding steps than {STEPS}")
     for name, value in fields.items():
         config[FORMER_NAMES.get(name, name)] = tuple(value) if isinstance(value, list) else value
     tensors = safetensors.torch.load(data)

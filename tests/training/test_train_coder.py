@@ -179,7 +179,7 @@ def test_the_steps_of_a_latent_are_one_evaluation(monkeypatch):
     train.code(residual[:, :3], level[:, :3], side=True)
     for size in (6, 6, 4):
         for step in range(5):
-            mask = active_mask(size, 6, 8, step, 5, residual.device)
+            mask = active_mask(size, 6, 8, step, residual.device)
             train.code(residual[:, :size], level[:, :size], mask)
     train.bits()
     assert sizes == [3, 6, 6, 4]

@@ -30,7 +30,7 @@ from rdcodec.training.data import ImageData, ImageFiles, PixelCache, RandomCrops
 from rdcodec.training.export import export
 from rdcodec.training.freeze import frozen, provisional_codec
 from rdcodec.training.image import SKIPPED_MAX, ImageTraining, architecture_of, stratified_qualities
-from rdcodec.training.initialise import dct, start_as_dct, with_more_blocks, with_split_first_step, without_blocks
+from rdcodec.training.initialise import dct, start_as_dct, with_more_blocks, without_blocks
 from rdcodec.training.losses import rate_distortion, rate_distortion_weight
 from rdcodec.training.main import image as train_image
 from rdcodec.training.quantisation import LAYERS
@@ -252,21 +252,6 @@ def test_blocks_are_left_out_or_start_anew():
         without_blocks(state, ["analysis.trunk.2"])
     with pytest.raises(ValueError, match=r"synthesis\.trunk\.1 is not the last"):
         without_blocks(state, ["synthesis.trunk.1"])
-
-
-@torch.no_grad()
-def test_a_first_step_in_two_halves_starts_as_the_step_it_was(photograph):
-    """Training goes on from four steps with five: the same symbols, charged at the same levels."""
-    four = ImageNetwork(ImageConfig(**TINY, steps=4), *LAYERS["integer"])
-    four.gain.log_gain += 3.0  # many symbols are not zero
-    five = ImageNetwork(ImageConfig(**TINY, steps=5), *LAYERS["integer"])
-    five.load_state_dict(with_split_first_step(four.state_dict()))
-    image = torch.from_numpy(photograph[None, :96, :80].copy()).float() / 255 - 0.5
-    for quality in (torch.tensor([20]), torch.tensor([90])):
-        y = four.to_latent(image, quality)
-        before, after = Measure(gaussian_tables(3)), Measure(gaussian_tables(3))
-        torch.testing.assert_close(five.coding_pass(after, y, quality), four.coding_pass(before, y, quality))
-        assert before.bits == pytest.approx(after.bits) and before.bits > 1000
 
 
 def test_training_sees_pictures_as_the_codec_does(tmp_path):
