@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from bjontegaard import bd_rate
 from PIL import Image
-from rdcodec.training.data import ImageData
-from rdcodec.training.image import ImageTraining
+from rdcodec.training.image.data import ImageData
+from rdcodec.training.image.module import ImageTraining
 from rdcodec.training.losses import PEAK, psnr_db
 
 QUALITIES = (10, 25, 40, 55, 70, 85)

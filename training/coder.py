@@ -113,7 +113,7 @@ def deadzone(device: torch.device) -> Tensor:
 
 
 def start_tables() -> Tables:
-    """What training charges for symbols, and what `calibrate` starts from."""
+    """What training charges for symbols, and what `calibrated` starts from."""
     return gaussian_tables(SKIP_LEVEL).with_deadzone(LAGRANGIAN)
 
 

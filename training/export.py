@@ -18,14 +18,14 @@ from torch import Tensor
 from ..codecs import weights
 from ..codecs.image.dcvc_rt import ImageConfig, ImageNetwork
 from ..codecs.image.weights_file import packed, weights_bytes
-from .calibrate import calibrated
 from .coder import LAGRANGIAN, start_tables
-from .correction import learnt, wishes
-from .data import ImageData
 from .freeze import frozen, frozen_tensors
-from .image import architecture_of, checkpoint_at, checkpoint_state, stratified_qualities
+from .image.correction import learnt, wishes
+from .image.data import ImageData
+from .image.module import architecture_of, checkpoint_at, checkpoint_state, stratified_qualities
 from .manifest import lines_in, write_lines, write_weights
 from .quantisation import LAYERS
+from .tables import calibrated
 
 UNKNOWN = "not stated"
 

@@ -7,8 +7,8 @@ import warnings
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_module
 
-from .data import ImageData
-from .image import ImageTraining
+from .image.data import ImageData
+from .image.module import ImageTraining
 
 
 class CommandLine(LightningCLI):

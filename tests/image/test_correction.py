@@ -7,7 +7,7 @@ from rdcodec.codecs.image.correction import REFERENCE, STEP, Correction
 from rdcodec.codecs.image.tiles import TILE
 from rdcodec.entropy_models.coder import Measure, Read, Write
 from rdcodec.entropy_models.tables import gaussian_tables
-from rdcodec.training.correction import Wishes, learnt
+from rdcodec.training.image.correction import Wishes, learnt
 
 INPUTS, OUTPUTS, PATCHES = 12, 10, 400
 KNOT_WEIGHTS = torch.eye(9)[4:5]  # quality 50

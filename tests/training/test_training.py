@@ -26,11 +26,11 @@ from rdcodec.codecs.image.pictures import read_picture
 from rdcodec.codecs.image.weights_file import packed, read_weights, unpacked
 from rdcodec.entropy_models.coder import Measure
 from rdcodec.entropy_models.tables import gaussian_tables
-from rdcodec.training.data import ImageData, ImageFiles, PixelCache, RandomCrops, iterate_images
 from rdcodec.training.export import export
 from rdcodec.training.freeze import frozen, provisional_codec
-from rdcodec.training.image import SKIPPED_MAX, ImageTraining, architecture_of, stratified_qualities
-from rdcodec.training.initialise import dct, start_as_dct, with_more_blocks, without_blocks
+from rdcodec.training.image.data import ImageData, ImageFiles, PixelCache, RandomCrops, iterate_images
+from rdcodec.training.image.initialise import dct, start_as_dct, with_more_blocks, without_blocks
+from rdcodec.training.image.module import SKIPPED_MAX, ImageTraining, architecture_of, stratified_qualities
 from rdcodec.training.losses import rate_distortion, rate_distortion_weight
 from rdcodec.training.main import image as train_image
 from rdcodec.training.quantisation import LAYERS
@@ -167,8 +167,8 @@ def test_two_processes_take_one_step_together(photos, tmp_path):
     """DDP over gloo: both ranks end with the same weights, having seen different crops."""
     script = f"""
 import lightning as L, torch
-from rdcodec.training.image import ImageTraining
-from rdcodec.training.data import ImageData
+from rdcodec.training.image.module import ImageTraining
+from rdcodec.training.image.data import ImageData
 class Check(L.Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
         flat = torch.cat([p.detach().flatten() for p in module.parameters()])

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..codecs.image.dcvc_rt import PATCH, ImageNetwork
+from ...codecs.image.dcvc_rt import PATCH, ImageNetwork
 
 CHROMA_COST = 4.0
 """Chroma keeps the frequencies up to half of luma's."""

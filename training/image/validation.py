@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
-from ..codecs.evaluation.bd_rate import bd_rate
-from ..codecs.evaluation.points import OURS, Point, means
-from ..codecs.evaluation.run import code, point
-from ..codecs.image.dcvc_rt import ImageNetwork
-from ..codecs.image.evaluation import TASK, reference_of
-from .freeze import provisional_codec
+from ...codecs.evaluation.bd_rate import bd_rate
+from ...codecs.evaluation.points import OURS, Point, means
+from ...codecs.evaluation.run import code, point
+from ...codecs.image.dcvc_rt import ImageNetwork
+from ...codecs.image.evaluation import TASK, reference_of
+from ..freeze import provisional_codec
 
 QUALITIES = (10, 30, 50, 70, 90)
 

@@ -20,8 +20,8 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from ..codecs.container import write_file
-from ..codecs.image.pictures import read_picture
+from ...codecs.container import write_file
+from ...codecs.image.pictures import read_picture
 from .camera import with_camera_softness
 from .graphics import with_graphics
 

@@ -15,16 +15,16 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from ..codecs import weights
-from ..codecs.image.dcvc_rt import ImageConfig, ImageNetwork
-from ..codecs.image.weights_file import read_weights
-from ..entropy_models.hyperprior import QUALITY_MAX
-from .coder import Train
-from .freeze import thawed
+from ...codecs import weights
+from ...codecs.image.dcvc_rt import ImageConfig, ImageNetwork
+from ...codecs.image.weights_file import read_weights
+from ...entropy_models.hyperprior import QUALITY_MAX
+from ..coder import Train
+from ..freeze import thawed
+from ..losses import PEAK, psnr_db, rate_distortion, rate_distortion_weight
+from ..optimizer import Joint, muon_with_adamw
+from ..quantisation import LAYERS
 from .initialise import start_as_dct, with_more_blocks, without_blocks
-from .losses import PEAK, psnr_db, rate_distortion, rate_distortion_weight
-from .optimizer import Joint, muon_with_adamw
-from .quantisation import LAYERS
 from .validation import Validation
 
 SKIPPED_MAX = 20

@@ -1,0 +1,1 @@
+"""Training of the image codec: its Lightning module, photographs, validation, and what export needs."""
