@@ -4,9 +4,9 @@
 
 A decoder trained on many pictures fits none of them best. How its last layer should change for one tile is a linear
 least-squares problem; of the solution's 37,000 numbers the stream holds some two hundred, most of them zero, along
-directions learnt from training images (`training.image.correction`). It costs 40 to 100 bytes (drawings up to 700) and a product
-of small matrices a tile, nothing per pixel; the encoder, one synthesis of the tile. It takes one to two per cent off the
-squared error, more off that of drawings.
+directions learnt from training images (`training.image.correction`). It costs 40 to 100 bytes (drawings up to 700) and a
+product of small matrices a tile, nothing per pixel; the encoder, one synthesis of the tile. It takes one to two per cent off
+the squared error, more off that of drawings.
 (The encoder's Wiener solution in the stream: VVC's adaptive loop filter, Karczewicz et al., IEEE TCSVT 2021. Changes of a
 decoder in the stream: van Rozendaal et al., ICLR 2021.)
 """
