@@ -8,12 +8,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..entropy_models.errors import BitstreamError, Corrupt, Mismatch, Truncated, Unsupported
+from ..entropy_models.errors import BitstreamError, Corrupt, Mismatch, Truncated, UnknownName, Unsupported
 
 if TYPE_CHECKING:
     from .contract import Face
@@ -82,7 +81,7 @@ def load_task(name: str) -> Task[Any] | Command:
         KeyError: no such codec, or one without an evaluation.
     """
     if not (target := registered(name).task):
-        raise KeyError(f"codec {name} has no evaluation")
+        raise UnknownName(f"codec {name} has no evaluation")
     task: Task[Any] | Command = found(target)
     return task
 
@@ -94,15 +93,20 @@ def registered(name: str) -> Registered:
         KeyError: there is none; the message lists them.
     """
     if name not in REGISTRY:
-        raise KeyError(f"no codec {name!r}; there are {', '.join(sorted(REGISTRY))}")
+        raise UnknownName(f"no codec {name!r}; there are {', '.join(sorted(REGISTRY))}")
     return REGISTRY[name]
 
 
 def found(target: str) -> Any:
-    """The object ``module:name``; a module is under ``rdcodec.codecs``, or named whole."""
+    """The object ``module:name``; of a module under ``rdcodec.codecs``, or else of another package's, named whole."""
     module, name = target.split(":")
-    place = module if module in sys.modules else f"{__name__}.{module}"
-    return getattr(import_module(place), name)
+    inside = f"{__name__}.{module}"
+    try:
+        return getattr(import_module(inside), name)
+    except ModuleNotFoundError as error:
+        if not error.name or not inside.startswith(error.name):
+            raise
+    return getattr(import_module(module), name)
 
 
 def name_of(stream_id: int) -> str:

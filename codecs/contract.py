@@ -115,6 +115,8 @@ class Face(Protocol):
     """Suffixes of files that are written, with their formats' names."""
     chunk_kinds: Mapping[int, str]
     """Names of kinds of chunks beyond the container's own."""
+    examples: Mapping[str, tuple[str, ...]]
+    """Lines for the help, by ``Encode``, ``Decode`` and ``Verify``."""
     cuda: bool
     """Whether ``--device cuda`` means anything to it."""
     Encode: type
@@ -145,6 +147,9 @@ class Face(Protocol):
 
 class Demonstrated(Protocol):
     """A face with ``demo``: shows what its codec does, without a file of the user's."""
+
+    shown: tuple[str, ...]
+    """Names of the files that ``demo`` writes: not overwritten without ``--force``."""
 
     def demo(self, source: Path | None, folder: Path, desk: Desk, note: Callable[[str], None]) -> Iterable[Any]:
         """Write files into ``folder``; returns what rich prints. ``note`` is told what is going on."""

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..entropy_models.errors import Unsupported
+from ..entropy_models.errors import InputError, UnknownName, Unsupported
 from .container import WEIGHTS_BYTES
 
 FOLDER = Path(__file__).parent / "weights_files"
@@ -65,7 +65,7 @@ def folders() -> list[Path]:
     more = [Path(part).expanduser() for part in os.environ.get(MORE, "").split(os.pathsep) if part]
     for folder in more:
         if not folder.is_dir():
-            raise ValueError(f"{MORE}: {folder} is no folder")
+            raise InputError(f"{MORE}: {folder} is no folder")
     return [FOLDER, *more]
 
 
@@ -89,7 +89,7 @@ def line_named(codec: str, name: str | None = None) -> WeightsLine:
     for line in lines:
         if name in (None, line.name):
             return line
-    raise KeyError(f"no {codec} model {name!r}; there are {', '.join(line.name for line in lines) or 'none'}")
+    raise UnknownName(f"no {codec} model {name!r}; there are {', '.join(line.name for line in lines) or 'none'}")
 
 
 def line_of_stream(codec: str, stream_hash: bytes) -> WeightsLine:
@@ -119,7 +119,7 @@ def verified_bytes(line: WeightsLine) -> bytes:
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if len(data) != line.file_bytes or digest != line.sha256:
-        raise ValueError(
+        raise InputError(
             f"weights {line.file}: {len(data)} bytes, sha256 {digest[:16]}...; "
             f"the manifest says {line.file_bytes} bytes, {line.sha256[:16]}... (reinstall the package)"
         )

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from .checksum import crc32
-from .errors import Corrupt
+from .errors import Corrupt, InputError
 from .tables import ESCAPE_EXPONENTS, LEVELS, Tables, categorical, escape_counts
 
 _EXPONENT = categorical(escape_counts())
@@ -92,9 +92,9 @@ def _rows(residual: Tensor) -> Tensor:
     if residual.numel():
         magnitude = max(abs(float(end)) for end in residual.aminmax())
         if not math.isfinite(magnitude):
-            raise ValueError("the latent holds a value that is not finite; is the input finite?")
+            raise InputError("the latent holds a value that is not finite; is the input finite?")
         if round(magnitude) > SYMBOL_MAX:
-            raise ValueError(f"a symbol of magnitude {magnitude:.0f}; at most {SYMBOL_MAX} can be coded")
+            raise InputError(f"a symbol of magnitude {magnitude:.0f}; at most {SYMBOL_MAX} can be coded")
     return residual.float().cpu().reshape(residual.shape[0], -1)
 
 

@@ -1,4 +1,4 @@
-"""One exception for bad data, with one subclass per way to be wrong."""
+"""Errors that callers can mend: bad data, one subclass per way to be wrong, and bad input. Any other error is a bug."""
 
 from __future__ import annotations
 
@@ -21,3 +21,13 @@ class Unsupported(BitstreamError):
 
 class Mismatch(Unsupported):
     """Well formed and readable, but of another model, tenant or profile than the one given."""
+
+
+class InputError(ValueError):
+    """A signal, an option or a setting that a codec does not take; the message has what was found and what was expected."""
+
+
+class UnknownName(InputError, KeyError):
+    """No codec, model or mode has that name; the message lists those there are."""
+
+    __str__ = ValueError.__str__

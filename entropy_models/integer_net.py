@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .errors import InputError
 from .layers import linear
 
 ACTIVATION_MAX = 255
@@ -52,7 +53,7 @@ class IntegerLinear(nn.Module):
         """Raise ValueError unless no input can push a sum out of the exact range."""
         worst = self.weight.abs().to(torch.int64).sum(1) * ACTIVATION_MAX + self.bias.abs() + 2 ** self.shift.long()
         if int(worst.max()) >= EXACT_LIMIT:
-            raise ValueError(f"a product sum can reach {int(worst.max())}, integer layers allow {EXACT_LIMIT - 1}")
+            raise InputError(f"a product sum can reach {int(worst.max())}, integer layers allow {EXACT_LIMIT - 1}")
 
 
 class IntegerDepthwise(nn.Module):
@@ -76,7 +77,7 @@ class IntegerDepthwise(nn.Module):
     def check(self) -> None:
         """As `IntegerLinear.check`; nine int8 products cannot leave the range, a bias could."""
         if int(self.bias.abs().max()) >= EXACT_LIMIT // 2:
-            raise ValueError(f"bias {int(self.bias.abs().max())} is outside the exact range")
+            raise InputError(f"bias {int(self.bias.abs().max())} is outside the exact range")
 
 
 def exact_dtype(x: Tensor) -> torch.dtype:

@@ -32,7 +32,7 @@ import constriction
 import numpy as np
 from safetensors.numpy import load
 
-from .errors import Corrupt, Truncated
+from .errors import Corrupt, InputError, Truncated
 from .pairs import Order, pairs_of
 from .tables import (
     ESCAPE_EXPONENTS,
@@ -156,7 +156,7 @@ class WriteRows:
         beyond = part[at]
         excess = np.abs(beyond) - reach
         if excess.max() >= 1 << ESCAPE_EXPONENTS:
-            raise ValueError(f"a number of {excess.max()} steps beyond its table; at most {2**ESCAPE_EXPONENTS - 1}")
+            raise InputError(f"a number of {excess.max()} steps beyond its table; at most {2**ESCAPE_EXPONENTS - 1}")
         return entries, excess, (beyond < 0).astype(np.int32)
 
     def _escapes(self, excess: np.ndarray, sign: np.ndarray) -> None:

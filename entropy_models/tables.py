@@ -15,6 +15,8 @@ from functools import cached_property
 import constriction
 import numpy as np
 
+from .errors import InputError
+
 LEVELS = 64
 SCALE_MIN = 0.11
 SCALE_MAX = 64.0
@@ -54,11 +56,11 @@ class Tables:
 
     def __init__(self, counts: Sequence[np.ndarray], skip_level: int, deadzone: np.ndarray | None = None) -> None:
         if len(counts) != LEVELS or not 1 <= skip_level < LEVELS:
-            raise ValueError(f"{len(counts)} tables and skip level {skip_level}; need {LEVELS} and 1..{LEVELS - 1}")
+            raise InputError(f"{len(counts)} tables and skip level {skip_level}; need {LEVELS} and 1..{LEVELS - 1}")
         for level, table in enumerate(counts):
             sane = table.ndim == 1 and len(table) % 2 == 0 and 4 <= len(table) <= 2 * REACH_MAX + 2
             if not sane or table.min() < 1 or int(table.sum()) != TOTAL:
-                raise ValueError(f"table {level}: {table.shape} counts from {table.min()}, sum {table.sum()}")
+                raise InputError(f"table {level}: {table.shape} counts from {table.min()}, sum {table.sum()}")
         self.counts = [np.asarray(table, np.int64) for table in counts]
         self.reach = np.array([len(table) // 2 - 1 for table in counts], np.int32)
         self.skip_level = skip_level

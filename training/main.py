@@ -33,3 +33,18 @@ def image(arguments: list[str]) -> None:
         parser_kwargs={"prog": "codec train image"},
         save_config_kwargs={"overwrite": True},
     )
+
+
+TRAININGS = {"image": image}
+"""By codec."""
+
+
+def train(name: str, arguments: list[str]) -> None:
+    """Run the training of a codec with the given arguments.
+
+    Raises:
+        ValueError: there is none; the message lists them.
+    """
+    if name not in TRAININGS:
+        raise ValueError(f"no training of {name!r}; there are {', '.join(TRAININGS)}")
+    TRAININGS[name](arguments)

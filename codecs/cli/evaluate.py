@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ...entropy_models.errors import InputError
 from .. import REGISTRY, load_task
 from ..evaluation.task import Command, Reference, Task
 from ..terminal.console import bar, errors, out
@@ -66,12 +67,12 @@ def command_of(task: Task[Any]) -> Callable[..., None]:
         from ..evaluation.run import chosen
 
         if not folder.exists():
-            raise ValueError(f"{folder}: no such file or folder")
+            raise InputError(f"{folder}: no such file or folder")
         names = [name.strip() for name in (references if anchors is None else anchors).split(",")]
         found = chosen(task, [name for name in names if name])
         settings = parse_qualities(qualities) if qualities else None
         if found and settings and len(settings) < POINTS_MIN:
-            raise ValueError(f"{len(settings)} qualities; a BD-rate needs {POINTS_MIN} (or give --references '')")
+            raise InputError(f"{len(settings)} qualities; a BD-rate needs {POINTS_MIN} (or give --references '')")
         check_packages(task.packages)
         check_outputs(output, FILES, force)
         table = evaluate_folder(task, folder, found, output, settings, model, device, runs)
@@ -107,7 +108,7 @@ def evaluate_folder(
     own = output.resolve()  # an earlier report holds a picture, too
     paths = [path for path in task.find(folder) if own not in path.resolve().parents]
     if not paths:
-        raise ValueError(f"{folder}: no {task.signals} there")
+        raise InputError(f"{folder}: no {task.signals} there")
     output.mkdir(parents=True, exist_ok=True)  # what cannot be written is found out before hours are spent
     with bar() as progress:
         line = progress.add_task("loading", total=None)
@@ -148,5 +149,5 @@ def parse_qualities(text: str) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) <= 100 for part in parts):
-        raise ValueError(f"qualities {text!r}; need whole numbers 0..100 with commas, like 10,30,60,90")
+        raise InputError(f"qualities {text!r}; need whole numbers 0..100 with commas, like 10,30,60,90")
     return tuple(dict.fromkeys(int(part) for part in parts))

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ...entropy_models.errors import InputError
 from ..container import write_file
 from .task import Facts, Metric, Task
 
@@ -137,7 +138,7 @@ def read_points(path: Path, task: Task[Any]) -> list[Point]:
     own = ("codec", "quality", "file", "bytes", task.rate.column, *(m.column for m in task.metrics), "encode_s", "decode_s")
     for name in own:
         if name not in names:
-            raise ValueError(f"{path}: no column {name!r}")
+            raise InputError(f"{path}: no column {name!r}")
     facts = names[names.index("file") + 1 : names.index("bytes")]
     found = []
     for row in rows:

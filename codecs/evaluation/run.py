@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Generic
 
+from ...entropy_models.errors import InputError
 from .points import Point
 from .task import Reference, S, Task
 
@@ -38,7 +39,7 @@ def chosen(task: Task[S], names: Iterable[str]) -> dict[str, Reference[S]]:
     found = {}
     for name in names:
         if name not in task.references:
-            raise ValueError(f"no reference {name!r}; there are {', '.join(task.references) or 'none'}")
+            raise InputError(f"no reference {name!r}; there are {', '.join(task.references) or 'none'}")
         task.references[name].check()
         found[name] = task.references[name]
     return found
@@ -100,7 +101,7 @@ def evaluate(
                 raise
             left_out(path, error)
     if not points:
-        raise ValueError(f"none of {len(paths)} {task.signals} could be coded")
+        raise InputError(f"none of {len(paths)} {task.signals} could be coded")
     return points
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...entropy_models.coder import WORD_BYTES, Measure, Read, Write
-from ...entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
+from ...entropy_models.errors import BitstreamError, Corrupt, InputError, Truncated, Unsupported
 from ...entropy_models.layers import space_to_depth
 from ...entropy_models.tables import Tables
 from .. import container, weights
@@ -106,7 +106,7 @@ class ImageCodec:
         """
         return [self.encode(image, quality) for image in images]
 
-    def decode(self, data: bytes) -> np.ndarray:
+    def decode(self, data: bytes | container.Stream) -> np.ndarray:
         """Decompress to uint8 (height, width) for grey, (height, width, 3) for RGB, one channel more with alpha.
 
         Symbols are the same on every machine; pixels may differ by one grey level where float rounding ties.
@@ -121,7 +121,12 @@ class ImageCodec:
         return [self.decode(data) for data in streams]
 
     def decode_picture(
-        self, data: bytes, *, crop: Box | None = None, salvage: bool = False, progress: Progress | None = None
+        self,
+        data: bytes | container.Stream,
+        *,
+        crop: Box | None = None,
+        salvage: bool = False,
+        progress: Progress | None = None,
     ) -> Picture:
         """Decompress to pixels, alpha and metadata.
 
@@ -157,13 +162,13 @@ class ImageCodec:
         picture = Picture(self._pixels(RecentTiles(header.grid, compute), corrections.get, header, box, progress))
         if lost.issuperset(_wanted(header, box)):
             raise Corrupt(f"no tile is undamaged; {notices[0]}")
-        if len(data) > stream.expected_bytes:
-            notices.append(f"{len(data) - stream.expected_bytes} bytes after the last chunk are ignored")
+        if len(stream.data) > stream.expected_bytes:
+            notices.append(f"{len(stream.data) - stream.expected_bytes} bytes after the last chunk are ignored")
         picture = with_extras(picture, stream, header, box, notices if salvage else None)
         return replace(picture, notices=(*picture.notices, *notices), lost_tiles=tuple(sorted(lost)))
 
     @torch.inference_mode()
-    def verify(self, data: bytes) -> None:
+    def verify(self, data: bytes | container.Stream) -> None:
         """Check every chunk and decode every symbol, but no pixels.
 
         Raises:
@@ -224,7 +229,7 @@ class ImageCodec:
         """Bytes of the alpha and metadata chunks, the same at every quality; compresses the alpha plane."""
         return sum(container.ENTRY_BYTES + len(body) for _, body in extra_chunks(picture))
 
-    def _parsed(self, data: bytes, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:
+    def _parsed(self, data: bytes | container.Stream, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:
         stream, header = parse(data, salvage=salvage)
         if stream.weights != self.stream_hash:
             raise Unsupported(f"the stream needs weights {stream.weights.hex()}, loaded are {self.stream_hash.hex()}")
@@ -234,10 +239,10 @@ class ImageCodec:
 
     def _header(self, picture: Picture, quality: int) -> ImageHeader:
         if not isinstance(quality, int | np.integer) or not 0 <= quality <= 100:
-            raise ValueError(f"quality {quality!r}; need a whole number 0..100")
+            raise InputError(f"quality {quality!r}; need a whole number 0..100")
         height, width, channels = picture.pixels.shape
         if max(height, width) > SIDE_MAX or height * width > PIXELS_MAX:
-            raise ValueError(f"{width}x{height} pixels; at most {PIXELS_MAX} in all and {SIDE_MAX} a side")
+            raise InputError(f"{width}x{height} pixels; at most {PIXELS_MAX} in all and {SIDE_MAX} a side")
         return ImageHeader(
             width=width, height=height, quality=int(quality), channels=channels, alpha=picture.alpha is not None
         )
@@ -374,11 +379,11 @@ def resolve_device(device: str) -> str:
     """
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device, re.ASCII)
     if not match:
-        raise ValueError(f"device {device!r}; need auto, cpu, cuda or cuda:N")
+        raise InputError(f"device {device!r}; need auto, cpu, cuda or cuda:N")
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("device cuda: torch sees no CUDA device here; use --device cpu or auto")
+        raise InputError("device cuda: torch sees no CUDA device here; use --device cpu or auto")
     if match[1] and int(match[1]) >= torch.cuda.device_count():
-        raise ValueError(f"device {device}; torch sees {torch.cuda.device_count()} CUDA devices here, counted from 0")
+        raise InputError(f"device {device}; torch sees {torch.cuda.device_count()} CUDA devices here, counted from 0")
     return device

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...entropy_models.channel_context import GROUPS, STEPS, LevelContext, MeanContext, active_mask
 from ...entropy_models.coder import Coder
+from ...entropy_models.errors import InputError
 from ...entropy_models.hyperprior import (
     HyperAnalysis,
     HyperPrior,
@@ -70,9 +71,9 @@ class ImageConfig:
 
     def __post_init__(self) -> None:
         if self.latent_channels % GROUPS:
-            raise ValueError(f"latent_channels={self.latent_channels} is not a multiple of {GROUPS}")
+            raise InputError(f"latent_channels={self.latent_channels} is not a multiple of {GROUPS}")
         if not 0 < self.latent_width <= self.latent_channels:
-            raise ValueError(f"latent_width={self.latent_width} is outside 1..{self.latent_channels}")
+            raise InputError(f"latent_width={self.latent_width} is outside 1..{self.latent_channels}")
 
     @property
     def halo(self) -> int:

@@ -9,17 +9,16 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from rich.table import Column, Table
 
+from ...entropy_models.errors import InputError
 from ..container import write_file
 from ..evaluation.metrics import psnr_db
 from . import references
 from .codec import ImageCodec
+from .formats import ORIGINAL, QUALITIES, SHEET
 from .pictures import Picture, read_picture, upright, write_picture
 
-QUALITIES = (15, 40, 70)
-ORIGINAL, SHEET = "original.png", "sheet.png"
-FILES = ORIGINAL, SHEET, *(f"q{quality}{end}" for quality in QUALITIES for end in (".rdc", ".png", "_equal_bytes.jpg"))
-"""That a demonstration writes."""
 PANEL_MAX = 640
 """Longest side of a panel on the sheet, in pixels."""
 CELL_MIN = 340
@@ -63,7 +62,7 @@ def run(
     try:
         picture = read_picture(photograph.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{photograph}: {error}") from None
+        raise InputError(f"{photograph}: {error}") from None
     picture = Picture(upright(picture).rgb())
     original = picture.pixels
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +82,16 @@ def run(
     sheet = folder / SHEET
     write_file(sheet, write_picture(Picture(_sheet(original, panels, rows))))
     return rows, sheet
+
+
+def figures(rows: list[DemoRow]) -> Table:
+    """What `run` measured, for people."""
+    file = Column("file", no_wrap=True, overflow="fold")
+    table = Table(file, "bytes", "bpp", "PSNR (dB)", "JPEG bytes", "JPEG PSNR (dB)", "encode (s)", "decode (s)")
+    for row in rows:
+        cells = f"{row.rate_bpp:.3f}", f"{row.psnr_db:.2f}", str(row.jpeg_bytes), f"{row.jpeg_psnr_db:.2f}"
+        table.add_row(row.file.name, str(row.bytes), *cells, f"{row.encode_s:.2f}", f"{row.decode_s:.2f}")
+    return table
 
 
 def _one(codec: ImageCodec, picture: Picture, folder: Path, quality: int) -> tuple[DemoRow, np.ndarray, np.ndarray]:

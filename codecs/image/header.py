@@ -21,7 +21,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from ...entropy_models.errors import Corrupt, Unsupported
+from ...entropy_models.errors import Corrupt, InputError, Unsupported
 from .. import container
 from .tiles import Box, TileGrid, area, clip
 
@@ -74,7 +74,7 @@ class ImageHeader:
         return f"tile {index} (of 0..{len(self.grid) - 1})"
 
 
-def parse(data: bytes, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:
+def parse(data: bytes | memoryview | container.Stream, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:
     """Container, header, and the checks that tie them together; nothing is decoded."""
     stream = container.parse(data, salvage=salvage)
     if stream.stream_id != STREAM_ID:
@@ -100,5 +100,5 @@ def checked_crop(crop: Box | None, header: ImageHeader) -> Box:
     if area(crop) <= 0 or crop[2] <= crop[0] or clip(crop, whole) != crop:
         top, left, bottom, right = crop
         size = f"{right - left}x{bottom - top} at ({left}, {top})"
-        raise ValueError(f"crop {size} does not lie in the image of {header.width}x{header.height}")
+        raise InputError(f"crop {size} does not lie in the image of {header.width}x{header.height}")
     return crop

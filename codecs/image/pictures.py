@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from ..terminal.files import FORMATS
+from ...entropy_models.errors import InputError
+from .formats import FORMATS
 from .header import PIXELS_MAX
 
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -102,7 +103,7 @@ def as_picture(image: np.ndarray | str | Path | Image.Image | Picture) -> Pictur
     if array.ndim == 2:
         array = array[..., None]
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4) or not array.size:
-        raise ValueError(f"need a uint8 array (height, width) or (height, width, 1..4), got {array.dtype} {array.shape}")
+        raise InputError(f"need a uint8 array (height, width) or (height, width, 1..4), got {array.dtype} {array.shape}")
     if array.shape[-1] in (2, 4):
         return Picture(array[..., :-1], np.ascontiguousarray(array[..., -1]))
     return Picture(array)
@@ -141,18 +142,18 @@ def read_picture(data: bytes) -> Picture:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
                 if image.width * image.height > PIXELS_MAX:
-                    raise ValueError(f"{image.width}x{image.height} pixels; at most {PIXELS_MAX}")
+                    raise InputError(f"{image.width}x{image.height} pixels; at most {PIXELS_MAX}")
                 notices = _notices(image, data)
                 image.load()
                 return _convert(image, notices)
     except Image.DecompressionBombError:
-        raise ValueError(f"more than {PIXELS_MAX} pixels") from None
+        raise InputError(f"more than {PIXELS_MAX} pixels") from None
     except UnidentifiedImageError:
         if name := _image_magic(data):
-            raise ValueError(f"a damaged or unsupported {name} image of {len(data)} bytes") from None
-        raise ValueError(f"not an image Pillow can read (starts with {data[:8]!r})") from None
+            raise InputError(f"a damaged or unsupported {name} image of {len(data)} bytes") from None
+        raise InputError(f"not an image Pillow can read (starts with {data[:8]!r})") from None
     except (OSError, SyntaxError, RuntimeError, LookupError, TypeError, OverflowError, MemoryError) as error:
-        raise ValueError(f"damaged image: {error}") from None
+        raise InputError(f"damaged image: {error}") from None
 
 
 def _notices(image: Image.Image, data: bytes) -> list[str]:
@@ -324,9 +325,9 @@ def format_of(path: Path) -> str:
         ValueError: the suffix is not one we write.
     """
     if not path.suffix:
-        raise ValueError(f"{path.name!r} has no suffix to tell the image format; use one of {', '.join(FORMATS)}")
+        raise InputError(f"{path.name!r} has no suffix to tell the image format; use one of {', '.join(FORMATS)}")
     if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"cannot write {path.suffix!r} images; use one of {', '.join(FORMATS)}")
+        raise InputError(f"cannot write {path.suffix!r} images; use one of {', '.join(FORMATS)}")
     return FORMATS[path.suffix.lower()]
 
 
@@ -364,7 +365,7 @@ def check_sides(height: int, width: int, image_format: str) -> None:
     """ValueError for a picture that is too long or wide for a file format."""
     most = _SIDE_MAX.get(image_format, sys.maxsize)
     if max(height, width) > most:
-        raise ValueError(f"{width}x{height} pixels; {image_format} holds at most {most} a side")
+        raise InputError(f"{width}x{height} pixels; {image_format} holds at most {most} a side")
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -385,9 +386,9 @@ def write_picture(picture: Picture, image_format: str = "PNG") -> bytes:
     height, width = picture.pixels.shape[:2]
     check_sides(height, width, image_format)
     if picture.alpha is not None and image_format in ("JPEG", *_BARE):
-        raise ValueError(f"{image_format} cannot hold the picture's alpha; use PNG, WebP, AVIF or TIFF")
+        raise InputError(f"{image_format} cannot hold the picture's alpha; use PNG, WebP, AVIF or TIFF")
     if image_format == "PGM" and picture.pixels.shape[-1] != 1:
-        raise ValueError("PGM holds grey, and the picture has colours; use PPM")
+        raise InputError("PGM holds grey, and the picture has colours; use PPM")
     picture = fitting(picture, image_format)
     array = picture.array()
     metadata: dict[str, Any] = {"icc_profile": picture.icc, "exif": picture.exif, "xmp": picture.xmp}

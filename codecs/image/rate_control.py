@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...entropy_models.errors import InputError
 from .codec import CORRECTION_BYTES, ImageCodec, Progress
 from .pictures import Picture
 from .tiles import TileGrid
@@ -39,4 +40,4 @@ def encode_to_bytes(codec: ImageCodec, picture: Picture, size: int, progress: Pr
         if len(data) <= size:
             return data, quality
     asked, needed = (f"{count} bytes ({count * 8 / (height * width):.3f} bpp)" for count in (size, len(data)))
-    raise ValueError(f"{asked} is too small: quality 0 needs {needed}")
+    raise InputError(f"{asked} is too small: quality 0 needs {needed}")

@@ -6,6 +6,7 @@ import io
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+from ...entropy_models.errors import InputError
 from ..evaluation.task import Reference
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def encode(image_format: str, pixels: np.ndarray, **options: Any) -> bytes:
     try:
         Image.fromarray(pixels).save(buffer, image_format, **options)
     except (KeyError, OSError) as error:
-        raise ValueError(f"this Pillow cannot write {image_format} ({error}); upgrade Pillow") from None
+        raise InputError(f"this Pillow cannot write {image_format} ({error}); upgrade Pillow") from None
     return buffer.getvalue()
 
 
@@ -45,7 +46,7 @@ def check_format(image_format: str) -> None:
 
     Image.init()
     if image_format not in Image.SAVE:
-        raise ValueError(f"this Pillow cannot write {image_format}; upgrade Pillow")
+        raise InputError(f"this Pillow cannot write {image_format}; upgrade Pillow")
 
 
 def check_jxl() -> None:
@@ -53,7 +54,7 @@ def check_jxl() -> None:
     try:
         import pillow_jxl  # noqa: F401  registers itself with Pillow
     except ImportError:
-        raise ValueError("reference jxl needs the package pillow-jxl-plugin: pip install 'rdcodec[eval]'") from None
+        raise InputError("reference jxl needs the package pillow-jxl-plugin: pip install 'rdcodec[eval]'") from None
 
 
 def pillow(image_format: str, qualities: tuple[int, ...], note: str, **options: Any) -> Reference[np.ndarray]:

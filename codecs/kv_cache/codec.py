@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...entropy_models.errors import Unsupported
+from ...entropy_models.errors import InputError, UnknownName, Unsupported
 from .. import container
 from ..contract import Estimate, Progress
 from .format.blocks import KvSettings, decode_block, encode_block, estimate_block
@@ -53,7 +53,7 @@ class KvCodec:
             Unsupported: the hash of weights is.
         """
         if model is not None:
-            raise KeyError(f"no kv model {model!r}; the codec has no weights")
+            raise UnknownName(f"no kv model {model!r}; the codec has no weights")
         if stream_hash and any(stream_hash):
             raise Unsupported(f"the stream needs weights {stream_hash.hex()}; this codec has none")
         return cls(KvSettings(**settings))
@@ -117,7 +117,7 @@ class KvCodec:
         if quality is None:
             return self.settings
         if MODES[self.settings.mode].option != "quality":
-            raise ValueError(f"quality {quality!r}, but mode {self.settings.mode} has none")
+            raise InputError(f"quality {quality!r}, but mode {self.settings.mode} has none")
         return replace(self.settings, quality=quality)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...entropy_models.errors import Mismatch
+from ...entropy_models.errors import InputError, Mismatch
 from .format.header import BlockHeader, width_text
 from .hf.model import text_config
 from .modes.place import type_name
@@ -36,11 +36,11 @@ def layout_of(layers: Layers) -> Layout:
         ValueError: no layers, or layers that differ.
     """
     if not layers:
-        raise ValueError("a cache without layers")
+        raise InputError("a cache without layers")
     found = [Layout(len(layers), k.shape[0], k.shape[2], v.shape[2], k.dtype) for k, v in layers]
     for i, ((keys, values), layout) in enumerate(zip(layers, found, strict=True)):
         if layout != found[0] or values.shape[0] != keys.shape[0] or values.dtype != keys.dtype:
-            raise ValueError(
+            raise InputError(
                 f"layer {i} has keys {tuple(keys.shape)} {type_name(keys.dtype)} and values {tuple(values.shape)} "
                 f"{type_name(values.dtype)}, layer 0 {tuple(layers[0][0].shape)} {type_name(layers[0][0].dtype)} and "
                 f"{tuple(layers[0][1].shape)}"

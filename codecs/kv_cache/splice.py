@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...entropy_models.errors import InputError
 from .hf.model import SUPPORTED, check_cache
 
 Layers = tuple[tuple[Tensor, Tensor], ...]
@@ -27,7 +28,7 @@ def tokens_of(tokens: Any) -> np.ndarray:
     if array.ndim == 2 and array.shape[0] == 1:
         array = array[0]
     if array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= 1 << 63:
-        raise ValueError(f"tokens of shape {array.shape}, type {array.dtype}; need a flat run of ids, each 0 to 2^63 - 1")
+        raise InputError(f"tokens of shape {array.shape}, type {array.dtype}; need a flat run of ids, each 0 to 2^63 - 1")
     return array.astype(np.int64)
 
 
@@ -38,11 +39,11 @@ def held_ids(ids: np.ndarray, layers: Layers) -> np.ndarray:
         ValueError: too few ids, or more than one too many; or no layers.
     """
     if not layers:
-        raise ValueError("a cache without layers")
+        raise InputError("a cache without layers")
     held = layers[0][0].shape[1]
     if not held <= len(ids) <= held + 1:
         hint = f". Is it of sliding-window layers, which hold only the last? {SUPPORTED}" if held < len(ids) else ""
-        raise ValueError(f"{len(ids)} token ids for a cache of {held} tokens; need one for each{hint}")
+        raise InputError(f"{len(ids)} token ids for a cache of {held} tokens; need one for each{hint}")
     return ids[:held]
 
 
@@ -67,9 +68,9 @@ def layers_of(cache: Any) -> Layers:
     else:
         raise TypeError(f"a cache of type {type(cache).__name__}; need a transformers Cache or (keys, values) per layer")
     if not pairs:
-        raise ValueError("the cache has no layers")
+        raise InputError("the cache has no layers")
     if any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"layers of {sorted({len(pair) for pair in pairs})} tensors; need 2, keys and values")
+        raise InputError(f"layers of {sorted({len(pair) for pair in pairs})} tensors; need 2, keys and values")
     count = max((int(x.shape[-2]) for pair in pairs for x in pair if isinstance(x, Tensor) and x.ndim > 1), default=0)
     return tuple((_flat(k, i, "keys", count), _flat(v, i, "values", count)) for i, (k, v) in enumerate(pairs))
 
@@ -79,15 +80,15 @@ def _flat(tensor: Any, layer: int, name: str, count: int) -> Tensor:
         raise TypeError(f"{name} of layer {layer} are {type(tensor).__name__}, need a tensor; is the cache empty?")
     if tensor.ndim == 4:
         if tensor.shape[0] != 1:
-            raise ValueError(f"{name} of layer {layer} hold a batch of {tensor.shape[0]}; put one sequence at a time")
+            raise InputError(f"{name} of layer {layer} hold a batch of {tensor.shape[0]}; put one sequence at a time")
         tensor = tensor[0]
     if tensor.ndim != 3:
-        raise ValueError(f"{name} of layer {layer} have shape {tuple(tensor.shape)}, need (kv_heads, tokens, head_dim)")
+        raise InputError(f"{name} of layer {layer} have shape {tuple(tensor.shape)}, need (kv_heads, tokens, head_dim)")
     if tensor.shape[1] != count:
         hint = f"; is it a sliding-window layer? {SUPPORTED}" if tensor.shape[1] < count else ""
-        raise ValueError(f"{name} of layer {layer} hold {tensor.shape[1]} positions for {count} tokens{hint}")
+        raise InputError(f"{name} of layer {layer} hold {tensor.shape[1]} positions for {count} tokens{hint}")
     if not tensor.shape[2]:
-        raise ValueError(
+        raise InputError(
             f"{name} of layer {layer} have width 0; of multi-head latent attention (MLA) give the latent as keys and "
             "what RoPE turns as values, as a DynamicCache holds them"
         )

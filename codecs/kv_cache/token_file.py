@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ...entropy_models.errors import InputError
+
 
 def read_ids(path: Path) -> list[int]:
     """The ids of a file.
@@ -20,11 +22,11 @@ def read_ids(path: Path) -> list[int]:
         text = path.read_text().strip()
         ids = json.loads(text) if text.startswith("[") else [int(word) for word in text.split()]
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a list of token ids: {error}") from None
+        raise InputError(f"{path}: not a list of token ids: {error}") from None
     if len(ids) == 1 and isinstance(ids[0], list):  # a batch of one, as tokenizers return it
         (ids,) = ids
     if not ids or not all(type(i) is int and i >= 0 for i in ids):
-        raise ValueError(f"{path}: need one or more token ids in one list, whole numbers of at least 0")
+        raise InputError(f"{path}: need one or more token ids in one list, whole numbers of at least 0")
     return ids
 
 
@@ -38,11 +40,11 @@ def ids_of(held: Any, given: Path | None) -> Any:
         return held
     ids = read_ids(given)
     if held is not None and not (held.tolist() == ids[: len(held)] and len(ids) <= len(held) + 1):
-        raise ValueError(f"its 'tokens' ({len(held)}) are others than those of {given} ({len(ids)}); leave --tokens out")
+        raise InputError(f"its 'tokens' ({len(held)}) are others than those of {given} ({len(ids)}); leave --tokens out")
     return ids
 
 
 def check_one(given: Path | None, caches: int) -> None:
     """ValueError where one file of ids is given for several caches."""
     if given and caches > 1:
-        raise ValueError(f"--tokens is of one cache, here are {caches}; put the ids into the files as 'tokens'")
+        raise InputError(f"--tokens is of one cache, here are {caches}; put the ids into the files as 'tokens'")

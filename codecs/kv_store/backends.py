@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ...entropy_models.errors import InputError
+
 _KEY = re.compile(r"[A-Za-z0-9_\-]+(?:[./][A-Za-z0-9_\-]+)*")
 _PART = ".part"
 _PART_AGE_S = 3600.0
@@ -72,7 +74,7 @@ def open_backend(where: str | os.PathLike[str]) -> Backend:
 
 def _checked(key: str) -> str:
     if not _KEY.fullmatch(key):
-        raise ValueError(f"{key!r} is not a key: need letters, digits, - _ . and / between")
+        raise InputError(f"{key!r} is not a key: need letters, digits, - _ . and / between")
     return key
 
 
@@ -134,11 +136,11 @@ class FsspecBackend:
         try:
             from fsspec.core import url_to_fs
         except ImportError as error:  # pragma: no cover - depends on what is installed
-            raise ValueError(f"{url} needs fsspec: pip install 'rdcodec[kv]'") from error
+            raise InputError(f"{url} needs fsspec: pip install 'rdcodec[kv]'") from error
         try:
             self._fs, root = url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
-            raise ValueError(f"{url}: {error}") from error
+            raise InputError(f"{url}: {error}") from error
         self._root = root.rstrip("/")
         protocol = self._fs.protocol
         names = {protocol} if isinstance(protocol, str) else set(protocol)
@@ -221,7 +223,7 @@ class RedisBackend:
         try:
             import redis
         except ImportError as error:  # pragma: no cover - depends on what is installed
-            raise ValueError(f"{url} needs the redis client: pip install 'rdcodec[kv]'") from error
+            raise InputError(f"{url} needs the redis client: pip install 'rdcodec[kv]'") from error
         address, prefix = _split_prefix(url)
         self._redis: Any = redis.Redis.from_url(re.sub(r"^valkey", "redis", address))
         self._prefix = prefix
@@ -229,7 +231,7 @@ class RedisBackend:
             with _as_os_error():
                 self._redis.ping()
         except TypeError as error:  # what follows the ? reaches the client's connection as it is
-            raise ValueError(f"{url}: an option that the redis client does not know: {error}") from None
+            raise InputError(f"{url}: an option that the redis client does not know: {error}") from None
 
     def _name(self, key: str) -> bytes:
         return f"{self._prefix}:{_checked(key)}".encode()
@@ -248,7 +250,7 @@ class RedisBackend:
             ValueError: more than Redis takes in one string.
         """
         if len(data) > REDIS_VALUE_MAX:
-            raise ValueError(f"a block of {len(data)} bytes; Redis takes at most {REDIS_VALUE_MAX}, use fewer tokens")
+            raise InputError(f"a block of {len(data)} bytes; Redis takes at most {REDIS_VALUE_MAX}, use fewer tokens")
         with _as_os_error():
             self._redis.set(self._name(key), data)
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ...entropy_models.errors import BitstreamError, Corrupt, Mismatch, Unsupported
+from ...entropy_models.errors import BitstreamError, Corrupt, InputError, Mismatch, Unsupported
 from .. import container
 from ..kv_cache.format.blocks import KvBlock, KvSettings, block_id, decode_parsed, encode_block, read_block_header
 from ..kv_cache.format.header import BlockHeader, check_salt, parse
@@ -35,7 +35,7 @@ _BLOCK_KEY = re.compile(r"blocks/([0-9a-f]{32}-[0-9a-f]{8})/[0-9a-f]{2}/([0-9a-f
 def namespace_of(fingerprint: bytes, salt: bytes) -> str:
     """Folder of one model and tenant: the fingerprint in hexadecimal, and 4 bytes of a hash of the salt."""
     if len(fingerprint) != FINGERPRINT_BYTES:
-        raise ValueError(f"a fingerprint of {len(fingerprint)} bytes, need {FINGERPRINT_BYTES}")
+        raise InputError(f"a fingerprint of {len(fingerprint)} bytes, need {FINGERPRINT_BYTES}")
     check_salt(salt)
     return f"{fingerprint.hex()}-{blake2b(salt, digest_size=4).hexdigest()}"
 
@@ -87,7 +87,7 @@ class BlockIndex:
 
     def known_salt(self) -> bytes:
         if self.salt is None:
-            raise ValueError("the store was opened without its salt: it can be looked at, not written")
+            raise InputError("the store was opened without its salt: it can be looked at, not written")
         return self.salt
 
     def stored(self) -> dict[bytes, int]:

@@ -18,6 +18,7 @@ import math
 import uuid
 from dataclasses import dataclass, field
 
+from ...entropy_models.errors import InputError
 from .backends import Backend
 from .eviction import BUCKETS, CLASSES, ReuseCounts
 
@@ -81,24 +82,24 @@ def parse(data: bytes) -> Account:
     try:
         content = json.loads(data)
         if content["version"] != VERSION:
-            raise ValueError(f"version {content['version']}, this program reads {VERSION}")
+            raise InputError(f"version {content['version']}, this program reads {VERSION}")
         for key, (hits, last_used, edge_bits) in content["blocks"].items():
             usage = Usage(int(hits), float(last_used), None if edge_bits is None else float(edge_bits))
             if not (usage.hits >= 0 and math.isfinite(usage.last_used) and math.isfinite(usage.edge_bits or 0.0)):
-                raise ValueError(f"block {key}: {hits} hits, used at {last_used}, {edge_bits} bits: out of range")
+                raise InputError(f"block {key}: {hits} hits, used at {last_used}, {edge_bits} bits: out of range")
             account.blocks[bytes.fromhex(key)] = usage
         for key, reads in content.get("reads", {}).items():
             usage = account.blocks[bytes.fromhex(key)]
             if not 0 <= int(reads) <= usage.hits:
-                raise ValueError(f"block {key}: {reads} reads among {usage.hits} hits: out of range")
+                raise InputError(f"block {key}: {reads} reads among {usage.hits} hits: out of range")
             usage.reads = int(reads)
         for row, bucket, hits, exposure_s in content["reuse"]:
             if not (row in range(CLASSES) and bucket in range(BUCKETS) and hits >= 0 and 0 <= exposure_s < math.inf):
-                raise ValueError(f"class {row}, bucket {bucket}: {hits} hits, {exposure_s} s: out of range")
+                raise InputError(f"class {row}, bucket {bucket}: {hits} hits, {exposure_s} s: out of range")
             account.reuse.hits[row, bucket] += hits
             account.reuse.exposure_s[row, bucket] += exposure_s
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"not a usage account: {error!r}") from None
+        raise InputError(f"not a usage account: {error!r}") from None
     return account
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from ...entropy_models.errors import Unsupported
+from ...entropy_models.errors import InputError, Unsupported
 from ..kv_cache.format.header import BlockHeader
 from ..kv_cache.layout import Layout, layout_of, stored_layout
 from ..kv_cache.modes.profiles import find_profile
@@ -66,7 +66,7 @@ class Sharing:
     def check(self, node: Node, stored: Layout) -> None:
         """Refuse a block of another layout: a cache that goes on in another one cannot be joined to it."""
         if stored != self.layout:
-            raise ValueError(
+            raise InputError(
                 f"tokens {node.start} to {node.end} are stored as {stored}; the cache is {self.layout}. "
                 "Put caches of one layout under a fingerprint"
             )

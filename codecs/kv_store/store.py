@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ...entropy_models.errors import BitstreamError
+from ...entropy_models.errors import BitstreamError, InputError
 from ..kv_cache.format.blocks import KvSettings
 from ..kv_cache.layout import layout_of
 from ..kv_cache.modes.table import MODES
@@ -228,11 +228,11 @@ class PrefixStore:
         start = len(tokens) - new[0][0].shape[1]
         match = sharing.match(tokens[: max(start, 0)])
         if start < 0 or match.tokens < start:
-            raise ValueError(f"{match.tokens} of the {start} tokens before the new ones are stored; put the whole cache")
+            raise InputError(f"{match.tokens} of the {start} tokens before the new ones are stored; put the whole cache")
         if match.tail is not None:  # a block holds the rest with another continuation: cut ours out of it
             block = self.index.read(match.tail)
             if block is None or not block.layers:
-                raise ValueError(f"the block before token {start} is damaged or without tensors; put the whole cache")
+                raise InputError(f"the block before token {start} is damaged or without tensors; put the whole cache")
             sharing.check(match.tail, layout_of(block.layers))
             new = join([cut(block.layers, 0, match.tail_tokens), new])
         return self._store(tokens, match.whole_tokens, new, list(match.path), sharing, bits, progress)
@@ -329,7 +329,7 @@ class PrefixStore:
 def _check_mode(settings: KvSettings) -> None:
     if MODES[settings.mode].needs_model:
         others = ", ".join(name for name, mode in MODES.items() if not mode.needs_model)
-        raise ValueError(
+        raise InputError(
             f"mode {settings.mode} needs the model to save and to restore a cache, and a store has none; "
             f"use save_cache, or here one of {others}"
         )
@@ -341,5 +341,5 @@ def _bits(log_probs: Any, count: int) -> np.ndarray | None:
         return None
     values = np.asarray(log_probs, np.float64)
     if values.shape != (count,) or not np.isfinite(values).all() or (values > 0).any():
-        raise ValueError(f"log-probabilities of shape {values.shape}; need ({count},), each finite and at most 0")
+        raise InputError(f"log-probabilities of shape {values.shape}; need ({count},), each finite and at most 0")
     return -values / np.log(2)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from ...entropy_models.errors import BitstreamError, Corrupt, Unsupported
+from ...entropy_models.errors import BitstreamError, Corrupt, InputError, Unsupported
 from ..kv_cache.format.blocks import KvSettings, read_block_header
 from ..kv_cache.format.recode import recode_block, same_numbers
 from ..kv_cache.modes.table import MODES
@@ -83,7 +83,7 @@ class Stats:
 def check_policy(policy: str) -> None:
     """ValueError for a name that is no `Policy`."""
     if policy not in get_args(Policy):
-        raise ValueError(f"no policy {policy!r}; there are {' and '.join(get_args(Policy))}")
+        raise InputError(f"no policy {policy!r}; there are {' and '.join(get_args(Policy))}")
 
 
 def evict(index: BlockIndex, budget_bytes: int, policy: Policy, cost: RecomputeCost) -> Evicted:
@@ -94,7 +94,7 @@ def evict(index: BlockIndex, budget_bytes: int, policy: Policy, cost: RecomputeC
     """
     check_policy(policy)
     if budget_bytes < 0:
-        raise ValueError(f"a budget of {budget_bytes} bytes; need at least 0")
+        raise InputError(f"a budget of {budget_bytes} bytes; need at least 0")
     index.refresh()
     trie, now = index.trie, index.clock()
     total = sum(node.size_bytes for node in trie.nodes.values())

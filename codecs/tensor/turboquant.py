@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...entropy_models.errors import InputError
 from ..kv_cache.modes.place import KIND_NAMES, Place, finite
 
 SEED = 2504
@@ -83,7 +84,7 @@ def _quantise(x: Tensor | None, place: Place) -> tuple[np.ndarray | None, np.nda
     norm = torch.linalg.vector_norm(y, dim=1)
     longest = float(norm.max()) if norm.numel() else 0.0
     if longest > _NORM_MAX or 0 < longest < _NORM_MIN:
-        raise ValueError(
+        raise InputError(
             f"{KIND_NAMES[place.kind]} of layer {place.layer}: the longest vector has norm {longest:.3g}; this mode stores "
             f"norms in float16, {_NORM_MIN:.2g} to {_NORM_MAX:.0f}; modes quantized and lossless take it"
         )

@@ -5,9 +5,13 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ...entropy_models.errors import BitstreamError
+from ...entropy_models.errors import BitstreamError, InputError
 from .files import one_line
 
+TRACEBACK = "--traceback"
+"""Option of the command, before its sub-commands."""
+EXPECTED = BitstreamError, InputError, OSError, ImportError, FloatingPointError
+"""What users can mend; any other error is a bug."""
 # names of files are shown as they are: no markup, no emoji
 errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
@@ -21,12 +25,15 @@ def bar() -> Progress:
 
 
 def message(error: BaseException) -> str:
-    """What one line says of an error; of bad data also the kind."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    """What one line says of an error; of bad data also the kind, and of a bug that it is one."""
+    text = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.filename}: {error.strerror}"
-    kind = f"{type(error).__name__.lower()}: " if isinstance(error, BitstreamError) else ""
-    return kind + text
+    if isinstance(error, BitstreamError):
+        return f"{type(error).__name__.lower()}: {text}"
+    if isinstance(error, EXPECTED):
+        return text
+    return f"internal error, please report: {type(error).__name__}: {text} (codec --traceback ... shows where)"
 
 
 def fail(error: BaseException, name: str = "", program: str = "codec") -> None:

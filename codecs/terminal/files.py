@@ -12,15 +12,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
+from ...entropy_models.errors import InputError
 from .. import container
-
-FORMATS = {
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF",
-    ".bmp": "BMP", ".ppm": "PPM", ".pgm": "PGM",
-}  # fmt: skip
-"""Suffixes of images that are written, with Pillow's names of their formats, and PGM for its PPM in grey."""
-SUFFIXES = frozenset([*FORMATS, ".gif", ".jp2", ".ico", ".safetensors", ".rdc"])
-"""Of files that commands read or write."""
 
 STDIO = "-"
 PREFIXES = ("", "k", "m", "g", "t")
@@ -78,14 +71,14 @@ def expand(
     for name in inputs:
         path = Path(name)
         if not name:
-            raise ValueError("an input's name is empty; the current folder is .")
+            raise InputError("an input's name is empty; the current folder is .")
         if name == STDIO:
             found.append(None)
         elif path.is_dir():
             every = sorted(p for p in path.rglob("*") if p.is_file())
             inside = [p for p in every if suffixes is None or p.suffix.lower() in suffixes]
             if not inside:
-                raise ValueError(f"{name}: the folder holds none of {', '.join(sorted(suffixes or ()))}")
+                raise InputError(f"{name}: the folder holds none of {', '.join(sorted(suffixes or ()))}")
             if len(inside) < len(every):
                 others = sorted({p.suffix or "no suffix" for p in every} - {p.suffix for p in inside})
                 note(f"{name}: {len(every) - len(inside)} of {len(every)} files left out ({', '.join(others)})")
@@ -95,7 +88,7 @@ def expand(
         else:
             matches = sorted(p for p in glob.glob(name, recursive=True) if Path(p).is_file())
             if not matches:
-                raise ValueError(f"{name}: no such file")
+                raise InputError(f"{name}: no such file")
             found += [Path(match) for match in matches]
     return list(dict.fromkeys(found))
 
@@ -107,6 +100,7 @@ def jobs(
     *,
     roots: Sequence[str] = (),
     force: bool,
+    suffixes: frozenset[str] = frozenset(),
 ) -> list[Job]:
     """Give every input its output: beside it, in the folder ``output``, or the file ``output`` for a single input.
 
@@ -118,12 +112,13 @@ def jobs(
         output: file, folder or ``-``; None: beside the inputs.
         suffix_of: an input's output suffix; not called where ``output`` names the file.
         force: outputs may exist.
+        suffixes: of files, so that such an ``output`` is no folder that is not there yet.
 
     Raises:
         ValueError: many inputs for one file, two inputs for one output, or an output that cannot be (`check_target`).
     """
     if output == "":
-        raise ValueError("the output's name is empty; the current folder is .")
+        raise InputError("the output's name is empty; the current folder is .")
     planned = []
     folders = [Path(root) for root in roots if Path(root).is_dir()]
     inputs = max(len(sources), len(roots))
@@ -134,8 +129,8 @@ def jobs(
             target = None
         elif output is None:
             target = source.with_suffix(suffix_of(source))  # type: ignore[union-attr]
-        elif many and (Path(output).is_file() or Path(output).suffix.lower() in SUFFIXES):
-            raise ValueError(f"{output} is one file, and -o takes a folder for {count}, like {output}/")
+        elif many and (Path(output).is_file() or Path(output).suffix.lower() in suffixes):
+            raise InputError(f"{output} is one file, and -o takes a folder for {count}, like {output}/")
         elif Path(output).is_dir() or output.endswith(("/", "\\")) or many:
             target = Path(output) / _place(source, folders) / ((source.stem if source else "stdin") + suffix_of(source))
         else:
@@ -151,19 +146,19 @@ def jobs(
 def check_target(source: Path | None, target: Path, force: bool) -> None:
     """Before hours are spent: ValueError for an output below a file, for the input itself, or one that exists."""
     if not (above := nearest(target.parent)).is_dir():
-        raise ValueError(f"{above} is a file, and {target} needs a folder there")
+        raise InputError(f"{above} is a file, and {target} needs a folder there")
     if source and target.exists() and target.samefile(source):
-        raise ValueError(f"{target} is the input itself; give -o another name")
+        raise InputError(f"{target} is the input itself; give -o another name")
     if target.is_dir():
-        raise ValueError(f"{target} is a folder; -o takes a file")
+        raise InputError(f"{target} is a folder; -o takes a file")
     if target.is_file() and not force:
-        raise ValueError(f"{target} exists; --force overwrites it")
+        raise InputError(f"{target} exists; --force overwrites it")
 
 
 def check_folder(path: Path) -> None:
     """ValueError for a folder of results that cannot be: ``path``, or what it should lie in, is a file."""
     if not (above := nearest(path)).is_dir():
-        raise ValueError(f"{above} is a file, and -o takes a folder")
+        raise InputError(f"{above} is a file, and -o takes a folder")
 
 
 def check_outputs(folder: Path, names: Iterable[str], force: bool) -> None:
@@ -175,7 +170,7 @@ def check_outputs(folder: Path, names: Iterable[str], force: bool) -> None:
     """
     check_folder(folder)
     if not force and (found := [name for name in names if (folder / name).exists()]):
-        raise ValueError(f"{folder / found[0]} exists; --force overwrites it, -o takes another folder")
+        raise InputError(f"{folder / found[0]} exists; --force overwrites it, -o takes another folder")
 
 
 def nearest(path: Path) -> Path:
@@ -204,13 +199,8 @@ def _apart(planned: list[Job]) -> list[Job]:
     if clashing := [job for job in renamed if taken[job.target] > 1]:
         target = clashing[0].target
         names = ", ".join(job.name for job in clashing if job.target == target)
-        raise ValueError(f"{names} share the output {target or 'stdout'}; give -o a folder, and inputs with different names")
+        raise InputError(f"{names} share the output {target or 'stdout'}; give -o a folder, and inputs with different names")
     return renamed
-
-
-def looks_like_safetensors(data: bytes) -> bool:
-    """A 64-bit header length that fits, then a JSON object."""
-    return len(data) > 9 and data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8
 
 
 def one_line(text: str) -> str:
@@ -234,7 +224,7 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text.strip())
     if not match:
-        raise ValueError(f"size {text!r}; need a number and a unit: 4096, 50kB, 1.5MB, 20GB, 2TB, or KiB, MiB, GiB, TiB")
+        raise InputError(f"size {text!r}; need a number and a unit: 4096, 50kB, 1.5MB, 20GB, 2TB, or KiB, MiB, GiB, TiB")
     prefix = (match["prefix"] or "").lower()
     base = 1024 if match["binary"] else 1000
     return int(Decimal(match["number"]) * base ** PREFIXES.index(prefix))  # as a float, 1.001kB would be 1000 bytes

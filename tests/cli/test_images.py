@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rdcodec.codecs.cli import main as cli
-from rdcodec.codecs.image import demo
+from rdcodec.codecs.image.formats import SHOWN
 from rdcodec.codecs.weights import manifest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -87,13 +87,13 @@ def test_demo_draws_its_sheet(run, photo, tmp_path):
     assert all((part != 255).any(-1).sum() > 5000 for line in cells for part in np.array_split(line, 4, axis=1))
     for jpeg in (tmp_path / "shown").glob("*.jpg"):
         assert f" {jpeg.stat().st_size} " in out  # also where JPEG cannot be as small
-    assert {path.name for path in (tmp_path / "shown").iterdir()} == set(demo.FILES)
+    assert {path.name for path in (tmp_path / "shown").iterdir()} == set(SHOWN)
     (tmp_path / "shown" / "original.png").unlink()
     code, out, err = run("demo", "photo.png", "-o", "shown")
     assert (code, out) == (1, "") and "shown/sheet.png exists; --force overwrites it" in err
     assert not (tmp_path / "shown" / "original.png").exists()
     assert run("demo", "photo.png", "-o", "shown", "--force")[0] == 0
-    assert {path.name for path in (tmp_path / "shown").iterdir()} == set(demo.FILES)
+    assert {path.name for path in (tmp_path / "shown").iterdir()} == set(SHOWN)
     (tmp_path / "taken").write_text("a file")
     code, out, err = run("demo", "photo.png", "-o", "taken")
     assert (code, out, err.count("\n")) == (1, "", 1) and "taken is a file, and -o takes a folder" in err

@@ -10,8 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 from command import CODEC
-from rdcodec.codecs.cli import main as cli
 from rdcodec.codecs.kv_cache.modes.table import MODE_NAMES
+from rdcodec.codecs.terminal import console
 
 
 def test_options_of_the_other_codec_are_refused_by_name(run, photo, tmp_path):
@@ -19,14 +19,14 @@ def test_options_of_the_other_codec_are_refused_by_name(run, photo, tmp_path):
     run("encode", "c.safetensors", "-o", "packed.rdc")
     run("encode", "photo.png", "-o", "picture.rdc")
     for arguments, given in (
-        (["encode", "c.safetensors", "--size", "50kB"], "--size: only for images, and this is no image"),
+        (["encode", "c.safetensors", "--size", "50kB"], "--size: only for images, and this is a KV cache"),
         (["encode", "c.safetensors", "--bpp", "1", "--device", "cuda"], "--bpp, --device: only for images"),
         (["decode", "packed.rdc", "-o", "out.safetensors", "--crop", "0,0,1,1", "--salvage"], "--crop, --salvage: only for"),
         (["verify", "packed.rdc", "--device", "cuda"], "--device: only for images"),
         (["decode", "packed.rdc", "-o", "out.safetensors", "--format", "jpg"], "--format: only for images"),
         (["encode", "photo.png", "--mode", "fp8", "--bits", "3", "--keys", "x"], "--mode, --bits, --keys: only for KV"),
-        (["encode", "photo.png", "--tokens", "ids"], "--tokens: only for KV caches, and this is no KV cache"),
-        (["decode", "picture.rdc", "--prefix", "3"], "--prefix: only for KV caches, and this is no KV cache"),
+        (["encode", "photo.png", "--tokens", "ids"], "--tokens: only for KV caches, and this is an image"),
+        (["decode", "picture.rdc", "--prefix", "3"], "--prefix: only for KV caches, and this is an image"),
         (["encode", "c.safetensors", "--mode", "zip"], f"no mode 'zip'; there are {MODE_NAMES}\n"),
         (["encode", "c.safetensors", "--mode", "tokens"], "mode tokens needs the model to encode and decode, which only"),
         (["encode", "c.safetensors", "-q", "10", "--mode", "lossless"], "mode lossless has no --quality; its rate is"),
@@ -92,7 +92,7 @@ def test_a_failed_file_is_a_line_of_json_too(run, photo, tmp_path):
 
 @pytest.mark.parametrize("stem", ["a [b] c", "[", "[/i]", ":smile:", "ünï köde", "-dash"])
 def test_names_are_shown_as_they_are(run, photo, tmp_path, monkeypatch, stem):
-    monkeypatch.setattr(cli.errors, "_force_terminal", True)  # with a progress bar
+    monkeypatch.setattr(console.errors, "_force_terminal", True)  # with a progress bar
     (tmp_path / f"{stem}.png").parent.mkdir(exist_ok=True)
     photo.rename(tmp_path / f"{stem}.png")
     code, out, err = run("encode", f"./{stem}.png")

@@ -10,9 +10,9 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
 from model_cases import prefilled, prompt, tiny
-from rdcodec.codecs.kv_cache import KvSettings, commands, load_cache, save_cache
+from rdcodec.codecs.kv_cache import KvSettings, load_cache, save_cache
 from rdcodec.codecs.kv_cache.format import sequence
-from rdcodec.codecs.kv_cache.hf import model
+from rdcodec.codecs.kv_cache.hf import identity, model
 from rdcodec.codecs.kv_store import PrefixStore
 from rdcodec.codecs.kv_store.backends import open_backend
 from rdcodec.entropy_models.errors import BitstreamError, Unsupported
@@ -129,7 +129,7 @@ def test_identity_is_that_of_the_loaded_model_and_no_weights_are_loaded(tmp_path
     loaded = model.load_model(tmp_path)
     expected = [model.fingerprint(loaded, name) for name in (None, "float16")]
     monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", None)
-    found = [commands.identity_of(str(tmp_path), dtype=name) for name in (None, "float16")]
+    found = [identity.identity_of(str(tmp_path), dtype=name) for name in (None, "float16")]
     assert [name for name, _ in found] == expected
     assert np.array_equal(found[0][1].frequencies, model.rope_of(loaded).frequencies)
 
@@ -146,6 +146,6 @@ def test_models_whose_files_do_not_tell_all_are_loaded(tmp_path):
         save_file(tensors, file, {"format": "pt"})
         assert model.mapped_model(tmp_path) is None
     save_file(kept | head, file, {"format": "pt"})
-    assert commands.identity_of(str(tmp_path))[0] == model.fingerprint(model.load_model(tmp_path))
+    assert identity.identity_of(str(tmp_path))[0] == model.fingerprint(model.load_model(tmp_path))
     file.unlink()
     assert model.mapped_model(tmp_path) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import kv_files
 import pytest
 import torch
 from kv_cases import (
@@ -9,7 +10,7 @@ from kv_cases import (
     make_profile,
     same_bits,
 )
-from rdcodec.codecs.kv_cache import commands
+from rdcodec.codecs import container
 from rdcodec.codecs.kv_cache.format.describe import describe_kv, kv_rows
 from rdcodec.entropy_models.errors import (
     Unsupported,
@@ -21,23 +22,23 @@ def test_safetensors_in_and_out():
 
     block = make_block(2, 50, 8)
     names = {f"layers.{i}.{n}": x.contiguous() for i, p in enumerate(block.layers) for n, x in zip("kv", p, strict=True)}
-    data, fields = commands.encode_bytes(save({**names, "tokens": torch.from_numpy(block.tokens)}), mode="lossless")
+    data, fields = kv_files.encode_bytes(save({**names, "tokens": torch.from_numpy(block.tokens)}), mode="lossless")
     assert fields["raw_bytes"] == sum(x.numel() * 2 for x in names.values()) and not fields["notices"]
-    out = load(commands.decode_bytes(data)[0])
+    out = load(kv_files.decode_bytes(data)[0])
     assert all(same_bits(out[name], x) for name, x in names.items())
     assert out["tokens"].tolist() == block.tokens.tolist()
-    info = describe_kv(data)
+    info = describe_kv(container.parse(data))
     assert info["mode"] == "lossless" and len(info["bits_per_element_by_layer"]) == 3
     other = {
         name.replace("layers.", "m.").replace(".k", ".key").replace(".v", ".value"): x[None] for name, x in names.items()
     }
-    stream, fields = commands.encode_bytes(save(other), keys="m.{i}.{k}")
+    stream, fields = kv_files.encode_bytes(save(other), keys="m.{i}.{k}")
     assert fields["notices"] and len(stream) < len(data)
-    commands.verify_bytes(stream)
+    kv_files.verify_bytes(stream)
     with pytest.raises(ValueError, match="no keys and values named"):
-        commands.encode_bytes(save(other))
+        kv_files.encode_bytes(save(other))
     with pytest.raises(ValueError, match="not a safetensors file"):
-        commands.encode_bytes(b"hello")
+        kv_files.encode_bytes(b"hello")
 
 
 def test_safetensors_with_keys_and_values_of_different_widths():
@@ -46,14 +47,13 @@ def test_safetensors_with_keys_and_values_of_different_widths():
     block = make_block(2, 40, 24)
     names = {f"layers.{i}.{n}": x for i, p in enumerate(block.layers) for n, x in zip("kv", p, strict=True)}
     names = {n: x[..., :16].contiguous() if n.endswith("v") else x for n, x in names.items()}
-    data, fields = commands.encode_bytes(save(names), mode="lossless")
-    assert fields["shape"] == "3 layers x 2 heads x 40 tokens x 24 (values 16)"
-    info = describe_kv(data)
+    data, fields = kv_files.encode_bytes(save(names), mode="lossless")
+    info = describe_kv(container.parse(data))
     assert (info["kv_heads"], info["key_width"], info["value_width"], info["damaged_blocks"]) == (2, 24, 16, [])
     shown = kv_rows(info)
     assert shown["kv heads x width"] == "2 x 24 (values 16)" and "damaged blocks" not in shown
     assert [f"{bits:.2f}" for bits in info["bits_per_element_by_layer"]] == shown["by layer"].split()
-    out = load(commands.decode_bytes(data)[0])
+    out = load(kv_files.decode_bytes(data)[0])
     assert all(same_bits(out[name], x) for name, x in names.items())
 
 
@@ -80,7 +80,7 @@ def test_safetensors_of_other_layouts_are_refused_by_name(change, message, alone
     shapes = {} if alone and not own else {f"layers.{i}.{n}": (2, 40, 8) for i in range(2) for n in "kv"}
     tensors = {n: torch.zeros(s, dtype=torch.int64 if n == "tokens" else None) for n, s in (shapes | change).items()}
     with pytest.raises(ValueError, match=message):
-        commands.encode_bytes(save(tensors))
+        kv_files.encode_bytes(save(tensors))
 
 
 def test_safetensors_without_tokens_or_with_ids_that_are_none():
@@ -91,12 +91,12 @@ def test_safetensors_without_tokens_or_with_ids_that_are_none():
 
     for tensors in ({}, {"tokens": torch.zeros(0, dtype=torch.int64)}):
         with pytest.raises(ValueError, match="the cache holds 0 tokens; need at least 1"):
-            commands.encode_bytes(cache(0, **tensors))
+            kv_files.encode_bytes(cache(0, **tensors))
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         with pytest.raises(ValueError, match=r"'tokens' is of type b?float\d+; need integers"):
-            commands.encode_bytes(cache(3, tokens=torch.tensor([1.5, 2, 3], dtype=dtype)))
+            kv_files.encode_bytes(cache(3, tokens=torch.tensor([1.5, 2, 3], dtype=dtype)))
     with pytest.raises(ValueError, match=r"each 0 to 2\^63 - 1"):
-        commands.encode_bytes(cache(3, tokens=torch.tensor([1, -2, 3])))
+        kv_files.encode_bytes(cache(3, tokens=torch.tensor([1, -2, 3])))
 
 
 def test_safetensors_as_mlx_lm_saves_them():
@@ -105,21 +105,21 @@ def test_safetensors_as_mlx_lm_saves_them():
 
     tensors = {f"{i}.{n}": torch.randn(1, 2, 40, 8).half() for i in range(11) for n in (0, 1)}
     classes = {f"2.{i}": "KVCache" for i in range(11)} | {f"0.{i}": "" for i in range(11)}
-    data, fields = commands.encode_bytes(save(tensors, classes), mode="lossless")
+    data, fields = kv_files.encode_bytes(save(tensors, classes), mode="lossless")
     assert (fields["layers"], fields["kv_heads"], fields["tokens"]) == (11, 2, 40)
-    out = load(commands.decode_bytes(data)[0])
+    out = load(kv_files.decode_bytes(data)[0])
     assert all(same_bits(out[f"layers.{i}.{'kv'[n]}"], tensors[f"{i}.{n}"][0]) for i in range(11) for n in (0, 1))
-    again = load(commands.decode_bytes(data, keys="{i}.{k}", batch=True)[0])
+    again = load(kv_files.decode_bytes(data, keys="{i}.{k}", batch=True)[0])
     assert again.pop("tokens").shape == (40,) and again.keys() == tensors.keys()
     assert all(same_bits(again[name], x) for name, x in tensors.items())
-    assert {"b.3/v", "b.10/k"} < load(commands.decode_bytes(data, keys="b.{i}/{k}")[0]).keys()
+    assert {"b.3/v", "b.10/k"} < load(kv_files.decode_bytes(data, keys="b.{i}/{k}")[0]).keys()
     with pytest.raises(ValueError, match=r"pattern 'b\.\{i\}' of tensor names; it needs one"):
-        commands.decode_bytes(data, keys="b.{i}")
+        kv_files.decode_bytes(data, keys="b.{i}")
     with pytest.raises(Unsupported, match="mlx_lm cache layers of class RotatingKVCache; supported are"):
-        commands.encode_bytes(save(tensors, classes | {"2.3": "RotatingKVCache"}))
+        kv_files.encode_bytes(save(tensors, classes | {"2.3": "RotatingKVCache"}))
     quantised = {f"0.{n}.{part}": torch.zeros(1, 2, 40, 1) for n in (0, 1) for part in range(3)}
     with pytest.raises(Unsupported, match="class QuantizedKVCache"):
-        commands.encode_bytes(save(quantised, {"2.0": "QuantizedKVCache"}))
+        kv_files.encode_bytes(save(quantised, {"2.0": "QuantizedKVCache"}))
 
 
 @pytest.mark.parametrize("mode", ["transform", "predictive"])
@@ -162,6 +162,6 @@ def test_other_tensors_of_a_safetensors_file_are_told():
     from safetensors.torch import save
 
     shapes = {"layers.0.k": (2, 40, 8), "layers.0.v": (2, 40, 8), "logits": (97,)}
-    _, fields = commands.encode_bytes(save({name: torch.zeros(shape) for name, shape in shapes.items()}))
+    _, fields = kv_files.encode_bytes(save({name: torch.zeros(shape) for name, shape in shapes.items()}))
     starts = [n.split(",")[0].split(":")[0] for n in fields["notices"]]
     assert starts == ["not stored", "RoPE stays in the keys", "no tensor 'tokens'"]

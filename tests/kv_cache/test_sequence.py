@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import kv_files
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,6 @@ from kv_cases import (
     rope_for,
 )
 from rdcodec.codecs import container
-from rdcodec.codecs.kv_cache import commands
 from rdcodec.codecs.kv_cache.codec import Cache, KvCodec
 from rdcodec.codecs.kv_cache.format import sequence
 from rdcodec.codecs.kv_cache.format.blocks import (
@@ -47,12 +47,12 @@ def test_sequence_in_blocks_and_prefixes():
 def test_verify_looks_at_the_checksums_that_a_reader_does_not_need():
     block = make_block(2, 700, 16)
     data = bytearray(KvCodec(KvSettings(), MODEL, SALT).encode(Cache(block.tokens, block.layers)))
-    commands.verify_bytes(bytes(data))
+    kv_files.verify_bytes(bytes(data))
     data[22 + 44 + 9 + 5] ^= 1  # of block 1, whose own bytes are whole
     data = rechecked(bytes(data))
     assert len(sequence.decode_blocks(data)) == 3
     with pytest.raises(Corrupt, match="chunk 1 has checksum"):
-        commands.verify_bytes(data)
+        kv_files.verify_bytes(data)
 
 
 def test_sequence_with_a_missing_or_foreign_block_is_refused():
@@ -73,12 +73,12 @@ def test_a_salt_goes_into_a_file_and_is_checked_where_it_is_given():
     from safetensors.torch import save
 
     cache = save({f"layers.0.{n}": torch.randn(2, 40, 8) for n in "kv"} | {"tokens": torch.arange(40)})
-    salted, plain = (commands.encode_bytes(cache, mode="lossless", salt=salt)[0] for salt in ("tenant", None))
+    salted, plain = (kv_files.encode_bytes(cache, mode="lossless", salt=salt)[0] for salt in ("tenant", None))
     assert salted == KvCodec(KvSettings(mode="lossless"), salt=b"tenant").encode(KvCodec().decode(plain))
-    assert commands.decode_bytes(salted)[0] == commands.decode_bytes(salted, salt="tenant")[0]
-    commands.verify_bytes(salted, salt="tenant")
+    assert kv_files.decode_bytes(salted)[0] == kv_files.decode_bytes(salted, salt="tenant")[0]
+    kv_files.verify_bytes(salted, salt="tenant")
     for data, salt in ((salted, "other"), (salted, ""), (plain, "tenant")):
-        for read in (commands.decode_bytes, commands.verify_bytes):
+        for read in (kv_files.decode_bytes, kv_files.verify_bytes):
             with pytest.raises(Unsupported, match="salt"):
                 read(data, salt=salt)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import kv_files
 import numpy as np
 import pytest
 import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
 from model_cases import VOCABULARY, prefilled, prompt, tiny
-from rdcodec.codecs.kv_cache import KvSettings, commands, load_cache, save_cache
+from rdcodec.codecs.kv_cache import KvSettings, load_cache, save_cache
 from rdcodec.codecs.kv_cache.format import sequence
 from rdcodec.codecs.text import token_model as tokens
 from rdcodec.entropy_models.errors import BitstreamError, Unsupported
@@ -43,12 +44,12 @@ def test_tokens_mode_recomputes(tmp_path):
     with pytest.raises(Unsupported, match="token ids only"):
         load_cache(tmp_path / "a.rdc")
     data = (tmp_path / "a.rdc").read_bytes()
-    assert commands.verify_bytes(data) == [
+    assert kv_files.verify_bytes(data) == [
         "checksums are right; 60 token ids were not decoded, which takes the model (load_cache)"
     ]
     for at in range(0, len(data), 7):
         with pytest.raises(BitstreamError):
-            commands.verify_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+            kv_files.verify_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
     with pytest.raises(Unsupported, match="another salt"):
         load_cache(tmp_path / "a.rdc", decoder, salt=b"x")
 
@@ -79,4 +80,4 @@ def test_tokens_that_do_not_come_back_are_stored_plainly(monkeypatch):
     assert np.array_equal(sequence.decode_tokens(data, decoder, fingerprint=bytes(16), salt=b""), ids)
     stream = sequence.parse_sequence(data)[0]
     assert stream.chunk(0)[0] == 0 and len(stream.chunk(0)) == 21 + 4 * 20
-    assert commands.verify_bytes(data) == []
+    assert kv_files.verify_bytes(data) == []

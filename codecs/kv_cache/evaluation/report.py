@@ -15,6 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+from ....entropy_models.errors import InputError
 from ..format.blocks import KvSettings
 from ..hf.calibration import calibrate
 from ..hf.model import check_model, load_model, rope_of
@@ -100,7 +101,7 @@ def _modes(text: str) -> list[str]:
     wanted = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     unknown = [name for name in wanted if name not in MODES]
     if unknown or not wanted:
-        raise ValueError(f"no mode {', '.join(unknown) or 'given'}; there are {', '.join(MODES)}")
+        raise InputError(f"no mode {', '.join(unknown) or 'given'}; there are {', '.join(MODES)}")
     return wanted
 
 
@@ -113,18 +114,18 @@ def _stretches(model: Path, text: Path, contexts: int, length: int, calibration:
         raise ImportError(f"this needs transformers ({error}): pip install 'rdcodec[kv]'") from None
     limit = getattr(AutoConfig.from_pretrained(model, local_files_only=True), "max_position_embeddings", None)
     if limit and length + TAIL > limit:
-        raise ValueError(f"prompts of {length} tokens and {TAIL} more; {model.name} takes {limit} (--length)")
+        raise InputError(f"prompts of {length} tokens and {TAIL} more; {model.name} takes {limit} (--length)")
     ids = _token_ids(AutoTokenizer.from_pretrained(model, local_files_only=True), text)
     return _contexts(ids, text.name, contexts, length, calibration)
 
 
 def _check(model: Path, text: Path, contexts: int, length: int) -> None:
     if not (model / "config.json").is_file():
-        raise ValueError(f"{model}: no model there; need a folder with config.json, weights and tokenizer")
+        raise InputError(f"{model}: no model there; need a folder with config.json, weights and tokenizer")
     if not text.is_file():
-        raise ValueError(f"{text}: no such text file")
+        raise InputError(f"{text}: no such text file")
     if contexts < 1 or length < 1:
-        raise ValueError(f"{contexts} contexts of {length} tokens; need at least 1 of 1")
+        raise InputError(f"{contexts} contexts of {length} tokens; need at least 1 of 1")
 
 
 def _token_ids(tokenizer: Any, path: Path) -> tuple[list[int], list[int]]:
@@ -143,7 +144,7 @@ def _contexts(
     need = size * (count + (CALIBRATION_CONTEXTS_MIN if calibration else 0))
     if len(text) < need:
         why = " and the calibration" if calibration else ""
-        raise ValueError(
+        raise InputError(
             f"{name} has {len(text)} tokens; {count} prompts of {length} and {TAIL} more{why} need {need} "
             "(--contexts, --length, or a longer text)"
         )

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....entropy_models.errors import BitstreamError, Mismatch
+from ....entropy_models.errors import BitstreamError, InputError, Mismatch
 from ....entropy_models.rows import ReadGroup
 from ... import container
 from ..modes.place import KEY, KIND_NAMES, VALUE, Choices, Place, type_name
@@ -83,21 +83,21 @@ class KvSettings:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise ValueError(f"no mode {self.mode!r}; there are {', '.join(MODES)}")
+            raise InputError(f"no mode {self.mode!r}; there are {', '.join(MODES)}")
         limits = {"quality": (0, 100), "bits": (1, 5), "block_tokens": (1, TOKENS_MAX), "sinks": (0, 1 << 16)}
         limits |= {"recent": (0, 1 << 31), "edge": (0, LAYERS_MAX)}
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{name} is {value!r}; need a whole number {low}..{high}")
+                raise InputError(f"{name} is {value!r}; need a whole number {low}..{high}")
         if MODES[self.mode].needs_profile and self.profile is None:
-            raise ValueError(f"mode {self.mode} needs a calibrated profile (rdcodec.codecs.kv_cache.calibrate)")
+            raise InputError(f"mode {self.mode} needs a calibrated profile (rdcodec.codecs.kv_cache.calibrate)")
 
 
 def block_id(parent: bytes, fingerprint: bytes, salt: bytes, tokens: Any) -> bytes:
     """16 bytes that name a block; see the module's docstring."""
     if len(parent) != 16 or len(fingerprint) != 16:
-        raise ValueError(f"parent id of {len(parent)} and fingerprint of {len(fingerprint)} bytes; need 16 and 16")
+        raise InputError(f"parent id of {len(parent)} and fingerprint of {len(fingerprint)} bytes; need 16 and 16")
     check_salt(salt)
     ids = np.ascontiguousarray(tokens, "<i8")
     return hashlib.sha256(parent + fingerprint + hashlib.sha256(salt).digest() + ids.tobytes()).digest()[:16]
@@ -155,7 +155,7 @@ def estimate_block(block: KvBlock, *, start: int, settings: KvSettings, total: i
     return layers, float(sum(coder.bits[0] for coder in coders))
 
 
-def read_block_header(data: bytes | memoryview) -> BlockHeader:
+def read_block_header(data: bytes | memoryview | container.Stream) -> BlockHeader:
     """Header, token ids and sizes; no tensor is decoded.
 
     Raises:
@@ -165,7 +165,7 @@ def read_block_header(data: bytes | memoryview) -> BlockHeader:
 
 
 def decode_block(
-    data: bytes | memoryview,
+    data: bytes | memoryview | container.Stream,
     *,
     fingerprint: bytes | None = None,
     salt: bytes | None = None,
@@ -210,7 +210,7 @@ def decode_parsed(
     stored = stored_layers(head)
     want = range(stored) if layers is None else layers
     if len(want) and not (stored and want.step == 1 and 0 <= want.start and want.stop <= stored):
-        raise ValueError(f"layers {want}; need successive ones of the {stored} in the block")
+        raise InputError(f"layers {want}; need successive ones of the {stored} in the block")
     if MODES[head.mode].needs_profile and profile is None:
         profile = find_profile(head.profile)
     rope = rope_in(stream.chunk(1), head.key_dim)
@@ -275,11 +275,11 @@ def _header_of(block: KvBlock, parent, fingerprint, salt, start, settings: KvSet
     tokens = np.ascontiguousarray(block.tokens, np.int64)
     n = len(tokens)
     if tokens.ndim != 1 or not 1 <= n <= TOKENS_MAX:
-        raise ValueError(f"tokens of shape {tokens.shape}; need 1..{TOKENS_MAX} in one row")
+        raise InputError(f"tokens of shape {tokens.shape}; need 1..{TOKENS_MAX} in one row")
     if tokens.min() < 0 or tokens.max() >= 1 << 32 or not 0 <= start < START_MAX:
-        raise ValueError(f"token ids {tokens.min()}..{tokens.max()} at position {start}; need 0..2^32 - 1, 0..2^40 - 1")
+        raise InputError(f"token ids {tokens.min()}..{tokens.max()} at position {start}; need 0..2^32 - 1, 0..2^40 - 1")
     if not block.layers and settings.mode != "tokens":
-        raise ValueError(f"a block without layers has no mode but tokens, not {settings.mode}")
+        raise InputError(f"a block without layers has no mode but tokens, not {settings.mode}")
     heads, key_dim, value_dim, dtype = _shapes(block, n)
     sinks = min(max(settings.sinks - start, 0), n)
     recent = 0 if total is None else min(max(start + n - max(total - settings.recent, sinks + start), 0), n)
@@ -297,7 +297,7 @@ def _rope_chunk(settings: KvSettings, key_dim: int) -> bytes:
     if settings.rope is None or MODES[settings.mode].needs_model:  # layer inputs carry no RoPE, and may be narrower
         return b""
     if 2 * len(settings.rope.frequencies) > key_dim:
-        raise ValueError(f"RoPE of {2 * len(settings.rope.frequencies)} channels for keys of width {key_dim}")
+        raise InputError(f"RoPE of {2 * len(settings.rope.frequencies)} channels for keys of width {key_dim}")
     return settings.rope.frequencies.astype("<f4").tobytes()
 
 
@@ -310,12 +310,12 @@ def _shapes(block: KvBlock, n: int) -> tuple[int, int, int, torch.dtype]:
     for i, pair in enumerate(block.layers):
         for x, name, dim in zip(pair, KIND_NAMES, (key_dim, value_dim), strict=True):
             if tuple(x.shape) != (heads, n, dim) or x.dtype != dtype:
-                raise ValueError(
+                raise InputError(
                     f"{name} of layer {i}: {tuple(x.shape)} {type_name(x.dtype)}; expected {(heads, n, dim)} "
                     f"{type_name(dtype)} as in layer 0"
                 )
     if type_name(dtype) not in ELEMENT_TYPES.values():
-        raise ValueError(f"element type {type_name(dtype)}; need one of {', '.join(ELEMENT_TYPES.values())}")
+        raise InputError(f"element type {type_name(dtype)}; need one of {', '.join(ELEMENT_TYPES.values())}")
     check_sizes(len(block.layers), heads, key_dim, value_dim, n, ValueError)
     return heads, key_dim, value_dim, dtype
 

@@ -11,15 +11,16 @@ from .header import BLOCK, BLOCKS, parse_sequence, width_text
 from .header import parse as parse_block
 
 
-def describe_kv(data: bytes) -> dict[str, Any]:
+def describe_kv(stream: container.Stream) -> dict[str, Any]:
     """Fields of a block or a sequence of blocks, for scripts; `kv_rows` shows them to people.
 
     Raises:
         BitstreamError: a header is damaged.
     """
+    data = stream.data
     blocks, damaged = [bytes(data)], list[int]()
-    if container.parse(data).signal[:1] != bytes([BLOCK]):
-        whole, head = parse_sequence(data)
+    if stream.signal[:1] != bytes([BLOCK]):
+        whole, head = parse_sequence(stream)
         if head.content != BLOCKS:
             return {"content": "token_ids", "tokens": head.tokens, "fingerprint": head.fingerprint.hex()}
         blocks = [bytes(data[e.offset : e.offset + e.length]) for e in whole.entries]  # their own headers are checked

@@ -183,7 +183,7 @@ def _damage(stream: container.Stream, index: int) -> BitstreamError | None:
 
 
 def decode_tokens(
-    data: bytes | memoryview,
+    data: bytes | memoryview | container.Stream,
     model: Any,
     *,
     fingerprint: bytes | None,

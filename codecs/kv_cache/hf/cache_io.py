@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ....entropy_models.errors import BitstreamError, Mismatch, Unsupported
+from ....entropy_models.errors import BitstreamError, InputError, Mismatch, Unsupported
 from ... import container
 from ..codec import join
 from ..format.blocks import KvSettings
@@ -75,7 +75,7 @@ def save_cache(
     ids = tokens_of(tokens)
     layers = layers_of(cache)
     if not layers:
-        raise ValueError("no cache to save")
+        raise InputError("no cache to save")
     ids, name = held_ids(ids, layers), bytes(16)
     if model is not None:
         check_model(model)
@@ -83,7 +83,7 @@ def save_cache(
         name = fingerprint(model)
         settings = settings if settings.rope else replace(settings, rope=rope_of(model))
     elif MODES[settings.mode].needs_model:
-        raise ValueError(f"mode {settings.mode} needs the model")
+        raise InputError(f"mode {settings.mode} needs the model")
     if settings.mode == "tokens":
         _check_recomputes(model, ids, layers)
         data = encode_tokens(model, ids, fingerprint=name, salt=salt, progress=progress)
@@ -140,7 +140,7 @@ def load_cache(
         TypeError: the salt is no bytes.
     """
     if prefix is not None and prefix < 1:
-        raise ValueError(f"a prefix of {prefix} tokens; need at least 1, or None for all")
+        raise InputError(f"a prefix of {prefix} tokens; need at least 1, or None for all")
     data = Path(path).read_bytes()
     stream, head = parse_sequence(data)
     if model is not None:

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
+from ....entropy_models.errors import BitstreamError, Corrupt, InputError, Truncated, Unsupported
 from ..format.blocks import KvBlock, KvSettings, decode_block, encode_block, read_block_header
 
 NAME = "rdcodec"
@@ -52,7 +52,7 @@ class KvSerializer:
             ValueError: a head_dim below 1.
         """
         if head_dim is not None and head_dim < 1:
-            raise ValueError(f"head_dim {head_dim}; need at least 1")
+            raise InputError(f"head_dim {head_dim}; need at least 1")
         self.settings, self.head_dim = settings, head_dim
 
     def serialize(self, src: Any, dst: Any, key: Any) -> int:
@@ -78,7 +78,7 @@ class KvSerializer:
             kind = BLOCK
         frame = FRAME.pack(kind, len(data), zlib.crc32(data), _place_hash(key, chunk)) + data
         if len(frame) > buffer.numel():
-            raise ValueError(f"{len(frame)} bytes do not fit the buffer of {buffer.numel()}")
+            raise InputError(f"{len(frame)} bytes do not fit the buffer of {buffer.numel()}")
         buffer[: len(frame)].copy_(torch.frombuffer(bytearray(frame), dtype=torch.uint8))
         return len(frame)
 
@@ -89,7 +89,7 @@ class KvSerializer:
             ValueError: a layout of several tensors, or one that `serialize` would refuse.
         """
         if len(layout_desc.shapes) != 1:
-            raise ValueError(f"a chunk of {len(layout_desc.shapes)} tensors; only one group of layers is supported")
+            raise InputError(f"a chunk of {len(layout_desc.shapes)} tensors; only one group of layers is supported")
         _check_shape(layout_desc.shapes[0], self.head_dim)
         return math.prod(layout_desc.shapes[0]) * layout_desc.dtypes[0].itemsize + FRAME.size
 
@@ -137,9 +137,9 @@ def _check_shape(shape: Any, head_dim: int | None) -> tuple[int, int, int, int]:
     if len(shape) == 4 and shape[0] == 2:
         width = head_dim or shape[3]
         if shape[3] % width:
-            raise ValueError(f"hidden dimension {shape[3]} is no multiple of head_dim {width}")
+            raise InputError(f"hidden dimension {shape[3]} is no multiple of head_dim {width}")
         return shape[1], shape[3] // width, shape[2], width
-    raise ValueError(
+    raise InputError(
         f"a chunk of shape {shape}; supported are [2, layers, tokens, hidden] and "
         "[layers, 2, tokens, heads, head_dim]; chunks of multi-head latent attention (MLA) are not"
     )
@@ -197,7 +197,7 @@ def _place_hash(key: Any, chunk: Tensor) -> bytes:
 def _tensor(memory: Any, name: str) -> Tensor:
     """The tensor of an LMCache ``MemoryObj``."""
     if memory.tensor is None:
-        raise ValueError(f"the {name} has no tensor")
+        raise InputError(f"the {name} has no tensor")
     return memory.tensor
 
 
@@ -213,10 +213,10 @@ def settings_of(options: Mapping[str, Any]) -> KvSettings:
     """
     unknown = set(options) - set(_OPTIONS) - {"head_dim", "max_workers", "type"}
     if unknown:
-        raise ValueError(f"unknown options {sorted(unknown)}; there are {sorted({*_OPTIONS, 'head_dim', 'max_workers'})}")
+        raise InputError(f"unknown options {sorted(unknown)}; there are {sorted({*_OPTIONS, 'head_dim', 'max_workers'})}")
     settings = KvSettings(**{name: kind(options[name]) for name, kind in _OPTIONS.items() if name in options})
     if settings.mode in {"tokens", "residual"}:
-        raise ValueError(f"mode {settings.mode} needs the model to restore a cache; LMCache has none at hand")
+        raise InputError(f"mode {settings.mode} needs the model to restore a cache; LMCache has none at hand")
     return settings
 
 

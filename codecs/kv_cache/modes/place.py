@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ....entropy_models.errors import InputError
 from .rope import Rope
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Place:
     def calibration(self) -> Profile:
         """The profile of a mode that cannot do without."""
         if self.profile is None:
-            raise ValueError("this mode needs a calibrated profile")
+            raise InputError("this mode needs a calibrated profile")
         return self.profile
 
     @property
@@ -86,5 +87,5 @@ def finite(x: Tensor, place: Place) -> Tensor:
     """float32 of a tensor; ValueError if a number is not finite (a sum is finite only if all its terms are)."""
     y = x.to(torch.float32)
     if not math.isfinite(float(y.sum())) and not bool(torch.isfinite(y).all()):
-        raise ValueError(f"{KIND_NAMES[place.kind]} of layer {place.layer} are not all finite; mode lossless takes them")
+        raise InputError(f"{KIND_NAMES[place.kind]} of layer {place.layer} are not all finite; mode lossless takes them")
     return y

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....entropy_models.errors import Corrupt
+from ....entropy_models.errors import Corrupt, InputError
 from ....entropy_models.rows import coarse_levels
 from ....entropy_models.tables import LEVELS, scale_ratio
 from .place import KEY, KIND_NAMES, Place, finite
@@ -135,7 +135,7 @@ def code_rows(
         float32, the shape of t.
     """
     if t is not None and abs(exponent) > EXPONENT_MAX:
-        raise ValueError(
+        raise InputError(
             f"layer {place.layer} {KIND_NAMES[place.kind]} holds values up to {float(t.abs().max()):.3g}, too far from one "
             "for the steps of this mode; mode lossless takes them"
         )

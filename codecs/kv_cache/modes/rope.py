@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....entropy_models.errors import Corrupt
+from ....entropy_models.errors import Corrupt, InputError
 
 FREQUENCIES_MAX = 512
 
@@ -26,7 +26,7 @@ class Rope:
     def __post_init__(self) -> None:
         f = self.frequencies
         if f.ndim != 1 or not 1 <= len(f) <= FREQUENCIES_MAX or not np.isfinite(f).all():
-            raise ValueError(f"RoPE frequencies of shape {f.shape}; need 1..{FREQUENCIES_MAX} finite numbers")
+            raise InputError(f"RoPE frequencies of shape {f.shape}; need 1..{FREQUENCIES_MAX} finite numbers")
 
     def alike(self, other: Rope) -> bool:
         """Whether keys are turned alike, but for float32's last digits, in which devices differ."""

@@ -8,6 +8,8 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ....entropy_models.errors import InputError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -114,9 +116,9 @@ MODE_NAMES = (
 def check_command_mode(mode: str) -> None:
     """ValueError for a mode that no command writes: there is none of that name, or it needs the running model."""
     if mode not in MODES:
-        raise ValueError(f"no mode {mode!r}; there are {MODE_NAMES}")
+        raise InputError(f"no mode {mode!r}; there are {MODE_NAMES}")
     if MODES[mode].needs_model:
-        raise ValueError(
+        raise InputError(
             f"mode {mode} needs the model to encode and decode, which only save_cache in Python has; here are {MODE_NAMES}"
         )
 

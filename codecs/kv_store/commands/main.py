@@ -16,31 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ....entropy_models.errors import BitstreamError
+from ....entropy_models.errors import InputError
 from ...kv_cache.modes.table import MODE_NAMES, MODES
+from ...kv_cache.options import Bits, Keys, ProfileFile, Tokens
 from ...kv_cache.token_file import check_one, ids_of, read_ids
-from ...terminal.console import errors, fail, out
+from ...terminal.console import EXPECTED, errors, fail, out
 from ...terminal.files import STDIO, Job, check_target, show_size
+from ...terminal.options import Quality
 from . import upkeep as cli_upkeep
-from .shared import (
-    PROGRAM,
-    AsJson,
-    Bits,
-    BlockTokens,
-    Dtype,
-    Keys,
-    Model,
-    Name,
-    ProfileFile,
-    Quality,
-    Salt,
-    Store,
-    Tokens,
-    counted,
-    instead,
-    open_store,
-    reported,
-)
+from .shared import PROGRAM, AsJson, BlockTokens, Dtype, Model, Name, Salt, Store, counted, instead, open_store, reported
 
 if TYPE_CHECKING:
     from ..store import Hit, PrefixStore
@@ -72,7 +56,7 @@ def put(
     """Store caches; what the store already holds of their beginnings is shared, not written again."""
     with reported():
         check_one(tokens, len(caches))
-        from ...kv_cache.commands import ROPE_KEPT
+        from ...kv_cache.face import ROPE_KEPT
         from ...kv_cache.layout import layout_of
 
         options = {"mode": mode, "quality": quality, "bits": bits, "profile": profile}
@@ -122,21 +106,21 @@ def _go_on(path: Path, failed: list[Path]) -> Iterator[None]:
     """Name a file that cannot be put, and leave it out."""
     try:
         yield
-    except (BitstreamError, ValueError, TypeError, OSError) as error:
+    except EXPECTED as error:
         failed.append(path)
         fail(error, str(path), PROGRAM)
 
 
 def _cache(path: Path, tokens: Path | None, keys: str | None) -> tuple[Any, Any]:
     """Layers and ids of a file to put."""
-    from ...kv_cache.commands import read_tensors
+    from ...kv_cache.safetensors_file import read_tensors
 
     layers, held, notices = read_tensors(path.read_bytes(), keys)
     for notice in notices:
         errors.print(f"codec kv: {path}: note: {notice}")
     ids = ids_of(held, tokens)
     if ids is None:
-        raise ValueError("no tensor 'tokens'; give the ids with --tokens")
+        raise InputError("no tensor 'tokens'; give the ids with --tokens")
     return layers, ids
 
 
@@ -162,13 +146,13 @@ def get(
         import numpy as np
         from safetensors.torch import save
 
-        from ...kv_cache.commands import named_tensors
+        from ...kv_cache.safetensors_file import named_tensors
 
         to_stdout = str(output) == STDIO
         if not to_stdout:
             check_target(None, output, force)
         if not output.parent.is_dir():
-            raise ValueError(f"{output.parent}: no such folder")
+            raise InputError(f"{output.parent}: no such folder")
         wanted, ids = _range(layers), read_ids(tokens)
         with open_store(store, model, fingerprint, salt, block_tokens, {"profile": profile}, dtype=dtype) as opened:
             hit = _hit(opened, ids, wanted, model, dtype)
@@ -188,10 +172,10 @@ def _hit(opened: PrefixStore, ids: list[int], layers: range | None, model: str |
     if hit is None:
         why = f" in blocks that can be read ({known} tokens are {_unusable(opened)})" if known else ""
         why = why or (f"; {damaged}" if damaged else instead(opened, model, dtype))
-        raise ValueError(f"no beginning of the {len(ids)} tokens is stored for this model and tenant{why}")
+        raise InputError(f"no beginning of the {len(ids)} tokens is stored for this model and tenant{why}")
     if not hit.layers or not hit.layers[0][1].shape[-1]:
         what = "layer inputs" if hit.layers else "token ids only"
-        raise ValueError(f"the blocks of these tokens hold {what}; the model must recompute keys and values")
+        raise InputError(f"the blocks of these tokens hold {what}; the model must recompute keys and values")
     if hit.tokens < known:
         lost = f"tokens {hit.tokens} to {known - 1} were stored too, in blocks that are {_unusable(opened)}"
         errors.print(f"codec kv: note: {lost}")
@@ -211,7 +195,7 @@ def _range(text: str | None) -> range | None:
         return None
     match = re.fullmatch(r"(\d+):(\d+)", text)
     if not match or int(match[1]) >= int(match[2]):
-        raise ValueError(f"--layers {text}; need first:last, e.g. 0:8")
+        raise InputError(f"--layers {text}; need first:last, e.g. 0:8")
     return range(int(match[1]), int(match[2]))
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ....entropy_models.errors import BitstreamError
-from ...terminal.console import bar, fail
+from ....entropy_models.errors import InputError
+from ...kv_cache.options import kv_settings
+from ...terminal.console import EXPECTED, bar, fail
 
 PROGRAM = "codec kv"
 
@@ -25,20 +26,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[str | None, typer.Option(help="Folder of the transformers model that made the caches.")]
 Name = Annotated[str | None, typer.Option("--fingerprint", help="32 hexadecimal digits in place of --model.")]
 Salt = Annotated[str, typer.Option(envvar="RDCODEC_SALT", help="A tenant's; others do not find the blocks.")]
-Tokens = Annotated[Path | None, typer.Option(help="Token ids: a JSON list, or numbers with spaces between.")]
-Keys = Annotated[str | None, typer.Option(help="Pattern of tensor names, default 'layers.{i}.{k}' or '{i}.{k}' (mlx_lm).")]
-Quality = Annotated[
-    int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100, default 60; not of all modes.")
-]
-Bits = Annotated[int | None, typer.Option(min=1, max=5, help="Of the turboquant modes' codes, default 4.")]
-ProfileFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--profile",
-        help="kv_profile.safetensors of the model, from `codec eval kv`. Quantized modes then take steps by attention "
-        "error, coarser ones at the same quality.",
-    ),
-]
 Dtype = Annotated[
     str | None, typer.Option(help="Element type that --model ran in, if not its files': bfloat16, float16, float32.")
 ]
@@ -50,7 +37,7 @@ def reported() -> Iterator[None]:
     """Turn bad data and unreachable stores into one line on standard error and exit code 1."""
     try:
         yield
-    except (BitstreamError, ValueError, TypeError, OSError, ImportError) as error:
+    except EXPECTED as error:
         fail(error, program=PROGRAM)
         raise typer.Exit(1) from None
 
@@ -77,16 +64,16 @@ def open_store(
     """The store of a model and a tenant.
 
     Args:
-        options: mode, quality, bits and profile, as `commands.kv_settings` takes them.
+        options: mode, quality, bits and profile, as `kv_settings` takes them.
         create: a folder may be missing, and is made.
-        made, dtype: of the caches; see `commands.identity_of`.
+        made, dtype: of the caches; see `identity_of`.
 
     Raises:
         ValueError: no store there, no such model, or settings that do not go together.
     """
     if not create:
         check_there(store)
-    from ...kv_cache.commands import identity_of, kv_settings
+    from ...kv_cache.hf.identity import identity_of
     from ..backends import open_backend
     from ..store import PrefixStore
 
@@ -96,14 +83,14 @@ def open_store(
     elif fingerprint and re.fullmatch("[0-9a-fA-F]{32}", fingerprint):
         name = bytes.fromhex(fingerprint)
     else:
-        raise ValueError("which model? Give --model FOLDER, or --fingerprint with 32 hexadecimal digits")
+        raise InputError("which model? Give --model FOLDER, or --fingerprint with 32 hexadecimal digits")
     settings = kv_settings(**{"mode": "quantized", **options}, block_tokens=block_tokens, rope=rope)
     return PrefixStore(open_backend(store), fingerprint=name, salt=salt.encode(), settings=settings)
 
 
 def instead(opened: PrefixStore, model: str | None, dtype: str | None = None) -> str:
     """What the store holds instead, where it has not what was asked for."""
-    from ...kv_cache.commands import model_in
+    from ...kv_cache.hf.identity import model_in
     from ...kv_cache.hf.mismatch import elsewhere
 
     index = opened.index
@@ -114,4 +101,4 @@ def instead(opened: PrefixStore, model: str | None, dtype: str | None = None) ->
 def check_there(store: str) -> None:
     """ValueError for a folder that is not there; a server answers for itself when it is opened."""
     if "://" not in store and not Path(store).is_dir():
-        raise ValueError(f"{store}: no store there")
+        raise InputError(f"{store}: no store there")

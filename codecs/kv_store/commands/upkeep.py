@@ -14,26 +14,13 @@ from rich.box import SIMPLE
 from rich.segment import Segments
 from rich.table import Table
 
+from ....entropy_models.errors import InputError
 from ...kv_cache.modes.table import MODE_NAMES
+from ...kv_cache.options import Bits, ProfileFile
 from ...terminal.console import errors, out
 from ...terminal.files import parse_size, show_size
-from .shared import (
-    AsJson,
-    Bits,
-    BlockTokens,
-    Dtype,
-    Model,
-    Name,
-    ProfileFile,
-    Quality,
-    Salt,
-    Store,
-    check_there,
-    counted,
-    instead,
-    open_store,
-    reported,
-)
+from ...terminal.options import Quality
+from .shared import AsJson, BlockTokens, Dtype, Model, Name, Salt, Store, check_there, counted, instead, open_store, reported
 
 if TYPE_CHECKING:
     from ..store import PrefixStore
@@ -131,7 +118,7 @@ def _limit(budget: str, total: int) -> int:
     if not match and "%" not in budget:
         return parse_size(budget)
     if not match or Decimal(match[1]) > 100:
-        raise ValueError(f"budget {budget!r}; need a size like 20GB, or 0% to 100% of what is stored")
+        raise InputError(f"budget {budget!r}; need a size like 20GB, or 0% to 100% of what is stored")
     return int(total * Decimal(match[1]) / 100)
 
 
@@ -192,7 +179,7 @@ def transcode(
             with counted("transcode") as progress:
                 done = opened.transcode(opened.settings, progress)
             if not done.blocks:
-                raise ValueError(f"{store}: no block is stored for this model and tenant{instead(opened, model)}")
+                raise InputError(f"{store}: no block is stored for this model and tenant{instead(opened, model)}")
         line = f"{store}: {show_size(done.before_bytes)} -> {show_size(done.after_bytes)}"
         out.print(json.dumps(asdict(done)) if as_json else line)
         for blocks, what in ((done.left, "left as they are"), (done.damaged, "damaged and deleted")):

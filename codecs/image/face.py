@@ -1,0 +1,261 @@
+"""The image codec on the command line: options, files in and out, and what is told of them. No numpy, no torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...entropy_models.errors import InputError, Unsupported
+from .. import container, weights
+from ..contract import Desk, Result
+from ..terminal.files import parse_size, show_size
+from ..terminal.options import Model, Quality
+from .formats import FORMATS, READ_ONLY, SHOWN
+from .header import ALPHA, parse
+from .tiles import Box
+
+if TYPE_CHECKING:
+    from .codec import ImageCodec
+
+QUALITY = 60
+"""Where none is asked for."""
+BPP_MAX = 1000.0
+FORMAT_NAMES = ", ".join(suffix.removeprefix(".") for suffix in FORMATS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeOptions:
+    """Options of `codec encode`."""
+
+    quality: Quality = None
+    bpp: Annotated[float | None, typer.Option(help="The highest whole quality of at most this many bits per pixel.")] = None
+    size: Annotated[str | None, typer.Option(help="The highest whole quality of at most this file size, like 50kB.")] = None
+    model: Model = None
+
+    def __post_init__(self) -> None:
+        targets = {"--quality": self.quality, "--bpp": self.bpp, "--size": self.size}
+        given = [name for name, value in targets.items() if value is not None]
+        if len(given) > 1:
+            raise typer.BadParameter(f"give --quality, --bpp or --size, not {' and '.join(given)}")
+        if self.bpp is not None and not 0 < self.bpp <= BPP_MAX:
+            raise InputError(f"--bpp {self.bpp}; need a number above 0 and at most {BPP_MAX:.0f}, like 0.5")
+        if self.size is not None:
+            parse_size(self.size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeOptions:
+    """Options of `codec decode`."""
+
+    format: Annotated[
+        str | None, typer.Option("--format", metavar="NAME", help=f"{FORMAT_NAMES}; default OUT's, else png.")
+    ] = None
+    crop: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,W,H", help="Only this part, as stored (not turned by EXIF); all is checked."),
+    ] = None
+    salvage: Annotated[
+        bool,
+        typer.Option(
+            "--salvage",
+            help="Recover what is undamaged; exit code 0, a note and --json's lost_tiles name lost tiles.",
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.format is not None and suffix_named(self.format) not in FORMATS:
+            raise typer.BadParameter(f"--format {self.format}; need one of {FORMAT_NAMES}")
+        if self.crop is not None:
+            parse_crop(self.crop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyOptions:
+    """`codec verify` takes no options of images."""
+
+
+class ImageFace:
+    """`contract.Face` of the image codec."""
+
+    people = "images"
+    single = "an image"
+    reads = READ_ONLY | FORMATS.keys()
+    writes = FORMATS
+    chunk_kinds = {ALPHA: "alpha"}
+    examples = {
+        "Encode": (
+            "codec encode photo.png                   photo.rdc, quality 60",
+            "codec encode holiday/ -o packed/ -q 40   a folder",
+            "codec encode photo.png --size 50kB       at most 50,000 bytes",
+            "cat photo.jpg | codec encode - > photo.rdc",
+        ),
+        "Decode": (
+            "codec decode photo.rdc                   photo.png",
+            "codec decode packed/ -o back/ --format jpg",
+            "codec decode photo.rdc --crop 0,0,512,512 -o part.png",
+        ),
+    }
+    cuda = True
+    shown = SHOWN
+    Encode, Decode, Verify = EncodeOptions, DecodeOptions, VerifyOptions
+
+    def takes(self, data: bytes, suffix: str) -> bool:
+        """Whether Pillow knows the format."""
+        from .pictures import looks_like_image
+
+        return looks_like_image(data)
+
+    def encode(self, data: bytes, options: EncodeOptions, desk: Desk) -> Result:
+        """An image file to a stream.
+
+        Raises:
+            ValueError: a damaged image, or a target out of reach.
+            KeyError: no such model.
+        """
+        from .codec import ImageCodec
+        from .pictures import read_picture
+        from .rate_control import encode_to_bytes
+
+        picture = read_picture(data)
+        codec = desk.codec("encode", lambda: ImageCodec.load(model=options.model, device=desk.device))
+        pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
+        size = parse_size(options.size) if options.size else None
+        size = size if options.bpp is None else int(options.bpp * pixels / 8)
+        quality = QUALITY if options.quality is None else options.quality
+        if size is None:
+            stream = codec.encode(picture, quality=quality, progress=desk.progress)
+        else:
+            stream, quality = encode_to_bytes(codec, picture, size, desk.progress)
+        rate_bpp = len(stream) * 8 / pixels
+        raw_bytes = picture.pixels.size + (picture.alpha.size if picture.alpha is not None else 0)
+        notices = picture.notices
+        if len(stream) > len(data):
+            notices += (f"larger than the input of {show_size(len(data))}; keep that, or take a lower quality",)
+        facts = {"quality": quality, "rate_bpp": rate_bpp, "raw_bytes": raw_bytes}
+        return Result(stream, facts, f"{rate_bpp:.3f} bpp", notices)
+
+    def suffix(self, options: DecodeOptions) -> str:
+        """``.png``, or what --format says."""
+        return suffix_named(options.format) if options.format else ".png"
+
+    def decode(self, stream: container.Stream, target: Path | None, options: DecodeOptions, desk: Desk) -> Result:
+        """A stream to an image file; for standard output a PNG, unless --format says otherwise.
+
+        Raises:
+            BitstreamError: anything wrong with the data.
+            ValueError: a crop outside the image, or a format that cannot hold it.
+        """
+        from .pictures import check_sides, fitting, format_of, write_picture
+
+        image_format = FORMATS[self.suffix(options)] if options.format or not target else format_of(target)
+        if target and FORMATS.get(target.suffix.lower(), image_format) != image_format:
+            found = f"would be {self.suffix(options)}, not {target.suffix}"
+            raise InputError(f"the output {target} {found}; give -o another name")
+        stream, header = parse(stream, salvage=options.salvage)
+        box = parse_crop(options.crop) if options.crop else None
+        if box is None:
+            check_sides(header.height, header.width, image_format)
+        codec = _codec_of(stream, desk)
+        picture = codec.decode_picture(stream, crop=box, salvage=options.salvage, progress=desk.progress)
+        picture = fitting(picture, image_format)
+        height, width = picture.pixels.shape[:2]
+        facts = {"width": width, "height": height, "lost_tiles": picture.lost_tiles}
+        return Result(write_picture(picture, image_format), facts, f"{width}x{height}", picture.notices)
+
+    def verify(self, stream: container.Stream, options: VerifyOptions, desk: Desk) -> list[str]:
+        """Every checksum and every symbol, no pixels."""
+        parse(stream)
+        _codec_of(stream, desk).verify(stream)
+        return []
+
+    def describe(self, stream: container.Stream) -> dict[str, Any]:
+        """Pixels, bits per pixel, bytes; also of an image cut short or with more behind it."""
+        stream, header = parse(stream, salvage=True)
+        tiles, metadata, alpha = (
+            sum(stream.entries[i].length for i in stream.indices(kind))
+            for kind in (container.DATA, container.METADATA, ALPHA)
+        )
+        tags = [bytes(stream.data[stream.entries[i].offset :][:4]) for i in stream.indices(container.METADATA)]
+        try:
+            model = weights.line_of_stream("image", stream.weights).name
+        except Unsupported:
+            model = None
+        return {
+            "width": header.width,
+            "height": header.height,
+            "channels": header.channels,
+            "alpha": header.alpha,
+            "bits_per_channel": 8,
+            "quality": header.quality,
+            "rate_bpp": round(len(stream.data) * 8 / (header.width * header.height), 4),
+            "weights": stream.weights.hex(),
+            "model": model,
+            "tile_columns": header.grid.columns,
+            "tile_rows": header.grid.rows,
+            "tile_bytes": tiles,
+            "alpha_bytes": alpha,
+            "metadata": [tag.decode("ascii", "replace") for tag in tags],
+            "metadata_bytes": metadata,
+        }
+
+    def rows(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """What `describe` returned, for people."""
+        columns, lines = facts["tile_columns"], facts["tile_rows"]
+        model, names = facts["model"], ", ".join(facts["metadata"])
+        return {
+            "size": f"{facts['width']}x{facts['height']}",
+            "channels": f"{facts['channels']}{' + alpha' if facts['alpha'] else ''}, {facts['bits_per_channel']} bits",
+            "quality": facts["quality"],
+            "rate_bpp": facts["rate_bpp"],
+            "weights": f"{model} ({facts['weights']})" if model else f"{facts['weights']}, not installed",
+            "tiles": f"{columns * lines} ({columns}x{lines}), {show_size(facts['tile_bytes'])}",
+            "alpha": show_size(facts["alpha_bytes"]) if facts["alpha"] else "none",
+            "metadata": f"{names}, {show_size(facts['metadata_bytes'])}" if names else "none",
+        }
+
+    def demo(self, source: Path | None, folder: Path, desk: Desk, note: Callable[[str], None]) -> Iterable[Any]:
+        """A photograph (else one that matplotlib ships) at three qualities, decoded again, on a sheet beside JPEG at equal
+        bytes."""
+        from .codec import ImageCodec
+        from .demo import figures, run, sample_photograph
+
+        rows, sheet = run(ImageCodec.load(device=desk.device), source or sample_photograph(), folder, note)
+        return figures(rows), f"the sheet to look at: {sheet}"
+
+
+def _codec_of(stream: container.Stream, desk: Desk) -> ImageCodec:
+    """The codec with the weights that a stream names."""
+    from .codec import ImageCodec
+
+    codec: ImageCodec = desk.codec(stream.weights, lambda: ImageCodec.load(stream_hash=stream.weights, device=desk.device))
+    return codec
+
+
+def suffix_named(name: str) -> str:
+    """The suffix that ``--format`` names: ``PNG`` and ``.png`` alike."""
+    return f".{name.lower().removeprefix('.')}"
+
+
+def parse_crop(text: str) -> Box:
+    """``X,Y,W,H`` to (top, left, bottom, right).
+
+    >>> parse_crop("10,20,30,40")
+    (20, 10, 60, 40)
+
+    Raises:
+        ValueError: not four whole numbers, or an empty crop.
+    """
+    try:
+        x, y, width, height = (int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"crop {text!r}; write X,Y,W,H in whole pixels, like 0,0,256,256") from None
+    if width < 1 or height < 1 or x < 0 or y < 0:
+        raise InputError(f"crop {text!r}; X and Y start at 0, W and H at 1")
+    return y, x, y + height, x + width
+
+
+FACE = ImageFace()

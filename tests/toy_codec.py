@@ -1,0 +1,103 @@
+"""A codec of one file: text, deflated, in capitals at quality 0. Shows what a codec owes, and what the command needs."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rdcodec.codecs import container
+from rdcodec.codecs.contract import Desk, Estimate, Progress, Result
+from rdcodec.codecs.terminal.options import Quality
+from rdcodec.entropy_models.errors import Corrupt
+
+STREAM_ID = 60001
+
+
+class ToyCodec:
+    """Text to bytes and back (`contract.Codec`)."""
+
+    stream_id = STREAM_ID
+
+    @classmethod
+    def load(cls, *, model: str | None = None, stream_hash: bytes | None = None, device: str = "auto") -> ToyCodec:
+        return cls()
+
+    def encode(self, signal: str, *, quality: int | None = None, progress: Progress | None = None) -> bytes:
+        text = signal.upper() if quality == 0 else signal
+        chunk = (container.DATA, zlib.compress(text.encode()))
+        return container.write(stream_id=STREAM_ID, weights=bytes(8), signal=b"", chunks=[chunk])
+
+    def decode(self, data: bytes | container.Stream, *, progress: Progress | None = None) -> str:
+        stream = container.parse(data)
+        if stream.stream_id != STREAM_ID or len(stream.entries) != 1:
+            raise Corrupt(f"stream id {stream.stream_id}, {len(stream.entries)} chunks; need {STREAM_ID} and 1")
+        try:
+            return zlib.decompress(stream.chunk(0)).decode()
+        except (zlib.error, UnicodeDecodeError) as error:
+            raise Corrupt(f"no deflated text: {error}") from None
+
+    def estimate(self, signal: str, *, quality: int | None = None) -> Estimate[str]:
+        data = self.encode(signal, quality=quality)
+        return Estimate(8.0 * container.parse(data).entries[0].length, self.decode(data))
+
+    def verify(self, data: bytes | container.Stream) -> list[str]:
+        self.decode(data)
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeOptions:
+    quality: Quality = None
+    loud: Annotated[bool, typer.Option("--loud", help="In capitals, as at quality 0.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoOptions:
+    pass
+
+
+class ToyFace:
+    """Text files on the command line (`contract.Face`)."""
+
+    people, single = "texts", "a text"
+    reads, writes = frozenset({".txt"}), {".txt": "text"}
+    chunk_kinds: dict[int, str] = {}
+    examples = {"Encode": ("codec encode letter.txt --loud",)}
+    cuda = False
+    shown = ("text.rdc",)
+    Encode, Decode, Verify = EncodeOptions, NoOptions, NoOptions
+
+    def takes(self, data: bytes, suffix: str) -> bool:
+        return suffix == ".txt" and data.isascii()
+
+    def encode(self, data: bytes, options: EncodeOptions, desk: Desk) -> Result:
+        stream = ToyCodec().encode(data.decode(), quality=0 if options.loud else options.quality)
+        return Result(stream, {"raw_bytes": len(data)}, f"{8 * len(stream) / len(data):.2f} bits per letter")
+
+    def suffix(self, options: NoOptions) -> str:
+        return ".txt"
+
+    def decode(self, stream: container.Stream, target: Path | None, options: NoOptions, desk: Desk) -> Result:
+        text = ToyCodec().decode(stream)
+        return Result(text.encode(), {"letters": len(text)}, f"{len(text)} letters")
+
+    def verify(self, stream: container.Stream, options: NoOptions, desk: Desk) -> list[str]:
+        return ToyCodec().verify(stream)
+
+    def describe(self, stream: container.Stream) -> dict[str, Any]:
+        return {"letters": len(ToyCodec().decode(stream))}
+
+    def rows(self, facts: dict[str, Any]) -> dict[str, Any]:
+        return facts
+
+    def demo(self, source: Path | None, folder: Path, desk: Desk, note: Any) -> list[str]:
+        text = source.read_text() if source else "to be or not to be"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "text.rdc").write_bytes(ToyCodec().encode(text))
+        return [f"{len(text)} letters"]
+
+
+FACE = ToyFace()
