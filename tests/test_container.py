@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 
@@ -102,3 +103,15 @@ def test_a_folder_that_is_not_there_is_named_without_the_temporary_file(tmp_path
     with pytest.raises(FileNotFoundError) as caught:
         container.write_file(tmp_path / "nowhere" / "x.rdc", b"new")
     assert caught.value.filename == str(tmp_path / "nowhere" / "x.rdc") and ".part" not in str(caught.value)
+
+
+def test_a_written_file_has_the_permissions_of_the_umask_which_is_not_touched(tmp_path, monkeypatch):
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "umask", lambda mask: pytest.fail("other threads would write with it"))
+            container.write_file(tmp_path / "x", b"1")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

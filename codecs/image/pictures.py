@@ -110,7 +110,9 @@ def as_picture(image: np.ndarray | str | Path | Image.Image | Picture) -> Pictur
 
 
 def looks_like_image(data: bytes) -> bool:
-    """Whether Pillow knows the format, judged by content."""
+    """Whether Pillow knows the format, judged by content; files that begin as usual formats do are not opened for it."""
+    if _image_magic(data):
+        return True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -119,7 +121,7 @@ def looks_like_image(data: bytes) -> bool:
     except Image.DecompressionBombError:
         return True
     except (OSError, ValueError, SyntaxError, RuntimeError, LookupError, TypeError):
-        return _image_magic(data) is not None  # damaged
+        return False
 
 
 def _image_magic(data: bytes) -> str | None:
