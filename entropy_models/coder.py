@@ -10,7 +10,7 @@ slices of channels, latents of several resolutions, the same entries again. All 
 
 Symbols are coded grouped by level, one constriction call per level: ten times faster than a model per
 symbol. Within one call of ``code`` the order is: level by level, ascending; inside a level in
-the tensor's order; then all escapes, as exponent, sign and mantissa of their excess over the table's reach.
+the tensor's order; then all symbols beyond the reach of their tables (`escapes`).
 Symbols whose level is below ``tables.skip_level``, and inactive ones, are not coded and are zero.
 
 `Write` and `Read` keep a CRC-32 of the symbols of each item in ``checks``; a codec stores it, so that a stream read
@@ -28,13 +28,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import escapes
 from .checksum import crc32
 from .errors import Corrupt, InputError
-from .tables import ESCAPE_EXPONENTS, LEVELS, Tables, categorical, escape_counts
+from .tables import LEVELS, Tables
 
-_EXPONENT = categorical(escape_counts())
-_EXPONENT_BITS = np.append(np.arange(1, ESCAPE_EXPONENTS), ESCAPE_EXPONENTS - 1)
-SYMBOL_MAX = 2**ESCAPE_EXPONENTS - 1
+SYMBOL_MAX = escapes.EXCESS_MAX
 """Largest magnitude of a symbol."""
 WORD_BYTES = 4
 
@@ -147,19 +146,10 @@ class Write:
             entries, excess, sign = _entries(ordered, plan, self.tables)
             for index, run in plan.runs:
                 encoder.encode(entries[run], self.tables.models[index])
-            self._escapes(encoder, excess, sign)
+            if len(excess):
+                for symbols, model, _ in escapes.calls(excess, sign):
+                    encoder.encode(symbols, model)
         return _like(coded, residual)
-
-    @staticmethod
-    def _escapes(encoder: constriction.stream.queue.RangeEncoder, excess: np.ndarray, sign: np.ndarray) -> None:
-        if not len(excess):
-            return
-        exponent = _exponent(excess)
-        encoder.encode(exponent, _EXPONENT)
-        encoder.encode(sign, constriction.stream.model.Uniform(2))
-        for e in np.unique(exponent[exponent > 0]):
-            mantissa = (excess[exponent == e] - (1 << int(e))).astype(np.int32)
-            encoder.encode(mantissa, constriction.stream.model.Uniform(1 << int(e)))
 
     def close(self) -> list[bytes]:
         """The stream of each item; a multiple of four bytes."""
@@ -193,26 +183,14 @@ class Read:
                     ordered[run] = decoder.decode(self.tables.decoding_models[index], run.stop - run.start)
                 ordered -= reach
                 beyond = np.flatnonzero(ordered > reach)
-                ordered[beyond] = self._escapes(decoder, reach[beyond])
+                if len(beyond):
+                    ordered[beyond] = escapes.read(decoder.decode, reach[beyond])
             except AssertionError as error:  # constriction: "tried to decode from invalid compressed data"
                 raise Corrupt(f"entropy decoder: {error}") from None
             self.checks[i] = _check(ordered, self.checks[i])
             symbols = torch.from_numpy(ordered).to(torch.float32)
             coded.append(torch.zeros(levels.size).scatter_(0, plan.order, symbols))
         return _like(coded, residual)
-
-    @staticmethod
-    def _escapes(decoder: constriction.stream.queue.RangeDecoder, reach: np.ndarray) -> np.ndarray:
-        """Symbols beyond the reach of their tables."""
-        if not len(reach):
-            return reach
-        exponent = decoder.decode(_EXPONENT, len(reach))
-        sign = decoder.decode(constriction.stream.model.Uniform(2), len(reach))
-        excess = np.int32(1) << exponent
-        for e in np.unique(exponent[exponent > 0]):
-            where = exponent == e
-            excess[where] += decoder.decode(constriction.stream.model.Uniform(1 << int(e)), int(where.sum()))
-        return (reach + excess) * (1 - 2 * sign)
 
     def close(self) -> None:
         """Raise Corrupt if a stream holds more than was read: the sign of wrong weights or tables."""
@@ -234,12 +212,13 @@ class Measure:
         for i, (row, levels) in enumerate(zip(_rows(residual), _levels(level, active, residual.shape), strict=True)):
             coded.append(_quantised(row, levels, self.tables))
             plan = Plan(levels, self.tables.skip_level)
-            entries, excess, _ = _entries(_ordered(coded[i], plan), plan, self.tables)
+            entries, excess, sign = _entries(_ordered(coded[i], plan), plan, self.tables)
             for index, run in plan.runs:
                 self.bits[i] += self.tables.bits[index][entries[run]].sum()
                 self.tally(index, entries[run])
-            exponent = _exponent(excess)
-            self.bits[i] += (_EXPONENT_BITS[exponent] + 1 + exponent).sum()
+            if len(excess):
+                calls = escapes.calls(excess, sign)
+                self.bits[i] += sum(escapes.ideal_bits(symbols, bits) for symbols, _, bits in calls)
         return _like(coded, residual)
 
     def tally(self, level: int, entries: np.ndarray) -> None:
@@ -254,8 +233,3 @@ def _like(coded: list[Tensor], residual: Tensor) -> Tensor:
 
 def _check(symbols: np.ndarray, before: int) -> int:
     return crc32(symbols.astype("<i4", copy=False).data, before)
-
-
-def _exponent(excess: np.ndarray) -> np.ndarray:
-    """floor(log2(excess)), int32, exact for 1..2^24."""
-    return (np.frexp(excess.astype(np.float64))[1] - 1).astype(np.int32)

@@ -24,64 +24,24 @@ from __future__ import annotations
 
 import math
 import struct
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import constriction
 import numpy as np
-from safetensors.numpy import load
 
+from . import escapes
 from .errors import Corrupt, InputError, Truncated
+from .gaussian import coarse_level, tables
 from .pairs import Order, pairs_of
-from .tables import (
-    ESCAPE_EXPONENTS,
-    LEVELS,
-    SCALE_MIN,
-    TOTAL,
-    Tables,
-    categorical,
-    escape_counts,
-    scale_ratio,
-)
+from .tables import LEVELS, TOTAL, Model, categorical
 
-TABLES_FILE = Path(__file__).with_name("gaussian.safetensors")
 SYMBOL_TOTAL = 1 << 16
 """Counts of an order-0 table, as stored, add up to this."""
 _WORDS = struct.Struct("<I")
 _VECTOR_HEAD = struct.Struct("<iB")
 """Offset and level."""
 _NUMBERS = {kind: struct.Struct("<" + kind) for kind in "BhiI"}
-_EXPONENT = categorical(escape_counts())
-_EXPONENT_BITS = np.append(np.arange(1, ESCAPE_EXPONENTS), ESCAPE_EXPONENTS - 1)
-_SIGN = constriction.stream.model.Uniform(2)
 WORD_BYTES = 4
-
-
-@cache
-def tables() -> Tables:
-    """Gaussian tables of the 64 levels, integers read from the package; level 0 is not coded."""
-    stored = load(TABLES_FILE.read_bytes())
-    ends = np.cumsum(2 * stored["reach"].astype(np.int64) + 2)
-    return Tables(np.split(stored["counts"].astype(np.int64), ends[:-1]), int(stored["skip_level"][0]))
-
-
-def coarse_levels(variance: np.ndarray) -> np.ndarray:
-    """1..32 for variances in squared steps: the nearest odd level, 2 c - 1. Half the calls, for 0.003 bits a symbol."""
-    position = np.log(np.maximum(variance, 1e-18))
-    position *= _COARSE_SLOPE
-    position += _COARSE_OFFSET
-    return np.minimum(np.maximum(np.rint(position), 1), LEVELS // 2).astype(np.int32)
-
-
-def _coarse_level(variance: float) -> int:
-    """`coarse_levels` of one number, in a tenth of the time."""
-    position = math.log(max(variance, 1e-18)) * _COARSE_SLOPE + _COARSE_OFFSET
-    return min(max(round(position), 1), LEVELS // 2)
-
-
-_COARSE_SLOPE = 0.25 / scale_ratio()
-_COARSE_OFFSET = 0.5 - math.log(SCALE_MIN) / (2 * scale_ratio())
 
 
 def symbol_counts(values: np.ndarray) -> tuple[int, np.ndarray]:
@@ -99,7 +59,7 @@ class WriteRows:
 
     def __init__(self) -> None:
         self.tables = tables()
-        self._calls: list[tuple[np.ndarray, Any]] = []
+        self._calls: list[tuple[np.ndarray, Model]] = []
         self._raw: list[bytes] = []
         self._words = b""
 
@@ -142,7 +102,8 @@ class WriteRows:
         entries, excess, sign = self._escaped(part, index)
         self._encode(entries, self.tables.models[index], self.tables.bits[index])
         if len(excess):
-            self._escapes(excess, sign)
+            for call in escapes.calls(excess, sign):
+                self._encode(*call)
 
     def _escaped(self, part: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Table entries; excess over the table's reach and sign of the symbols beyond it. All int32."""
@@ -155,18 +116,9 @@ class WriteRows:
         entries[at] = 2 * reach + 1
         beyond = part[at]
         excess = np.abs(beyond) - reach
-        if excess.max() >= 1 << ESCAPE_EXPONENTS:
-            raise InputError(f"a number of {excess.max()} steps beyond its table; at most {2**ESCAPE_EXPONENTS - 1}")
+        if excess.max() > escapes.EXCESS_MAX:
+            raise InputError(f"a number of {excess.max()} steps beyond its table; at most {escapes.EXCESS_MAX}")
         return entries, excess, (beyond < 0).astype(np.int32)
-
-    def _escapes(self, excess: np.ndarray, sign: np.ndarray) -> None:
-        """Elias' gamma code of the excess over reach: exponents, then signs, then mantissas by exponent."""
-        exponent = _exponent(excess)
-        self._encode(exponent, _EXPONENT, _EXPONENT_BITS)
-        self._encode(sign, _SIGN, 1)
-        for e in np.unique(exponent[exponent > 0]):
-            mantissa = excess[exponent == e] - np.int32(1 << int(e))
-            self._encode(mantissa, constriction.stream.model.Uniform(1 << int(e)), int(e))
 
     def vector(self, values: np.ndarray, count: int) -> np.ndarray:
         """A few integers, int32, as offset + row."""
@@ -177,7 +129,7 @@ class WriteRows:
             self._singly(centred, level)
         return values
 
-    def _encode(self, entries: np.ndarray, model: Any, bits: np.ndarray | int) -> None:
+    def _encode(self, entries: np.ndarray, model: Model, bits: np.ndarray | int) -> None:
         """``bits``: ideal length of each entry of the model, or of all alike; what `MeasureRows` wants."""
         self._calls.append((entries, model))
 
@@ -294,17 +246,8 @@ class ReadRows:
             return part
         at = np.flatnonzero(part > 2 * reach)
         part -= np.int32(reach)
-        part[at] = self._escapes(len(at), reach)
+        part[at] = escapes.read(self._decode, np.full(len(at), reach, np.int32))
         return part
-
-    def _escapes(self, count: int, reach: int) -> np.ndarray:
-        exponent = self._decode(_EXPONENT, count)
-        sign = self._decode(_SIGN, count)
-        excess = np.left_shift(np.int32(1), exponent, dtype=np.int32)
-        for e in np.unique(exponent[exponent > 0]):
-            where = exponent == e
-            excess[where] += self._decode(constriction.stream.model.Uniform(1 << int(e)), int(where.sum()))
-        return (np.int32(reach) + excess) * (1 - 2 * sign)
 
     def vector(self, values: np.ndarray | None, count: int) -> np.ndarray:
         """Inverse of `WriteRows.vector`."""
@@ -327,8 +270,8 @@ class ReadRows:
         entries += (shift - reach).astype(np.int32)
         if beyond.any():
             for i in np.flatnonzero(beyond.any(1)):
-                excess = readers[i]._escapes(int(beyond[i].sum()), int(reach[i, 0]))
-                entries[i, beyond[i]] = excess + shift[i].astype(np.int32)
+                limits = np.full(np.count_nonzero(beyond[i]), reach[i, 0], np.int32)
+                entries[i, beyond[i]] = escapes.read(readers[i]._decode, limits) + shift[i].astype(np.int32)
         return entries.reshape(-1)
 
     def finish(self) -> None:
@@ -338,7 +281,7 @@ class ReadRows:
         if self._at != len(self._data):
             raise Corrupt(f"{len(self._data) - self._at} bytes are left over after a chunk's raw part")
 
-    def _decode(self, model, count: int) -> np.ndarray:
+    def _decode(self, model: Model, count: int) -> np.ndarray:
         try:
             return self._decoder.decode(model, count)
         except AssertionError as error:  # constriction: "tried to decode from invalid compressed data"
@@ -380,8 +323,8 @@ class MeasureRows(WriteRows):
         super().__init__()
         self.bits = np.zeros(1)
 
-    def _encode(self, entries: np.ndarray, model: Any, bits: np.ndarray | int) -> None:
-        self.bits[0] += bits[entries].sum() if isinstance(bits, np.ndarray) else bits * len(entries)
+    def _encode(self, entries: np.ndarray, model: Model, bits: np.ndarray | int) -> None:
+        self.bits[0] += escapes.ideal_bits(entries, bits)
 
     def finish(self) -> None:
         """Add the raw part up."""
@@ -394,10 +337,5 @@ def _vector_head(values: np.ndarray) -> tuple[np.ndarray, int, int]:
     offset = round(int(values.sum(dtype=np.int64)) / len(values))
     centred = values.astype(np.int64) - offset
     energy = int(centred @ centred)
-    level = 2 * _coarse_level(energy / len(values)) - 1 if energy else 0
+    level = 2 * coarse_level(energy / len(values)) - 1 if energy else 0
     return centred.astype(np.int32), offset, level
-
-
-def _exponent(excess: np.ndarray) -> np.ndarray:
-    """floor(log2(excess)), int32, exact for 1..2^31 - 1."""
-    return (np.frexp(excess.astype(np.float64))[1] - 1).astype(np.int32)

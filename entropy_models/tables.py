@@ -17,6 +17,8 @@ import numpy as np
 
 from .errors import InputError
 
+Model = constriction.stream.model.Model
+"""Of one symbol, as constriction takes it."""
 LEVELS = 64
 SCALE_MIN = 0.11
 SCALE_MAX = 64.0
@@ -26,8 +28,6 @@ REACH_MAX = 1 << 12
 SCAN_MAX = 10
 """Tables of up to so many entries are decoded faster by a scan than by bisection (measured)."""
 DEADZONE_MAX = 0.35
-ESCAPE_EXPONENTS = 24
-"""An escape's excess lies in 1..2^24 - 1, as far as float32 counts exactly."""
 
 
 def scale_ratio() -> float:
@@ -123,13 +123,6 @@ def categorical(counts: np.ndarray, *, scan: bool = False) -> constriction.strea
     come out unchanged, without rounding. With ``scan`` it adds them up anew for each symbol (constriction's ``lazy``).
     """
     return constriction.stream.model.Categorical((counts - 1).astype(np.float64), perfect=False, lazy=scan)
-
-
-def escape_counts() -> np.ndarray:
-    """Counts of the exponent of an escape's excess: halves, as in Elias' gamma code."""
-    counts = np.maximum(TOTAL >> np.arange(1, ESCAPE_EXPONENTS + 1), 1)
-    counts[-1] += TOTAL - counts.sum()
-    return counts
 
 
 def gaussian_tables(skip_level: int = 1) -> Tables:

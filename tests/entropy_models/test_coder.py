@@ -8,12 +8,12 @@ import pytest
 import torch
 from rdcodec.entropy_models.coder import SYMBOL_MAX, Measure, Plan, Read, Write
 from rdcodec.entropy_models.errors import BitstreamError, Corrupt
+from rdcodec.entropy_models.escapes import exponent_counts
 from rdcodec.entropy_models.tables import (
     LEVELS,
     TOTAL,
     Tables,
     categorical,
-    escape_counts,
     gaussian_tables,
     integer_counts,
     scale,
@@ -129,7 +129,7 @@ def test_tables_survive_storage():
     assert all(np.array_equal(a, b) for a, b in zip(tables.counts, again.counts, strict=True))
     again = Tables.from_arrays(tables.with_deadzone(0.05).to_arrays())
     assert np.array_equal(again.deadzone, tables.with_deadzone(0.05).deadzone)
-    assert again.skip_level == tables.skip_level and escape_counts().sum() == TOTAL
+    assert again.skip_level == tables.skip_level and exponent_counts().sum() == TOTAL
 
 
 @pytest.mark.parametrize(

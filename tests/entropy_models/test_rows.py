@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from rdcodec.entropy_models import rows
+from rdcodec.entropy_models import gaussian, rows
 from rdcodec.entropy_models.errors import (
     Corrupt,
 )
@@ -14,10 +14,10 @@ from rdcodec.entropy_models.tables import TOTAL, gaussian_tables
 
 
 def test_stored_tables_are_the_gaussian_ones():
-    stored, fresh = rows.tables(), gaussian_tables(1)
+    stored, fresh = gaussian.tables(), gaussian_tables(1)
     for a, b in zip(stored.counts, fresh.counts, strict=True):
         assert a.sum() == TOTAL and np.abs(a - b).max() <= 2
-    assert zlib.crc32(rows.TABLES_FILE.read_bytes()) == 4006447196
+    assert zlib.crc32(gaussian.TABLES_FILE.read_bytes()) == 4006447196
 
 
 @pytest.mark.parametrize("level", [1, 9, 21, 33, 47, 63])
@@ -41,7 +41,7 @@ def test_rows_come_back_with_escapes(level):
 @pytest.mark.parametrize("level", [1, 9, 21, 29, 33])
 @pytest.mark.parametrize("column", [0, 4, 8])
 def test_the_last_symbol_of_a_table_and_the_first_beyond(level, column):
-    reach = int(rows.tables().reach[level])
+    reach = int(gaussian.tables().reach[level])
     for symbol in (reach, -reach, reach + 1, -reach - 1):
         values, levels = np.zeros((2, 9), np.int32), np.full(2, level, np.uint8)
         values[1, column] = symbol

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ....entropy_models.errors import Corrupt, InputError
-from ....entropy_models.rows import coarse_levels
+from ....entropy_models.gaussian import coarse_levels
 from ....entropy_models.tables import LEVELS, scale_ratio
 from .place import KEY, KIND_NAMES, Place, finite
 
