@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -46,6 +47,8 @@ class ImageCodec:
 
     Use ``ImageCodec.load()``. Quality 0..100 covers about 0.1 to 2 bits per pixel on photographs.
     """
+
+    stream_id: ClassVar[int] = STREAM_ID
 
     def __init__(self, network: ImageNetwork, tables: Tables, stream_hash: bytes, device: str = "cpu") -> None:
         self.network = network.eval().requires_grad_(False).to(device)

@@ -1,0 +1,116 @@
+"""Cases of the image codec."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+from contract.subject import Cases, Golden, Network, Variant
+from PIL import Image
+from rdcodec.codecs.container import Stream
+from rdcodec.codecs.contract import Estimate, Progress
+from rdcodec.codecs.image.codec import ImageCodec
+from rdcodec.codecs.image.demo import sample_photograph
+from rdcodec.codecs.image.pictures import Picture, as_picture
+from rdcodec.codecs.weights import manifest
+from scenes import make_scene
+
+
+@cache
+def photograph() -> np.ndarray:
+    """A real photograph, uint8 (600, 512, 3)."""
+    return np.asarray(Image.open(sample_photograph()).convert("RGB"))
+
+
+def crops() -> list[np.ndarray]:
+    """A dozen pictures of 120x136: photographs, drawings, an inverted one and a turned one."""
+    parts = [photograph()[y : y + 120, x : x + 136] for y in (0, 150, 300, 450) for x in (0, 200)]
+    return [*parts, make_scene(120, 136), make_scene(120, 136, seed=3), 255 - parts[1], parts[2][::-1, ::-1]]
+
+
+def drawn(height: int, width: int, channels: int = 3) -> Picture:
+    return as_picture(make_scene(height, width, channels))
+
+
+def with_metadata() -> Picture:
+    pixels = make_scene(9, 11)
+    return Picture(pixels, pixels[..., 0].copy(), icc=b"profile", exif=b"exif", xmp=b"<x/>")
+
+
+def same(a: Picture | np.ndarray, b: Picture | np.ndarray) -> bool:
+    a, b = as_picture(a), as_picture(b)
+    plain = (a.alpha is None) == (b.alpha is None) and (a.icc, a.exif, a.xmp) == (b.icc, b.exif, b.xmp)
+    return plain and np.array_equal(array(a), array(b)) and array(a).dtype == array(b).dtype
+
+
+def array(picture: Picture | np.ndarray) -> np.ndarray:
+    return picture.array() if isinstance(picture, Picture) else picture
+
+
+def golden_scene(kind: str) -> np.ndarray:
+    """Integer arithmetic only: the same on every machine."""
+    y, x = np.mgrid[:61, :83]
+    planes = [(x * 5 + y * 3 + 90 * (x > y)) % 256, (x * y // 7) % 256, 255 - 3 * y, 4 * ((x // 8 + y // 8) % 2) * 63]
+    image = np.stack(planes, -1).clip(0, 255).astype(np.uint8)
+    squares = np.repeat(255 * ((x // 8 + y // 8) % 2)[..., None], 3, 2).astype(np.uint8)
+    return {"rgb": image[..., :3], "grey": image[..., 0], "alpha": image, "corrected": squares}[kind]
+
+
+def near(found: np.ndarray, expected: np.ndarray) -> bool:
+    """The pixel path is float: a grey level here and there; symbols are exact."""
+    off = np.abs(found.astype(int) - expected)
+    return off.max() <= 1 and (off > 0).mean() < 0.01
+
+
+class Adapted:
+    """`ImageCodec` with the contract's signatures, until it has them itself."""
+
+    stream_id = ImageCodec.stream_id
+
+    def __init__(self, codec: ImageCodec) -> None:
+        self.codec, self.network = codec, codec.network
+
+    @classmethod
+    def load(cls, **options: Any) -> Adapted:
+        return cls(ImageCodec.load(**options))
+
+    def encode(self, signal: Picture, *, quality: int | None = None, progress: Progress | None = None) -> bytes:
+        return self.codec.encode(signal, 60 if quality is None else quality, progress)
+
+    def decode(self, data: bytes | Stream, *, progress: Progress | None = None) -> Picture:
+        return self.codec.decode_picture(data.data if isinstance(data, Stream) else data, progress=progress)
+
+    def estimate(self, signal: Picture, *, quality: int | None = None) -> Estimate[Picture]:
+        found = self.codec.estimate(signal, 60 if quality is None else quality)
+        return Estimate(found.bits, replace(as_picture(signal), pixels=found.pixels))
+
+    def verify(self, data: bytes | Stream) -> list[str]:
+        return self.codec.verify(data.data if isinstance(data, Stream) else data) or []
+
+
+SIZES = {"1x1": (1, 1), "1x9": (1, 9, 1), "17x1": (17, 1, 4), "16x16": (16, 16), "33x50": (33, 50, 1), "65x130": (65, 130)}
+IMAGE = Cases(
+    stream_id=1,
+    variants={"image": Variant(load=partial(Adapted.load, device="cpu"), qualities=(0, 50, 100))},
+    signals={name: partial(drawn, *size) for name, size in SIZES.items()} | {"9x11 with metadata": with_metadata},
+    small=with_metadata,
+    large=photograph,
+    same=same,
+    array=array,
+    golden={
+        f"{name}-{kind}": Golden(
+            load=partial(Adapted.load, model=name, device="cpu"), signal=partial(golden_scene, kind), quality=40, near=near
+        )
+        for name, line in manifest().items()
+        if line.codec == "image"
+        for kind in ("rgb", "grey", "alpha", "corrected")
+    },
+    network=Network(
+        module=lambda codec: codec.network,
+        level_layer=lambda codec: codec.network.level_context.level[0],
+        signals=crops,
+        qualities=(5, 50, 95),
+    ),
+)
