@@ -20,6 +20,7 @@ import rdcodec.entropy_models
 import rdcodec.training
 import typer
 from PIL import Image
+from rdcodec.codecs import REGISTRY
 from rdcodec.codecs.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
@@ -201,12 +202,21 @@ def cache_names() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("page", [name for name in PAGE_NAMES if blocks((ROOT / name).read_text(), "python")])
-def test_python_shown_runs(page, names):
+def test_python_shown_runs(page, names, monkeypatch):
+    monkeypatch.setitem(REGISTRY, "toy", None)  # a page that registers a codec does so for its own test
     code = blocks((ROOT / page).read_text(), "python")
     if "kv_" in "".join(code):
         names |= cache_names()
     for block in code:
         exec(compile(block, page, "exec"), names)
+
+
+def test_the_codec_that_is_added_is_the_one_that_is_tested():
+    """The page shows tests/toy_codec.py, all but its docstring; tests/cli/test_toy_codec.py runs every command on it."""
+    code = blocks((ROOT / "docs/adding-a-codec.md").read_text(), "python")
+    shown = "\n\n".join(block for block in code if "class Toy" in block)
+    tested = (ROOT / "tests/toy_codec.py").read_text()
+    assert shown == tested[tested.index("from __future__") :]
 
 
 # Links -----------------------------------------------------------------------------------------------
