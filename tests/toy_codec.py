@@ -11,7 +11,7 @@ import typer
 from rdcodec.codecs import container
 from rdcodec.codecs.contract import Desk, Estimate, Progress, Result
 from rdcodec.codecs.terminal.options import Quality
-from rdcodec.entropy_models.errors import Corrupt
+from rdcodec.entropy_models.errors import Corrupt, InputError, UnknownName, Unsupported
 
 STREAM_ID = 60001
 
@@ -23,21 +23,34 @@ class ToyCodec:
 
     @classmethod
     def load(cls, *, model: str | None = None, stream_hash: bytes | None = None, device: str = "auto") -> ToyCodec:
+        if model is not None:
+            raise UnknownName(f"no toy model {model!r}; the codec has no weights")
+        if any(stream_hash or b""):
+            raise Unsupported(f"the stream needs weights {stream_hash.hex()}; this codec has none")
         return cls()
 
     def encode(self, signal: str, *, quality: int | None = None, progress: Progress | None = None) -> bytes:
+        if quality is not None and not (isinstance(quality, int) and 0 <= quality <= 100):
+            raise InputError(f"quality is {quality!r}; need a whole number 0..100")
         text = signal.upper() if quality == 0 else signal
         chunk = (container.DATA, zlib.compress(text.encode()))
+        if progress:
+            progress(1, 1)
         return container.write(stream_id=STREAM_ID, weights=bytes(8), signal=b"", chunks=[chunk])
 
     def decode(self, data: bytes | container.Stream, *, progress: Progress | None = None) -> str:
         stream = container.parse(data)
-        if stream.stream_id != STREAM_ID or len(stream.entries) != 1:
-            raise Corrupt(f"stream id {stream.stream_id}, {len(stream.entries)} chunks; need {STREAM_ID} and 1")
+        if stream.stream_id != STREAM_ID:
+            raise Unsupported(f"stream id {stream.stream_id}, the toy codec is {STREAM_ID}")
+        if len(stream.entries) != 1:
+            raise Corrupt(f"{len(stream.entries)} chunks; need 1")
         try:
-            return zlib.decompress(stream.chunk(0)).decode()
+            text = zlib.decompress(stream.chunk(0)).decode()
         except (zlib.error, UnicodeDecodeError) as error:
             raise Corrupt(f"no deflated text: {error}") from None
+        if progress:
+            progress(1, 1)
+        return text
 
     def estimate(self, signal: str, *, quality: int | None = None) -> Estimate[str]:
         data = self.encode(signal, quality=quality)

@@ -1,4 +1,4 @@
-"""One line for each codec of the registry: a codec without one fails the tests. No tests here."""
+"""One line for each codec of the registry, and the toy codec: a codec without one fails the tests. No tests here."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import pytest
 from contract.image import IMAGE
 from contract.kv import KV
 from contract.subject import Cases
+from contract.toy import TOY
 from rdcodec.codecs.contract import Codec
 
-CASES: dict[str, Cases] = {"image": IMAGE, "kv": KV}
+CASES: dict[str, Cases] = {"image": IMAGE, "kv": KV, "toy": TOY}
 
 each_codec = pytest.mark.parametrize("name", CASES)
 each_variant = pytest.mark.parametrize(

@@ -93,7 +93,7 @@ class Adapted:
 SIZES = {"1x1": (1, 1), "1x9": (1, 9, 1), "17x1": (17, 1, 4), "16x16": (16, 16), "33x50": (33, 50, 1), "65x130": (65, 130)}
 IMAGE = Cases(
     stream_id=1,
-    variants={"image": Variant(load=partial(Adapted.load, device="cpu"), qualities=(0, 50, 100))},
+    variants={"image": Variant(load=partial(Adapted.load, device="cpu"), qualities=(0, 20, 50, 80, 100))},
     signals={name: partial(drawn, *size) for name, size in SIZES.items()} | {"9x11 with metadata": with_metadata},
     small=with_metadata,
     large=photograph,

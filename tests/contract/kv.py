@@ -46,14 +46,13 @@ def settings_of(mode: str) -> KvSettings:
     return KvSettings(mode=mode, block_tokens=32, sinks=2, recent=8, rope=rope_for(4))
 
 
+def qualities_of(mode: str) -> tuple[int | None, ...]:
+    return (0, 20, 60, 100) if MODES[mode].option == "quality" else (None,)
+
+
 KV = Cases(
     stream_id=4,
-    variants={
-        mode: Variant(
-            load=partial(KvCodec, settings_of(mode)), qualities=(0, 60, 100) if MODES[mode].option == "quality" else (None,)
-        )
-        for mode in PLAIN
-    },
+    variants={mode: Variant(load=partial(KvCodec, settings_of(mode)), qualities=qualities_of(mode)) for mode in PLAIN},
     signals={
         "1 token": lambda: made(1, 1, 4, layers=1),
         "5 tokens, width 7": lambda: made(1, 5, 7, torch.float16),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from contract.cases import CASES, each_codec, each_variant, loaded
 from rdcodec.codecs import REGISTRY, Unsupported, container, load, name_of
+from rdcodec.entropy_models.errors import UnknownName
 
 
 def test_no_codec_is_without_cases():
@@ -45,7 +46,7 @@ def test_weights_that_are_not_here_are_named(name):
     kind = type(load(name))
     with pytest.raises(Unsupported, match="0102030405060708"):
         kind.load(stream_hash=bytes(range(1, 9)))
-    with pytest.raises(KeyError, match=f"no {name} model 'nothing'"):
+    with pytest.raises(UnknownName, match=f"no {name} model 'nothing'"):
         kind.load(model="nothing")
 
 

@@ -7,7 +7,7 @@ import copy
 import pytest
 from contract.cases import CASES, each_signal, each_variant, loaded
 from rdcodec.codecs import Unsupported, container
-from rdcodec.entropy_models.errors import BitstreamError
+from rdcodec.entropy_models.errors import BitstreamError, InputError
 
 
 @each_signal
@@ -64,7 +64,7 @@ def test_progress_is_told_to_the_end(name, variant):
 @pytest.mark.parametrize("quality", [-1, 101, 50.5, "60"])
 def test_qualities_out_of_range_are_refused(name, variant, quality):
     for call in (loaded(name, variant).encode, loaded(name, variant).estimate):
-        with pytest.raises(ValueError, match="quality"):
+        with pytest.raises(InputError, match="quality"):
             call(CASES[name].small(), quality=quality)
 
 
