@@ -22,14 +22,10 @@ from rdcodec.codecs.kv_cache.evaluation.expectation import expected_next
 from rdcodec.codecs.kv_cache.evaluation.fidelity import TAIL, prefill
 from rdcodec.codecs.kv_cache.hf import calibration
 from rdcodec.codecs.kv_cache.hf.model import rope_of
-from rdcodec.codecs.kv_cache.modes.place import Choices, Place
+from rdcodec.codecs.kv_cache.modes.place import Choices, Place, tensor_name
 from rdcodec.codecs.kv_cache.modes.predictive import sources
-from rdcodec.codecs.kv_cache.modes.quantized import (
-    channel_offsets,
-    channel_rows,
-    code_rows,
-    step_exponent,
-)
+from rdcodec.codecs.kv_cache.modes.quantized import channel_rows, steps_of
+from rdcodec.codecs.tensor import quantized
 from rdcodec.entropy_models.rows import MeasureRows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -41,8 +37,8 @@ NAMES = ("none", "previous token", "layer below", "mean by token", "expectation 
 def place_of(layer: int, kind: int, shape, rope, profile, quality: int, start: int = 0) -> Place:
     heads, tokens, dim = shape
     return Place(
-        layer, len(profile.exponents), kind, heads, tokens, dim, torch.float32, start, 0, 0, 4, rope, profile,
-        Choices(quality),
+        name=tensor_name(layer, kind), layer=layer, layers=len(profile.exponents), kind=kind, groups=heads, vectors=tokens,
+        width=dim, dtype=torch.float32, start=start, rope=rope, profile=profile, choices=Choices(quality),
     )  # fmt: skip
 
 
@@ -52,7 +48,7 @@ def coded(residual: torch.Tensor, layer: int, kind: int, shape, profile, quality
     for part in residual.split(BLOCK, 1):
         coder = MeasureRows()
         place = place_of(layer, kind, (shape[0], part.shape[1], shape[2]), None, profile, quality)
-        parts.append(code_rows(coder, part.contiguous(), place, step_exponent(part, place), channel_offsets(place)))
+        parts.append(quantized.code(coder, part.contiguous(), place, steps_of(part, place)))
         coder.finish()
         bits += float(coder.bits[0])
     return torch.cat(parts, 1), bits
@@ -106,7 +102,7 @@ def main() -> None:
     train = contexts_of(tokenizer, Path(arguments.text) / "train", 24)
     rows = calibration._rows(prefill(model, train), rope)
     places = {at: place_of(*at, (1, 1, rows[at].shape[0]), None, profile, arguments.quality) for at in rows}
-    noise = {at: float(torch.tensor(1.1063) ** step_exponent(rows[at], place)) / 12**0.5 for at, place in places.items()}
+    noise = {at: float(torch.tensor(1.1063) ** steps_of(rows[at], place).exponent) / 12**0.5 for at, place in places.items()}
     fitted = fit(rows, train[:, :-TAIL].reshape(-1), noise)
     contexts = contexts_of(tokenizer, Path(arguments.text) / "eval", arguments.contexts)
     total: dict[tuple, dict[str, float]] = {}

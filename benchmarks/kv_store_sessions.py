@@ -170,7 +170,8 @@ class Replay:
 
     def _add(self, block: bytes, number: int, parent: Node, count: int) -> Node:
         tokens = np.full(count, number)  # the trace tells blocks apart, not tokens
-        node = Node(block, ROOT_ID if parent is self.trie.root else parent.id, tokens, parent.end, count)
+        before = ROOT_ID if parent is self.trie.root else parent.id
+        node = Node(id=block, parent_id=before, tokens=tokens, start=parent.end, size_bytes=count)
         node.last_used = node.accounted = self.now
         self.size += count
         return self.trie.add(node)

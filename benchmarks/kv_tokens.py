@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from kv_fidelity import contexts_of
 from rdcodec.codecs.kv_cache.evaluation.fidelity import TAIL
-from rdcodec.codecs.kv_cache.format.sequence import decode_tokens, encode_tokens, parse_sequence
+from rdcodec.codecs.kv_cache.format.header import parse_sequence
 from rdcodec.codecs.kv_cache.hf.cache_io import recompute
 from rdcodec.codecs.kv_cache.hf.model import fingerprint
+from rdcodec.codecs.kv_cache.hf.token_sequence import decode_tokens, encode_tokens
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 RESULTS = Path(__file__).parent / "results"

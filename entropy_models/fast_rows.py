@@ -26,6 +26,7 @@ import numpy as np
 import zstandard
 
 from .errors import Corrupt
+from .row_coders import RowCoders
 from .rows import MeasureRows, ReadRows, WriteRows
 from .tables import LEVELS
 
@@ -213,3 +214,6 @@ def _decompress(frame: memoryview, size: int) -> np.ndarray:
     except zstandard.ZstdError as error:
         raise Corrupt(f"zstd: {error}") from None
     return np.frombuffer(body, np.uint8)
+
+
+FAST_ROW_CODERS = RowCoders(WriteFast, ReadFast, MeasureFast)

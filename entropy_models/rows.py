@@ -33,6 +33,7 @@ from . import escapes
 from .errors import Corrupt, InputError, Truncated
 from .gaussian import coarse_level, tables
 from .pairs import Order, pairs_of
+from .row_coders import RowCoders
 from .tables import LEVELS, TOTAL, Model, categorical
 
 SYMBOL_TOTAL = 1 << 16
@@ -339,3 +340,6 @@ def _vector_head(values: np.ndarray) -> tuple[np.ndarray, int, int]:
     energy = int(centred @ centred)
     level = 2 * coarse_level(energy / len(values)) - 1 if energy else 0
     return centred.astype(np.int32), offset, level
+
+
+ROW_CODERS = RowCoders(WriteRows, ReadRows, MeasureRows)

@@ -12,7 +12,7 @@ from typing import Any
 _EXPORTS = {
     "KvBlock": "format.blocks", "KvSettings": "format.blocks", "block_id": "format.blocks", "decode_block": "format.blocks",
     "encode_block": "format.blocks", "read_block_header": "format.blocks", "MODES": "modes.table",
-    "Profile": "modes.profiles", "use_profile": "modes.profiles", "calibrate": "hf.calibration", "KvCodec": "codec",
+    "Profile": "modes.profiles", "calibrate": "hf.calibration", "KvCodec": "codec",
     "Cache": "codec",
     "load_cache": "hf.cache_io", "save_cache": "hf.cache_io", "filled_cache": "hf.cache_io", "fingerprint": "hf.model",
     "rope_of": "hf.model",

@@ -1,4 +1,4 @@
-"""`KvCodec`: a cache to bytes and back, without a model. `cache_io` adds transformers, `store` prefix sharing."""
+"""`KvCodec`: a cache to bytes and back, without a model. `hf.cache_io` adds transformers, `kv_store` prefix sharing."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ...entropy_models.errors import InputError, UnknownName, Unsupported
 from .. import container
 from ..contract import Estimate, Progress
-from .format.blocks import KvSettings, decode_block, encode_block, estimate_block
+from .format.blocks import KvBlock, KvSettings, estimate_block
 from .format.header import STREAM_ID, TOKEN_IDS, parse_sequence
-from .format.sequence import Layers, check_tokens, decode_blocks, encode_sequence, split
+from .format.sequence import check_tokens, decode_blocks, encode_sequence, join_blocks, split
+from .modes.profiles import Profile
 from .modes.table import MODES
+from .splice import Layers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +32,7 @@ class KvCodec:
     """Encode, decode and estimate whole caches.
 
     Args:
-        settings: mode and quality.
+        settings: mode and quality; its profile also decodes what was made with it.
         fingerprint: 16 bytes of the model (`model.fingerprint`); zeros for a cache of unknown origin.
         salt: the tenant's.
     """
@@ -95,23 +95,28 @@ class KvCodec:
         Raises:
             BitstreamError: anything wrong with the file.
         """
-        expected = {"fingerprint": self.fingerprint, "salt": self.salt} if check else {}
-        return Cache(*join(decode_blocks(data, layers=layers, prefix=prefix, progress=progress, **expected)))
+        blocks = decode_blocks(
+            data, fingerprint=self.fingerprint if check else None, salt=self.salt if check else None, layers=layers,
+            prefix=prefix, profile=self.settings.profile, progress=progress,
+        )  # fmt: skip
+        return Cache(*join_blocks(blocks))
 
     def estimate(self, cache: Cache, *, quality: int | None = None) -> Estimate[Cache]:
         """Ideal bits of the chunks and the cache as `decode` will give it, without writing. Errors as `encode`."""
         settings, tokens = self._settings(quality), np.asarray(cache.tokens)
-        parts, bits = [], 0.0
+        parts, bits = list[tuple[int, KvBlock]](), 0.0
         for start, block in split(tokens, cache.layers, settings.block_tokens):
             known, spent = estimate_block(block, start=start, settings=settings, total=len(tokens))
             parts.append((start, replace(block, layers=known)))
             bits += spent
-        return Estimate(bits, Cache(*join(parts)))
+        return Estimate(bits, Cache(*join_blocks(parts)))
 
     def verify(self, data: bytes | container.Stream, *, check: bool = True) -> list[str]:
         """Decode every symbol; arguments and errors as `decode`. Returns what could not be checked."""
-        expected = {"fingerprint": self.fingerprint, "salt": self.salt} if check else {}
-        return verify_sequence(data, **expected)
+        return verify_sequence(
+            data, fingerprint=self.fingerprint if check else None, salt=self.salt if check else None,
+            profile=self.settings.profile,
+        )  # fmt: skip
 
     def _settings(self, quality: int | None) -> KvSettings:
         if quality is None:
@@ -122,7 +127,11 @@ class KvCodec:
 
 
 def verify_sequence(
-    data: bytes | container.Stream, *, fingerprint: bytes | None = None, salt: bytes | None = None
+    data: bytes | container.Stream,
+    *,
+    fingerprint: bytes | None = None,
+    salt: bytes | None = None,
+    profile: Profile | None = None,
 ) -> list[str]:
     """Decode every symbol of a cache file, of any model and tenant where these are None. Returns what could not be checked.
 
@@ -134,22 +143,6 @@ def verify_sequence(
         if coded := check_tokens(data):
             return [f"checksums are right; {coded} token ids were not decoded, which takes the model (load_cache)"]
         return []
-    decode_blocks(data, fingerprint=fingerprint, salt=salt)
+    decode_blocks(data, fingerprint=fingerprint, salt=salt, profile=profile)
     stream.check()  # blocks have checksums of their own, which is all that a reader looks at
     return []
-
-
-def join(blocks: list) -> tuple[np.ndarray, tuple[tuple[Tensor, Tensor], ...]]:
-    """Tokens and layers of successive (start, block)."""
-    if not blocks:
-        return np.zeros(0, np.int64), ()
-    tokens = np.concatenate([block.tokens for _, block in blocks])
-    count = len(blocks[0][1].layers)
-    layers = tuple(
-        (torch.cat([b.layers[i][0] for _, b in blocks], 1), torch.cat([b.layers[i][1] for _, b in blocks], 1))
-        for i in range(count)
-    )
-    return tokens, layers
-
-
-__all__ = ["MODES", "Cache", "KvCodec", "decode_block", "encode_block", "join", "verify_sequence"]

@@ -14,9 +14,9 @@ from ..contract import Desk, Result
 from ..terminal.options import Model, Quality
 from .format.describe import describe_kv, kv_rows
 from .format.header import BLOCK, width_text
+from .ids_file import check_one_cache, held_or_given_ids
 from .modes.table import MODES
-from .options import Bits, Keys, Mode, ProfileFile, Tokens, kv_settings
-from .token_file import check_one, ids_of
+from .options import Batch, Bits, Keys, Mode, ProfileFile, Tokens, kv_settings, read_profile
 
 NO_TOKENS = "no tensor 'tokens': ids are stored as 0, so no prefix is matched (--tokens FILE gives them)"
 ROPE_KEPT = (
@@ -41,7 +41,7 @@ class EncodeOptions:
 
     def check_jobs(self, jobs: int) -> None:
         """ValueError where one file of ids is given for several caches."""
-        check_one(self.tokens, jobs)
+        check_one_cache(self.tokens, jobs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class DecodeOptions:
     prefix: Annotated[int | None, typer.Option(min=1, help="Only the first so many tokens.")] = None
     profile: ProfileFile = None
     keys: Keys = None
-    batch: Annotated[bool, typer.Option("--batch", help="With a batch dimension of 1 in front.")] = False
+    batch: Batch = False
     salt: Salt = None
 
 
@@ -92,13 +92,13 @@ class KvFace:
         import numpy as np
 
         from .codec import Cache, KvCodec
+        from .inputs import as_token_ids, held_ids
         from .layout import layout_of
         from .safetensors_file import read_tensors
-        from .splice import held_ids, tokens_of
 
         settings = kv_settings(options.mode or "quantized", options.quality, options.bits, options.profile)
         layers, held, notices = read_tensors(data, options.keys)
-        ids, name = ids_of(held, options.tokens), bytes(16)
+        ids, name = held_or_given_ids(held, options.tokens), bytes(16)
         if options.model:
             from .hf.identity import identity_of
 
@@ -110,7 +110,7 @@ class KvFace:
             ids = np.zeros(layers[0][0].shape[1], np.int64)
             notices = [*notices, NO_TOKENS]
         codec = KvCodec(settings, name, _salt(options.salt) or b"")
-        stream = codec.encode(Cache(held_ids(tokens_of(ids), layers), layers), progress=desk.progress)
+        stream = codec.encode(Cache(held_ids(as_token_ids(ids), layers), layers), progress=desk.progress)
         tensors = [x for pair in layers for x in pair]
         rate = 8 * len(stream) / sum(x.numel() for x in tensors)
         facts = {"mode": settings.mode, "bits_per_element": rate, **_shape(layers)}
@@ -130,23 +130,22 @@ class KvFace:
         """
         from safetensors.torch import save
 
-        from .codec import join
         from .format.blocks import read_block_header
-        from .format.sequence import decode_blocks
-        from .modes.profiles import Profile
+        from .format.sequence import decode_blocks, join_blocks
         from .safetensors_file import KEYS, check_pattern, named_tensors
 
         check_pattern(options.keys or KEYS)
-        if options.profile:
-            Profile.read(options.profile)
+        profile = read_profile(options.profile)
         if _is_block(stream):
             head = read_block_header(stream)
             raise Unsupported(
                 f"one block of a store, tokens {head.start} to {head.start + head.count} of a prompt; "
                 "`codec kv get STORE --tokens IDS` reads whole caches"
             )
-        blocks = decode_blocks(stream, prefix=options.prefix, salt=_salt(options.salt), progress=desk.progress)
-        tokens, layers = join(blocks)
+        blocks = decode_blocks(
+            stream, prefix=options.prefix, salt=_salt(options.salt), profile=profile, progress=desk.progress
+        )
+        tokens, layers = join_blocks(blocks)
         if not layers or not layers[0][1].shape[-1]:
             raise Unsupported("the file holds layer inputs; the model must project keys and values: load_cache in Python")
         data = save(named_tensors(tokens, layers, 0, options.keys, options.batch))
@@ -161,14 +160,12 @@ class KvFace:
         """Every symbol of a cache file or of one block of a store; what only the model can decode is named."""
         from .codec import verify_sequence
         from .format.blocks import decode_block
-        from .modes.profiles import Profile
 
-        if options.profile:
-            Profile.read(options.profile)
+        profile, salt = read_profile(options.profile), _salt(options.salt)
         if _is_block(stream):
-            decode_block(stream, salt=_salt(options.salt))
+            decode_block(stream, salt=salt, profile=profile)
             return []
-        return verify_sequence(stream, salt=_salt(options.salt))
+        return verify_sequence(stream, salt=salt, profile=profile)
 
     def describe(self, stream: container.Stream) -> dict[str, Any]:
         """Mode, tokens, bits per element of each layer."""

@@ -12,6 +12,7 @@ from .modes.table import MODE_NAMES, MODES, check_command_mode
 
 if TYPE_CHECKING:
     from .format.blocks import KvSettings
+    from .modes.profiles import Profile
 
 Bits = Annotated[int | None, typer.Option(min=1, max=5, help="Of the turboquant modes' codes, default 4.")]
 ProfileFile = Annotated[
@@ -29,6 +30,7 @@ Keys = Annotated[
         help="Pattern of tensor names; default 'layers.{i}.{k}', of files to read also '{i}.{k}' (mlx_lm's 0.0, 0.1, ...)."
     ),
 ]
+Batch = Annotated[bool, typer.Option("--batch", help="With a batch dimension of 1 in front, as in dumps.")]
 Mode = Annotated[str | None, typer.Option(help=f"{MODE_NAMES}; default quantized.")]
 
 
@@ -42,7 +44,6 @@ def kv_settings(
             where it needs one.
     """
     from .format.blocks import KvSettings
-    from .modes.profiles import Profile
 
     check_command_mode(mode)
     given: dict[str, Any] = {name: value for name, value in (("quality", quality), ("bits", bits)) if value is not None}
@@ -53,4 +54,11 @@ def kv_settings(
         raise InputError(f"mode {mode} takes no --profile")
     if MODES[mode].needs_profile and not profile:
         raise InputError(f"mode {mode} needs --profile FILE, the kv_profile.safetensors that `codec eval kv` writes")
-    return KvSettings(mode=mode, profile=Profile.read(profile) if profile else None, **given, **others)
+    return KvSettings(mode=mode, profile=read_profile(profile), **given, **others)
+
+
+def read_profile(path: Path | None) -> Profile | None:
+    """The profile that ``--profile`` names; None: it was not given."""
+    from .modes.profiles import Profile
+
+    return Profile.read(path) if path else None

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ...entropy_models.errors import InputError, Unsupported
 from .hf.model import SUPPORTED
-from .splice import Layers, held_ids, layers_of, tokens_of
+from .inputs import as_layers, as_token_ids, held_ids
+from .splice import Layers
 
 KEYS = "layers.{i}.{k}"
 """Default pattern of tensor names: {i} the layer, {k} ``k``/``keys``/``key`` or ``v``/``values``/``value``."""
@@ -70,7 +71,7 @@ def read_tensors(data: bytes, pattern: str | None = None) -> tuple[Layers, np.nd
         names = ", ".join(sorted(tensors)[:4])
         raise InputError(f"no keys and values named {pattern!r} for layers 0, 1, ...; the file has {names} ... (--keys)")
     ids = _ids(tensors[TOKENS_NAME]) if TOKENS_NAME in tensors else None
-    layers = layers_of([(found[i][0], found[i][1]) for i in range(len(found))])
+    layers = as_layers([(found[i][0], found[i][1]) for i in range(len(found))])
     ids = None if ids is None else held_ids(ids, layers)
     if not layers[0][0].shape[1]:
         raise InputError("the cache holds 0 tokens; need at least 1")
@@ -86,7 +87,7 @@ def check_pattern(pattern: str) -> None:
 def _ids(tensor: Tensor) -> np.ndarray:
     if tensor.is_floating_point() or tensor.is_complex():
         raise InputError(f"tensor 'tokens' is of type {tensor.dtype}; need integers".replace("torch.", ""))
-    return tokens_of(tensor.reshape(-1))
+    return as_token_ids(tensor.reshape(-1))
 
 
 def _refuse_mlx_classes(data: bytes) -> None:

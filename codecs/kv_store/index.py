@@ -8,7 +8,7 @@ one file. Hits and masses lie apart (`ledger`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from ...entropy_models.errors import BitstreamError, Corrupt, InputError, Mismat
 from .. import container
 from ..kv_cache.format.blocks import KvBlock, KvSettings, block_id, decode_parsed, encode_block, read_block_header
 from ..kv_cache.format.header import BlockHeader, check_salt, parse
+from ..kv_cache.modes.profiles import Profile
 from ..kv_cache.modes.rope import Rope, rope_in
 from ..kv_cache.splice import Layers
 from . import ledger
@@ -57,11 +58,14 @@ class BlockIndex:
         block_tokens: int,
         clock: Callable[[], float],
         rope: Rope | None = None,
+        profiles: Iterable[Profile] = (),
     ) -> None:
         """Read the headers of all blocks.
 
         ``salt`` None: not known, ids are taken from headers unchecked. ``rope`` None: not known, any block's will do.
+        ``profiles``: to decode blocks of calibrated modes with.
         """
+        self.profiles = {profile.hash: profile for profile in profiles}
         self.rope = rope
         self.backend, self.namespace, self.salt = backend, namespace, salt
         self.fingerprint = bytes.fromhex(namespace.partition("-")[0])
@@ -127,7 +131,10 @@ class BlockIndex:
             tokens = np.asarray(header.tokens, np.int64)
             known = block if self.salt is None else self.id_of(header.parent, tokens)
             if header.id == block == known and len(tokens):
-                node = Node(block, header.parent, tokens, header.start, size_bytes or len(data), header.mode)
+                node = Node(
+                    id=block, parent_id=header.parent, tokens=tokens, start=header.start,
+                    size_bytes=size_bytes or len(data), mode=header.mode,
+                )  # fmt: skip
                 node.last_used = node.accounted = self.clock()
                 return self.trie.add(node)
         return None
@@ -205,7 +212,7 @@ class BlockIndex:
         if not np.array_equal(header.tokens, node.tokens):
             raise Corrupt("the block holds other tokens than its place in the trie")
         rope = rope_in(stream.chunk(1), header.key_dim)
-        if rope and self.rope and not rope.alike(self.rope):  # which a fingerprint does not tell, see `mismatch`
+        if rope and self.rope and not rope.turns_as(self.rope):  # which a fingerprint does not tell, see `hf.mismatch`
             raise Mismatch("its keys are of other RoPE frequencies than the model's")
 
     def checked(self, node: Node, data: bytes | None, layers: range | None = None) -> KvBlock:
@@ -216,7 +223,8 @@ class BlockIndex:
         """
         stream, header = parse(_there(data))
         self._check_place(node, stream, header)
-        return decode_parsed(stream, header, salt=self.salt, layers=layers)
+        profile = self.profiles.get(header.profile)
+        return decode_parsed(stream, header, salt=self.salt, layers=layers, profile=profile)
 
     def encode(self, node: Node, layers: Layers, settings: KvSettings, total: int | None) -> bytes:
         """The bytes of a block at ``node``'s place in a prompt of ``total`` tokens (None: not known)."""

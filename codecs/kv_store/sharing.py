@@ -6,10 +6,9 @@ from collections import Counter
 
 import numpy as np
 
-from ...entropy_models.errors import InputError, Unsupported
+from ...entropy_models.errors import InputError
 from ..kv_cache.format.header import BlockHeader
 from ..kv_cache.layout import Layout, layout_of, stored_layout
-from ..kv_cache.modes.profiles import find_profile
 from ..kv_cache.modes.table import MODES
 from ..kv_cache.splice import Layers
 from .index import BlockIndex
@@ -48,16 +47,10 @@ class Sharing:
             self._headers[node.id] = header
         return True
 
-    @staticmethod
-    def _readable(header: BlockHeader) -> bool:
+    def _readable(self, header: BlockHeader) -> bool:
         """Whether a get would find a cache: not in blocks of an earlier version, nor where the profile is missing."""
         mode = MODES[header.mode]
-        if mode.needs_profile:
-            try:
-                find_profile(header.profile)
-            except Unsupported:
-                return False
-        return not mode.needs_model
+        return not mode.needs_model and (not mode.needs_profile or header.profile in self.index.profiles)
 
     def modes(self, nodes: list[Node]) -> dict[str, int]:
         """Number of blocks by `mode_text`; each was found `usable`."""

@@ -14,7 +14,7 @@ One store object belongs to one thread; any number of processes may open the sam
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
@@ -22,17 +22,20 @@ from typing import Any, Self
 import numpy as np
 
 from ...entropy_models.errors import BitstreamError, InputError
+from ..contract import Progress
 from ..kv_cache.format.blocks import KvSettings
+from ..kv_cache.inputs import as_layers, as_token_ids, held_ids
 from ..kv_cache.layout import layout_of
+from ..kv_cache.modes.profiles import Profile
 from ..kv_cache.modes.table import MODES
-from ..kv_cache.splice import Layers, alike, cut, held_ids, join, layers_of, tokens_of
+from ..kv_cache.splice import Layers, can_be_joined, cut, join
 from . import upkeep
 from .backends import Backend
 from .eviction import RecomputeCost
 from .index import BlockIndex, namespace_of
 from .sharing import Sharing
 from .trie import Node, token_key
-from .upkeep import Checked, Evicted, Policy, Progress, Stats, Transcoded
+from .upkeep import Checked, Evicted, Policy, Stats, Transcoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class PrefixStore:
         fingerprint: bytes,
         salt: bytes = b"",
         settings: KvSettings | None = None,
+        profiles: Iterable[Profile] = (),
         cost: RecomputeCost | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -76,20 +80,26 @@ class PrefixStore:
             salt: a tenant's; blocks of another salt are not found.
             settings: mode and quality of new blocks, tokens per block, and the model's RoPE: blocks of other frequencies
                 are not taken.
+            profiles: calibrated ones that stored blocks were made with, beside the settings' own.
             cost: what recomputing a token costs, for eviction.
             clock: seconds; replaced in tests.
         """
         self.settings, self.cost = settings or KvSettings(), cost or RecomputeCost()
         space = namespace_of(fingerprint, salt)
-        self.index = BlockIndex(backend, space, salt, self.settings.block_tokens, clock, self.settings.rope)
+        own = [self.settings.profile] if self.settings.profile else []
+        self.index = BlockIndex(
+            backend, space, salt, self.settings.block_tokens, clock, self.settings.rope, [*profiles, *own]
+        )
         self.asked_tokens = self.found_tokens = 0
 
     @classmethod
-    def of_namespace(cls, backend: Backend, namespace: str, cost: RecomputeCost | None = None) -> Self:
+    def of_namespace(
+        cls, backend: Backend, namespace: str, *, profiles: Iterable[Profile] = (), cost: RecomputeCost | None = None
+    ) -> Self:
         """Open by a namespace's name, without its salt: to look, verify and evict; `put` refuses."""
         store = cls.__new__(cls)
         store.settings, store.cost = KvSettings(), cost or RecomputeCost()
-        store.index = BlockIndex(backend, namespace, None, store.settings.block_tokens, time.time)
+        store.index = BlockIndex(backend, namespace, None, store.settings.block_tokens, time.time, profiles=profiles)
         store.asked_tokens = store.found_tokens = 0
         return store
 
@@ -107,11 +117,11 @@ class PrefixStore:
 
     def longest_prefix(self, tokens: Any) -> int:
         """How many leading tokens are stored. No block is decoded, so damage shows only at `get`."""
-        return self.index.match(tokens_of(tokens)).tokens
+        return self.index.match(as_token_ids(tokens)).tokens
 
     def unread(self, tokens: Any) -> range | None:
         """Tokens after the longest stored prefix whose block is there, but cannot be read; None: there are none."""
-        return self.index.unread(tokens_of(tokens))
+        return self.index.unread(as_token_ids(tokens))
 
     def get(self, tokens: Any, layers: range | None = None) -> Hit | None:
         """The cache of the longest stored prefix that is intact.
@@ -124,7 +134,7 @@ class PrefixStore:
             None if nothing is stored; else at most n tokens.
             Use n - 1 of them where the model must be run for logits.
         """
-        tokens = tokens_of(tokens)
+        tokens = as_token_ids(tokens)
         runs: dict[bytes, Layers] = {}
         while True:  # every failure takes a block out of the trie, so this ends
             wanted = self._wanted(tokens)
@@ -133,7 +143,7 @@ class PrefixStore:
         self._count(tokens, wanted)
         if not wanted:
             return None
-        return Hit(sum(n for _, n in wanted), join([cut(runs[node.id], 0, n) for node, n in wanted]))
+        return _hit(wanted, runs)
 
     def stream(self, tokens: Any, layers: range) -> Iterator[Hit]:
         """As `get`, layer by layer, so that one can be used while the next is decoded.
@@ -144,7 +154,7 @@ class PrefixStore:
         Raises:
             BitstreamError: a block turned out damaged after a layer was handed out; `get` then finds what is left.
         """
-        tokens = tokens_of(tokens)
+        tokens = as_token_ids(tokens)
         wanted: list[tuple[Node, int]] = []
         for layer in layers:
             runs: dict[bytes, Layers] = {}
@@ -155,7 +165,7 @@ class PrefixStore:
                 wanted = self._wanted(tokens)
                 if not wanted:
                     return
-            yield Hit(sum(n for _, n in wanted), join([cut(runs[node.id], 0, n) for node, n in wanted]))
+            yield _hit(wanted, runs)
         self._count(tokens, wanted)
 
     def _wanted(self, tokens: np.ndarray) -> list[tuple[Node, int]]:
@@ -171,7 +181,7 @@ class PrefixStore:
             if block is None:
                 return False
             runs[node.id] = block.layers
-        if not alike(runs[node.id], runs[first.id]):
+        if not can_be_joined(runs[node.id], runs[first.id]):
             self.index.forget(node, delete=False)
             return False
         return True
@@ -191,7 +201,7 @@ class PrefixStore:
 
         Args:
             tokens: ids of at least 0, shape (n,).
-            cache: as `splice.layers_of` takes it, n positions, or n - 1 after generation (`splice.held_ids`).
+            cache: as `splice.layers_of` takes it, n positions, or n - 1 after generation (`inputs.held_ids`).
             log_probs: natural logarithm of P_M(token | tokens before), at most 0, shape (n,); for eviction.
 
         Raises:
@@ -200,7 +210,7 @@ class PrefixStore:
         """
         _check_mode(self.settings)
         self.index.known_salt()
-        ids, layers = tokens_of(tokens), layers_of(cache)
+        ids, layers = as_token_ids(tokens), as_layers(cache)
         tokens, bits = held_ids(ids, layers), _bits(log_probs, len(ids))
         sharing = Sharing(self.index, layers)
         path = self._path_for_put(tokens, sharing)
@@ -222,8 +232,8 @@ class PrefixStore:
         """
         _check_mode(self.settings)
         self.index.known_salt()
-        tokens = tokens_of(tokens)
-        new, bits = layers_of(cache), _bits(log_probs, len(tokens))
+        tokens = as_token_ids(tokens)
+        new, bits = as_layers(cache), _bits(log_probs, len(tokens))
         sharing = Sharing(self.index, new)
         start = len(tokens) - new[0][0].shape[1]
         match = sharing.match(tokens[: max(start, 0)])
@@ -287,7 +297,7 @@ class PrefixStore:
         """Encode and put the block from ``parent`` to position ``end``, then drop tails that it replaces."""
         index, tokens = self.index, prompt[parent.end : end]
         block = index.id_of(parent.id, tokens)
-        node = Node(block, parent.id, tokens, parent.end, 0, self.settings.mode)
+        node = Node(id=block, parent_id=parent.id, tokens=tokens, start=parent.end, mode=self.settings.mode)
         data = index.encode(node, layers, self.settings, len(prompt))
         index.backend.put(index.key(block), data)
         node.size_bytes = len(data)
@@ -321,12 +331,21 @@ class PrefixStore:
         if isinstance(settings, str):
             settings = replace(self.settings, mode=settings)
         _check_mode(settings)
+        if settings.profile:
+            self.index.profiles[settings.profile.hash] = settings.profile
         done = upkeep.transcode(self.index, settings, progress)
         self.settings = replace(settings, block_tokens=self.settings.block_tokens)
         return done
 
 
+def _hit(wanted: list[tuple[Node, int]], runs: dict[bytes, Layers]) -> Hit:
+    """Of decoded ``runs``, by block: so many tokens of each block that is wanted."""
+    parts = [cut(runs[node.id], 0, count) for node, count in wanted]
+    return Hit(sum(count for _, count in wanted), parts[0] if len(parts) == 1 else join(parts))  # one needs no copy
+
+
 def _check_mode(settings: KvSettings) -> None:
+    """`InputError` for a mode that needs the running model."""
     if MODES[settings.mode].needs_model:
         others = ", ".join(name for name, mode in MODES.items() if not mode.needs_model)
         raise InputError(

@@ -1,4 +1,4 @@
-"""The prefix trie: which blocks continue which, and how alike two prompts are.
+"""The prefix trie: which blocks continue which, and which of them prompts share.
 
 A node is a stored block: a run of tokens that follows its parent's. A block ends at a multiple of the
 store's block length or where its sequence ended, so an edge carries up to 256 tokens, not one. A prefix
@@ -9,9 +9,6 @@ that several prompts share is one chain of nodes, stored once. Look-ups compare 
 
 Nothing here touches tensors or storage: a trie is rebuilt from block headers in any order; a block whose
 parent is not there (evicted, damaged, or not yet read) waits as an orphan until the parent is added.
-
-Two measures of likeness, after "Probabilistic Language Tries" (2604.06228) and its KV paper (2604.15356):
-`shared_information` is their d_T, and `tree_distance` the metric that d_T is not.
 """
 
 from __future__ import annotations
@@ -26,7 +23,7 @@ import numpy as np
 ROOT_ID = bytes(16)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Node:
     """A stored block. ``tokens`` is int64, shape (n,); ``start`` its first position in the prompt."""
 
@@ -34,7 +31,7 @@ class Node:
     parent_id: bytes
     tokens: np.ndarray
     start: int
-    size_bytes: int
+    size_bytes: int = 0
     mode: str = ""
     parent: Node | None = None
     children: Children = field(default_factory=lambda: Children())
@@ -136,7 +133,7 @@ class Trie:
     """Blocks by id and by the tokens that lead to them."""
 
     def __init__(self) -> None:
-        self.root = Node(ROOT_ID, ROOT_ID, np.zeros(0, np.int64), 0, 0)
+        self.root = Node(id=ROOT_ID, parent_id=ROOT_ID, tokens=np.zeros(0, np.int64), start=0)
         self.nodes: dict[bytes, Node] = {}
         self._orphans: dict[bytes, list[Node]] = {}
 
@@ -217,6 +214,16 @@ class Trie:
         """Whether a sibling holds all of this leaf's tokens and more: the leaf is then of no use."""
         return not len(node.children) and node.parent is not None and node.parent.children.outgrown(node.key)
 
+    def prompts_through(self) -> dict[bytes, int]:
+        """How many prompts go through each block, by id: those that end with it or with a block that follows it."""
+        through = dict.fromkeys(self.nodes, 0)
+        for node in sorted(self.nodes.values(), key=lambda node: -node.start):  # what follows a block is before it here
+            if not len(node.children) and not self.contained(node):
+                through[node.id] = 1
+            if node.parent is not None and node.parent is not self.root:
+                through[node.parent.id] += through[node.id]
+        return through
+
     def path_to(self, node: Node) -> list[Node]:
         """Blocks from the first to ``node``; the first one's parent is the root unless it is an orphan."""
         path = [node]
@@ -241,33 +248,3 @@ def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
     count = min(len(a), len(b))
     differ = np.flatnonzero(a[:count] != b[:count])
     return int(differ[0]) if len(differ) else count
-
-
-def shared_information(a: np.ndarray, b: np.ndarray, bits_a: np.ndarray) -> float:
-    """-log2 P_M(a ^ b), the information in the longest common prefix: the paper's d_T, in bits.
-
-    Good for: the value of sharing, since it is what the model had to be told once and not twice; weighing what
-    to keep. Not good as a distance, in spite of its name: it grows as prompts become more alike, is zero for
-    prompts that share nothing, and d_T(a, a) = -log2 P_M(a) is not zero.
-
-    Args:
-        a, b: tokens, int64, shapes (n,) and (m,).
-        bits_a: -log2 P_M(a[t] | a[:t]), at least 0, shape (n,).
-    """
-    return float(np.sum(bits_a[: common_prefix(a, b)]))
-
-
-def tree_distance(a: np.ndarray, b: np.ndarray, bits_a: np.ndarray, bits_b: np.ndarray) -> float:
-    """2 log2 P_M(a ^ b) - log2 P_M(a) - log2 P_M(b): the length of the path from a to b in the trie, in bits.
-
-    A metric wherever every edge has P < 1: never negative, symmetric, zero only for equal prompts, and the triangle
-    inequality holds because paths in a tree do. Good for: nearest stored prompt, clustering sessions, placing
-    prompts that share much on one machine. Not a licence to reuse the cache of a near prompt:
-    one different token changes every key and value after it.
-
-    Args:
-        a, b: tokens, int64, shapes (n,) and (m,).
-        bits_a, bits_b: -log2 P_M of each token given those before it, at least 0, shapes (n,) and (m,).
-    """
-    shared = common_prefix(a, b)
-    return float(np.sum(bits_a[shared:]) + np.sum(bits_b[shared:]))

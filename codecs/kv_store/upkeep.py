@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from ...entropy_models.errors import BitstreamError, Corrupt, InputError, Unsupported
+from ..contract import Progress
 from ..kv_cache.format.blocks import KvSettings, read_block_header
 from ..kv_cache.format.recode import recode_block, same_numbers
 from ..kv_cache.modes.table import MODES
@@ -16,8 +16,6 @@ from .eviction import RecomputeCost, recency, victims, worth
 from .index import BlockIndex
 from .trie import Node
 
-Progress = Callable[[int, int], None]
-"""Called with steps done and steps in all."""
 Policy = Literal["worth", "recency"]
 """What eviction keeps: blocks of most worth (`eviction.worth`), or those used last (LRU)."""
 
@@ -58,7 +56,7 @@ class Transcoded:
     damaged: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
     """Size and use of a namespace."""
 
@@ -71,6 +69,11 @@ class Stats:
     """What the prompts would hold, each stored by itself."""
     sharing: float
     """``prompt_tokens / tokens``."""
+    shared_tokens: int
+    """Tokens of blocks that several prompts go through, each block counted once."""
+    shared_bits: float | None
+    """What these tokens tell the model: -log2 P_M of them, in bits, the "information shared" of "Probabilistic Language
+    Tries" (2604.06228). None unless log-probabilities were stored with each such block."""
     hits: int
     """Reads of a block, summed over the blocks; a put that finds its tokens stored is none."""
     unreachable: int
@@ -113,6 +116,9 @@ def stats(index: BlockIndex, asked_tokens: int = 0, found_tokens: int = 0) -> St
     trie = index.trie
     leaves = [node for node in trie.leaves() if not trie.contained(node) and trie.reachable(node)]
     tokens, prompt_tokens = sum(len(node.tokens) for node in trie.nodes.values()), sum(leaf.end for leaf in leaves)
+    through = trie.prompts_through()
+    shared = [node for node in trie.nodes.values() if through[node.id] > 1]
+    bits = [node.edge_bits for node in shared if node.edge_bits is not None]
     return Stats(
         blocks=len(trie.nodes),
         tokens=tokens,
@@ -120,6 +126,8 @@ def stats(index: BlockIndex, asked_tokens: int = 0, found_tokens: int = 0) -> St
         prompts=len(leaves),
         prompt_tokens=prompt_tokens,
         sharing=prompt_tokens / tokens if tokens else 1.0,
+        shared_tokens=sum(len(node.tokens) for node in shared),
+        shared_bits=sum(bits) if len(bits) == len(shared) else None,
         hits=sum(node.reads for node in trie.nodes.values()),
         unreachable=len(trie.orphans()),
         modes=dict(Counter(node.mode for node in trie.nodes.values())),

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...entropy_models.row_coders import ChunkCoder
 from ...entropy_models.rows import SYMBOL_TOTAL, symbol_counts
-from ..kv_cache.modes.place import Place
+from .spec import TensorSpec
 
 _INTEGER: dict[torch.dtype, tuple[torch.dtype, Any]] = {
     torch.bfloat16: (torch.int16, np.uint16),
@@ -41,20 +42,20 @@ def planes_of(x: Tensor) -> list[np.ndarray]:
     return [(u >> 23).astype(np.uint8), high.astype(np.uint8), (u >> 8).astype(np.uint8), u.astype(np.uint8)]
 
 
-def from_planes(planes: list[np.ndarray], place: Place) -> Tensor:
+def from_planes(planes: list[np.ndarray], spec: TensorSpec) -> Tensor:
     """Inverse of `planes_of`."""
-    unsigned = _INTEGER.get(place.dtype, (torch.int32, np.uint32))[1]
+    unsigned = _INTEGER.get(spec.dtype, (torch.int32, np.uint32))[1]
     p = [plane.astype(unsigned) for plane in planes]
-    if place.dtype == torch.bfloat16:
+    if spec.dtype == torch.bfloat16:
         u = (p[1] & 0x80) << 8 | p[0] << 7 | (p[1] & 0x7F)
-    elif place.dtype == torch.float16:
+    elif spec.dtype == torch.float16:
         u = (p[1] & 4) << 13 | p[0] << 10 | (p[1] & 3) << 8 | p[2]
     else:
         u = (p[1] & 0x80) << 24 | p[0] << 23 | (p[1] & 0x7F) << 16 | p[2] << 8 | p[3]
-    return torch.from_numpy(u.view(np.dtype(unsigned).str.replace("u", "i"))).view(place.dtype).reshape(place.shape)
+    return torch.from_numpy(u.view(np.dtype(unsigned).str.replace("u", "i"))).view(spec.dtype).reshape(spec.shape)
 
 
-def code_plane(coder, plane: np.ndarray | None, count: int) -> np.ndarray:
+def code_plane(coder: ChunkCoder, plane: np.ndarray | None, count: int) -> np.ndarray:
     """One plane of ``count`` bytes; ``plane`` is None for the reader."""
     flag = coder.number(int(plane is not None and _pays(plane)), "B")
     return coder.symbols(plane, (count,)) if flag else coder.raw(plane, (count,), "u1")
@@ -67,8 +68,8 @@ def _pays(plane: np.ndarray) -> bool:
     return bool(bits < _WORTH_BITS * len(plane))
 
 
-def code(coder, x: Tensor | None, place: Place) -> Tensor:
-    """The coding pass of one tensor."""
-    count = 3 if place.dtype == torch.float16 else 2 if place.dtype == torch.bfloat16 else 4
+def code(coder: ChunkCoder, x: Tensor | None, spec: TensorSpec) -> Tensor:
+    """The coding pass of one tensor of `TensorSpec.shape`; ``x`` is None for the reader."""
+    count = 3 if spec.dtype == torch.float16 else 2 if spec.dtype == torch.bfloat16 else 4
     planes = planes_of(x) if x is not None else [None] * count
-    return from_planes([code_plane(coder, plane, place.size) for plane in planes], place)
+    return from_planes([code_plane(coder, plane, spec.size) for plane in planes], spec)

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from ...entropy_models.errors import InputError
-from ..kv_cache.modes.place import KIND_NAMES, Place, finite
+from ...entropy_models.row_coders import ChunkCoder
+from .spec import FLOAT16_MAX, TensorSpec, finite, in_type
 
 SEED = 2504
-_NORM_MAX, _NORM_MIN = 65504.0, 2.0**-14
+_NORM_MAX, _NORM_MIN = FLOAT16_MAX, 2.0**-14
 
 
 @cache
@@ -57,46 +58,46 @@ def _below(t: float) -> float:
     return 0.5 * (1 + math.erf(t / math.sqrt(2)))
 
 
-def code_fixed(coder, x: Tensor | None, place: Place) -> Tensor:
+def code_fixed(coder: ChunkCoder, x: Tensor | None, spec: TensorSpec) -> Tensor:
     """The coding pass at the published rate: ``bits`` per coordinate, packed."""
-    norm, index = _quantise(x, place)
-    norm = coder.raw(norm, (place.heads * place.tokens,), "<f2")
+    norm, index = _quantise(x, spec)
+    norm = coder.raw(norm, (spec.groups * spec.vectors,), "<f2")
     packed = None
     if index is not None:
-        packed = np.packbits(np.unpackbits(index[:, None], axis=1, count=place.bits, bitorder="little"))
-    packed = coder.raw(packed, ((place.size * place.bits + 7) // 8,), "u1")
-    unpacked = np.unpackbits(packed, count=place.size * place.bits).reshape(-1, place.bits)
-    return _dequantise(norm, np.packbits(unpacked, axis=1, bitorder="little")[:, 0], place)
+        packed = np.packbits(np.unpackbits(index[:, None], axis=1, count=spec.bits, bitorder="little"))
+    packed = coder.raw(packed, ((spec.size * spec.bits + 7) // 8,), "u1")
+    unpacked = np.unpackbits(packed, count=spec.size * spec.bits).reshape(-1, spec.bits)
+    return _dequantise(norm, np.packbits(unpacked, axis=1, bitorder="little")[:, 0], spec)
 
 
-def code_entropy(coder, x: Tensor | None, place: Place) -> Tensor:
+def code_entropy(coder: ChunkCoder, x: Tensor | None, spec: TensorSpec) -> Tensor:
     """The coding pass with entropy-coded codes: the same reconstruction, fewer bytes."""
-    norm, index = _quantise(x, place)
-    norm = coder.raw(norm, (place.heads * place.tokens,), "<f2")
-    return _dequantise(norm, coder.symbols(index, (place.size,)), place)
+    norm, index = _quantise(x, spec)
+    norm = coder.raw(norm, (spec.groups * spec.vectors,), "<f2")
+    return _dequantise(norm, coder.symbols(index, (spec.size,)), spec)
 
 
-def _quantise(x: Tensor | None, place: Place) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Norms, float16, one per head and token; codes, uint8, flat."""
+def _quantise(x: Tensor | None, spec: TensorSpec) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Norms, float16, one per vector; codes, uint8, flat."""
     if x is None:
         return None, None
-    y = finite(x, place).reshape(-1, place.dim)
+    y = finite(x, spec).reshape(-1, spec.width)
     norm = torch.linalg.vector_norm(y, dim=1)
     longest = float(norm.max()) if norm.numel() else 0.0
     if longest > _NORM_MAX or 0 < longest < _NORM_MIN:
         raise InputError(
-            f"{KIND_NAMES[place.kind]} of layer {place.layer}: the longest vector has norm {longest:.3g}; this mode stores "
+            f"{spec.name}: the longest vector has norm {longest:.3g}; this mode stores "
             f"norms in float16, {_NORM_MIN:.2g} to {_NORM_MAX:.0f}; modes quantized and lossless take it"
         )
     unit = y / norm.clamp_min(1e-20)[:, None]
-    turned = unit @ rotation(place.dim).to(y.device).T * math.sqrt(place.dim)
-    index = torch.bucketize(turned, codebook(place.bits)[1].to(y.device))
+    turned = unit @ rotation(spec.width).to(y.device).T * math.sqrt(spec.width)
+    index = torch.bucketize(turned, codebook(spec.bits)[1].to(y.device))
     return norm.cpu().numpy().astype("<f2"), index.to(torch.uint8).cpu().numpy().reshape(-1)
 
 
-def _dequantise(norm: np.ndarray, index: np.ndarray, place: Place) -> Tensor:
-    centroids = codebook(place.bits)[0]
+def _dequantise(norm: np.ndarray, index: np.ndarray, spec: TensorSpec) -> Tensor:
+    centroids = codebook(spec.bits)[0]
     # a code beyond the table can only come from a forged chunk
-    y = centroids[torch.from_numpy(np.minimum(index, len(centroids) - 1).astype(np.int64))].view(-1, place.dim)
-    x = y @ rotation(place.dim) * (torch.from_numpy(norm.astype(np.float32)) / math.sqrt(place.dim))[:, None]
-    return (x.clamp(-_NORM_MAX, _NORM_MAX) if place.dtype == torch.float16 else x).to(place.dtype).view(place.shape)
+    y = centroids[torch.from_numpy(np.minimum(index, len(centroids) - 1).astype(np.int64))].view(-1, spec.width)
+    x = y @ rotation(spec.width) * (torch.from_numpy(norm.astype(np.float32)) / math.sqrt(spec.width))[:, None]
+    return in_type(x, spec.dtype).view(spec.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,8 +153,11 @@ def test_profiles_are_named():
     data = encode(block, settings)
     with pytest.raises(Unsupported, match=f"needs profile {settings.profile.hash.hex()}"):
         decode_block(data)
+    other = make_profile(2, 6, exponent=-13)
+    with pytest.raises(Unsupported, match=f"needs profile {settings.profile.hash.hex()}, not {other.hash.hex()}"):
+        decode_block(data, profile=other)
     with pytest.raises(Unsupported, match=r"a profile for .*\(3, 16, 16\); the cache has \(3, 12, 12\)"):
-        decode_block(data, profile=make_profile(2, 8))
+        encode(block, replace(settings, profile=make_profile(2, 8)))
     with pytest.raises(ValueError, match="needs a calibrated profile"):
         KvSettings(mode="predictive")
     with pytest.raises(Corrupt, match="not a calibrated profile"):

@@ -10,7 +10,7 @@ from model_cases import latent_decoder, prefilled, prompt, tiny
 from rdcodec.codecs.kv_cache import KvSettings, calibrate, load_cache, save_cache
 from rdcodec.codecs.kv_cache.evaluation import fidelity as evaluate
 from rdcodec.codecs.kv_cache.hf import model, residual
-from rdcodec.codecs.kv_cache.splice import layers_of
+from rdcodec.codecs.kv_cache.inputs import as_layers
 from rdcodec.codecs.kv_store import PrefixStore
 from rdcodec.codecs.kv_store.backends import open_backend
 from rdcodec.entropy_models.errors import Mismatch, Unsupported
@@ -90,7 +90,7 @@ def test_sliding_window_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="40 token ids for a cache of 15 tokens; .*sliding-window layers"):
         save_cache(tensors, ids, tmp_path / "a.rdc")  # else the last positions would pass for the first
     with pytest.raises(ValueError, match=r"keys of layer 0 hold 15 positions for 40 tokens; is it a sliding-window"):
-        layers_of([tensors[0], *((k.repeat(1, 3, 1)[:, :40], v.repeat(1, 3, 1)[:, :40]) for k, v in tensors[1:])])
+        as_layers([tensors[0], *((k.repeat(1, 3, 1)[:, :40], v.repeat(1, 3, 1)[:, :40]) for k, v in tensors[1:])])
     assert not list(tmp_path.iterdir())
 
 

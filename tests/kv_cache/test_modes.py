@@ -202,10 +202,10 @@ def test_rope_wider_than_the_keys_is_not_written(mode):
 
 def test_what_a_mode_names_is_looked_up_once(monkeypatch):
     mode = MODES["quantized"]
-    found = mode.code, mode.coder("Write")
+    found = mode.code, mode.coders
     table = "rdcodec.codecs.kv_cache.modes.table"
     monkeypatch.setattr(f"{table}.import_module", lambda name: pytest.fail(f"imported {name} again"))
-    assert (mode.code, mode.coder("Write")) == found
+    assert (mode.code, mode.coders) == found
 
 
 @pytest.mark.parametrize(("name", "value"), [("quality", 50.5), ("quality", "60"), ("bits", 0), ("block_tokens", None)])

@@ -123,14 +123,12 @@ def test_safetensors_as_mlx_lm_saves_them():
 
 
 @pytest.mark.parametrize("mode", ["transform", "predictive"])
-def test_commands_take_a_profile(tmp_path, monkeypatch, mode):
+def test_commands_take_a_profile(tmp_path, mode):
     from rdcodec.codecs.cli.main import app
-    from rdcodec.codecs.kv_cache.modes import profiles as profile
     from safetensors.torch import save_file
     from typer.testing import CliRunner
 
     def run(*arguments):
-        monkeypatch.setattr(profile, "_in_use", {})  # each command is a process of its own
         return CliRunner().invoke(app, [str(a) for a in arguments])
 
     block, given, name = make_block(2, 40, 8), ["--profile", tmp_path / "p"], ["--fingerprint", "00" * 16]

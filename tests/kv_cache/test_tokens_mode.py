@@ -10,7 +10,8 @@ import torch
 transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
 from model_cases import VOCABULARY, prefilled, prompt, tiny
 from rdcodec.codecs.kv_cache import KvSettings, load_cache, save_cache
-from rdcodec.codecs.kv_cache.format import sequence
+from rdcodec.codecs.kv_cache.format.header import parse_sequence
+from rdcodec.codecs.kv_cache.hf import token_sequence
 from rdcodec.codecs.text import token_model as tokens
 from rdcodec.entropy_models.errors import BitstreamError, Unsupported
 
@@ -24,7 +25,7 @@ def test_tokens_mode_recomputes(tmp_path):
     )
     assert size < 60 * 2 + 200
     threads = torch.get_num_threads()
-    assert sequence.parse_sequence((tmp_path / "a.rdc").read_bytes())[1].threads == threads
+    assert parse_sequence((tmp_path / "a.rdc").read_bytes())[1].threads == threads
     assert steps == sorted(steps) and len(set(steps)) >= 60 and steps[-1] == (60, 60)
     steps.clear()
     torch.set_num_threads(threads + 1)  # sums in another order, where threads share them
@@ -55,7 +56,7 @@ def test_tokens_mode_recomputes(tmp_path):
 
 
 def test_a_prefix_of_token_ids_reads_only_the_runs_it_needs(tmp_path, monkeypatch):
-    monkeypatch.setattr(sequence, "CODED_TOKENS", 16)
+    monkeypatch.setattr(token_sequence, "RUN_TOKENS", 16)
     decoder, ids = tiny(), prompt(60)
     save_cache(prefilled(decoder, ids), ids, tmp_path / "a.rdc", decoder, settings=KvSettings(mode="tokens"))
     steps: list[tuple[int, int]] = []
@@ -75,9 +76,9 @@ def test_token_code_is_as_long_as_the_cross_entropy():
 
 def test_tokens_that_do_not_come_back_are_stored_plainly(monkeypatch):
     decoder, ids = tiny(), prompt(20)[0].numpy()
-    monkeypatch.setattr(sequence, "_comes_back", lambda *_: False)
-    data = sequence.encode_tokens(decoder, ids, fingerprint=bytes(16))
-    assert np.array_equal(sequence.decode_tokens(data, decoder, fingerprint=bytes(16), salt=b""), ids)
-    stream = sequence.parse_sequence(data)[0]
+    monkeypatch.setattr(token_sequence, "_comes_back", lambda *_: False)
+    data = token_sequence.encode_tokens(decoder, ids, fingerprint=bytes(16))
+    assert np.array_equal(token_sequence.decode_tokens(data, decoder, fingerprint=bytes(16), salt=b""), ids)
+    stream = parse_sequence(data)[0]
     assert stream.chunk(0)[0] == 0 and len(stream.chunk(0)) == 21 + 4 * 20
     assert kv_files.verify_bytes(data) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from rdcodec.codecs.kv_cache.splice import layers_of, tokens_of
+from rdcodec.codecs.kv_cache.inputs import as_layers, as_token_ids
 from rdcodec.codecs.kv_store.trie import Node
 from store_cases import PROMPT, SETTINGS, assert_is_cache, cache_of, files, put
 
@@ -59,7 +59,7 @@ def test_blocks_of_unlike_shape_are_never_joined(opened, folder):
     last = store.index.match(np.array(PROMPT)).path[-1]
     wrong = tuple((k[:1, 16:24], v[:1, 16:24]) for k, v in cache_of(PROMPT))
     tokens = np.array(PROMPT[16:24])
-    node = Node(store.index.id_of(last.id, tokens), last.id, tokens, 16, 0)
+    node = Node(id=store.index.id_of(last.id, tokens), parent_id=last.id, tokens=tokens, start=16)
     store.index.backend.put(store.index.key(node.id), store.index.encode(node, wrong, SETTINGS, None))
     assert opened().longest_prefix(PROMPT) == 24
     assert_is_cache(opened().get(PROMPT), PROMPT[:16])
@@ -76,19 +76,19 @@ def test_a_salt_of_text_is_refused(opened):
 )
 def test_bad_tokens_are_refused(tokens, message):
     with pytest.raises(ValueError, match=message):
-        tokens_of(tokens)
+        as_token_ids(tokens)
 
 
 def test_bad_caches_are_refused_by_name():
     good = cache_of(PROMPT)
     with pytest.raises(ValueError, match=r"keys of layer 1 hold 29 positions for 30 tokens; is it a sliding-window"):
-        layers_of([good[0], (good[1][0][:, 1:], good[1][1])])
+        as_layers([good[0], (good[1][0][:, 1:], good[1][1])])
     with pytest.raises(ValueError, match="batch of 2"):
-        layers_of([(torch.zeros(2, 2, 30, 4), torch.zeros(2, 2, 30, 4))])
+        as_layers([(torch.zeros(2, 2, 30, 4), torch.zeros(2, 2, 30, 4))])
     with pytest.raises(ValueError, match="no layers"):
-        layers_of([])
+        as_layers([])
     with pytest.raises(TypeError, match="need a tensor"):
-        layers_of([(None, None)])
+        as_layers([(None, None)])
 
 
 def test_bad_log_probabilities_and_fingerprints_are_refused(opened):

@@ -79,7 +79,7 @@ def test_verify_never_deletes_what_it_cannot_judge(opened, folder, monkeypatch):
     before = sorted(p.name for p in folder.rglob("*.rdc"))
 
     def missing(*_, **__):
-        raise Unsupported("its profile is not in use")
+        raise Unsupported("its profile is not here")
 
     monkeypatch.setattr("rdcodec.codecs.kv_store.index.decode_parsed", missing)
     checked = opened().verify(repair=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 from damage import flip_bits, rechecked, truncate
 from kv_cases import ALL, all_same, make_block, settings_for
 from rdcodec.codecs.kv_cache.format.blocks import KvBlock, KvSettings
-from rdcodec.codecs.kv_cache.modes import profiles as profile
 from rdcodec.codecs.kv_cache.splice import Layers, cut
 from rdcodec.codecs.kv_store.backends import open_backend
 from rdcodec.codecs.kv_store.store import PrefixStore
@@ -54,17 +52,10 @@ def filled(folder: Path, settings: KvSettings, cache: KvBlock = CACHE, **names: 
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory) -> Iterator[list[Stored]]:
-    """One of every mode. Their profiles are in use here alone."""
-    folder, made = tmp_path_factory.mktemp("stores"), []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(profile, "_in_use", {})
-        for mode in ALL:
-            settings = settings_for(mode, HEADS, DIM, block_tokens=BLOCK)
-            if settings.profile:
-                profile.use_profile(settings.profile)
-            made.append(filled(folder / mode, settings))
-        yield made
+def stores(tmp_path_factory) -> list[Stored]:
+    """One of every mode."""
+    folder = tmp_path_factory.mktemp("stores")
+    return [filled(folder / mode, settings_for(mode, HEADS, DIM, block_tokens=BLOCK)) for mode in ALL]
 
 
 @pytest.fixture(scope="module")

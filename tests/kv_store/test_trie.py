@@ -1,4 +1,4 @@
-"""The trie against brute force, in any order of arrival; likeness of prompts; what eviction prefers."""
+"""The trie against brute force, in any order of arrival; what prompts share; what eviction prefers."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from rdcodec.codecs.kv_store.eviction import (
     victims,
     worth,
 )
-from rdcodec.codecs.kv_store.trie import ROOT_ID, Node, Trie, common_prefix, shared_information, tree_distance
+from rdcodec.codecs.kv_store.trie import ROOT_ID, Node, Trie, common_prefix
 
 BLOCK = 4
 
@@ -34,7 +34,7 @@ def trie_of(prompts: list[np.ndarray], rng: np.random.Generator | None = None) -
         rng.shuffle(order)  # type: ignore[arg-type]
     trie = Trie()
     for block, parent, tokens, start in order:
-        trie.add(Node(block, parent, tokens, start, 10))
+        trie.add(Node(id=block, parent_id=parent, tokens=tokens, start=start, size_bytes=10))
     return trie
 
 
@@ -72,7 +72,7 @@ def test_a_block_without_its_parent_is_out_of_reach_until_the_parent_comes_back(
 def test_a_block_whose_header_gives_another_position_is_not_attached():
     trie = trie_of([np.arange(4)])
     first = next(iter(trie.nodes.values()))
-    trie.add(Node(b"liar", first.id, np.arange(4, 8), 8, 10))
+    trie.add(Node(id=b"liar", parent_id=first.id, tokens=np.arange(4, 8), start=8))
     assert trie.match(np.arange(12)).tokens == 4
 
 
@@ -82,25 +82,17 @@ def test_tails_that_a_sibling_outgrew_are_contained():
     assert [trie.contained(tail) for tail in tails] == [True, False]
 
 
-def test_tree_distance_is_a_metric_and_the_papers_d_t_is_not():
-    rng = np.random.default_rng(0)
-    mass = {}  # one distribution for all: bits of a token given the text before it
-
-    def bits(prompt):
-        return np.array([mass.setdefault(prompt[: i + 1].tobytes(), rng.uniform(0.1, 5)) for i in range(len(prompt))])
-
-    prompts = random_prompts(rng, 25)
-    for a in prompts:
-        assert tree_distance(a, a, bits(a), bits(a)) == 0
-        for b in prompts:
-            ab = tree_distance(a, b, bits(a), bits(b))
-            assert ab == pytest.approx(tree_distance(b, a, bits(b), bits(a)))
-            assert (ab == 0) == np.array_equal(a, b)
-            assert ab == pytest.approx(bits(a).sum() + bits(b).sum() - 2 * shared_information(a, b, bits(a)))
-            for c in prompts:
-                assert ab <= tree_distance(a, c, bits(a), bits(c)) + tree_distance(c, b, bits(c), bits(b)) + 1e-9
-    a, other = np.array([1, 1, 1]), np.array([0])
-    assert shared_information(a, a, bits(a)) > 0 == shared_information(a, other, bits(a))
+@pytest.mark.parametrize("seed", range(5))
+def test_prompts_through_a_block_are_those_that_begin_with_it(seed):
+    rng = np.random.default_rng(seed)
+    texts = {prompt.tobytes() for prompt in random_prompts(rng, 30)}
+    prompts = [text for text in texts if not any(other != text and other.startswith(text) for other in texts)]
+    trie = trie_of([np.frombuffer(text, np.int64) for text in texts], rng)
+    through = trie.prompts_through()
+    assert max(through.values()) > 1 and sum(through[leaf.id] for leaf in trie.leaves()) == len(prompts)
+    for node in trie.nodes.values():
+        if not trie.contained(node):
+            assert through[node.id] == sum(text.startswith(node.id) for text in prompts)
 
 
 # ---- eviction ----
@@ -125,7 +117,7 @@ def test_victims_are_leaves_first_and_orphans_before_all():
     lost = trie_of([np.arange(50, 60)])
     for node in lost.nodes.values():
         if node.start:
-            trie.add(Node(node.id, node.parent_id, node.tokens, node.start, 10))
+            trie.add(Node(id=node.id, parent_id=node.parent_id, tokens=node.tokens, start=node.start, size_bytes=10))
     dropped = []
     for node in victims(trie, 10**9, recency):
         assert not len(node.children)
@@ -173,7 +165,7 @@ def test_the_horizon_is_the_median_age_and_values_follow_new_counts():
 
 
 def test_a_hit_counts_the_time_before_it():
-    node = Node(b"x", ROOT_ID, np.arange(BLOCK), 0, 10)
+    node = Node(id=b"x", parent_id=ROOT_ID, tokens=np.arange(BLOCK), start=0, size_bytes=10)
     reuse = ReuseModel(BLOCK)
     reuse.hit(node, 5.0)
     assert reuse.counts.exposure_s.sum() == pytest.approx(5) and reuse.counts.hits[0, bucket_of(5.0)] == 1
@@ -220,17 +212,17 @@ def test_before_any_count_the_mass_decides_and_bytes_and_position_weigh():
 
 
 def test_probability_follows_the_counted_rate():
-    node = Node(b"x", ROOT_ID, np.arange(BLOCK), 0, 10)
+    node = Node(id=b"x", parent_id=ROOT_ID, tokens=np.arange(BLOCK), start=0, size_bytes=10)
     reuse = ReuseModel(BLOCK)
     reuse.counts.hits[0] = 200.0
     reuse.counts.exposure_s[0] = 20_000.0
     assert reuse.probability(node, 0.0, 10.0) == pytest.approx(1 - np.exp(-0.1), rel=0.02)
-    tail = Node(b"y", ROOT_ID, np.arange(BLOCK - 1), 0, 10)
+    tail = Node(id=b"y", parent_id=ROOT_ID, tokens=np.arange(BLOCK - 1), start=0, size_bytes=10)
     assert reuse.probability(tail, 0.0, 10.0) < 0.01
 
 
 def test_exposure_is_counted_once_and_split_over_buckets():
-    node = Node(b"x", ROOT_ID, np.arange(BLOCK), 0, 10)
+    node = Node(id=b"x", parent_id=ROOT_ID, tokens=np.arange(BLOCK), start=0, size_bytes=10)
     reuse = ReuseModel(BLOCK)
     for now in (0.3, 5.0, 5.0, 17.0):
         reuse.survived(node, now)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from kv_cases import make_profile
-from rdcodec.codecs.kv_cache.modes.profiles import use_profile
 from rdcodec.codecs.kv_store import index
 from rdcodec.codecs.kv_store.trie import Node
 from rdcodec.entropy_models.errors import Unsupported
@@ -106,7 +105,6 @@ def test_transcoding_leaves_blocks_that_are_so_already(opened, folder):
 @pytest.mark.parametrize("mode", ["quantized", "transform", "predictive"])
 def test_transcoding_knows_the_profile_that_a_block_was_written_with(opened, folder, mode):
     profile, other = make_profile(2, 4), make_profile(2, 4, exponent=-13)
-    use_profile(profile)
     settings = dataclasses.replace(SETTINGS, mode=mode, profile=profile)
     store = opened(settings=settings)
     put(store, PROMPT)
@@ -131,12 +129,12 @@ def test_transcoding_says_which_blocks_it_left_and_which_were_damaged(opened, fo
 
     def missing(stream, header, **options):
         if stream.data == before:
-            raise Unsupported("its profile is not in use")
+            raise Unsupported("its profile is not here")
         return decode(stream, header, **options)
 
     monkeypatch.setattr(index, "decode_parsed", missing)
     done = store.transcode("fp8")
-    assert done.blocks == 4 and done.left == {first.id.hex(): "its profile is not in use"}
+    assert done.blocks == 4 and done.left == {first.id.hex(): "its profile is not here"}
     assert list(done.damaged) == [last.id.hex()] and "checksum" in done.damaged[last.id.hex()]
     assert done.after_bytes == sum(path.stat().st_size for path in files(folder))
     assert (folder / store.index.key(first.id)).read_bytes() == before and len(files(folder)) == 3
@@ -183,7 +181,7 @@ def test_modes_that_need_the_model_are_refused(opened, folder, mode):
 def test_blocks_without_tensors_of_an_earlier_version_are_written_again(opened):
     store = opened()
     tokens = np.array(PROMPT[:8])
-    node = Node(store.index.id_of(bytes(16), tokens), bytes(16), tokens, 0, 0)
+    node = Node(id=store.index.id_of(bytes(16), tokens), parent_id=bytes(16), tokens=tokens, start=0)
     empty = store.index.encode(node, (), dataclasses.replace(SETTINGS, mode="tokens"), None)
     store.index.backend.put(store.index.key(node.id), empty)
     stored = put(opened(), PROMPT)

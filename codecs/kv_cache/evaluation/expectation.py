@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..format.sequence import Layers
 from ..hf.cache_io import filled_cache
+from ..splice import Layers
 
 _QUERIES = 256
 """Candidate tokens of one forward pass: bounds the attention mask."""

@@ -23,12 +23,12 @@ from ...evaluation.plot import Panel
 from ...evaluation.plot import plot as plot_panels
 from ..codec import Cache, KvCodec
 from ..format.blocks import KvSettings
-from ..format.sequence import Layers
 from ..hf.cache_io import load_cache, save_cache
 from ..hf.model import check_model, rope_of
+from ..inputs import as_layers
 from ..modes.place import KEY
 from ..modes.table import MODES
-from ..splice import layers_of
+from ..splice import Layers
 
 TAIL = 64
 FLOOR_CHUNK = 256
@@ -248,7 +248,7 @@ def _through_model(settings: KvSettings, model: Any) -> Coded:
         with TemporaryDirectory() as folder:
             path = Path(folder) / "cache.rdc"
             size = save_cache(layers, ids, path, model, settings=settings)
-            return layers_of(load_cache(path, model)), size
+            return as_layers(load_cache(path, model)), size
 
     return coded
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,14 @@ import torch
 from torch import Tensor
 
 from ....entropy_models.errors import BitstreamError, InputError, Mismatch
+from ....entropy_models.row_coders import RowCoder
 from ....entropy_models.rows import ReadGroup
 from ... import container
-from ..modes.place import KEY, KIND_NAMES, VALUE, Choices, Place, type_name
-from ..modes.profiles import Profile, find_profile
+from ..modes.place import KEY, KIND_NAMES, VALUE, Choices, Place, tensor_name, type_name
+from ..modes.profiles import Profile, profile_named
 from ..modes.rope import Rope, rope_in
 from ..modes.table import MODES
+from ..splice import Layers
 from .header import (
     ELEMENT_TYPES,
     FIRST,
@@ -55,7 +57,7 @@ class KvBlock:
     """``tokens`` int64, shape (n,); ``layers``: keys and values, each of shape (kv_heads, n, head_dim)."""
 
     tokens: np.ndarray
-    layers: tuple[tuple[Tensor, Tensor], ...]
+    layers: Layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,11 @@ class KvSettings:
         if MODES[self.mode].needs_profile and self.profile is None:
             raise InputError(f"mode {self.mode} needs a calibrated profile (rdcodec.codecs.kv_cache.calibrate)")
 
+    @property
+    def choices(self) -> Choices:
+        """What a tensor's steps follow from, beside the tensor."""
+        return Choices(self.quality, self.edge)
+
 
 def block_id(parent: bytes, fingerprint: bytes, salt: bytes, tokens: Any) -> bytes:
     """16 bytes that name a block; see the module's docstring."""
@@ -129,10 +136,13 @@ def encode_block(
     """
     head = _header_of(block, parent, fingerprint, salt, start, settings, total)
     rope = _rope_chunk(settings, head.key_dim)
-    coders = [MODES[settings.mode].coder("Write")() for _ in range(2 * stored_layers(head))]
-    predicts = MODES[settings.mode].needs_earlier_layers
+    mode = MODES[settings.mode]
+    coders = [mode.coders.write() for _ in range(2 * stored_layers(head))]
     with torch.inference_mode():  # a twentieth of the time: PyTorch keeps no books for gradients
-        run(coders, head, settings.rope, settings.profile, block.layers, settings, wanted=predicts)
+        coding_pass(
+            coders, head, rope=settings.rope, profile=settings.profile, layers=block.layers, choices=settings.choices,
+            wanted=mode.needs_earlier_layers,
+        )  # fmt: skip
     return assembled(head, rope, [coder.chunk() for coder in coders])
 
 
@@ -143,15 +153,17 @@ def assembled(head: BlockHeader, rope: bytes, tensors: list[bytes]) -> bytes:
     return container.write(stream_id=STREAM_ID, weights=head.profile, signal=pack(head), chunks=chunks)
 
 
-def estimate_block(block: KvBlock, *, start: int, settings: KvSettings, total: int | None = None):
+def estimate_block(block: KvBlock, *, start: int, settings: KvSettings, total: int | None = None) -> tuple[Layers, float]:
     """What decoding will give, and the ideal bits, without writing.
 
     Returns:
         (layers as `decode_block` will return them, bits of all chunks without container and header).
     """
     head = _header_of(block, ROOT, bytes(16), b"", start, settings, total)
-    coders = [MODES[settings.mode].coder("Measure")() for _ in range(2 * stored_layers(head))]
-    layers = run(coders, head, settings.rope, settings.profile, block.layers, settings)
+    coders = [MODES[settings.mode].coders.measure() for _ in range(2 * stored_layers(head))]
+    layers = coding_pass(
+        coders, head, rope=settings.rope, profile=settings.profile, layers=block.layers, choices=settings.choices
+    )
     return layers, float(sum(coder.bits[0] for coder in coders))
 
 
@@ -180,7 +192,7 @@ def decode_block(
         salt: refuse blocks of another tenant, and any whose tokens do not hash to its id.
         layers: decode only these; ``layers`` of the result holds them in order. Others' chunks are not even checked
             (mode ``predictive`` decodes from layer 0 all the same).
-        profile: of modes that need one; else it is looked up among those in use (`profile.use_profile`).
+        profile: the one that the block was made with, of modes that need one; others do not look at it.
 
     Returns:
         The block; without layers for mode ``tokens``; with one input tensor per layer, (1, n, d_model), and an
@@ -211,67 +223,90 @@ def decode_parsed(
     want = range(stored) if layers is None else layers
     if len(want) and not (stored and want.step == 1 and 0 <= want.start and want.stop <= stored):
         raise InputError(f"layers {want}; need successive ones of the {stored} in the block")
-    if MODES[head.mode].needs_profile and profile is None:
-        profile = find_profile(head.profile)
+    mode = MODES[head.mode]
+    profile = profile_named(head.profile, profile) if mode.needs_profile else None
     rope = rope_in(stream.chunk(1), head.key_dim)
-    first = 0 if MODES[head.mode].needs_earlier_layers else want.start
+    first = 0 if mode.needs_earlier_layers else want.start
     chosen = range(first, want.stop) if len(want) else range(0)
-    read = MODES[head.mode].coder("Read")
-    coders = [read(stream.chunk(FIRST + 2 * i + kind)) for i in chosen for kind in (KEY, VALUE)]
-    decoded = run(coders, head, rope, profile, None, None, chosen)
+    coders = [mode.coders.read(stream.chunk(FIRST + 2 * i + kind)) for i in chosen for kind in (KEY, VALUE)]
+    decoded = coding_pass(coders, head, rope=rope, profile=profile, chosen=chosen)
     return KvBlock(head.tokens, decoded[want.start - first :] if len(want) else ())
 
 
-def run(coders, head: BlockHeader, rope, profile, tensors, settings, chosen: range | None = None, wanted=True):
-    """The coding pass of a block: the same for writing, measuring and reading (``tensors`` None).
+def coding_pass(
+    coders: Sequence[RowCoder],
+    head: BlockHeader,
+    *,
+    rope: Rope | None = None,
+    profile: Profile | None = None,
+    layers: Layers | None = None,
+    choices: Choices | None = None,
+    chosen: range | None = None,
+    wanted: bool = True,
+) -> Layers:
+    """The coding pass of a block: the same for writing, measuring and reading.
 
-    ``wanted``: whether the result will be looked at. Where it is not, chunks are not read together either.
+    Args:
+        coders: of the keys and the values of each chosen layer, in turn.
+        head: sizes, mode, and what else both sides know.
+        rope, profile: of the model, where the mode has a use for them.
+        layers: what to write or measure, all of the block's; None to read.
+        choices: the writer's.
+        chosen: layers to code; None: all.
+        wanted: whether the result will be looked at. Where it is not, chunks are not read together either.
+
+    Returns:
+        What a reader gets to know of the chosen layers.
     """
-    mode = MODES[head.mode]
-    layers = chosen if chosen is not None else range(stored_layers(head))
-    known: dict[tuple[int, int], Tensor] = {}
-    out: dict[tuple[int, int], Tensor] = {}
+    mode, chosen = MODES[head.mode], range(stored_layers(head)) if chosen is None else chosen
     if profile is not None:
         profile.check(head.layers, (head.heads * head.key_dim, head.heads * head.value_dim))
-    token_ids, dtype = torch.from_numpy(head.tokens), head.dtype
-    choices = Choices(settings.quality, settings.edge) if settings else Choices(0, 0)
-    for kind, group in _groups(coders, head, tensors is None and wanted):
-        dim = head.value_dim if kind == VALUE else head.key_dim
-        place = Place(
-            layers[group[0]], head.layers, kind, head.heads * len(group), head.count, dim, dtype, head.start,
-            head.sinks, head.recent, head.bits, rope, profile, choices, known, token_ids, wanted,
-        )  # fmt: skip
-        x = tensors[place.layer][kind] if tensors is not None else None
-        readers = [coders[2 * i + kind] for i in group]
-        coder = readers[0] if len(group) == 1 else ReadGroup(readers)
-        if dim == 0 or not mode.target:
-            coded = torch.zeros(place.shape, dtype=dtype)
+    block = Place(
+        name="", layer=0, layers=head.layers, kind=KEY, groups=head.heads, vectors=head.count, width=head.key_dim,
+        dtype=head.dtype, start=head.start, finer_first=head.sinks, finer_last=head.recent, bits=head.bits, rope=rope,
+        profile=profile, choices=choices or Choices(), token_ids=torch.from_numpy(head.tokens), wanted=wanted,
+    )  # fmt: skip
+    out: dict[tuple[int, int], Tensor] = {}
+    for kind, group in _groups(coders, head, layers is None and wanted):
+        layer, width, heads = chosen[group[0]], head.width(kind), head.heads * len(group)
+        place = replace(block, name=tensor_name(layer, kind), layer=layer, kind=kind, width=width, groups=heads)
+        coder = coders[2 * group[0] + kind] if len(group) == 1 else ReadGroup([coders[2 * i + kind] for i in group])
+        if width and mode.target:
+            known = mode.code(coder, layers[layer][kind] if layers is not None else None, place)
         else:
-            coded = mode.code(coder, x, place)
+            known = torch.zeros(place.shape, dtype=place.dtype)
         coder.finish()
-        for i, part in zip(group, coded.chunk(len(group)) if len(group) > 1 else [coded], strict=True):
-            out[i, kind] = part
-    return tuple((out[i, KEY], out[i, VALUE]) for i in range(len(layers)))
+        parts = known.chunk(len(group)) if len(group) > 1 else (known,)
+        out.update(((i, kind), part) for i, part in zip(group, parts, strict=True))
+    return tuple((out[i, KEY], out[i, VALUE]) for i in range(len(chosen)))
 
 
-def _groups(coders, head: BlockHeader, grouped: bool) -> Iterator[tuple[int, list[int]]]:
-    """Kind, and index among the layers, of the tensors that are coded together; writers take one each."""
+def _groups(coders: Sequence[Any], head: BlockHeader, together: bool) -> Iterator[tuple[int, list[int]]]:
+    """Kind, and index among the layers, of the tensors that are coded as one; writers take one each."""
     mode = MODES[head.mode]
-    together: dict[tuple[int, Any], list[int]] = {}
+    waiting: dict[tuple[int, Any], list[int]] = {}
     for i, kind in itertools.product(range(len(coders) // 2), (KEY, VALUE)):
-        dim = head.value_dim if kind == VALUE else head.key_dim
-        key = mode.key(coders[2 * i + kind]) if grouped and dim else None
+        width = head.width(kind)
+        key = mode.read_together(coders[2 * i + kind]) if together and width else None
         if key is None:
             yield kind, [i]
             continue
-        group = together.setdefault((kind, key), [])
+        group = waiting.setdefault((kind, key), [])
         group.append(i)
-        if len(group) * head.heads * head.count * dim >= GROUP_SIZE or len(group) == GROUP_CHUNKS:
-            yield kind, together.pop((kind, key))
-    yield from ((kind, group) for (kind, _), group in together.items())
+        if len(group) * head.heads * head.count * width >= GROUP_SIZE or len(group) == GROUP_CHUNKS:
+            yield kind, waiting.pop((kind, key))
+    yield from ((kind, group) for (kind, _), group in waiting.items())
 
 
-def _header_of(block: KvBlock, parent, fingerprint, salt, start, settings: KvSettings, total) -> BlockHeader:
+def _header_of(
+    block: KvBlock,
+    parent: bytes,
+    fingerprint: bytes,
+    salt: bytes,
+    start: int,
+    settings: KvSettings,
+    total: int | None,
+) -> BlockHeader:
     tokens = np.ascontiguousarray(block.tokens, np.int64)
     n = len(tokens)
     if tokens.ndim != 1 or not 1 <= n <= TOKENS_MAX:
@@ -281,15 +316,23 @@ def _header_of(block: KvBlock, parent, fingerprint, salt, start, settings: KvSet
     if not block.layers and settings.mode != "tokens":
         raise InputError(f"a block without layers has no mode but tokens, not {settings.mode}")
     heads, key_dim, value_dim, dtype = _shapes(block, n)
-    sinks = min(max(settings.sinks - start, 0), n)
-    recent = 0 if total is None else min(max(start + n - max(total - settings.recent, sinks + start), 0), n)
-    recent = min(recent, n - sinks)
+    sinks, recent = _finer_tokens(settings, start, n, total)
     profile = settings.profile.hash if settings.profile and MODES[settings.mode].option == "quality" else bytes(8)
     return BlockHeader(
-        settings.mode, settings.quality, type_name(dtype), len(block.layers), heads, key_dim, value_dim,
-        tokens.astype("<u4").tobytes(), start,
-        sinks, recent, settings.bits, block_id(parent, fingerprint, salt, tokens), parent, fingerprint, profile, (),
+        mode=settings.mode, quality=settings.quality, element_type=type_name(dtype), layers=len(block.layers),
+        heads=heads, key_dim=key_dim, value_dim=value_dim, ids=tokens.astype("<u4").tobytes(), start=start, sinks=sinks,
+        recent=recent, bits=settings.bits, id=block_id(parent, fingerprint, salt, tokens), parent=parent,
+        fingerprint=fingerprint, profile=profile, chunk_bytes=(),
     )  # fmt: skip
+
+
+def _finer_tokens(settings: KvSettings, start: int, n: int, total: int | None) -> tuple[int, int]:
+    """How many of a block's n tokens from ``start`` are among a sequence's first and last, which get finer steps."""
+    sinks = min(max(settings.sinks - start, 0), n)
+    if total is None:
+        return sinks, 0
+    recent = min(max(start + n - max(total - settings.recent, sinks + start), 0), n)
+    return sinks, min(recent, n - sinks)
 
 
 def _rope_chunk(settings: KvSettings, key_dim: int) -> bytes:

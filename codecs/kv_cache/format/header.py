@@ -73,7 +73,7 @@ BLOCKS, TOKEN_IDS = 0, 1
 _SEQUENCE = struct.Struct("<BBHQ16s16s")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BlockHeader:
     """What a block says about itself before any tensor is decoded."""
 
@@ -115,7 +115,12 @@ class BlockHeader:
         """The element type."""
         import torch
 
-        return getattr(torch, self.element_type)
+        dtype: torch.dtype = getattr(torch, self.element_type)
+        return dtype
+
+    def width(self, kind: int) -> int:
+        """Of keys (0) or values (1)."""
+        return self.value_dim if kind else self.key_dim
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -129,7 +134,7 @@ class BlockHeader:
         return self.layers * per_token * self.count
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceHeader:
     """Of a whole file."""
 
@@ -149,16 +154,19 @@ def check_salt(salt: bytes) -> None:
 
 
 def stored_layers(head: BlockHeader) -> int:
+    """Layers that have chunks."""
     return head.layers if MODES[head.mode].target else 0
 
 
 def check_sizes(layers: int, heads: int, key_dim: int, value_dim: int, n: int, error: type[ValueError]) -> None:
+    """``error`` where a size is out of the range that the module's table gives."""
     sane = layers <= LAYERS_MAX and 1 <= heads <= HEADS_MAX and 1 <= key_dim <= WIDTH_MAX and value_dim <= WIDTH_MAX
     if not sane or not 1 <= n <= TOKENS_MAX or layers * heads * (key_dim + value_dim) * n > ELEMENTS_MAX:
         raise error(f"{layers} layers, {heads} heads, widths {key_dim} and {value_dim}, {n} tokens: out of range")
 
 
 def pack(head: BlockHeader) -> bytes:
+    """The signal header of a block."""
     element = next(number for number, name in ELEMENT_TYPES.items() if name == head.element_type)
     return _SIGNAL.pack(
         BLOCK, MODES[head.mode].number, element, head.quality, head.layers, head.heads, head.key_dim, head.value_dim,
@@ -168,34 +176,45 @@ def pack(head: BlockHeader) -> bytes:
 
 
 def parse(data: bytes | memoryview | container.Stream) -> tuple[container.Stream, BlockHeader]:
+    """Header of a block; its chunks are checked when read, but for the token ids.
+
+    Raises:
+        BitstreamError: not a block, or its header or ids are damaged.
+    """
     stream = container.parse(data)
     if stream.stream_id != STREAM_ID:
         raise Unsupported(f"stream id {stream.stream_id}; a cache block has {STREAM_ID}")
     if len(stream.signal) != _SIGNAL.size or stream.signal[0] != BLOCK:
         raise Unsupported(f"not one block: record {stream.signal[:1].hex()}, header of {len(stream.signal)} bytes")
-    f = _SIGNAL.unpack(stream.signal)
-    _, number, element, quality, layers, heads, key_dim, value_dim, n, start, sinks, recent, bits, ids, zero = f[:15]
+    _, number, element, *fields, token_coding, zeros, block, parent, fingerprint = _SIGNAL.unpack(stream.signal)
+    quality, layers, heads, key_dim, value_dim, n, start, sinks, recent, bits = fields
     mode = mode_of(number)
-    if mode is None or element not in ELEMENT_TYPES or ids or zero != bytes(8):
-        raise Unsupported(f"mode {number}, element type {element}, token coding {ids}: not known to this version")
+    if mode is None or element not in ELEMENT_TYPES or token_coding or zeros != bytes(8):
+        raise Unsupported(f"mode {number}, element type {element}, token coding {token_coding}: not known to this version")
     check_sizes(layers, heads, key_dim, value_dim, n, Corrupt)
     if quality > 100 or start >= START_MAX or sinks + recent > n or not 1 <= bits <= 5:
         raise Corrupt(f"quality {quality}, start {start}, {sinks} + {recent} of {n} tokens, {bits} bits: out of range")
-    tail = 2 * layers if MODES[mode].target else 0
-    if len(stream.entries) != FIRST + tail:
-        raise Corrupt(f"{len(stream.entries)} chunks; {layers} layers of mode {mode} make {FIRST + tail}")
-    body = stream.chunk(0)
-    if len(body) != 4 * n:
-        raise Corrupt(f"token ids of {len(body)} bytes; {n} tokens need {4 * n}")
-    sizes = [entry.length for entry in stream.entries[FIRST:]]
-    pairs = tuple(zip(sizes[::2], sizes[1::2], strict=True))
+    chunk_bytes, ids = _chunk_bytes(stream, mode, layers), stream.chunk(0)
+    if len(ids) != 4 * n:
+        raise Corrupt(f"token ids of {len(ids)} bytes; {n} tokens need {4 * n}")
     return stream, BlockHeader(
-        mode, quality, ELEMENT_TYPES[element], layers, heads, key_dim, value_dim, body, start, sinks, recent, bits,
-        f[15], f[16], f[17], stream.weights, pairs,
+        mode=mode, quality=quality, element_type=ELEMENT_TYPES[element], layers=layers, heads=heads, key_dim=key_dim,
+        value_dim=value_dim, ids=ids, start=start, sinks=sinks, recent=recent, bits=bits, id=block, parent=parent,
+        fingerprint=fingerprint, profile=stream.weights, chunk_bytes=chunk_bytes,
     )  # fmt: skip
 
 
+def _chunk_bytes(stream: container.Stream, mode: str, layers: int) -> tuple[tuple[int, int], ...]:
+    """Bytes of each layer's keys and values."""
+    count = FIRST + (2 * layers if MODES[mode].target else 0)
+    if len(stream.entries) != count:
+        raise Corrupt(f"{len(stream.entries)} chunks; {layers} layers of mode {mode} make {count}")
+    sizes = [entry.length for entry in stream.entries[FIRST:]]
+    return tuple(zip(sizes[::2], sizes[1::2], strict=True))
+
+
 def pack_sequence(head: SequenceHeader) -> bytes:
+    """The signal header of a whole cache."""
     return _SEQUENCE.pack(SEQUENCE, head.content, head.threads, head.tokens, head.fingerprint, head.last_id)
 
 
@@ -213,7 +232,7 @@ def parse_sequence(data: bytes | memoryview | container.Stream) -> tuple[contain
     _, content, threads, count, fingerprint, last = _SEQUENCE.unpack(stream.signal)
     if content > TOKEN_IDS or threads > (THREADS_MAX if content == TOKEN_IDS else 0) or count >= START_MAX:
         raise Corrupt(f"content {content}, {threads} threads, {count} tokens: out of range")
-    return stream, SequenceHeader(content, count, fingerprint, last, threads)
+    return stream, SequenceHeader(content=content, tokens=count, fingerprint=fingerprint, last_id=last, threads=threads)
 
 
 def width_text(key_dim: int, value_dim: int) -> str:

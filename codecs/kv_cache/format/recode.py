@@ -11,21 +11,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from ....entropy_models.row_coders import ChunkReader, ChunkWriter
 from ..modes.table import MODES
-from .blocks import assembled, run
+from .blocks import assembled, coding_pass
 from .header import FIRST, parse, stored_layers
 
 
 class _Pass:
     """Both ends of a coding pass: what is read from one chunk is written into another."""
 
-    def __init__(self, reader: Any, writer: Any) -> None:
+    def __init__(self, reader: ChunkReader, writer: ChunkWriter) -> None:
         self.reader, self.writer = reader, writer
 
-    def number(self, value: int | None, kind: str) -> int:
+    def number(self, value: Any, kind: str) -> Any:
         return self.writer.number(self.reader.number(None, kind), kind)
 
-    def vector(self, values: np.ndarray | None, count: int) -> np.ndarray:
+    def vector(self, values: Any, count: int) -> np.ndarray:
         return self.writer.vector(self.reader.vector(None, count), count)
 
     def rows(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
@@ -55,8 +56,8 @@ def recode_block(data: bytes, mode: str) -> bytes:
         BitstreamError: anything wrong with the bytes.
     """
     stream, head = parse(data)
-    read, write = MODES[head.mode].coder("Read"), MODES[mode].coder("Write")
+    read, write = MODES[head.mode].coders.read, MODES[mode].coders.write
     coders = [_Pass(read(stream.chunk(FIRST + i)), write()) for i in range(2 * stored_layers(head))]
     with torch.inference_mode():
-        run(coders, head, None, None, None, None, wanted=False)
+        coding_pass(coders, head, wanted=False)
     return assembled(replace(head, mode=mode), stream.chunk(1), [coder.writer.chunk() for coder in coders])

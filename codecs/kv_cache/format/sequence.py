@@ -3,52 +3,45 @@
 `header` specifies the signal header.
 
 Content 0: each chunk is the file of one block (`blocks`), in order; ids chain, so a missing or foreign one shows.
-Content 1: each chunk is a coding byte (0 plain ids of 4 bytes, 1 coded by the model, `tokens`), the number of tokens
-(4 bytes), the block id of those tokens (16 bytes), and the ids. A reader can stop at any chunk: a prefix is the first
-few.
+Content 1: each chunk is a coding byte (0 plain ids of 4 bytes, 1 coded by the model, `text.token_model`), the number of
+tokens (4 bytes), the block id of those tokens (16 bytes), and the ids.
+
+A reader can stop at any chunk: a prefix is the first few.
 """
 
 from __future__ import annotations
 
-import itertools
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from ....entropy_models.errors import BitstreamError, Corrupt, Mismatch, Truncated, Unsupported
 from ... import container
-from ...text import token_model as token_coding
+from ...contract import Progress
+from ..modes.profiles import Profile
+from ..splice import Layers, cut, join
 from .blocks import KvBlock, KvSettings, block_id, decode_parsed, encode_block
-from .header import (
-    BLOCKS,
-    ROOT,
-    STREAM_ID,
-    THREADS_MAX,
-    TOKEN_IDS,
-    TOKENS_MAX,
-    SequenceHeader,
-    pack_sequence,
-    parse,
-    parse_sequence,
-)
+from .header import BLOCKS, ROOT, STREAM_ID, TOKENS_MAX, SequenceHeader, pack_sequence, parse, parse_sequence
 
-_TOKENS_HEAD = struct.Struct("<BI16s")
-CODED_TOKENS = 4096
-"""Tokens of one coded run: a coder's last words cost 5 bytes, 1 % of a run of 1,000."""
-Layers = tuple[tuple[Any, Any], ...]
-Progress = Callable[[int, int], None]
-"""Called with (tokens done, tokens in all)."""
+_RUN_HEAD = struct.Struct("<BI16s")
+PLAIN_IDS, CODED_IDS = 0, 1
+"""Codings of a run of token ids."""
 
 
 def split(tokens: np.ndarray, layers: Layers, block_tokens: int) -> Iterator[tuple[int, KvBlock]]:
     """(start, block) along a cache of shape (kv_heads, tokens, head_dim) per layer."""
     for start in range(0, len(tokens), block_tokens):
-        part = slice(start, start + block_tokens)
-        yield start, KvBlock(tokens[part], tuple((k[:, part], v[:, part]) for k, v in layers))
+        end = start + block_tokens
+        yield start, KvBlock(tokens[start:end], cut(layers, start, end))
+
+
+def join_blocks(blocks: Sequence[tuple[int, KvBlock]]) -> tuple[np.ndarray, Layers]:
+    """Tokens and layers of successive (start, block), copied."""
+    tokens = np.concatenate([np.zeros(0, np.int64), *(block.tokens for _, block in blocks)])
+    return tokens, join([block.layers for _, block in blocks])
 
 
 def encode_sequence(
@@ -72,52 +65,12 @@ def encode_sequence(
         parent = block_id(parent, fingerprint, salt, block.tokens)
         if progress:
             progress(start + len(block.tokens), len(tokens))
-    return _write(SequenceHeader(BLOCKS, len(tokens), fingerprint, parent), chunks)
+    head = SequenceHeader(content=BLOCKS, tokens=len(tokens), fingerprint=fingerprint, last_id=parent)
+    return write_sequence(head, chunks)
 
 
-def encode_tokens(
-    model: Any,
-    tokens: np.ndarray,
-    *,
-    fingerprint: bytes,
-    salt: bytes = b"",
-    verify: bool = True,
-    progress: Progress | None = None,
-) -> bytes:
-    """Only the ids, coded by the model; ``verify`` decodes each run and keeps plain ids where it does not come back."""
-    writer, reader = token_coding.TokenModel(model), token_coding.TokenModel(model)
-    chunks, parent, fed = [], ROOT, itertools.count(1)
-    if progress:  # the model runs once a token to write, once more to verify
-        writer.on_feed = reader.on_feed = lambda: progress(min(next(fed) // (1 + verify), len(tokens)), len(tokens))
-    for start in range(0, len(tokens), CODED_TOKENS):
-        run = tokens[start : start + CODED_TOKENS]
-        coding, body = 1, token_coding.encode_ids(writer, run)
-        if verify and not _comes_back(reader, body, run):
-            coding, body = 0, token_coding.plain_ids(run)
-            reader = writer_at(model, tokens[: start + len(run)])
-        parent = block_id(parent, fingerprint, salt, run)
-        chunks.append(_TOKENS_HEAD.pack(coding, len(run), parent) + body)
-    threads = torch.get_num_threads()
-    head = SequenceHeader(TOKEN_IDS, len(tokens), fingerprint, parent, threads if threads <= THREADS_MAX else 0)
-    return _write(head, chunks)
-
-
-def writer_at(model: Any, tokens: np.ndarray) -> token_coding.TokenModel:
-    """A token model that was fed these ids."""
-    state = token_coding.TokenModel(model)
-    for token in tokens:
-        state.feed(int(token))
-    return state
-
-
-def _comes_back(reader: token_coding.TokenModel, body: bytes, run: np.ndarray) -> bool:
-    try:
-        return bool(np.array_equal(token_coding.decode_ids(reader, body, len(run)), run))
-    except BitstreamError:
-        return False
-
-
-def _write(head: SequenceHeader, chunks: Sequence[bytes]) -> bytes:
+def write_sequence(head: SequenceHeader, chunks: Sequence[bytes]) -> bytes:
+    """The bytes of a file."""
     data = [(container.DATA, body) for body in chunks]
     return container.write(stream_id=STREAM_ID, weights=bytes(8), signal=pack_sequence(head), chunks=data)
 
@@ -130,11 +83,16 @@ def decode_blocks(
     salt: bytes | None = None,
     layers: range | None = None,
     prefix: int | None = None,
+    profile: Profile | None = None,
     progress: Progress | None = None,
 ) -> list[tuple[int, KvBlock]]:
     """Blocks of a file with content 0 as (start, block), as far as ``prefix`` tokens reach (None: all).
 
-    Their tensors are PyTorch's inference tensors; `codec.join` makes usual ones of them.
+    Their tensors are PyTorch's inference tensors; `join_blocks` makes usual ones of them.
+
+    Args:
+        fingerprint, salt, layers, profile: as for `blocks.decode_block`.
+        progress: called with (tokens done, tokens wanted).
 
     Raises:
         BitstreamError: damage, another model or salt, or blocks that do not follow each other; the message says how many
@@ -153,24 +111,27 @@ def decode_blocks(
             opened, header = parse(stream.unchecked(i))
             if header.parent != parent or header.start != at or header.fingerprint != head.fingerprint:
                 raise Corrupt(f"it starts at token {header.start}, expected {at}, or follows another block")
-            block = decode_parsed(opened, header, fingerprint=fingerprint, salt=salt, layers=layers)
+            block = decode_parsed(opened, header, fingerprint=fingerprint, salt=salt, layers=layers, profile=profile)
         except BitstreamError as error:
-            error = _damage(stream, i) or error
-            if isinstance(error, Mismatch) and not i:  # so is the whole file
-                raise
-            intact = f"; the {at} tokens before it are intact, `codec decode --prefix {at}` reads them" if at else ""
-            raise type(error)(f"block {i}: {error}{intact}") from error
+            raise _of_block(error, stream, i, at) from error.__cause__
         start, at, parent = at, at + len(block.tokens), header.id
         if at > wanted:
-            keep = wanted - start
-            cut = tuple((k[:, :keep], v[:, :keep]) for k, v in block.layers)
-            block = replace(block, tokens=block.tokens[:keep], layers=cut)
+            block = KvBlock(block.tokens[: wanted - start], cut(block.layers, 0, wanted - start))
         out.append((start, block))
         if progress:
             progress(min(at, wanted), wanted)
     if at < wanted or (prefix is None and parent != head.last_id):
         raise Truncated(f"blocks end at token {at}, the header says {head.tokens}")
     return out
+
+
+def _of_block(error: BitstreamError, stream: container.Stream, index: int, intact: int) -> BitstreamError:
+    """The error to raise for a block that cannot be read; ``intact``: tokens before it."""
+    error = _damage(stream, index) or error
+    if isinstance(error, Mismatch) and not index:  # so is the whole file
+        return error
+    before = f"; the {intact} tokens before it are intact, `codec decode --prefix {intact}` reads them" if intact else ""
+    return type(error)(f"block {index}: {error}{before}")
 
 
 def _damage(stream: container.Stream, index: int) -> BitstreamError | None:
@@ -182,46 +143,20 @@ def _damage(stream: container.Stream, index: int) -> BitstreamError | None:
     return None
 
 
-def decode_tokens(
-    data: bytes | memoryview | container.Stream,
-    model: Any,
-    *,
-    fingerprint: bytes | None,
-    salt: bytes,
-    prefix: int | None = None,
-    progress: Progress | None = None,
-) -> np.ndarray:
-    """Ids of a file with content 1, int64.
+class Run(NamedTuple):
+    """A chunk of a file with content 1."""
 
-    Args:
-        prefix: runs of `CODED_TOKENS` ids after the one that holds the last of so many are left out.
-        progress: called with (tokens done, tokens in the file).
+    coding: int
+    """`PLAIN_IDS` or `CODED_IDS`."""
+    tokens: int
+    """How many ids, 1..65536."""
+    id: bytes
+    """Of the block of these tokens."""
+    body: bytes
 
-    Raises:
-        BitstreamError: damage, another model or salt, or a machine whose probabilities differ from the writer's.
-    """
-    stream, head = parse_sequence(data)
-    if head.content != TOKEN_IDS:
-        raise Unsupported("the file holds blocks, not token ids alone")
-    if fingerprint is not None and head.fingerprint != fingerprint:
-        raise Mismatch(f"the file is of model {head.fingerprint.hex()}, expected {fingerprint.hex()}")
-    state, parent, fed = token_coding.TokenModel(model), ROOT, itertools.count(1)
-    if progress:
-        state.on_feed = lambda: progress(next(fed), head.tokens)
-    runs: list[np.ndarray] = []
-    for i, (coding, count, name, body) in enumerate(_runs(stream, head)):
-        with token_coding.with_threads(head.threads):
-            ids = _run_ids(state, coding, body, count)
-        if block_id(parent, head.fingerprint, salt, ids) != name:
-            raise Mismatch(
-                f"run {i} does not hash to its id: another salt, or other probabilities than the writer's (mode tokens "
-                "needs its hardware, PyTorch and attention implementation)"
-            )
-        runs.append(ids)
-        parent = name
-        if prefix is not None and sum(map(len, runs)) >= prefix:
-            return np.concatenate(runs)
-    return np.concatenate(runs) if runs else np.zeros(0, np.int64)
+    def pack(self) -> bytes:
+        """The chunk's bytes."""
+        return _RUN_HEAD.pack(self.coding, self.tokens, self.id) + self.body
 
 
 def check_tokens(data: bytes | memoryview | container.Stream) -> int:
@@ -233,31 +168,22 @@ def check_tokens(data: bytes | memoryview | container.Stream) -> int:
     Raises:
         BitstreamError: damage.
     """
-    return sum(count for coding, count, *_ in _runs(*parse_sequence(data)) if coding)
+    return sum(run.tokens for run in token_runs(*parse_sequence(data)) if run.coding == CODED_IDS)
 
 
-def _runs(stream: container.Stream, head: SequenceHeader) -> Iterator[tuple[int, int, bytes, bytes]]:
-    """Coding, number of tokens, block id and body of each run, checked as far as they go without decoding."""
+def token_runs(stream: container.Stream, head: SequenceHeader) -> Iterator[Run]:
+    """Runs of a file with content 1, checked as far as they go without decoding."""
     at, last = 0, ROOT
     for i in range(len(stream.entries)):
         chunk = stream.chunk(i)
-        if len(chunk) < _TOKENS_HEAD.size:
-            raise Truncated(f"run {i} has {len(chunk)} bytes; at least {_TOKENS_HEAD.size}")
-        coding, count, last = _TOKENS_HEAD.unpack_from(chunk)
-        body, at = chunk[_TOKENS_HEAD.size :], at + count
-        if coding > 1 or not 1 <= count <= TOKENS_MAX or at > head.tokens:
+        if len(chunk) < _RUN_HEAD.size:
+            raise Truncated(f"run {i} has {len(chunk)} bytes; at least {_RUN_HEAD.size}")
+        coding, count, last = _RUN_HEAD.unpack_from(chunk)
+        body, at = chunk[_RUN_HEAD.size :], at + count
+        if coding > CODED_IDS or not 1 <= count <= TOKENS_MAX or at > head.tokens:
             raise Corrupt(f"run {i}: coding {coding}, {count} of {head.tokens} tokens: out of range")
-        if not coding and len(body) != 4 * count:
+        if coding == PLAIN_IDS and len(body) != 4 * count:
             raise Corrupt(f"plain ids of {len(body)} bytes for {count} tokens")
-        yield coding, count, last, body
+        yield Run(coding, count, last, body)
     if at != head.tokens or last != head.last_id:
         raise Truncated(f"{at} tokens, the header says {head.tokens}")
-
-
-def _run_ids(state: token_coding.TokenModel, coding: int, body: bytes, count: int) -> np.ndarray:
-    if coding:
-        return token_coding.decode_ids(state, body, count)
-    ids = np.frombuffer(body, "<u4").astype(np.int64)
-    for token in ids:
-        state.feed(int(token))
-    return ids

@@ -17,25 +17,19 @@ import torch
 
 from ....entropy_models.errors import BitstreamError, InputError, Mismatch, Unsupported
 from ... import container
-from ..codec import join
+from ...contract import Progress
 from ..format.blocks import KvSettings
-from ..format.header import SequenceHeader
-from ..format.sequence import (
-    BLOCKS,
-    Layers,
-    Progress,
-    decode_blocks,
-    decode_tokens,
-    encode_sequence,
-    encode_tokens,
-    parse_sequence,
-)
-from ..layout import check_fits, layout_of
+from ..format.header import BLOCKS, SequenceHeader, parse_sequence
+from ..format.sequence import decode_blocks, encode_sequence, join_blocks
+from ..inputs import as_layers, as_token_ids, held_ids
+from ..layout import layout_of
+from ..modes.profiles import Profile
 from ..modes.table import MODES
-from ..splice import held_ids, layers_of, tokens_of
+from ..splice import Layers
 from . import residual
-from .mismatch import cause, check_block
+from .mismatch import cause, check_block, check_fits
 from .model import check_model, fingerprint, rope_of
+from .token_sequence import decode_tokens, encode_tokens
 
 _RECOMPUTE_TOKENS = 512
 """Tokens per forward pass when a cache is recomputed: bounds the memory of the activations."""
@@ -72,8 +66,8 @@ def save_cache(
         ValueError: shapes, types, or a cache or mode that does not fit the model (`Unsupported` names it).
     """
     settings = settings or KvSettings()
-    ids = tokens_of(tokens)
-    layers = layers_of(cache)
+    ids = as_token_ids(tokens)
+    layers = as_layers(cache)
     if not layers:
         raise InputError("no cache to save")
     ids, name = held_ids(ids, layers), bytes(16)
@@ -99,7 +93,7 @@ def save_cache(
 
 def _check_recomputes(model: Any, ids: np.ndarray, layers: Layers) -> None:
     """Unsupported where the model does not make this cache of these ids: only the ids would be kept."""
-    if differs := residual.unlike(layers_of(recompute(model, ids)), layers):
+    if differs := residual.unlike(as_layers(recompute(model, ids)), layers):
         raise Unsupported(
             f"mode tokens keeps the ids alone, and {differs[0]} of this cache are not what the model makes of them (error "
             f"{differs[1]:.2f} of the norm); are the ids those of the cache?"
@@ -113,6 +107,7 @@ def load_cache(
     tokens: Any = None,
     prefix: int | None = None,
     salt: bytes = b"",
+    profile: Profile | None = None,
     device: Any = None,
     progress: Progress | None = None,
 ) -> Any:
@@ -128,6 +123,7 @@ def load_cache(
             that agrees.
         prefix: cut after so many tokens, at least 1.
         salt: the tenant's.
+        profile: the calibrated one that modes transform and predictive were given.
         device: of the tensors; the model's by default.
         progress: called with (tokens done, tokens wanted).
 
@@ -153,8 +149,7 @@ def load_cache(
         return recompute(model, ids[: _agreed(ids, tokens, prefix)])
     if model is not None and stream.entries:
         check_block(stream.chunk(0), model, Path(path).name)
-    blocks = decode_blocks(data, salt=salt, prefix=prefix, progress=progress)
-    ids, layers = join(blocks)
+    ids, layers = join_blocks(decode_blocks(data, salt=salt, prefix=prefix, profile=profile, progress=progress))
     if layers and layers[0][1].shape[-1] == 0:
         if model is None:
             raise Unsupported(f"{Path(path).name} holds layer inputs; give the model that projects them")
@@ -201,7 +196,7 @@ def _agreed(ids: np.ndarray, wanted: Any, prefix: int | None) -> int:
     count = len(ids) if prefix is None else min(prefix, len(ids))
     if wanted is None:
         return count
-    other = tokens_of(wanted)
+    other = as_token_ids(wanted)
     shared = min(count, len(other))
     differ = np.flatnonzero(ids[:shared] != other[:shared])
     return int(differ[0]) if len(differ) else shared

@@ -25,7 +25,7 @@ from torch import Tensor
 from ....entropy_models.tables import scale_ratio
 from ..modes.place import KEY
 from ..modes.predictive import sources
-from ..modes.profiles import Profile, use_profile
+from ..modes.profiles import Profile
 from ..modes.rope import Rope
 from .cache_io import filled_cache
 from .model import check_model, rope_of
@@ -46,7 +46,7 @@ TAIL = 64
 
 @torch.no_grad()
 def calibrate(model: Any, contexts: Tensor, progress: Callable[[str], None] = lambda _: None) -> Profile:
-    """A profile of a model, put to use (`profile.use_profile`).
+    """A profile of a model.
 
     Args:
         model: a transformers decoder with full attention; float32 measures most exactly.
@@ -72,9 +72,7 @@ def calibrate(model: Any, contexts: Tensor, progress: Callable[[str], None] = la
         _put_basis(tensors, "", at, rows[at], weight)
     ids = contexts[:, :-TAIL].reshape(-1)
     _put_predictors(tensors, rows, importance, ids, np.exp(exponents * scale_ratio()))
-    profile = Profile.of(tensors)
-    use_profile(profile)
-    return profile
+    return Profile.of(tensors)
 
 
 def _observe(model: Any, contexts: Tensor) -> tuple[list[list[tuple[Tensor, Tensor]]], dict[int, Tensor]]:

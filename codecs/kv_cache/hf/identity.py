@@ -9,9 +9,10 @@ from typing import Any
 
 from ....entropy_models.errors import InputError
 from ..format.header import ELEMENT_TYPES
-from ..layout import Layout, check_fits
+from ..layout import Layout
 from ..modes.place import type_name
 from ..modes.rope import Rope
+from .mismatch import check_fits
 from .model import check_model, fingerprint, load_model, mapped_model, rope_of
 
 

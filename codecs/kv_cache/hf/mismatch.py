@@ -1,18 +1,15 @@
-"""Why a cache is of another model than the one at hand, as far as its file and the model tell."""
+"""Whether a cache fits a model, and why it is of another, as far as its file and the model tell."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ....entropy_models.errors import BitstreamError, Mismatch
-from ...kv_store.backends import Backend
-from ...kv_store.index import namespaces
 from ..format.header import ELEMENT_TYPES, BlockHeader, parse
-from ..layout import check_fits, differences, stored_layout
+from ..layout import Layout, stored_layout
 from ..modes.place import type_name
 from ..modes.rope import Rope, rope_in
-from .model import fingerprint, rope_of
+from .model import fingerprint, rope_of, text_config
 
 
 def cause(
@@ -35,12 +32,13 @@ def cause(
     for name in ELEMENT_TYPES.values():
         if fingerprint(model, name) == stored:  # maybe that of the model's own type, where another was asked for
             return f"it was made with this model in {name}, here it is {asked or here}; {remedy.format(name)}"
+    unknown = "other weights, another config, or another element type"
+    if block is None:
+        return unknown
     try:
-        head, rope = _told(block)
+        head, rope = _header_and_rope(block)
     except BitstreamError:
-        head, rope = None, None
-    if head is None:
-        return "other weights, another config, or another element type"
+        return unknown
     differ = differences(stored_layout(head), model)
     if set(differ) == {"element type"}:
         return f"it was made with {head.element_type}, this model is {here}"
@@ -48,7 +46,7 @@ def cause(
         has, expects = (", ".join(f"{name} {pair[i]}" for name, pair in differ.items()) for i in (0, 1))
         return f"it has {has}; this model has {expects}"
     turned = rope_of(model)
-    if rope is not None and (turned is None or not rope.alike(turned)):
+    if rope is not None and (turned is None or not rope.turns_as(turned)):
         return "its RoPE frequencies are others (rope_theta or scaling), and perhaps its weights"
     return "layers, heads, widths and element type agree, so other weights (another revision, an adapter) or another config"
 
@@ -59,42 +57,67 @@ def check_block(block: bytes, model: Any, what: str) -> None:
     A fingerprint does not know the angles: PyTorch converts them along with the weights, and a model loaded in float32
     and then converted to bfloat16 turns its keys otherwise than one loaded in bfloat16.
     """
-    head, rope = _told(block)
-    assert head is not None
+    head, rope = _header_and_rope(block)
     check_fits(stored_layout(head), model, what)
     here = rope_of(model)
-    if rope is not None and here is not None and not rope.alike(here):
+    if rope is not None and here is not None and not rope.turns_as(here):
         raise Mismatch(
             f"{what} has keys of other RoPE frequencies than the model's. Was one of them loaded in another element type "
             "and converted (model.to(...))? Load with dtype=torch." + type_name(model.dtype)
         )
 
 
-def _told(block: bytes | memoryview | None) -> tuple[BlockHeader | None, Rope | None]:
-    if block is None:
-        return None, None
+def _header_and_rope(block: bytes | memoryview) -> tuple[BlockHeader, Rope | None]:
     stream, head = parse(block)
     return head, rope_in(stream.chunk(1), head.key_dim)
 
 
-def elsewhere(backend: Backend, namespace: str, load: Callable[[], Any] | None = None, dtype: str | None = None) -> str:
-    """What a store holds instead of a namespace that lacks it: a clause for an error of a command, or nothing.
+def check_fits(found: Layout, model: Any, what: str) -> None:
+    """Refuse a cache that a model cannot have made, as far as its config tells.
 
     Args:
-        backend: of the store.
-        namespace: in which nothing was found.
-        load: gives the transformers model of that namespace, if there is one; called only where it can tell more.
-        dtype: element type that was asked for in place of the model's own.
+        found: the cache's; a value width of 0: the inputs of layers (mode ``residual``).
+        model: a transformers decoder.
+        what: holds the cache, for the message.
+
+    Raises:
+        Mismatch: with what was found and what the model has.
     """
-    found = namespaces(backend)
-    name, _, salt = namespace.partition("-")
-    models = sorted({other.partition("-")[0] for other in found if other.endswith(salt)} - {name})
-    if namespace in found:
-        return f"; caches of {len(models)} other models or element types (--dtype) are there" if models else ""
-    if any(other.startswith(name) for other in found):
-        return "; this model's caches are there under another salt"
-    if len(models) != 1:
-        return f"; the store holds caches of {len(models)} other models" if models else ""
-    key = next(iter(backend.list(f"blocks/{models[0]}-{salt}/"))).key
-    why = f": {cause(load(), bytes.fromhex(models[0]), backend.get(key), 'give --dtype {}', dtype)}" if load else ""
-    return f"; what the store holds is of model {models[0]}, this one is {name}{why}"
+    if differ := differences(found, model):
+        has, expects = (", ".join(f"{name} {pair[i]}" for name, pair in differ.items()) for i in (0, 1))
+        raise Mismatch(f"{what} has {has}; the model ({text_config(model).model_type}) has {expects}")
+
+
+def differences(found: Layout, model: Any) -> dict[str, tuple[str, str]]:
+    """What a cache has and a model would make, by field, where they differ; as far as the model's config tells."""
+    wanted = {name: value for name, value in _expected(model, inputs=not found.value_dim).items() if value is not None}
+    pairs = {name: (getattr(found, name), value) for name, value in wanted.items() if getattr(found, name) != value}
+    return {_FIELDS[n]: (str(a).removeprefix("torch."), str(b).removeprefix("torch.")) for n, (a, b) in pairs.items()}
+
+
+_FIELDS = {
+    "layers": "layers", "heads": "kv heads", "key_dim": "head_dim", "value_dim": "width of values",
+    "dtype": "element type",
+}  # fmt: skip
+
+
+def _expected(model: Any, *, inputs: bool) -> dict[str, Any]:
+    """Fields of the layout of a model's caches, or of its layers' inputs; None where its config does not tell."""
+    config = text_config(model)
+
+    def number(name: str) -> int | None:
+        value = getattr(config, name, None)
+        return value if isinstance(value, int) else None  # some have a list, by layer
+
+    fields: dict[str, Any] = {"dtype": getattr(model, "dtype", None)}
+    if not number("num_kv_shared_layers"):
+        fields["layers"] = number("num_hidden_layers")
+    if inputs:
+        return {**fields, "key_dim": number("hidden_size")}
+    if number("kv_lora_rank"):  # latent attention: the widths are those of transformers' form, which has changed
+        return fields
+    heads, width = number("num_key_value_heads"), number("head_dim")
+    hidden, queries = number("hidden_size"), number("num_attention_heads")
+    if width is None and heads and hidden and queries:
+        width = hidden // queries
+    return {**fields, "heads": heads, "key_dim": width, "value_dim": number("v_head_dim") or width}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ....entropy_models.errors import InputError
+from ...tensor.spec import TensorSpec
 from .rope import Rope
 
 if TYPE_CHECKING:
@@ -29,27 +29,20 @@ class Choices:
     """Layers at each end that get finer steps."""
 
 
-@dataclass(slots=True)
-class Place:
-    """One tensor of a block, shape (heads, tokens, dim)."""
+@dataclass(slots=True, kw_only=True)
+class Place(TensorSpec):
+    """One tensor of a block, shape (heads, tokens, dim): its groups are heads, its vectors tokens.
+
+    Of tensors that are read as one, there are the heads of all, and ``layer`` and ``name`` are those of the first.
+    """
 
     layer: int
     layers: int
     """Layers of the whole block."""
     kind: int
     """`KEY` or `VALUE`."""
-    heads: int
-    tokens: int
-    dim: int
-    dtype: torch.dtype
     start: int
     """Position of the first token in its sequence."""
-    sinks: int
-    """Tokens at the block's start that get finer steps."""
-    recent: int
-    """Tokens at the block's end that get finer steps."""
-    bits: int
-    """Bits of a TurboQuant code."""
     rope: Rope | None
     profile: Profile | None
     choices: Choices = field(default_factory=Choices)
@@ -57,8 +50,6 @@ class Place:
     """Reconstructions so far by (layer, kind), float32 with RoPE undone: the context of predictions."""
     token_ids: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     """int64, shape (tokens,)."""
-    wanted: bool = True
-    """Whether anyone will look at the reconstruction: a writer without predictions does not."""
 
     @property
     def calibration(self) -> Profile:
@@ -67,25 +58,12 @@ class Place:
             raise InputError("this mode needs a calibrated profile")
         return self.profile
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(heads, tokens, dim)."""
-        return self.heads, self.tokens, self.dim
 
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return self.heads * self.tokens * self.dim
+def tensor_name(layer: int, kind: int) -> str:
+    """As messages call a tensor: ``keys of layer 3``."""
+    return f"{KIND_NAMES[kind]} of layer {layer}"
 
 
 def type_name(dtype: torch.dtype) -> str:
     """An element type as files and people name it: ``bfloat16``."""
     return str(dtype).removeprefix("torch.")
-
-
-def finite(x: Tensor, place: Place) -> Tensor:
-    """float32 of a tensor; ValueError if a number is not finite (a sum is finite only if all its terms are)."""
-    y = x.to(torch.float32)
-    if not math.isfinite(float(y.sum())) and not bool(torch.isfinite(y).all()):
-        raise InputError(f"{KIND_NAMES[place.kind]} of layer {place.layer} are not all finite; mode lossless takes them")
-    return y

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ....entropy_models.row_coders import RowCoder
 from .place import KEY, Place
 from .quantized import channel_rows, from_channel_rows
 from .transform import code_coefficients, forward, inverse
@@ -26,7 +27,7 @@ def sources(layer: int, kind: int) -> list[tuple[int, int]]:
     return below if kind == KEY else [(layer, KEY), *below]
 
 
-def code(coder, x: Tensor | None, place: Place) -> Tensor:
+def code(coder: RowCoder, x: Tensor | None, place: Place) -> Tensor:
     """The coding pass; ``place.known`` holds the tensors before, by (layer, kind), and receives this one."""
     guess = predict(place)
     basis = place.calibration.residual_basis(place.layer, place.kind)

@@ -78,10 +78,8 @@ class Profile:
 
     @classmethod
     def read(cls, path: str | Path) -> Profile:
-        """From a file; it is also put to use, so that blocks made with it can be decoded."""
-        profile = cls(Path(path).read_bytes())
-        use_profile(profile)
-        return profile
+        """From a file."""
+        return cls(Path(path).read_bytes())
 
     def write(self, path: str | Path) -> None:
         """To a file."""
@@ -133,20 +131,20 @@ class Profile:
             raise Mismatch(f"a profile for (layers, key and value channels) {found}; the cache has {(layers, *channels)}")
 
 
-_in_use: dict[bytes, Profile] = {}
+def profile_named(name: bytes, given: Profile | None) -> Profile:
+    """The profile that a block was made with.
 
-
-def use_profile(profile: Profile) -> None:
-    """Let `decode_block` find this profile by the hash that a block names."""
-    _in_use[profile.hash] = profile
-
-
-def find_profile(name: bytes) -> Profile:
-    """The profile in use of that hash.
+    Args:
+        name: its hash, which the block holds.
+        given: what the caller has.
 
     Raises:
-        Unsupported: none is.
+        Unsupported: none is given, or another one.
     """
-    if name not in _in_use:
-        raise Unsupported(f"the block needs profile {name.hex()}; give its file: --profile FILE (Profile.read in Python)")
-    return _in_use[name]
+    if given is None or given.hash != name:
+        other = f", not {given.hash.hex()}" if given else ""
+        raise Unsupported(
+            f"the block needs profile {name.hex()}{other}; give its file: --profile FILE (profile=Profile.read(FILE) "
+            "in Python)"
+        )
+    return given

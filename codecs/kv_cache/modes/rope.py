@@ -28,8 +28,8 @@ class Rope:
         if f.ndim != 1 or not 1 <= len(f) <= FREQUENCIES_MAX or not np.isfinite(f).all():
             raise InputError(f"RoPE frequencies of shape {f.shape}; need 1..{FREQUENCIES_MAX} finite numbers")
 
-    def alike(self, other: Rope) -> bool:
-        """Whether keys are turned alike, but for float32's last digits, in which devices differ."""
+    def turns_as(self, other: Rope) -> bool:
+        """Whether keys are turned by the same angles, but for float32's last digits, in which devices differ."""
         mine, theirs = self.frequencies, other.frequencies
         return len(mine) == len(theirs) and np.allclose(mine, theirs, rtol=1e-5, atol=0)
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ....entropy_models.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ....entropy_models.row_coders import ChunkReader, RowCoders
+    from .place import Place
+
+
+class CodeTensor(Protocol):
+    """The coding pass of one tensor."""
+
+    def __call__(self, coder: Any, x: Tensor | None, place: Place) -> Tensor:
+        """The reconstruction, shape and dtype of the place; ``x`` is None for a reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +41,27 @@ class Mode:
     """A layer is decoded after all layers below it."""
     needs_model: bool = False
     """The model's weights are needed to save and to load."""
-    chunks: str = "entropy_models.rows:Rows"
-    """``module:kind`` of the coders of its chunks."""
-    alike: str = ""
-    """``module:function`` of a reader that tells which tensors can be read as one; empty: each is read alone."""
+    row_coders: str = "entropy_models.rows:ROW_CODERS"
+    """``module:name`` of the `RowCoders` of its chunks."""
+    together: str = ""
+    """``module:function`` of a reader that tells which chunks can be read as one; empty: each is read alone."""
 
     @property
-    def code(self) -> Callable[..., Tensor]:
-        """``code(coder, x or None, place)`` returns the reconstruction, shape and dtype of the place."""
-        return _found(self.target)
+    def code(self) -> CodeTensor:
+        """The coding pass of one tensor."""
+        code: CodeTensor = _found(self.target)
+        return code
 
-    def key(self, coder: Any) -> Any:
-        """What two readers must have in common to be read together; None: they cannot."""
-        return _found(self.alike)(coder) if self.alike else None
+    @property
+    def coders(self) -> RowCoders:
+        """What writes, reads and measures its chunks."""
+        coders: RowCoders = _found(self.row_coders)
+        return coders
 
-    def coder(self, verb: str) -> Any:
-        """The class that does ``Write``, ``Read`` or ``Measure`` with its chunks."""
-        module, kind = self.chunks.split(":")
-        return _found(f"{module}:{verb}{kind}")
+    def read_together(self, coder: ChunkReader) -> Hashable | None:
+        """What two chunks must have in common to be read as one; None: they cannot."""
+        key: Hashable = _found(self.together)(coder) if self.together else None
+        return key
 
 
 @cache
@@ -71,15 +84,15 @@ MODES = {
         "codecs.kv_cache.modes.quantized:code",
         "default: RoPE undone, uniform steps, zstd's Huffman codes of integer rows",
         "quality",
-        chunks="entropy_models.fast_rows:Fast",
-        alike="codecs.kv_cache.modes.quantized:alike",
+        row_coders="entropy_models.fast_rows:FAST_ROW_CODERS",
+        together="codecs.tensor.quantized:read_together",
     ),
     "quantized-small": Mode(
         5,
         "codecs.kv_cache.modes.quantized:code",
         "the same numbers under integer Gaussian tables by row: smaller, decodes slower",
         "quality",
-        alike="codecs.kv_cache.modes.quantized:alike",
+        together="codecs.tensor.quantized:read_together",
     ),
     "transform": Mode(
         6,

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ....entropy_models.row_coders import RowCoder
+from ...tensor import quantized
+from ...tensor.quantized import Steps, quality_exponents
 from .place import Place
 from .profiles import Basis
-from .quantized import channel_rows, code_rows, from_channel_rows, quality_exponents
+from .quantized import channel_rows, from_channel_rows
 
 
-def code(coder, x: Tensor | None, place: Place) -> Tensor:
+def code(coder: RowCoder, x: Tensor | None, place: Place) -> Tensor:
     """The coding pass of one tensor, shape (heads, tokens, dim)."""
     basis = place.calibration.basis(place.layer, place.kind)
     y = forward(channel_rows(x, place), basis) if x is not None else None
@@ -25,10 +28,13 @@ def code(coder, x: Tensor | None, place: Place) -> Tensor:
     return from_channel_rows(inverse(known, basis), place) if place.wanted else known
 
 
-def code_coefficients(coder, y: Tensor | None, place: Place) -> Tensor:
-    """`quantized.code_rows` with the profile's step; y and the result have shape (components, tokens)."""
-    exponent = int(place.calibration.exponents[place.layer][place.kind]) + quality_exponents(place)
-    return code_rows(coder, y, place, exponent, None, channels_only=True)
+def code_coefficients(coder: RowCoder, y: Tensor | None, place: Place) -> Tensor:
+    """`tensor.quantized.code` with the profile's step; y and the result have shape (components, tokens)."""
+    steps = None
+    if y is not None:
+        exponent = int(place.calibration.exponents[place.layer][place.kind]) + quality_exponents(place.choices.quality)
+        steps = Steps(exponent=exponent, channels_only=True)
+    return quantized.code(coder, y, place, steps)
 
 
 def forward(t: Tensor, basis: Basis) -> Tensor:

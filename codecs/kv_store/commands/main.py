@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ....entropy_models.errors import InputError
+from ...kv_cache.ids_file import check_one_cache, held_or_given_ids, read_ids
 from ...kv_cache.modes.table import MODE_NAMES, MODES
-from ...kv_cache.options import Bits, Keys, ProfileFile, Tokens
-from ...kv_cache.token_file import check_one, ids_of, read_ids
+from ...kv_cache.options import Batch, Bits, Keys, ProfileFile, Tokens
 from ...terminal.console import EXPECTED, errors, fail, out
 from ...terminal.files import STDIO, Job, check_target, show_size
-from ...terminal.options import Quality
+from ...terminal.options import Force, Quality
 from . import upkeep as cli_upkeep
 from .shared import PROGRAM, AsJson, BlockTokens, Dtype, Model, Name, Salt, Store, counted, instead, open_store, reported
 
@@ -55,7 +55,7 @@ def put(
 ) -> None:
     """Store caches; what the store already holds of their beginnings is shared, not written again."""
     with reported():
-        check_one(tokens, len(caches))
+        check_one_cache(tokens, len(caches))
         from ...kv_cache.face import ROPE_KEPT
         from ...kv_cache.layout import layout_of
 
@@ -118,7 +118,7 @@ def _cache(path: Path, tokens: Path | None, keys: str | None) -> tuple[Any, Any]
     layers, held, notices = read_tensors(path.read_bytes(), keys)
     for notice in notices:
         errors.print(f"codec kv: {path}: note: {notice}")
-    ids = ids_of(held, tokens)
+    ids = held_or_given_ids(held, tokens)
     if ids is None:
         raise InputError("no tensor 'tokens'; give the ids with --tokens")
     return layers, ids
@@ -134,11 +134,11 @@ def get(
     salt: Salt = "",
     layers: Annotated[str | None, typer.Option(help="Only these, first:last, e.g. 0:8.")] = None,
     keys: Keys = None,
-    batch: Annotated[bool, typer.Option("--batch", help="Shape (1, heads, tokens, width), as in dumps.")] = False,
+    batch: Batch = False,
     dtype: Dtype = None,
     profile: ProfileFile = None,
     block_tokens: BlockTokens = 256,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite the output.")] = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the cache of a prompt's longest stored beginning. Exits with 1 if nothing of it is stored."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ....entropy_models.errors import InputError
-from ...kv_cache.options import kv_settings
+from ...kv_cache.options import kv_settings, read_profile
 from ...terminal.console import EXPECTED, bar, fail
 
 PROGRAM = "codec kv"
@@ -60,6 +60,7 @@ def open_store(
     create: bool = False,
     made: Layout | None = None,
     dtype: str | None = None,
+    profile: Path | None = None,
 ) -> PrefixStore:
     """The store of a model and a tenant.
 
@@ -67,6 +68,7 @@ def open_store(
         options: mode, quality, bits and profile, as `kv_settings` takes them.
         create: a folder may be missing, and is made.
         made, dtype: of the caches; see `identity_of`.
+        profile: of blocks to read, beside that of the options.
 
     Raises:
         ValueError: no store there, no such model, or settings that do not go together.
@@ -85,17 +87,18 @@ def open_store(
     else:
         raise InputError("which model? Give --model FOLDER, or --fingerprint with 32 hexadecimal digits")
     settings = kv_settings(**{"mode": "quantized", **options}, block_tokens=block_tokens, rope=rope)
-    return PrefixStore(open_backend(store), fingerprint=name, salt=salt.encode(), settings=settings)
+    profiles = [read] if (read := read_profile(profile)) else []
+    return PrefixStore(open_backend(store), fingerprint=name, salt=salt.encode(), settings=settings, profiles=profiles)
 
 
 def instead(opened: PrefixStore, model: str | None, dtype: str | None = None) -> str:
     """What the store holds instead, where it has not what was asked for."""
     from ...kv_cache.hf.identity import model_in
-    from ...kv_cache.hf.mismatch import elsewhere
+    from ..held_instead import held_instead
 
     index = opened.index
     load = partial(model_in, model) if model else None
-    return elsewhere(index.backend, index.namespace, load, dtype)
+    return held_instead(index.backend, index.namespace, load, dtype)
 
 
 def check_there(store: str) -> None:

@@ -15,8 +15,8 @@ from rich.segment import Segments
 from rich.table import Table
 
 from ....entropy_models.errors import InputError
-from ...kv_cache.modes.table import MODE_NAMES
-from ...kv_cache.options import Bits, ProfileFile
+from ...kv_cache.modes.table import MODE_NAMES, MODES
+from ...kv_cache.options import Bits, ProfileFile, read_profile
 from ...terminal.console import errors, out
 from ...terminal.files import parse_size, show_size
 from ...terminal.options import Quality
@@ -31,19 +31,21 @@ WIDTH_MAX = 10_000
 
 
 def list_prompts(store: Store, as_json: AsJson = False) -> None:
-    """List the prompts in a store: the longest of each that is kept, and how often it was read."""
+    """List the prompts in a store: the longest of each that is kept, what it shares with others, how often it was read."""
     with reported():
         rows = []
         for name, opened in _all(store):
-            trie = opened.index.trie
+            trie, through = opened.index.trie, opened.index.trie.prompts_through()
             for leaf in sorted(trie.leaves(), key=lambda node: -node.last_used):
                 path = trie.path_to(leaf)
                 begins = " ".join(str(token) for token in path[0].tokens[:6])
                 begins = begins if trie.reachable(leaf) else f"unreachable: what comes before {begins} is lost"
                 size = sum(node.size_bytes for node in path)
+                shared = max((node.end for node in path if through[node.id] > 1), default=0)
                 row = {
                     "namespace": name,
                     "tokens": leaf.end,
+                    "shared_tokens": shared,
                     "blocks": len(path),
                     "bytes": size,
                     "own_bytes": leaf.size_bytes,
@@ -60,6 +62,8 @@ def stats(store: Store, as_json: AsJson = False) -> None:
             fields = asdict(opened.stats())
             del fields["asked_tokens"], fields["found_tokens"]
             fields["sharing"] = round(fields["sharing"], 3)
+            if fields["shared_bits"] is None:
+                del fields["shared_bits"]
             rows.append({"namespace": name, **fields})
         _show(rows, as_json, store)
 
@@ -130,12 +134,8 @@ def verify(
 ) -> None:
     """Decode every block. Exits with 1 if one is damaged or cannot be read here; 0 once --repair deleted the damaged."""
     with reported():
-        if profile:
-            from ...kv_cache.modes.profiles import Profile
-
-            Profile.read(profile)
         rows, damaged, unread = [], 0, 0
-        for name, opened in _all(store):
+        for name, opened in _all(store, profile):
             with counted(f"verify {_title(name)}") as progress:
                 checked = opened.verify(repair=repair, progress=progress)
             rows.append({"namespace": name, "blocks": checked.blocks, "damaged": len(checked.damaged)})
@@ -174,8 +174,9 @@ def transcode(
     --profile also reads the blocks that need it. Exits with 1 if blocks were damaged, or cannot be read here.
     """
     with reported():
-        options = {"mode": mode, "quality": quality, "bits": bits, "profile": _to_write(mode, profile)}
-        with open_store(store, model, fingerprint, salt, block_tokens, options, dtype=dtype) as opened:
+        written = profile if mode not in MODES or MODES[mode].option == "quality" else None
+        options = {"mode": mode, "quality": quality, "bits": bits, "profile": written}
+        with open_store(store, model, fingerprint, salt, block_tokens, options, dtype=dtype, profile=profile) as opened:
             with counted("transcode") as progress:
                 done = opened.transcode(opened.settings, progress)
             if not done.blocks:
@@ -190,25 +191,15 @@ def transcode(
             raise typer.Exit(1)
 
 
-def _to_write(mode: str, profile: Path | None) -> Path | None:
-    """Put a profile to use for reading; it is of the new blocks as well where their mode takes one."""
-    from ...kv_cache.modes.profiles import Profile
-    from ...kv_cache.modes.table import MODES
-
-    if profile:
-        Profile.read(profile)
-    return profile if mode not in MODES or MODES[mode].option == "quality" else None
-
-
-def _all(store: str) -> list[tuple[str, PrefixStore]]:
+def _all(store: str, profile: Path | None = None) -> list[tuple[str, PrefixStore]]:
     """Every namespace of a store that is there, by name."""
     from ..backends import open_backend
     from ..index import namespaces
     from ..store import PrefixStore
 
     check_there(store)
-    backend = open_backend(store)
-    return [(name, PrefixStore.of_namespace(backend, name)) for name in namespaces(backend)]
+    backend, profiles = open_backend(store), [read] if (read := read_profile(profile)) else []
+    return [(name, PrefixStore.of_namespace(backend, name, profiles=profiles)) for name in namespaces(backend)]
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:

@@ -1,4 +1,4 @@
-"""Token ids in a file of their own, for ``--tokens``: a JSON list (maybe in a list), or numbers with spaces between.
+"""Files of token ids, for ``--tokens``: a JSON list (maybe in a list), or numbers with spaces between.
 
 No torch here.
 """
@@ -30,7 +30,7 @@ def read_ids(path: Path) -> list[int]:
     return ids
 
 
-def ids_of(held: Any, given: Path | None) -> Any:
+def held_or_given_ids(held: Any, given: Path | None) -> Any:
     """The ids of a cache file, from its tensor 'tokens' or from ``given``; None without either.
 
     Raises:
@@ -44,7 +44,7 @@ def ids_of(held: Any, given: Path | None) -> Any:
     return ids
 
 
-def check_one(given: Path | None, caches: int) -> None:
+def check_one_cache(given: Path | None, caches: int) -> None:
     """ValueError where one file of ids is given for several caches."""
     if given and caches > 1:
         raise InputError(f"--tokens is of one cache, here are {caches}; put the ids into the files as 'tokens'")
