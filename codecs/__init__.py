@@ -24,7 +24,7 @@ class Registered:
     """A codec's line in the table. Objects are named ``module:name`` under ``rdcodec.codecs``, and imported when needed."""
 
     stream_id: int
-    """Written to files. Pinned for ever: never change one, never reuse one."""
+    """The codec's number in files. Pinned for ever: never change one, never reuse one."""
     summary: str
     codec: str
     """A class after `contract.Codec`."""

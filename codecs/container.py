@@ -52,7 +52,7 @@ _FIXED = struct.Struct("<4sBBH8sHI")
 _ENTRY = struct.Struct("<BII")
 _CRC = struct.Struct("<I")
 ENTRY_BYTES = _ENTRY.size
-"""Of a chunk in the table."""
+"""Bytes of a chunk's line in the table."""
 
 
 class Entry(NamedTuple):
@@ -87,7 +87,7 @@ class Stream:
         return body
 
     def unchecked(self, index: int) -> memoryview:
-        """The same without a copy and without the checksum, for a chunk that is a file with checksums of its own.
+        """The bytes of one chunk without a copy and unchecked, for a chunk that is a file with checksums of its own.
 
         Raises:
             Truncated: the file ends before the chunk does.

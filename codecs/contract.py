@@ -1,4 +1,4 @@
-"""What a codec owes its callers, and what its face owes the command line. No numpy, no torch here.
+"""The contract: what a codec owes its callers, and what its face owes the command line. No numpy, no torch here.
 
 A codec is one folder and one line of `rdcodec.codecs.REGISTRY`, which names two objects of that folder:
 
@@ -20,12 +20,12 @@ from .container import Stream
 S = TypeVar("S")
 """A codec's signal: a picture, a sound, a clip, a cache."""
 Progress = Callable[[int, int], None]
-"""Called with (parts done, parts in all): tiles, seconds, frames, tokens."""
+"""A function that is called with (parts done, parts in all): tiles, seconds, frames, tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate(Generic[S]):
-    """What encoding would cost and give, without a stream."""
+    """Estimate of what encoding would cost and give, without a stream."""
 
     bits: float
     """Ideal bits of the symbols; headers are not in it."""
@@ -37,7 +37,7 @@ class Codec(Protocol[S]):
     """Signals to bytes and back."""
 
     stream_id: ClassVar[int]
-    """As in the registry."""
+    """The codec's number in files, as in the registry."""
 
     @classmethod
     def load(cls, *, model: str | None = None, stream_hash: bytes | None = None, device: str = "auto") -> Self:
@@ -74,20 +74,20 @@ class Result:
     data: bytes
     """The output file."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """For ``--json``; ``raw_bytes`` among them is the signal's size, for the ratio."""
+    """Facts for ``--json``; ``raw_bytes`` among them is the signal's size, for the ratio."""
     line: str = ""
-    """For people, between size and time: ``0.512 bpp``, ``768x512``."""
+    """Text for people, between size and time: ``0.512 bpp``, ``768x512``."""
     notices: tuple[str, ...] = ()
-    """What was converted, lost or could not be kept."""
+    """Notices of what was converted, lost or could not be kept."""
 
 
 @dataclass(slots=True)
 class Desk:
-    """What the jobs of one command share."""
+    """The desk that the jobs of one command share."""
 
     device: str = "auto"
     progress: Progress | None = None
-    """Of the file in work."""
+    """Progress of the file in work."""
     loaded: dict[Any, Any] = field(default_factory=dict)
 
     def codec(self, key: Any, load: Callable[[], Any]) -> Any:
@@ -108,7 +108,7 @@ class Face(Protocol):
     people: str
     """Signals for messages and panels of the help, plural: ``images``."""
     single: str
-    """One of them: ``an image``."""
+    """One signal, for messages: ``an image``."""
     reads: frozenset[str]
     """Suffixes of files that folders are searched for, ``.png``."""
     writes: Mapping[str, str]
@@ -130,19 +130,19 @@ class Face(Protocol):
         """A signal's file to a stream."""
 
     def suffix(self, options: Any) -> str:
-        """Of the file that `decode` writes where its name is not given."""
+        """Suffix of the file that `decode` writes where its name is not given."""
 
     def decode(self, stream: Stream, target: Path | None, options: Any, desk: Desk) -> Result:
         """A stream to a file in the format that ``target`` (None: standard output) or the options name."""
 
     def verify(self, stream: Stream, options: Any, desk: Desk) -> list[str]:
-        """As `Codec.verify`."""
+        """Decode every symbol, as `Codec.verify`."""
 
     def describe(self, stream: Stream) -> dict[str, Any]:
         """What `codec info` tells of a file, for ``--json``."""
 
     def rows(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """The same for people."""
+        """Rows for people, from what `describe` returned."""
 
 
 class Demonstrated(Protocol):

@@ -26,7 +26,7 @@ MORE = "RDCODEC_WEIGHTS"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsLine:
-    """What the manifest says about one file of weights."""
+    """A line of the manifest: what it says about one file of weights."""
 
     name: str
     codec: str
@@ -36,7 +36,7 @@ class WeightsLine:
     sha256: str
     licence: str
     data: str
-    """What it was trained on."""
+    """Data that trained it."""
     recipe: str
     """The recipe that trains it again."""
     steps: int
@@ -52,12 +52,12 @@ class WeightsLine:
 
     @property
     def stream_hash(self) -> bytes:
-        """What a stream's header holds."""
+        """First bytes of the hash, as a stream's header holds them."""
         return bytes.fromhex(self.sha256)[:WEIGHTS_BYTES]
 
 
 def folders() -> list[Path]:
-    """Where weights are: the package's folder, then those of RDCODEC_WEIGHTS.
+    """Folders with weights: the package's, then those of RDCODEC_WEIGHTS.
 
     Raises:
         ValueError: one of these is no folder.

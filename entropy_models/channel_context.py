@@ -29,7 +29,7 @@ from .tables import LEVELS
 GROUPS = 4
 """Channel groups, and phases, and turns."""
 STEPS = GROUPS + 1
-"""Of the coding pass."""
+"""Steps of the coding pass."""
 _ORDER = (0, 2, 3, 1)  # phases of one group: first the diagonal pair, then the other
 
 

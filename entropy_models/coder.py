@@ -207,7 +207,7 @@ class Measure:
         self.bits = np.zeros(batch)
 
     def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None, *, side: bool = False) -> Tensor:
-        """As `Write.code`, of any shape (batch, ...), without a stream."""
+        """Count the bits of a residual of any shape (batch, ...); takes and returns what `Write.code` does."""
         coded = []
         for i, (row, levels) in enumerate(zip(_rows(residual), _levels(level, active, residual.shape), strict=True)):
             coded.append(_quantised(row, levels, self.tables))
@@ -222,7 +222,7 @@ class Measure:
         return _like(coded, residual)
 
     def tally(self, level: int, entries: np.ndarray) -> None:
-        """Called with the entries coded at a level; for those who look closer."""
+        """A hook, called with the entries coded at a level; for those who look closer."""
 
 
 def _like(coded: list[Tensor], residual: Tensor) -> Tensor:

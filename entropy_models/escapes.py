@@ -61,7 +61,7 @@ def read(decode: Callable[[Model, int], np.ndarray], reach: np.ndarray) -> np.nd
 
 
 def ideal_bits(entries: np.ndarray, bits: np.ndarray | int) -> float:
-    """Of entries in all, from the bits of each of a model's entries, or of all alike."""
+    """Bits of entries in all, from the bits of each of a model's entries, or of all alike."""
     return float(bits[entries].sum() if isinstance(bits, np.ndarray) else bits * len(entries))
 
 

@@ -42,12 +42,12 @@ _LITERALS = zstandard.ZstdCompressionParameters(
     window_log=17, hash_log=6, chain_log=6, search_log=1, min_match=7, target_length=0,
     strategy=zstandard.STRATEGY_FAST, write_content_size=True, write_checksum=False,
 )  # fmt: skip
-"""As little search for repetitions as zstd can be asked for: there are none. (Negative levels leave literals raw.)"""
+"""Options for as little search for repetitions as zstd has: there are none. (Negative levels leave literals raw.)"""
 _local = threading.local()  # zstd's contexts are not for two threads at once
 
 
 def _kinds(level: np.ndarray, chunks: int = 1) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Of each of several chunks of as many rows: indices of rows in pairs, in bytes, of higher levels; sorted by level."""
+    """Kinds of rows in each of several chunks: indices of rows in pairs, in bytes, of higher levels; sorted by level."""
     base = np.arange(chunks, dtype=np.uint16)[:, None] * np.uint16(LEVELS)
     key = (level.reshape(chunks, -1) + base).ravel() if chunks > 1 else level
     order = key.argsort(kind="stable")
@@ -57,7 +57,7 @@ def _kinds(level: np.ndarray, chunks: int = 1) -> list[tuple[np.ndarray, np.ndar
 
 
 def _cuts(levels: np.ndarray, pairs: int, sizes: tuple[int, int]) -> list[int]:
-    """Where a new table begins, in bytes: ``levels`` of the rows, the first ``pairs`` of which have the first size."""
+    """Offsets in bytes where a new table begins: ``levels`` of the rows, of which ``pairs`` have the first size."""
     rows = len(levels)
     at = np.minimum(np.arange(rows + 1), pairs) * sizes[0] + np.maximum(np.arange(rows + 1) - pairs, 0) * sizes[1]
     cuts, first = [0], 0
@@ -74,7 +74,7 @@ class _FastWriter(WriteRows):
     """`rows` of the writers."""
 
     def rows(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
-        """As `WriteRows.rows`."""
+        """Code rows as `WriteRows.rows` does."""
         paired_rows, single_rows, loud = _kinds(level)[0]
         paired, at, far = _small(values[paired_rows], -8, 7)
         single, at_single, far_single = _small(values[single_rows], -128, 127)
@@ -103,12 +103,12 @@ class ReadFast(ReadRows):
     """Reads one chunk."""
 
     def rows(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
-        """As `ReadRows.rows`, but int8 where that is enough."""
+        """Rows as `ReadRows.rows` gives them, but int8 where that is enough."""
         return self.rows_of([self], values, level)
 
     @staticmethod
     def rows_of(readers: list[ReadFast], values: np.ndarray, level: np.ndarray) -> np.ndarray:
-        """As `ReadRows.rows_of`, unpacked in one go."""
+        """Rows as `ReadRows.rows_of` gives them, unpacked in one go."""
         if level.size and int(level.max()) >= LEVELS:
             raise Corrupt(f"level {level.max()}; at most {LEVELS - 1}")
         kinds, columns = _kinds(level, len(readers)), values.shape[1]

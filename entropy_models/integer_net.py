@@ -75,7 +75,7 @@ class IntegerDepthwise(nn.Module):
         return rescale(total, self.bias.to(dtype), self.shift.to(dtype)).clamp(0, ACTIVATION_MAX)
 
     def check(self) -> None:
-        """As `IntegerLinear.check`; nine int8 products cannot leave the range, a bias could."""
+        """Raise ValueError as `IntegerLinear.check` does; nine int8 products cannot leave the range, a bias could."""
         if int(self.bias.abs().max()) >= EXACT_LIMIT // 2:
             raise InputError(f"bias {int(self.bias.abs().max())} is outside the exact range")
 

@@ -39,7 +39,7 @@ class Linear(nn.Linear):
 
 
 START_SHARE = 0.1
-"""Of the usual random weights, with which a residual branch starts: blocks in a row begin near the identity, so that they
+"""Share of the usual random weights with which a residual branch starts: blocks in a row begin near the identity, and so
 need no normalisation layers."""
 
 

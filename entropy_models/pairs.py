@@ -18,7 +18,7 @@ from .tables import LEVELS, TOTAL, Tables, categorical
 REACH_MAX = 15
 """Largest reach of a table that is coded in pairs: (2 * 15 + 1)^2 = 961 entries."""
 _ESCAPE_COUNT = 16
-"""Of a pair that holds a symbol beyond reach: 20 bits."""
+"""Count of a pair that holds a symbol beyond reach: 20 bits."""
 
 
 class Pairs:
@@ -55,7 +55,7 @@ def first_wide_level(tables: Tables) -> int:
 
 
 class Order:
-    """In which order the rows of a call are coded: both sides make it from the levels.
+    """Order in which the rows of a call are coded: both sides make it from the levels.
 
     ``rows``: indices of the coded rows, sorted by level (stable); rows of level 0 are zero and not among them.
     ``pairs`` and ``wide``: (level, slice of ``rows``) of the levels with and without a pair table. ``paired``: how many of

@@ -197,7 +197,7 @@ class ReadRows:
         return memoryview(self._data)[start : start + count]
 
     def _take(self, size: int) -> int:
-        """Where the next ``size`` bytes of the raw part begin."""
+        """Offset of the next ``size`` bytes of the raw part."""
         start, end = self._at, self._at + size
         if end > len(self._data):
             raise Truncated(f"a chunk of {len(self._data)} bytes; its raw part needs {end}")
@@ -299,20 +299,20 @@ class ReadGroup:
         self.readers = readers
 
     def number(self, value: int | None, kind: str) -> int | np.ndarray:
-        """As `ReadRows.number`; int32 of shape (chunks,) where chunks differ."""
+        """One integer of each chunk, as `ReadRows.number`; int32 of shape (chunks,) where chunks differ."""
         found = [reader.number(None, kind) for reader in self.readers]
         return found[0] if found.count(found[0]) == len(found) else np.array(found, np.int32)
 
     def vector(self, values: np.ndarray | None, count: int) -> np.ndarray:
-        """As `ReadRows.vector`; ``count`` is that of all chunks."""
+        """A few integers of each chunk, as `ReadRows.vector`; ``count`` is that of all chunks."""
         return self.readers[0].vectors_of(self.readers, count // len(self.readers))
 
     def rows(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
-        """As `ReadRows.rows`."""
+        """Rows of all chunks, as `ReadRows.rows`."""
         return self.readers[0].rows_of(self.readers, values, level)
 
     def finish(self) -> None:
-        """As `ReadRows.finish`."""
+        """End all chunks, as `ReadRows.finish`."""
         for reader in self.readers:
             reader.finish()
 

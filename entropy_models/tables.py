@@ -18,7 +18,7 @@ import numpy as np
 from .errors import InputError
 
 Model = constriction.stream.model.Model
-"""Of one symbol, as constriction takes it."""
+"""A model of one symbol, as constriction takes it."""
 LEVELS = 64
 SCALE_MIN = 0.11
 SCALE_MAX = 64.0
@@ -67,7 +67,7 @@ class Tables:
         self.deadzone = None if deadzone is None else np.asarray(deadzone, np.float32)
 
     def with_deadzone(self, lagrangian: float) -> Tables:
-        """The same tables for an encoder that weighs bits against error (rate-distortion optimised quantisation).
+        """These tables for an encoder that weighs bits against error (rate-distortion optimised quantisation).
 
         A residual rounds up from k to k + 1 only if that removes more squared error than ``lagrangian`` times the bits
         it costs, k = 0 standing for all: at high rate that is 2 ln 2 / 12 = 0.116 squared steps per bit.
@@ -82,7 +82,7 @@ class Tables:
 
     @cached_property
     def decoding_models(self) -> list[constriction.stream.model.Categorical]:
-        """The same for a decoder, which finds an entry of a short table sooner by a scan than by bisection."""
+        """A model of each level for a decoder, which finds an entry of a short table sooner by a scan than by bisection."""
         pairs = zip(self.counts, self.models, strict=True)
         return [categorical(table, scan=True) if len(table) <= SCAN_MAX else model for table, model in pairs]
 
@@ -99,7 +99,7 @@ class Tables:
         return pull
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """As stored with the weights: int32 ``counts`` end to end, ``reach``, ``skip_level``; maybe float32 ``deadzone``."""
+        """Arrays for a weights file: int32 ``counts`` end to end, ``reach``, ``skip_level``; float32 ``deadzone`` if any."""
         optional = {} if self.deadzone is None else {"deadzone": self.deadzone}
         return optional | {
             "counts": np.concatenate(self.counts).astype(np.int32),

@@ -21,7 +21,7 @@ PROBABILITY_MIN = 1e-9
 SKIP_LEVEL = 3
 """Scales below 0.134 are not coded: such a symbol is zero in 9,998 of 10,000 cases."""
 LAGRANGIAN = 0.06
-"""Of the encoder's dead zone; about 2 % of rate on the validation images, where 0.05 and 0.07 are within 0.1 % of it."""
+"""Weight of bits in the dead zone; worth about 2 % of rate on the validation images, 0.05 and 0.07 within 0.1 % of it."""
 
 
 class Charge(NamedTuple):
@@ -83,7 +83,7 @@ class Train:
 
 
 def merged(charges: list[Charge]) -> list[Charge]:
-    """The same bits in fewer evaluations: the steps of one latent, disjoint masks of one shape, become one."""
+    """Charges merged, for the same bits in fewer evaluations: disjoint masks of one shape, the steps of a latent, become one."""
     groups: list[Charge] = []
     for charge in charges:
         for i, group in enumerate(groups):
@@ -105,7 +105,7 @@ def united(a: Charge, b: Charge) -> Charge | None:
 @lru_cache(maxsize=2)
 @torch.inference_mode(False)
 def deadzone(device: torch.device) -> Tensor:
-    """How far an encoder pulls a residual of each level towards zero, float32 (LEVELS,); kept, not to be written to.
+    """Pull of an encoder on a residual of each level, towards zero, float32 (LEVELS,); kept, not to be written to.
 
     Finite even where an encoder codes nothing: a level that is too low learns so from symbols alone.
     """

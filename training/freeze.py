@@ -1,4 +1,4 @@
-"""From a trained network to a deployable one, and to the codec around it."""
+"""Freezing: from a trained network to a deployable one, and to the codec around it."""
 
 from __future__ import annotations
 

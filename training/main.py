@@ -36,7 +36,7 @@ def image(arguments: list[str]) -> None:
 
 
 TRAININGS = {"image": image}
-"""By codec."""
+"""Trainings by codec."""
 
 
 def train(name: str, arguments: list[str]) -> None:

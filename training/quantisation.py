@@ -77,7 +77,7 @@ class _Shadow(nn.Module):
         return weight, straight_through(bias.round().clamp(-BIAS_MAX, BIAS_MAX), bias), shift
 
     def frozen_state(self) -> dict[str, Tensor]:
-        """What the integer layer of the same name holds."""
+        """State of the integer layer of the same name."""
         weight, bias, shift = (t.detach() for t in self.integers())
         return {"weight": weight.to(torch.int8), "bias": bias.to(torch.int32), "shift": shift.to(torch.uint8)}
 
@@ -133,7 +133,7 @@ class FloatLinear(ShadowLinear):
 
 
 class FloatDepthwise(ShadowDepthwise):
-    """As `FloatLinear`."""
+    """Depthwise filter of the ablation, as `FloatLinear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _Clamp.apply(integer_net.sum_of_shifts(x, self.weight) + self.bias * ACTIVATION_SCALE, ACTIVATION_MAX)

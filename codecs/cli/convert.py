@@ -151,7 +151,7 @@ def face_at(path: Path | None) -> Face | None:
 
 
 def known_suffixes() -> frozenset[str]:
-    """Of all files that commands read or write."""
+    """Suffixes of all files that commands read or write."""
     return frozenset({RDC}).union(*(face.reads | face.writes.keys() for face in faces()))
 
 

@@ -23,7 +23,7 @@ Given = Mapping[str, Any]
 
 @cache
 def faces() -> tuple[Face, ...]:
-    """Of all codecs, in the registry's order."""
+    """Faces of all codecs, in the registry's order."""
     return tuple(load_face(name) for name in REGISTRY)
 
 

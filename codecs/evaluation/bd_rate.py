@@ -13,7 +13,7 @@ from .points import OURS, MeanPoint
 from .task import Metric
 
 POINTS_MIN = 4
-"""Of a curve that is interpolated."""
+"""Fewest points of a curve that is interpolated."""
 Rates = tuple[float, float]
 Curve = tuple[list[float], list[float]]
 """Rates, rising, and qualities."""

@@ -17,9 +17,9 @@ class Panel:
     """One pair of axes."""
 
     label: str
-    """Of the vertical axis, with its unit."""
+    """Label of the vertical axis, with its unit."""
     lines: Mapping[str, Line]
-    """By name in the legend; `OURS` is drawn thick and black."""
+    """Lines by name in the legend; `OURS` is drawn thick and black."""
     logarithmic: bool = False
     level: tuple[str, float] | None = None
     """Name and value of a horizontal line."""

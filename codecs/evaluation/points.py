@@ -34,7 +34,7 @@ class Point:
     bytes: int
     rate: float
     metrics: Mapping[str, float]
-    """By column; nan where a metric is not defined."""
+    """Values by column; nan where a metric is not defined."""
     encode_s: float
     decode_s: float
 

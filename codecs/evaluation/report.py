@@ -16,7 +16,7 @@ from .task import Metric, Task
 
 POINTS, MEANS, BD_RATE, PLOT = "points.csv", "means.csv", "bd_rate.csv", "rate_distortion.png"
 FILES = POINTS, MEANS, BD_RATE, PLOT
-"""Of a report."""
+"""Files of a report."""
 
 
 def check_packages(modules: Iterable[str] = ()) -> None:

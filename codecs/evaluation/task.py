@@ -37,7 +37,7 @@ def identity(value: float) -> float:
 
 
 def nothing_to_check() -> None:
-    """For a codec that runs wherever this package does."""
+    """The check of a codec that runs wherever this package does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class Rate:
     """What bytes mean for these signals."""
 
     column: str
-    """In CSVs, with its unit: ``rate_bpp``, ``rate_kbps``."""
+    """Name in CSVs, with its unit: ``rate_bpp``, ``rate_kbps``."""
     unit: str
-    """On axes: ``bits per pixel``."""
+    """Unit on axes: ``bits per pixel``."""
     of: Callable[[int, Facts], float]
     """Bytes on disk and a signal's facts to the rate."""
     plotted: tuple[float, float] = (0.0, math.inf)
@@ -56,7 +56,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How much of a signal is coded in a second."""
+    """Speed, how much of a signal is coded in a second."""
 
     unit: str
     """``Mpixel/s``, ``frames/s``, ``times real time``."""
@@ -69,11 +69,11 @@ class Metric(Generic[S]):
     """A measure of quality."""
 
     column: str
-    """In CSVs, with its unit: ``psnr_db``."""
+    """Name in CSVs, with its unit: ``psnr_db``."""
     title: str
-    """In tables: ``PSNR``."""
+    """Name in tables: ``PSNR``."""
     label: str
-    """On axes, with the unit: ``PSNR, RGB (dB)``."""
+    """Name on axes, with the unit: ``PSNR, RGB (dB)``."""
     of: Callable[[S, S], float]
     """Original and decoded signal to the value; nan where it is not defined: the file is in no mean of this metric then."""
     higher_is_better: bool = True
@@ -121,7 +121,7 @@ class Task(Generic[S]):
     speed: Speed
     metrics: tuple[Metric[S], ...]
     references: Mapping[str, Reference[S]]
-    """By the names that ``--references`` takes."""
+    """References by the names that ``--references`` takes."""
     ours: Callable[[str | None, str], Reference[S]]
     """Weights by name (None: the default) and device to our codec, loaded; its settings are qualities 0..100."""
     default_references: tuple[str, ...] = ()

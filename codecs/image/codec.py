@@ -29,12 +29,12 @@ from .weights_file import read_weights
 CORRECTION_BYTES = 24
 """What a tile's correction usually takes at least; none takes nothing."""
 Progress = Callable[[int, int], None]
-"""Called with (tiles done, tiles in all)."""
+"""A function that is called with (tiles done, tiles in all)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What encoding would cost and give, without a stream."""
+    """Estimate of what encoding would cost and give, without a stream."""
 
     bits: float
     """Ideal bits of the symbols; headers are not in it."""
@@ -354,7 +354,7 @@ class ImageCodec:
 
 
 def _of_tile(error: BitstreamError, header: ImageHeader, index: int) -> BitstreamError:
-    """The same error, naming its tile."""
+    """An error like this one that names its tile."""
     return type(error)(f"{header.tile_name(index)}: {error}")
 
 

@@ -23,12 +23,12 @@ from ...entropy_models.layers import QualityGain
 from ...entropy_models.tables import Tables, scale
 
 STEP = 2.5
-"""Of a coefficient, in units of which one, squared, is worth a bit on a tile of `REFERENCE` patches. At high rate
+"""Step of a coefficient, in units of which one, squared, is worth a bit on a tile of `REFERENCE` patches. At high rate
 sqrt(6 / ln 2) = 2.9 is best; from 2 to 4 the gain is the same within a twentieth (validation images)."""
 REFERENCE = 6144
 """Patches of 768x512 pixels."""
 RANGE = -0.5, 0.5
-"""Of pixels: black and white."""
+"""Range of pixels: black and white."""
 COEFFICIENT_MAX = 1000.0
 """Photographs stay below 100."""
 FLAG_LEVEL = 18
@@ -80,7 +80,7 @@ class Correction(nn.Module):
         return coder.code(solution[:, 1:], self.level, used)
 
     def change(self, symbols: Tensor, knot_weights: Tensor) -> Tensor:
-        """Of the last layer's matrix (inputs, outputs) and, in one row more, its bias; for one tile.
+        """Change of the last layer's matrix (inputs, outputs) and, in one row more, its bias; for one tile.
 
         ``knot_weights``: of the quality, as `QualityGain` takes them.
         """

@@ -38,7 +38,7 @@ HYPER_MAX, CONTEXT_MAX, MEAN_MAX = 64.0, 8.0, 32.0
 """Bounds of the coding pass's floats, three to five times what photographs reach (15, 1.5 and 10). Means steer what is
 coded, and that steers means: on dithers and text this loop ran away to infinity, and took the residual's precision along."""
 GAIN_START, GAIN_SPAN = 1.6, 14.0
-"""Of the latent's gain before training: at quality 0, and at 100 over 0. High-rate theory has a step of 1 / gain best at
+"""Latent gain before training: at quality 0, and at 100 over 0. High-rate theory has a step of 1 / gain best at
 gain = 255 sqrt(lambda ln 2 / 18), where lambda, bits per pixel and unit of MSE, goes from 0.001 to 0.2 (`training`)."""
 GATE_MAX = 4.0
 """Bound of the gates in the synthesis at 1/8, where photographs reach 3.4; on saturated stripes and dithers, 40."""
@@ -53,7 +53,7 @@ class ImageConfig:
     latent_channels: int = 384
     """Channels of y at 1/16, a multiple of four. A 16x16 block holds 768 values; 256 cap PSNR near 40 dB, 384 at 48."""
     latent_width: int = 256
-    """How many of them pass through blocks at 1/16; the others, fine detail, go straight to and from the trunk."""
+    """Channels that pass through blocks at 1/16; the others, fine detail, go straight to and from the trunk."""
     hyper_channels: int = 96
     """Channels of z at 1/64."""
     context_channels: int = 192

@@ -174,7 +174,7 @@ def _chart(rows: list[DemoRow], size: tuple[int, int]) -> Image.Image:
 
 
 def _middle(pixels: np.ndarray, columns: int, rows: int) -> np.ndarray:
-    """At most so many pixels of the middle of a picture, at its own size."""
+    """The middle of a picture, at most so many pixels of it, at its own size."""
     height, width = pixels.shape[:2]
     columns = min(columns, width)
     top, start = (height - rows) // 2, (width - columns) // 2

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .codec import ImageCodec
 
 QUALITIES = (0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 100)
-"""Of our curve."""
+"""Qualities of our curve."""
 MS_SSIM_SIDE_MIN = 161
 """Pixels, for five scales of an 11-pixel window."""
 

@@ -10,7 +10,7 @@ FORMATS = {
 READ_ONLY = frozenset({".gif", ".jp2", ".ico"})
 """Suffixes of more images that folders are searched for."""
 QUALITIES = (15, 40, 70)
-"""Of the demonstration."""
+"""Qualities of the demonstration."""
 ORIGINAL, SHEET = "original.png", "sheet.png"
 SHOWN = ORIGINAL, SHEET, *(f"q{quality}{end}" for quality in QUALITIES for end in (".rdc", ".png", "_equal_bytes.jpg"))
-"""That a demonstration writes."""
+"""Files that a demonstration writes."""

@@ -29,7 +29,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "AVIF": {"quality": 95},
 }
-"""Of Pillow's writers: without loss where the format can."""
+"""Options of Pillow's writers: without loss where the format can."""
 _STRUCTURAL_TAGS = frozenset({
     *range(254, 260), *range(262, 267), 273, *range(277, 282), 284, *range(288, 294), 297, 301, *range(317, 326),
     330, *range(332, 348), *range(512, 522), *range(529, 533), 700, 33723, 34377, 34675, 37724, *range(50706, 50976),
@@ -42,7 +42,7 @@ _MAGIC = {
 }  # fmt: skip
 _XMP_TAG = 700
 _RESOLUTION_TAGS = 282, 283
-"""Of EXIF: pixels per inch or centimetre, across and down."""
+"""EXIF tags: pixels per inch or centimetre, across and down."""
 _RESOLUTION_UNIT, _PER_INCH, _PER_CENTIMETRE = 296, 2, 3
 _DPI_MAX = 65535
 _BAND_ROWS = 64

@@ -8,7 +8,7 @@ from .pictures import Picture
 from .tiles import TileGrid
 
 SLACK_BYTES = 8 + CORRECTION_BYTES
-"""How much larger than its file a measure may be, per tile: the coder's end is a whole word, and a correction none."""
+"""Bytes by which a measure may be larger than its file, per tile: the coder's end is a whole word, and a correction none."""
 
 
 def quality_for_bytes(codec: ImageCodec, picture: Picture, size: int) -> int:

@@ -73,7 +73,7 @@ REFERENCES = {
     "avif": pillow("AVIF", (12, 20, 28, 36, 44, 52, 60, 68, 76, 84), "Pillow's default, speed 6, 4:2:0"),
     "jxl": pillow("JXL", (10, 20, 35, 50, 60, 70, 80, 88, 93), "effort 7"),
 }
-"""By name on the command line."""
+"""References by name on the command line."""
 
 
 def jpeg_of_bytes(pixels: np.ndarray, size: int, tries: int = 16) -> tuple[float, bytes]:

@@ -19,7 +19,7 @@ LATENT_STRIDE = 16
 TILE = 1024
 """Side of a tile in pixels; a multiple of 64, so that hyper-latents do not straddle tiles."""
 EDGE_FINENESS = 1.18
-"""Of the latents beside another tile, against the rest; measured to level the error (`tests/image/test_tiles.py`)."""
+"""Gain of the latents beside another tile, against the rest; measured to level the error (`tests/image/test_tiles.py`)."""
 _SIDE = TILE // LATENT_STRIDE
 
 Box = tuple[int, int, int, int]

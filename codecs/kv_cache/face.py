@@ -185,7 +185,7 @@ def _is_block(stream: container.Stream) -> bool:
 
 
 def _shape(layers: Any) -> dict[str, int]:
-    """Of a cache, for ``--json``."""
+    """Size of a cache, for ``--json``."""
     (heads, count, width), values = layers[0][0].shape, layers[0][1].shape[2]
     return {"layers": len(layers), "kv_heads": heads, "tokens": count, "key_width": width, "value_width": values}
 

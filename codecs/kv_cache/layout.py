@@ -28,7 +28,7 @@ class Layout:
 
 
 def layout_of(layers: Layers) -> Layout:
-    """Of a cache, (kv_heads, n, head_dim) per layer.
+    """Layout of a cache, (kv_heads, n, head_dim) per layer.
 
     Raises:
         ValueError: no layers, or layers that differ.
@@ -47,5 +47,5 @@ def layout_of(layers: Layers) -> Layout:
 
 
 def stored_layout(head: BlockHeader) -> Layout:
-    """Of a stored block."""
+    """Layout of a stored block."""
     return Layout(head.layers, head.heads, head.key_dim, head.value_dim, head.dtype)

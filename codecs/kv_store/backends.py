@@ -1,4 +1,4 @@
-"""Where blocks lie: a directory, any fsspec URL, or Redis. Four verbs, and a put that is never seen half done.
+"""Backends, where blocks lie: a directory, any fsspec URL, or Redis. Four verbs, and a put that is never seen half done.
 
 Keys are relative paths of letters, digits, ``-``, ``_``, ``.`` and ``/``. A value is immutable in meaning
 (its key is a hash of what it holds), so writers need no locks: the last of two equal puts wins, and nothing is lost.

@@ -1,4 +1,4 @@
-"""What to drop when the store is full: the leaf with the smallest probability of reuse x recompute cost / bytes.
+"""Eviction, what to drop when the store is full: the leaf with the smallest probability of reuse x recompute cost / bytes.
 
 **Probability of reuse.** Time since the last use is cut into log-spaced buckets, blocks into classes (hits so far 0, 1,
 2, 3 or more; whole block or partial tail). Per class and bucket, hits and block-seconds without a hit are counted;
@@ -35,7 +35,7 @@ HITS_CLASSES = 4
 CLASSES = 2 * HITS_CLASSES
 PRIOR_EXPOSURE_S = 50.0
 PRIOR_BITS_PER_TOKEN = 4.0
-"""For blocks stored without log-probabilities: about what a small model needs for English."""
+"""Bits per token of blocks stored without log-probabilities: about what a small model needs for English."""
 PRIOR_RATE_HZ = 0.01
 HORIZON_MIN_S = 1.0
 

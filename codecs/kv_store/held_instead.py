@@ -11,7 +11,7 @@ from .index import namespaces
 
 
 def held_instead(backend: Backend, namespace: str, load: Callable[[], Any] | None = None, dtype: str | None = None) -> str:
-    """What a store holds instead of a namespace that lacks it: a clause for an error of a command, or nothing.
+    """A hint at what a store holds instead of a namespace that lacks it: a clause for an error of a command, or nothing.
 
     Args:
         backend: of the store.

@@ -48,7 +48,7 @@ def namespaces(backend: Backend) -> list[str]:
 
 
 class BlockIndex:
-    """What is stored for one model and tenant, and reading it without ever trusting it."""
+    """Index of what is stored for one model and tenant; reads it without ever trusting it."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class BlockIndex:
         self.refresh()
 
     def key(self, block: bytes) -> str:
-        """Where a block lies."""
+        """Key under which a block lies."""
         return f"blocks/{self.namespace}/{block[:1].hex()}/{block.hex()}.rdc"
 
     def id_of(self, parent: bytes, tokens: np.ndarray) -> bytes:
@@ -178,7 +178,7 @@ class BlockIndex:
         return self.id_of(match.path[-1].id if match.path else ROOT_ID, tokens[first:last])
 
     def boundary(self, position: int) -> int:
-        """Where the block that holds ``position`` must end: the next multiple of the block length."""
+        """Position at which the block that holds ``position`` must end: the next multiple of the block length."""
         return (position // self.block_tokens + 1) * self.block_tokens
 
     def read(self, node: Node, layers: range | None = None) -> KvBlock | None:

@@ -1,4 +1,4 @@
-"""What is known of blocks beside their content: hits, reads, last use, edge masses, and the reuse statistics.
+"""The ledger of what is known of blocks beside their content: hits, reads, last use, edge masses, and the reuse statistics.
 
 None of it is needed to read a block; it only makes eviction wiser. So it lives apart from the blocks, in small
 JSON files that are written once and never changed, each the increments one process counted: no locks, nothing to
@@ -27,7 +27,7 @@ VERSION = 1
 
 @dataclass(slots=True)
 class Usage:
-    """Of one block: hits, last use in seconds, -log2 of its edge's mass in bits, None where not known, and reads."""
+    """Use of one block: hits, last use in seconds, -log2 of its edge's mass in bits, None where not known, and reads."""
 
     hits: int = 0
     last_used: float = 0.0

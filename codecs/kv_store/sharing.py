@@ -16,7 +16,7 @@ from .trie import Match, Node
 
 
 class Sharing:
-    """Of one put: looks at each block once."""
+    """Sharing by one put: looks at each block once."""
 
     def __init__(self, index: BlockIndex, layers: Layers) -> None:
         """``layers``: what is put."""

@@ -48,7 +48,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a put did: tokens that were there already, in which modes, and what was written."""
+    """Outcome of a put: tokens that were there already, in which modes, and what was written."""
 
     shared_tokens: int
     new_tokens: int
@@ -116,7 +116,7 @@ class PrefixStore:
     # ---- reading ----
 
     def longest_prefix(self, tokens: Any) -> int:
-        """How many leading tokens are stored. No block is decoded, so damage shows only at `get`."""
+        """Number of leading tokens that are stored. No block is decoded, so damage shows only at `get`."""
         return self.index.match(as_token_ids(tokens)).tokens
 
     def unread(self, tokens: Any) -> range | None:
@@ -146,7 +146,7 @@ class PrefixStore:
         return _hit(wanted, runs)
 
     def stream(self, tokens: Any, layers: range) -> Iterator[Hit]:
-        """As `get`, layer by layer, so that one can be used while the next is decoded.
+        """The cache that `get` finds, layer by layer, so that one can be used while the next is decoded.
 
         Yields:
             one hit of one layer for each of ``layers``; nothing if no prefix is stored.
@@ -339,7 +339,7 @@ class PrefixStore:
 
 
 def _hit(wanted: list[tuple[Node, int]], runs: dict[bytes, Layers]) -> Hit:
-    """Of decoded ``runs``, by block: so many tokens of each block that is wanted."""
+    """A hit of decoded ``runs``, by block: so many tokens of each block that is wanted."""
     parts = [cut(runs[node.id], 0, count) for node, count in wanted]
     return Hit(sum(count for _, count in wanted), parts[0] if len(parts) == 1 else join(parts))  # one needs no copy
 

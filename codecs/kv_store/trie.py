@@ -38,9 +38,9 @@ class Node:
     hits: int = 0
     """Times the block was used again, by every process together: read, or found by a put of its tokens."""
     reads: int = 0
-    """How many of them were reads."""
+    """Reads among the hits."""
     last_used: float = 0.0
-    """Seconds, on the store's clock."""
+    """Time of the last use in seconds, on the store's clock."""
     edge_bits: float | None = None
     """-log2 P_M(tokens | the prompt before them), where the caller gave log-probabilities."""
     accounted: float = 0.0
@@ -112,7 +112,7 @@ class Children:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What a trie holds of a prompt: whole blocks, then perhaps the beginning of one more."""
+    """Match of a prompt with a trie: whole blocks, then perhaps the beginning of one more."""
 
     path: tuple[Node, ...]
     tail: Node | None
@@ -215,7 +215,7 @@ class Trie:
         return not len(node.children) and node.parent is not None and node.parent.children.outgrown(node.key)
 
     def prompts_through(self) -> dict[bytes, int]:
-        """How many prompts go through each block, by id: those that end with it or with a block that follows it."""
+        """Number of prompts through each block, by id: those that end with it or with a block that follows it."""
         through = dict.fromkeys(self.nodes, 0)
         for node in sorted(self.nodes.values(), key=lambda node: -node.start):  # what follows a block is before it here
             if not len(node.children) and not self.contained(node):

@@ -17,7 +17,7 @@ from .index import BlockIndex
 from .trie import Node
 
 Policy = Literal["worth", "recency"]
-"""What eviction keeps: blocks of most worth (`eviction.worth`), or those used last (LRU)."""
+"""Policy of eviction, by what it keeps: blocks of most worth (`eviction.worth`), or those used last (LRU)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Stats:
     prompts: int
     """Leaves: prompts of which no longer one is stored."""
     prompt_tokens: int
-    """What the prompts would hold, each stored by itself."""
+    """Tokens that the prompts would hold, each stored by itself."""
     sharing: float
     """``prompt_tokens / tokens``."""
     shared_tokens: int

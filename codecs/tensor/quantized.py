@@ -32,7 +32,7 @@ EXPONENT_MAX = 600
 FINER_FIRST = 14
 """Exponents by which the step of `TensorSpec.finer_first` vectors is finer (a factor of 4)."""
 FINER_LAST = 3
-"""The same of ``finer_last`` (a factor of 1.35)."""
+"""Exponents by which the step of ``finer_last`` is finer (a factor of 1.35)."""
 RELATIVE_STEP = 0.25
 """Step over root mean square at quality 60."""
 CHANNELS, VECTORS = 0, 1
@@ -48,7 +48,7 @@ class Steps:
     """What the encoder chooses, and a decoder finds in the chunk."""
 
     exponent: int
-    """Of the tensor's step."""
+    """Exponent of the tensor's step."""
     offsets: np.ndarray | None = None
     """Exponents by which each channel's step differs, int32, shape (groups * width,)."""
     channels_only: bool = False
@@ -71,7 +71,7 @@ def quality_exponents(quality: int) -> int:
 
 
 def read_together(coder: ChunkReader) -> tuple[int, ...]:
-    """Of a chunk to read: axis and whether offsets follow. Chunks that agree can be read as one (`rows.ReadGroup`)."""
+    """Axis of a chunk to read, and whether offsets follow. Chunks that agree can be read as one (`rows.ReadGroup`)."""
     return coder.peek(_HEAD)[1:]
 
 
@@ -177,7 +177,7 @@ def _column(values: np.ndarray, like: Tensor) -> Tensor | float:
 
 
 def _factor(finer: int) -> float:
-    """Of a step that is finer by so many exponents."""
+    """Factor of a step that is finer by so many exponents."""
     return math.exp(-finer * scale_ratio())
 
 

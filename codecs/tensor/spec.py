@@ -18,18 +18,18 @@ class TensorSpec:
     """A tensor of shape (groups, vectors, width): groups, like attention heads, of vectors of one width."""
 
     name: str
-    """As messages call its numbers, plural: ``keys of layer 3``."""
+    """Name of its numbers in messages, plural: ``keys of layer 3``."""
     groups: int
     vectors: int
     width: int
     dtype: torch.dtype
     """bfloat16, float16 or float32."""
     bits: int = 4
-    """Of a TurboQuant code, 1..5."""
+    """Bits of a TurboQuant code, 1..5."""
     finer_first: int = 0
     """Vectors at the beginning that `quantized` gives finer steps."""
     finer_last: int = 0
-    """The same at the end; both together are at most ``vectors``."""
+    """Vectors at the end that get finer steps; both together are at most ``vectors``."""
     wanted: bool = True
     """Whether anyone will look at the reconstruction."""
 

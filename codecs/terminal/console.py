@@ -1,4 +1,4 @@
-"""Where the command line prints, and how it tells of errors. No torch here."""
+"""Consoles where the command line prints, and how it tells of errors. No torch here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def bar() -> Progress:
 
 
 def message(error: BaseException) -> str:
-    """What one line says of an error; of bad data also the kind, and of a bug that it is one."""
+    """Text of an error for one line; of bad data also the kind, and of a bug that it is one."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.filename}: {error.strerror}"

@@ -1,4 +1,4 @@
-"""What the command line does with paths: expand, sniff, name outputs, refuse to overwrite."""
+"""Paths on the command line: expand, sniff, name outputs, refuse to overwrite."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def jobs(
 
 
 def check_target(source: Path | None, target: Path, force: bool) -> None:
-    """Before hours are spent: ValueError for an output below a file, for the input itself, or one that exists."""
+    """Check before hours are spent: ValueError for an output below a file, for the input itself, or one that exists."""
     if not (above := nearest(target.parent)).is_dir():
         raise InputError(f"{above} is a file, and {target} needs a folder there")
     if source and target.exists() and target.samefile(source):
@@ -179,7 +179,7 @@ def nearest(path: Path) -> Path:
 
 
 def _place(source: Path | None, folders: list[Path]) -> Path:
-    """Where a file lies below the first of ``folders`` that holds it."""
+    """Path of a file below the first of ``folders`` that holds it."""
     for folder in folders:
         if source and source.is_relative_to(folder):
             return source.relative_to(folder).parent

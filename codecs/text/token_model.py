@@ -45,7 +45,7 @@ class TokenModel:
         self.model, self.cache = model, DynamicCache()
         self._probabilities: np.ndarray | None = None
         self.on_feed: Callable[[], None] | None = None
-        """Called after each token, for progress."""
+        """A function that is called after each token, for progress."""
 
     @torch.no_grad()
     def feed(self, token: int) -> None:
@@ -57,7 +57,7 @@ class TokenModel:
             self.on_feed()
 
     def distribution(self) -> constriction.stream.model.Categorical | None:
-        """Of the next token; None before the first."""
+        """Probabilities of the next token; None before the first."""
         if self._probabilities is None:
             return None
         return constriction.stream.model.Categorical(self._probabilities, perfect=False)

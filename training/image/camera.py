@@ -1,4 +1,4 @@
-"""What a camera's own files look like: softer than pictures scaled down, with colour at half the resolution."""
+"""Softness of a camera's own files: softer than pictures scaled down, with colour at half the resolution."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import Image
 ENLARGEMENT_MAX = 1.8
 """Pixels of a sensor are interpolated from one colour each, through a lens; scaled down by so much they are sharp."""
 _SHARE = 0.6
-"""Of the crops that are enlarged, and of those whose colour loses resolution."""
+"""Share of the crops that are enlarged, and of those whose colour loses resolution."""
 
 
 def with_camera_softness(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

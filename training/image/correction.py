@@ -26,18 +26,18 @@ BATCH = 48
 RATE = 0.02
 """Learning rate, of a matrix's deviation."""
 SHARE_MAX = 0.1
-"""Of the squared error: crops that would gain more have nothing more to say in a step. Drawings do."""
+"""Largest share of the squared error: crops that would gain more have nothing more to say in a step. Drawings do."""
 
 
 class Wishes(NamedTuple):
-    """What crops ask for: means over patches, one row for each crop, float32."""
+    """Wishes of crops: means over patches, one row for each crop, float32."""
 
     quality: Tensor
     """(crops,), 0..100."""
     moments: Tensor
-    """Of the features and a constant 1, (crops, inputs + 1, inputs + 1)."""
+    """Moments of the features and a constant 1, (crops, inputs + 1, inputs + 1)."""
     missing: Tensor
-    """Their products with the error, (crops, inputs + 1, outputs)."""
+    """Products of the features with the error, (crops, inputs + 1, outputs)."""
     error: Tensor
     """Squared error of a patch, (crops,)."""
 
@@ -86,7 +86,7 @@ def _worth(quality: Tensor, lambda_range: tuple[float, float]) -> Tensor:
 
 
 def _start(found: Wishes, count: int) -> tuple[Tensor, Tensor]:
-    """Each the leading part of a principal component of what crops ask for, where features are white."""
+    """First directions: each the leading part of a principal component of what crops ask for, where features are white."""
     moments = (found.moments / found.error[:, None, None]).mean(0)
     moments += 1e-6 * moments.diagonal().mean() * torch.eye(len(moments))
     white = torch.linalg.cholesky(moments.double()).float()

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 CHARACTERS = string.ascii_letters + string.digits + " " * 12 + ".,;:-()/"
 SIZES = 10, 40
-"""Of letters, in pixels; small ones are drawn more often."""
+"""Sizes of letters, in pixels; small ones are drawn more often."""
 
 
 def with_graphics(photograph: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -29,7 +29,7 @@ BAND_WIDTH = 8.0
 BAND_GAIN = 1.5
 """Deviations of the band filters' outputs: large enough for SiLU to bend, so that its mean is an energy."""
 BAND_MEAN, BAND_DEVIATION = 0.35, 0.33
-"""Of the energies of photographs, measured."""
+"""Mean and deviation of the energies of photographs, measured."""
 
 
 def dct(size: int) -> Tensor:
@@ -53,14 +53,14 @@ def patch_matrix() -> Tensor:
 
 
 def costs() -> Tensor:
-    """What the 16x16 spectrum's entries cost, flat; low ones are worth keeping first."""
+    """Costs of the 16x16 spectrum's entries, flat; low ones are worth keeping first."""
     u = torch.arange(1, 2 * PATCH + 1, dtype=torch.float64)
     luma = (u[:, None] ** 2 + u**2)[..., None]
     return (luma * torch.tensor([1.0, CHROMA_COST, CHROMA_COST], dtype=torch.float64)).reshape(-1)
 
 
 def merge_matrix(latent_channels: int) -> Tensor:
-    """From 2x2 neighbouring 8x8 spectra to the ``latent_channels`` most useful entries of a 16x16 spectrum."""
+    """Matrix from 2x2 neighbouring 8x8 spectra to the ``latent_channels`` most useful entries of a 16x16 spectrum."""
     inverse = torch.block_diag(dct(PATCH).T, dct(PATCH).T)
     line = (dct(2 * PATCH) @ inverse).reshape(2 * PATCH, 2, PATCH)  # frequency, block, frequency in the block
     full = torch.einsum("Uau,Vbv,kc->UVkabuvc", line, line, torch.eye(3, dtype=torch.float64))

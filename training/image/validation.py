@@ -36,7 +36,7 @@ class Validation:
         return np.concatenate([image, shown], axis=1)
 
     def figures(self) -> dict[str, float]:
-        """What goes to the log: BD-rate in percent, mean rate and PSNR at each quality."""
+        """Figures for the log: BD-rate in percent, mean rate and PSNR at each quality."""
         rows, psnr = means(self.points), TASK.metrics[0]
         figures = {"val/bd_rate_jpeg_percent": bd_rate(rows, "jpeg", psnr)}
         for row in rows:

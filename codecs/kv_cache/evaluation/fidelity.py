@@ -1,4 +1,4 @@
-"""What a lossy cache does to a model: bits per element beside next-token KL, attention error and greedy tokens.
+"""Fidelity of lossy caches, bits per element beside next-token KL, attention error and greedy tokens.
 
 Each context is a prompt, whose cache is coded, and a tail of 64 tokens, which the model reads after it. The reference
 is the same model on the uncompressed cache, in float32 so that its own rounding does not blur small divergences.
@@ -46,12 +46,12 @@ class Fidelity:
     bits_per_element: float
     """8 x bytes of the files over keys and values: headers, tables, ids, everything."""
     ratio: float
-    """To the cache's own element type."""
+    """Bytes of the cache in its own element type over bytes of the files."""
     max_error: float
     key_error: float
     value_error: float
     attention_error: float
-    """Of the attention outputs of the tail's own queries, mean over layers; nan for attention that is not known here."""
+    """Error of the attention outputs of the tail's own queries, mean over layers; nan for attention not known here."""
     kl_mean: float
     """KL divergence of next-token distributions, bits, mean over tail tokens."""
     kl_p99: float
@@ -63,7 +63,7 @@ class Fidelity:
     contexts: int
     greedy_contexts: int
     seconds: float
-    """Of coding and decoding all contexts."""
+    """Time of coding and decoding all contexts."""
 
 
 class Evaluation:
@@ -208,7 +208,7 @@ def prefill(model: Any, contexts: Tensor, chunk: int | None = None) -> list[Laye
 
 
 def noise_floors(evaluation: Evaluation, source: Any) -> list[Fidelity]:
-    """What no codec is to blame for: the cache itself, and the same prompts prefilled again otherwise.
+    """Lines for what no codec is to blame for: the cache itself, and the same prompts prefilled again otherwise.
 
     Args:
         evaluation: on caches that ``source`` made in one part.

@@ -1,4 +1,4 @@
-"""What `codec eval kv` does: every mode asked for, on a model and a text of one's own; a CSV, a plot and a table."""
+"""The report of `codec eval kv`: every mode asked for, on a model and a text of one's own; a CSV, a plot and a table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ POINTS = "kv_points.csv"
 PLOT = "kv_rate_kl.png"
 PROFILE = "kv_profile.safetensors"
 FILES = POINTS, PLOT, PROFILE
-"""Of a report; the profile only where a mode needs it."""
+"""Files of a report; the profile only where a mode needs it."""
 QUALITIES = {
     "quantized": (30, 40, 50, 60),
     "quantized-small": (30, 40, 50, 60),
@@ -40,7 +40,7 @@ BITS = {"turboquant": (2, 3, 4), "turboquant-ec": (2, 3, 4)}
 CALIBRATION_CONTEXTS = 16
 CALIBRATION_CONTEXTS_MIN = 2
 TEXT_CHARACTERS = 2_000_000
-"""Of the file that are read: enough for the contexts, and tokenised in seconds."""
+"""Characters of the file that are read: enough for the contexts, and tokenised in seconds."""
 
 
 def evaluate_text(

@@ -62,14 +62,14 @@ class KvBlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvSettings:
-    """How to encode. A decoder needs none of this, only the profile where a mode was calibrated."""
+    """Settings of an encoder. A decoder needs none of this, only the profile where a mode was calibrated."""
 
     mode: str = "quantized"
     """A key of `modes.MODES`."""
     quality: int = 60
     """0..100; ten points halve the step, which costs about one bit per element."""
     bits: int = 4
-    """Of TurboQuant's codes, 1..5."""
+    """Bits of TurboQuant's codes, 1..5."""
     block_tokens: int = 256
     """Tokens of a block, 1..65536; the last block of a sequence may be shorter."""
     sinks: int = 4
@@ -79,7 +79,7 @@ class KvSettings:
     edge: int = 2
     """Layers at each end that get finer steps."""
     rope: Rope | None = None
-    """Of the model (`model.rope_of`); None leaves keys as they are."""
+    """RoPE of the model (`model.rope_of`); None leaves keys as they are."""
     profile: Profile | None = None
     """Calibration of the model (`rdcodec.codecs.kv_cache.calibrate`): step allocation, bases, predictors."""
 
@@ -154,7 +154,7 @@ def assembled(head: BlockHeader, rope: bytes, tensors: list[bytes]) -> bytes:
 
 
 def estimate_block(block: KvBlock, *, start: int, settings: KvSettings, total: int | None = None) -> tuple[Layers, float]:
-    """What decoding will give, and the ideal bits, without writing.
+    """Reconstruction and ideal bits of a block, without writing it.
 
     Returns:
         (layers as `decode_block` will return them, bits of all chunks without container and header).
@@ -327,7 +327,7 @@ def _header_of(
 
 
 def _finer_tokens(settings: KvSettings, start: int, n: int, total: int | None) -> tuple[int, int]:
-    """How many of a block's n tokens from ``start`` are among a sequence's first and last, which get finer steps."""
+    """Numbers of tokens with finer steps in a block of n from ``start``: of the sequence's first, and of its last."""
     sinks = min(max(settings.sinks - start, 0), n)
     if total is None:
         return sinks, 0

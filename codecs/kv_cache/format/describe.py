@@ -49,7 +49,7 @@ def describe_kv(stream: container.Stream) -> dict[str, Any]:
 
 
 def kv_rows(fields: dict[str, Any]) -> dict[str, Any]:
-    """What `describe_kv` returned, for people."""
+    """Rows for people of what `describe_kv` returned."""
     if fields["content"] == "token_ids":
         return {"content": "token ids, coded with the model", "tokens": fields["tokens"]}
     option, damaged = MODES[fields["mode"]].option, fields["damaged_blocks"]

@@ -75,12 +75,12 @@ _SEQUENCE = struct.Struct("<BBHQ16s16s")
 
 @dataclass(frozen=True, kw_only=True)
 class BlockHeader:
-    """What a block says about itself before any tensor is decoded."""
+    """Header of a block: what it says about itself before any tensor is decoded."""
 
     mode: str
     quality: int
     element_type: str
-    """One of `ELEMENT_TYPES`."""
+    """Number of the element type, a key of `ELEMENT_TYPES`."""
     layers: int
     heads: int
     key_dim: int
@@ -119,24 +119,24 @@ class BlockHeader:
         return dtype
 
     def width(self, kind: int) -> int:
-        """Of keys (0) or values (1)."""
+        """Width of keys (0) or values (1)."""
         return self.value_dim if kind else self.key_dim
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of one layer's keys: (kv_heads, n, head_dim)."""
+        """Shape of one layer's keys: (kv_heads, n, head_dim)."""
         return self.heads, self.count, self.key_dim
 
     @property
     def raw_bytes(self) -> int:
-        """Of the cache this block stands for."""
+        """Bytes of the cache that this block stands for."""
         per_token = self.heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
         return self.layers * per_token * self.count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceHeader:
-    """Of a whole file."""
+    """Header of a whole file."""
 
     content: int
     """`BLOCKS` or `TOKEN_IDS`."""
@@ -144,7 +144,7 @@ class SequenceHeader:
     fingerprint: bytes
     last_id: bytes
     threads: int = 0
-    """Of PyTorch, when ids were coded; 0: not known."""
+    """Threads of PyTorch when ids were coded; 0: not known."""
 
 
 def check_salt(salt: bytes) -> None:

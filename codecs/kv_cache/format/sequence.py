@@ -135,7 +135,7 @@ def _of_block(error: BitstreamError, stream: container.Stream, index: int, intac
 
 
 def _damage(stream: container.Stream, index: int) -> BitstreamError | None:
-    """What is wrong with the bytes of a chunk, whatever their reader made of them."""
+    """The error in the bytes of a chunk, whatever their reader made of them."""
     try:
         stream.chunk(index)
     except BitstreamError as error:
@@ -149,9 +149,9 @@ class Run(NamedTuple):
     coding: int
     """`PLAIN_IDS` or `CODED_IDS`."""
     tokens: int
-    """How many ids, 1..65536."""
+    """Number of ids, 1..65536."""
     id: bytes
-    """Of the block of these tokens."""
+    """Id of the block of these tokens."""
     body: bytes
 
     def pack(self) -> bytes:
@@ -160,7 +160,7 @@ class Run(NamedTuple):
 
 
 def check_tokens(data: bytes | memoryview | container.Stream) -> int:
-    """What can be checked of a file with content 1 without the model: checksums and structure.
+    """Check a file of token ids as far as that goes without the model: checksums and structure.
 
     Returns:
         How many of its ids only the model can decode.

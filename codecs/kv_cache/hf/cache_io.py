@@ -192,7 +192,7 @@ def recompute(model: Any, ids: np.ndarray) -> Any:
 
 
 def _agreed(ids: np.ndarray, wanted: Any, prefix: int | None) -> int:
-    """How many leading tokens to keep."""
+    """Number of leading tokens to keep."""
     count = len(ids) if prefix is None else min(prefix, len(ids))
     if wanted is None:
         return count

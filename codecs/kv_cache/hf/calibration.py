@@ -33,7 +33,7 @@ from .model import check_model, rope_of
 TARGET_KL = 0.002
 """Mean next-token KL in nats at quality 60 that the steps are scaled to, all tensors together."""
 PROBE_NOISE = 0.1
-"""Of the root mean square of a tensor: large enough to measure, small enough to be in the quadratic range."""
+"""Noise over the root mean square of a tensor: large enough to measure, small enough to be in the quadratic range."""
 MAX_OFFSET = 20
 """Largest step offset of a channel (a factor of 7.5): importance is measured on little text."""
 RIDGE = 1e-4

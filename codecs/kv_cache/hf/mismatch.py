@@ -89,7 +89,7 @@ def check_fits(found: Layout, model: Any, what: str) -> None:
 
 
 def differences(found: Layout, model: Any) -> dict[str, tuple[str, str]]:
-    """What a cache has and a model would make, by field, where they differ; as far as the model's config tells."""
+    """Differences between a cache and what a model would make, by field; as far as the model's config tells."""
     wanted = {name: value for name, value in _expected(model, inputs=not found.value_dim).items() if value is not None}
     pairs = {name: (getattr(found, name), value) for name, value in wanted.items() if getattr(found, name) != value}
     return {_FIELDS[n]: (str(a).removeprefix("torch."), str(b).removeprefix("torch.")) for n, (a, b) in pairs.items()}

@@ -1,4 +1,4 @@
-"""What a cache needs to know of its model: a fingerprint, RoPE, and whether its layers can be stored."""
+"""The model of a cache, as far as a cache needs it: a fingerprint, RoPE, and whether its layers can be stored."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def load_model(folder: str | Path, dtype: Any = "auto") -> Any:
 
 
 def mapped_model(folder: str | Path) -> Any | None:
-    """As `load_model`, with weights that stay in the safetensors files: what a fingerprint samples is all that is read.
+    """A model whose weights stay in the safetensors files: what a fingerprint samples is all that is read.
 
     It has the config, the names, shapes and numbers of the weights and the RoPE tables of the loaded model. It is not
     meant to run.

@@ -1,4 +1,4 @@
-"""Where a tensor stands: everything about it that both sides know before its chunk is read."""
+"""The place of a tensor: everything about it that both sides know before its chunk is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KIND_NAMES = ("keys", "values")
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the encoder alone decides; the decoder finds the outcome in the chunk."""
+    """Choices of the encoder alone; the decoder finds the outcome in the chunk."""
 
     quality: int = 60
     """0..100: ten points double the step's fineness."""
@@ -60,7 +60,7 @@ class Place(TensorSpec):
 
 
 def tensor_name(layer: int, kind: int) -> str:
-    """As messages call a tensor: ``keys of layer 3``."""
+    """Name of a tensor in messages: ``keys of layer 3``."""
     return f"{KIND_NAMES[kind]} of layer {layer}"
 
 

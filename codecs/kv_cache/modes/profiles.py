@@ -73,16 +73,16 @@ class Profile:
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> Profile:
-        """From its tensors."""
+        """A profile of these tensors."""
         return cls(save({name: tensor.contiguous() for name, tensor in sorted(tensors.items())}))
 
     @classmethod
     def read(cls, path: str | Path) -> Profile:
-        """From a file."""
+        """A profile from a file."""
         return cls(Path(path).read_bytes())
 
     def write(self, path: str | Path) -> None:
-        """To a file."""
+        """Write the profile to a file."""
         container.write_file(Path(path), self.data)
 
     @cached_property
@@ -91,17 +91,17 @@ class Profile:
         return [[self.tensors[f"offsets.{i}.{t}"].numpy() for t in (0, 1)] for i in range(len(self.exponents))]
 
     def basis(self, layer: int, kind: int, name: str = "") -> Basis:
-        """Of `transform`."""
+        """Basis of mode `transform`."""
         self.check_layer(layer)
         at = f"{layer}.{kind}"
         return Basis(*(self.tensors[f"{name}{part}.{at}"] for part in ("mean", "basis", "unbasis")))
 
     def residual_basis(self, layer: int, kind: int) -> Basis:
-        """Of `predictive`."""
+        """Basis of mode `predictive`."""
         return self.basis(layer, kind, "residual_")
 
     def predictor(self, layer: int, kind: int) -> Predictor:
-        """Of `predictive`."""
+        """Predictor of mode `predictive`."""
         self.check_layer(layer)
         get = self.tensors.get
         empty = torch.zeros(0)

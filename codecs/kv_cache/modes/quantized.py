@@ -33,7 +33,7 @@ def code(coder: RowCoder, x: Tensor | None, place: Place) -> Tensor:
 
 
 def code_inputs(coder: RowCoder, x: Tensor | None, place: Place) -> Tensor:
-    """As `code` for layer inputs, which carry no RoPE and have no profile."""
+    """The coding pass of layer inputs, which carry no RoPE and have no profile."""
     plain = replace(place, rope=None, profile=None)
     return code(coder, x, plain)
 
@@ -59,7 +59,7 @@ def from_channel_rows(t: Tensor, place: Place) -> Tensor:
 
 
 def steps_of(t: Tensor, place: Place) -> Steps:
-    """Of a tensor's rows: from the profile where there is one, else in proportion to its spread."""
+    """Steps of a tensor's rows: from the profile where there is one, else in proportion to its spread."""
     keys, profile = place.kind == KEY, place.profile
     if profile is None:
         exponent = relative_exponent(t, place.choices.quality)

@@ -29,12 +29,12 @@ class Mode:
     """A line of the table."""
 
     number: int
-    """In the file. Pinned for ever."""
+    """Number of the mode in files. Pinned for ever."""
     target: str
     """``module:function`` under ``rdcodec``, imported when first used; empty: no tensor is stored."""
     summary: str
     option: str = ""
-    """What sets its rate: ``quality``, ``bits``, or nothing."""
+    """Option that sets its rate: ``quality``, ``bits``, or nothing."""
     needs_profile: bool = False
     """A calibrated profile is needed on both sides; its hash is in the file."""
     needs_earlier_layers: bool = False

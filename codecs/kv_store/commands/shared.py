@@ -1,4 +1,4 @@
-"""What the commands of ``codec kv`` share: options, how a store is opened, and what is told of errors. No torch here."""
+"""Parts that the commands of ``codec kv`` share: options, opening a store, and telling of errors. No torch here."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def open_store(
 
 
 def instead(opened: PrefixStore, model: str | None, dtype: str | None = None) -> str:
-    """What the store holds instead, where it has not what was asked for."""
+    """A hint at what the store holds instead, where it has not what was asked for."""
     from ...kv_cache.hf.identity import model_in
     from ..held_instead import held_instead
 
