@@ -83,7 +83,7 @@ class Train:
 
 
 def merged(charges: list[Charge]) -> list[Charge]:
-    """Charges merged, for the same bits in fewer evaluations: disjoint masks of one shape, the steps of a latent, become one."""
+    """Charges merged, for the same bits in fewer evaluations: steps of one latent, of disjoint masks, become one."""
     groups: list[Charge] = []
     for charge in charges:
         for i, group in enumerate(groups):
