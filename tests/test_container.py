@@ -73,6 +73,41 @@ def test_counts_are_bounded_before_anything_is_allocated(count, signal_bytes):
         parse(data)
 
 
+def test_limits_are_those_of_the_specification(monkeypatch):
+    assert (SIGNAL_MAX, CHUNKS_MAX, container.CHUNK_BYTES_MAX) == (4096, 1 << 20, (1 << 31) - 1)
+    assert (container.DATA, container.METADATA) == (0, 1)
+    monkeypatch.setattr(container, "CHUNKS_MAX", 3)
+    monkeypatch.setattr(container, "CHUNK_BYTES_MAX", 300)
+    data = write(**PARTS)
+    assert len(parse(data).entries) == 3
+    for limit, less, message in (("CHUNKS_MAX", 2, "3 chunks"), ("CHUNK_BYTES_MAX", 299, "300 bytes")):
+        with monkeypatch.context() as patched:
+            patched.setattr(container, limit, less)
+            for call in (lambda: write(**PARTS), lambda: parse(data)):
+                with pytest.raises(ValueError, match=message):
+                    call()
+
+
+def test_a_file_that_is_cut_and_one_that_goes_on_are_told_apart():
+    data = write(**PARTS)
+    with pytest.raises(Truncated, match="358 bytes, the chunk table adds up to 364"):
+        parse(data[:-6])
+    with pytest.raises(Corrupt, match="365 bytes, the chunk table adds up to 364"):
+        parse(data + b"x")
+
+
+def test_chunks_are_found_by_kind():
+    assert parse(write(**PARTS)).indices(0) == [0, 2] and parse(write(**PARTS)).indices(1) == [1]
+
+
+def test_the_stream_id_is_told_by_the_first_bytes(tmp_path):
+    data = write(**PARTS | {"stream_id": 300})
+    for content, found in ((data, 300), (data[:22], 300), (data[:21], None), (bytes(40), None), (b"", None)):
+        (tmp_path / "x").write_bytes(content)
+        assert container.stream_id_at(tmp_path / "x") == found
+    assert container.stream_id_at(tmp_path) is None and container.stream_id_at(tmp_path / "missing") is None
+
+
 def test_salvage_reads_the_chunks_that_are_there():
     data = write(**PARTS)
     stream = parse(data[:-1], salvage=True)

@@ -173,11 +173,16 @@ def test_a_hit_counts_the_time_before_it():
     node.hits, node.last_used = 2, 5.0
     reuse.hit(node, 6.0)
     assert reuse.counts.hits[2, bucket_of(1.0)] == 1, "each number of hits is a class of its own"
+    assert reuse.counts.exposure_s[2].sum() == pytest.approx(1), "from the last use on"
 
 
 def test_victims_stop_when_enough_is_dropped():
     trie = trie_of([np.arange(40)])
     assert len(list(_drop(trie, victims(trie, 25, recency)))) == 3
+    assert len(list(_drop(trie, victims(trie, 20, recency)))) == 2, "not one block more than it takes"
+    assert not list(victims(trie, 0, recency))
+    trie.remove(next(node for node in trie.nodes.values() if node.parent is trie.root))  # now nobody can reach the rest
+    assert len(trie.nodes) == 4 and len(list(_drop(trie, victims(trie, 20, recency)))) == 2
 
 
 def _drop(trie, nodes):
