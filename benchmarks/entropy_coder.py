@@ -11,21 +11,23 @@ and ``decompress``, with ``build_indexes`` as its models call it on both sides, 
 
 from __future__ import annotations
 
-import csv
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import constriction
 import numpy as np
 import torch
 import typer
+from rdcodec.codecs.evaluation.points import write_csv
+from rdcodec.codecs.evaluation.timing import interleaved
 from rdcodec.entropy_models.coder import Measure, Read, Write
 from rdcodec.entropy_models.tables import LEVELS, SCALE_MIN, gaussian_tables, scale, scale_ratio
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 STEPS = 4
@@ -34,12 +36,25 @@ SYMBOLS = STEPS * 64**3
 TABLES = gaussian_tables()
 """`draw` gives no level below their skip level: every symbol is coded."""
 SCALES = torch.tensor([scale(level) for level in range(LEVELS)])
-FIELDS = ("coder", "encode_ns_per_symbol", "decode_ns_per_symbol", "bits_per_symbol", "ideal_bits_per_symbol")
 
-Encode = Callable[[], Any]
-Decode = Callable[[Any], np.ndarray]
-Coder = tuple[str, Encode, Decode, Callable[[Any], int]]
-"""Name, symbols to stream, stream to symbols (flat), bytes of a stream."""
+
+class Coder(NamedTuple):
+    """One way to code the symbols."""
+
+    name: str
+    encode: Callable[[], Any]
+    decode: Callable[[Any], np.ndarray]
+    """A stream to its symbols, flat."""
+    size: Callable[[Any], int]
+    """Bytes of a stream."""
+
+
+class Measured(NamedTuple):
+    """A coder's least processor seconds, and bytes."""
+
+    encode_s: float
+    decode_s: float
+    size: int
 
 
 def draw(seed: int) -> tuple[Tensor, Tensor]:
@@ -65,7 +80,7 @@ def ours(residual: Tensor, level: Tensor) -> Coder:
         reader.close()
         return symbols.numpy().reshape(-1)
 
-    return "rdcodec", encode, decode, len
+    return Coder("rdcodec", encode, decode, len)
 
 
 def compressai(residual: Tensor, level: Tensor, *, indexes_are_known: bool) -> Coder:
@@ -88,7 +103,7 @@ def compressai(residual: Tensor, level: Tensor, *, indexes_are_known: bool) -> C
         return conditional.decompress(streams, indexes()).numpy().reshape(-1)
 
     name = "CompressAI, indexes known" if indexes_are_known else "CompressAI"
-    return name, encode, decode, lambda streams: len(streams[0])
+    return Coder(name, encode, decode, lambda streams: len(streams[0]))
 
 
 def per_symbol(residual: Tensor, level: Tensor) -> Coder:
@@ -105,7 +120,7 @@ def per_symbol(residual: Tensor, level: Tensor) -> Coder:
     def decode(words: np.ndarray) -> np.ndarray:
         return constriction.stream.queue.RangeDecoder(words).decode(model, means, scales)
 
-    return "constriction, a Gaussian per symbol", encode, decode, lambda words: words.nbytes
+    return Coder("constriction, a Gaussian per symbol", encode, decode, lambda words: words.nbytes)
 
 
 def ideal_bits(residual: Tensor, level: Tensor) -> float:
@@ -121,26 +136,35 @@ def settle_allocator() -> None:
     np.ones(31 << 20, np.uint8)
 
 
-def measure(coders: list[Coder], symbols: np.ndarray, repetitions: int) -> dict[str, tuple[float, float, int]]:
+def measure(coders: list[Coder], symbols: np.ndarray, repetitions: int) -> dict[str, Measured]:
     """Least processor seconds of encoding and decoding, and bytes, of each coder.
 
     Raises:
         ValueError: a coder does not return its symbols.
     """
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name, *_ in coders}
+    calls: dict[str, Callable[[], Any]] = {}
     sizes = {}
-    for _ in range(repetitions):
-        for name, encode, decode, size in coders:
-            start = time.process_time()
-            stream = encode()
-            middle = time.process_time()
-            decoded = decode(stream)
-            seconds[name].append((middle - start, time.process_time() - middle))
-            sizes[name] = size(stream)
-            if not np.array_equal(decoded, symbols):
-                raise ValueError(f"{name} does not return what it was given")
-    least = {name: np.min(values, axis=0) for name, values in seconds.items()}
-    return {name: (float(s[0]), float(s[1]), sizes[name]) for name, s in least.items()}
+    for coder in coders:
+        stream = coder.encode()
+        if not np.array_equal(coder.decode(stream), symbols):
+            raise ValueError(f"{coder.name} does not return what it was given")
+        calls |= {f"encode {coder.name}": coder.encode, f"decode {coder.name}": partial(coder.decode, stream)}
+        sizes[coder.name] = coder.size(stream)
+    seconds = interleaved(calls, repetitions, clock=time.process_time, figure=min)
+    return {name: Measured(seconds[f"encode {name}"], seconds[f"decode {name}"], size) for name, size in sizes.items()}
+
+
+def row_of(name: str, found: Measured, ours: Measured, ideal: float) -> dict[str, str]:
+    """A coder's line; ``ideal``: bits of all symbols."""
+    return {
+        "coder": name,
+        "encode_ns_per_symbol": f"{found.encode_s * 1e9 / SYMBOLS:.1f}",
+        "decode_ns_per_symbol": f"{found.decode_s * 1e9 / SYMBOLS:.1f}",
+        "bits_per_symbol": f"{8 * found.size / SYMBOLS:.5f}",
+        "ideal_bits_per_symbol": f"{ideal / SYMBOLS:.5f}",
+        "encode_time_over_ours": f"{found.encode_s / ours.encode_s:.2f}",
+        "decode_time_over_ours": f"{found.decode_s / ours.decode_s:.2f}",
+    }
 
 
 def main(
@@ -158,33 +182,15 @@ def main(
     settle_allocator()
     results = measure(coders, residual.round().numpy().reshape(-1), repetitions)
     ideal = ideal_bits(residual, level)
-    headings = (
-        "coder",
-        "encode (ns/symbol)",
-        "decode (ns/symbol)",
-        "bits/symbol",
-        "over ideal",
-        "encode, ours is",
-        "decode",
-    )
-    table = Table(*headings, title=f"{SYMBOLS} symbols, {ideal / SYMBOLS:.4f} bits/symbol ideal")
+    rows = [row_of(name, found, results["rdcodec"], ideal) for name, found in results.items()]
     output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*FIELDS, "encode_time_over_ours", "decode_time_over_ours"])
-        for name, (encode_s, decode_s, size) in results.items():
-            ratios = encode_s / results["rdcodec"][0], decode_s / results["rdcodec"][1]
-            times = encode_s * 1e9 / SYMBOLS, decode_s * 1e9 / SYMBOLS
-            bits = 8 * size / SYMBOLS
-            figures = [
-                *(f"{t:.1f}" for t in times),
-                f"{bits:.5f}",
-                f"{ideal / SYMBOLS:.5f}",
-                *(f"{r:.2f}" for r in ratios),
-            ]
-            writer.writerow([name, *figures])
-            over = f"{100 * (8 * size / ideal - 1):+.3f} %"
-            table.add_row(name, *(f"{t:.1f}" for t in times), f"{bits:.4f}", over, *(f"{r:.1f}x faster" for r in ratios))
+    write_csv(output, rows)
+    headings = "encode (ns)", "decode (ns)", "bits", "ideal", "encode, ours is", "decode", "over ideal"
+    table = Table(Column("coder", no_wrap=True), *headings, title=f"{SYMBOLS} symbols; times and bits of one")
+    for row, found in zip(rows, results.values(), strict=True):
+        *figures, encode_ratio, decode_ratio = row.values()
+        over = f"{100 * (8 * found.size / ideal - 1):+.3f} %"
+        table.add_row(*figures, f"{encode_ratio}x faster", f"{decode_ratio}x faster", over)
     Console().print(table)
 
 

@@ -11,7 +11,6 @@ and are reported on their own as well. Then whole processes of the command ``cod
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -20,9 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 import numpy as np
@@ -30,6 +27,8 @@ import torch
 import typer
 from PIL import Image, ImageOps
 from rdcodec.codecs import load
+from rdcodec.codecs.evaluation.points import write_csv
+from rdcodec.codecs.evaluation.timing import interleaved
 from rdcodec.codecs.image.demo import sample_photograph
 from rich.console import Console
 from rich.table import Table
@@ -73,17 +72,6 @@ def hyperprior(pixels: np.ndarray, bits: int) -> tuple[Any, Tensor]:
         too_many = 8 * sum(len(s[0]) for s in model.compress(image)["strings"]) > bits
         low, high = (low, middle) if too_many else (middle, high)
     return model, image
-
-
-def interleaved(tasks: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Median wall seconds of each, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for _ in range(repetitions + 1):
-        for name, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: median(values[1:]) for name, values in seconds.items()}
 
 
 @torch.inference_mode()
@@ -176,12 +164,11 @@ def main(
     rows = loaded_models(pixels, repetitions) + whole_processes(picture, pixels, threads)
     table = Table("what", "measure", "value", "unit", title=f"{threads} threads, {WIDTH}x{HEIGHT}, quality {QUALITY}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["what", "measure", "value", "unit", "threads"])
-        for what, measure, value, unit in rows:
-            writer.writerow([what, measure, f"{value:.4g}", unit, threads])
-            table.add_row(what, measure, f"{value:.4g}", unit)
+    lines = [(what, measure, f"{value:.4g}", unit) for what, measure, value, unit in rows]
+    for line in lines:
+        table.add_row(*line)
+    columns = "what", "measure", "value", "unit", "threads"
+    write_csv(output, [dict(zip(columns, (*line, threads), strict=True)) for line in lines])
     Console().print(table)
 
 

@@ -10,18 +10,22 @@ core; --contexts 8 takes two.
 
 from __future__ import annotations
 
-import argparse
-import csv
 import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from rdcodec.codecs.kv_cache import KvSettings, Profile, calibrate
+import typer
+from inputs import RESULTS, Model, Output, ProfileFile, Text, contexts_of, load_model, profile_of
+from inputs import show as show_row
+from rdcodec.codecs.evaluation import points
+from rdcodec.codecs.kv_cache import KvSettings, Profile
 from rdcodec.codecs.kv_cache.evaluation.fidelity import (
     TAIL,
+    Coded,
     Evaluation,
     Fidelity,
     bits_at,
@@ -32,12 +36,10 @@ from rdcodec.codecs.kv_cache.evaluation.fidelity import (
     write_csv,
 )
 from rdcodec.codecs.kv_cache.hf.model import rope_of
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from rdcodec.codecs.kv_cache.modes.rope import Rope
+from rdcodec.codecs.kv_cache.splice import Layers
 from transformers.cache_utils import HQQQuantizedLayer, QuantoQuantizedLayer
 
-RESULTS = Path(__file__).parent / "results"
-PROMPT = 1024
-CALIBRATION_CONTEXTS = 24
 QUALITIES = {
     "quantized": (10, 15, 20, 30, 40, 45, 50, 60),
     "quantized-small, calibrated": (45, 55, 65),
@@ -46,25 +48,10 @@ QUALITIES = {
 }
 
 
-def contexts_of(tokenizer, folder: Path, count: int) -> torch.Tensor:
-    """``count`` stretches of prompt and tail, spread evenly over the files of a folder, int64 (count, 1088)."""
-    files = sorted(folder.glob("*.txt"))
-    length, out = PROMPT + TAIL, []
-    for i, file in enumerate(files):
-        share = count // len(files) + (i < count % len(files))
-        ids = tokenizer(file.read_text(errors="ignore")[:1_500_000], add_special_tokens=False)["input_ids"]
-        stride = (len(ids) - length) // max(share, 1)
-        out += [[tokenizer.bos_token_id or 0, *ids[k * stride : k * stride + length - 1]] for k in range(share)]
-    return torch.tensor(out)
-
-
-def int4_group64(layers, ids):
+def int4_group64(layers: Layers, ids: np.ndarray) -> tuple[Layers, int]:
     """Asymmetric 4 bits, a float16 scale and minimum for each 64 channels of a token: 4.5 bits per element."""
-    out = []
-    for pair in layers:
-        out.append(tuple(_int4(x) for x in pair))
     elements = sum(x.numel() for pair in layers for x in pair)
-    return tuple(out), elements // 2 + elements // 64 * 4
+    return tuple((_int4(keys), _int4(values)) for keys, values in layers), elements // 2 + elements // 64 * 4
 
 
 def _int4(x: torch.Tensor) -> torch.Tensor:
@@ -74,10 +61,10 @@ def _int4(x: torch.Tensor) -> torch.Tensor:
     return (((groups - low) / scale).round().clamp(0, 15) * scale + low).reshape(x.shape).to(x.dtype)
 
 
-def hugging_face(layer_class, nbits: int, **axes):
+def hugging_face(layer_class: type[Any], nbits: int, **axes: int) -> Coded:
     """A transformers QuantizedCache layer: codes plus a bf16 scale and zero point per group of 64."""
 
-    def coded(layers, ids):
+    def coded(layers: Layers, ids: np.ndarray) -> tuple[Layers, int]:
         out = []
         for keys, values in layers:
             layer = layer_class(nbits=nbits, q_group_size=64, **axes)
@@ -107,19 +94,6 @@ def baselines(evaluation: Evaluation) -> list[Fidelity]:
             except (ImportError, RuntimeError, OSError, ValueError) as error:
                 print(f"{name} {nbits} bit: not measured: {error}")
     return lines
-
-
-def profile_of(arguments, model, tokenizer) -> Profile:
-    """Calibrated once, kept in runs/."""
-    path = Path(arguments.profile)
-    if path.exists():
-        return Profile.read(path)
-    start = time.perf_counter()
-    profile = calibrate(model, contexts_of(tokenizer, Path(arguments.text) / "train", CALIBRATION_CONTEXTS))
-    path.parent.mkdir(exist_ok=True, parents=True)
-    profile.write(path)
-    print(f"calibrated in {time.perf_counter() - start:.0f} s: {len(profile.data):,} bytes")
-    return profile
 
 
 def matched(curves: dict[str, list[Fidelity]], lines: list[Fidelity]) -> list[dict[str, str]]:
@@ -166,55 +140,55 @@ def show(line: Fidelity) -> None:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", required=True, help="folder of a transformers model")
-    parser.add_argument("--text", required=True, help="folder with train/*.txt and eval/*.txt")
-    parser.add_argument("--contexts", type=int, default=64)
-    parser.add_argument("--greedy-contexts", type=int, default=8)
-    parser.add_argument("--profile", default="runs/kv_profile.safetensors")
-    parser.add_argument("--output", "-o", type=Path, default=RESULTS / "kv_fidelity.csv", help="the CSV to write")
-    arguments = parser.parse_args()
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    profile, rope = profile_of(arguments, model, tokenizer), rope_of(model)
-    contexts = contexts_of(tokenizer, Path(arguments.text) / "eval", arguments.contexts)
-    half = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.bfloat16).eval()
-    evaluation = Evaluation(model, contexts, prefill(half, contexts), arguments.greedy_contexts)
+def curves_of(evaluation: Evaluation, rope: Rope | None, profile: Profile) -> dict[str, list[Fidelity]]:
+    """A curve for each of `QUALITIES`, and for ``quantized-small``, shown as they are measured."""
+    curves: dict[str, list[Fidelity]] = {}
+    small: list[Fidelity] = []
+    for name, qualities in QUALITIES.items():
+        curves[name] = []
+        for quality in qualities:
+            used = None if name == "quantized" else profile
+            settings = KvSettings(mode=name.split(",")[0], quality=quality, rope=rope, profile=used)
+            curves[name].append(evaluation.measure(f"{name} q{quality}", through(settings)))
+            show(curves[name][-1])
+            if name == "quantized":
+                small.append(in_small_codes(evaluation, curves[name][-1], settings))
+                show(small[-1])
+    return curves | {"quantized-small": small}
+
+
+def main(
+    model: Model,
+    text: Text,
+    contexts: Annotated[int, typer.Option(min=1, help="How many prompts.")] = 64,
+    greedy_contexts: Annotated[int, typer.Option(min=1, help="How many of them are continued greedily.")] = 8,
+    profile: ProfileFile = Path("runs/kv_profile.safetensors"),
+    output: Output = RESULTS / "kv_fidelity.csv",
+) -> None:
+    """Measure modes and baselines; a table, a plot, and bytes at equal KL."""
+    np.seterr(all="raise", under="ignore")
+    torch.set_num_threads(1)
+    exact, half = load_model(model), load_model(model, torch.bfloat16)
+    calibrated, rope = profile_of(profile, exact, model, text), rope_of(exact)
+    ids = contexts_of(model, text / "eval", contexts)
+    evaluation = Evaluation(exact, ids, prefill(half, ids), greedy_contexts)
     floors = noise_floors(evaluation, half)
     lines = floors + [evaluation.measure(mode, through(KvSettings(mode=mode, rope=rope))) for mode in ("lossless", "fp8")]
     reference = baselines(evaluation)
     lines += reference
     for line in lines:
         show(line)
-    curves: dict[str, list[Fidelity]] = {"turboquant": [x for x in reference if x.name.startswith("turboquant ")]}
-    for name, qualities in QUALITIES.items():
-        mode, used = name.split(",")[0], None if name == "quantized" else profile
-        curves[name] = []
-        for quality in qualities:
-            settings = KvSettings(mode=mode, quality=quality, rope=rope, profile=used)
-            line = evaluation.measure(f"{name} q{quality}", through(settings))
-            show(line)
-            curves[name].append(line)
-            if name == "quantized":
-                small = in_small_codes(evaluation, line, settings)
-                show(small)
-                curves.setdefault("quantized-small", []).append(small)
-        lines += curves[name]
-    lines += curves["quantized-small"]
-    write_csv(arguments.output, lines)
-    plot(arguments.output.with_suffix(".png"), curves, floors)
-    table = matched({name: curve for name, curve in curves.items() if name != "turboquant"}, reference)
-    with arguments.output.with_stem(f"{arguments.output.stem}_matched").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
+    curves = curves_of(evaluation, rope, calibrated)
+    write_csv(output, [*lines, *(line for curve in curves.values() for line in curve)])
+    curves = {name: curves[name] for name in ("quantized", "quantized-small", *curves)}
+    published = {"turboquant": [line for line in reference if line.name.startswith("turboquant ")]}
+    plot(output.with_suffix(".png"), published | curves, floors)
+    table = matched(curves, reference)
+    points.write_csv(output.with_stem(f"{output.stem}_matched"), table)
     for row in table:
-        print(row)
-    print(f"profile: {len(profile.data):,} bytes, shared by all caches of the model, not counted above")
+        show_row(row)
+    print(f"profile: {len(calibrated.data):,} bytes, shared by all caches of the model, not counted above")
 
 
 if __name__ == "__main__":
-    np.seterr(all="raise", under="ignore")
-    torch.set_num_threads(1)
-    main()
+    typer.run(main)

@@ -11,156 +11,233 @@ next tokens costs. About 2 minutes on one core.
 
 from __future__ import annotations
 
-import argparse
-import csv
+import math
 import time
+from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
-from kv_fidelity import contexts_of, profile_of
+import typer
+from inputs import (
+    CALIBRATION_CONTEXTS,
+    RESULTS,
+    Model,
+    Output,
+    ProfileFile,
+    Text,
+    contexts_of,
+    load_model,
+    profile_of,
+    show,
+)
+from rdcodec.codecs.evaluation.points import write_csv
+from rdcodec.codecs.kv_cache import Profile
 from rdcodec.codecs.kv_cache.evaluation.expectation import expected_next
 from rdcodec.codecs.kv_cache.evaluation.fidelity import TAIL, prefill
 from rdcodec.codecs.kv_cache.hf import calibration
 from rdcodec.codecs.kv_cache.hf.model import rope_of
-from rdcodec.codecs.kv_cache.modes.place import Choices, Place, tensor_name
+from rdcodec.codecs.kv_cache.modes.place import KEY, Choices, Place, tensor_name
 from rdcodec.codecs.kv_cache.modes.predictive import sources
 from rdcodec.codecs.kv_cache.modes.quantized import channel_rows, steps_of
+from rdcodec.codecs.kv_cache.modes.rope import Rope
+from rdcodec.codecs.kv_cache.splice import Layers
 from rdcodec.codecs.tensor import quantized
 from rdcodec.entropy_models.rows import MeasureRows
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-RESULTS = Path(__file__).parent / "results"
 BLOCK = 256
 NAMES = ("none", "previous token", "layer below", "mean by token", "expectation over top 4")
+At = tuple[int, int]
+"""Layer and kind (keys 0, values 1)."""
+Shape = tuple[int, int, int]
+"""KV heads, tokens, head_dim."""
 
 
-def place_of(layer: int, kind: int, shape, rope, profile, quality: int, start: int = 0) -> Place:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """Predictors of the tensor at one place, from rows of (channels, tokens)."""
+
+    mean: torch.Tensor
+    """(channels, 1)."""
+    rho: torch.Tensor
+    """Coefficients of the previous token, (channels, 1)."""
+    below: tuple[torch.Tensor, torch.Tensor] | None
+    """Matrix and bias from the layer below; None for the first tensor."""
+    table: torch.Tensor
+    """Means by token, (tokens + 1, channels); the last for a token that was not seen."""
+    tokens: torch.Tensor
+    """The ids of the table, rising."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the contexts add up to."""
+
+    bits: dict[At, dict[str, float]] = field(default_factory=lambda: defaultdict(lambda: dict.fromkeys(NAMES, 0.0)))
+    elements: int = 0
+    """Of one tensor, over all contexts."""
+    surprise_bits: list[float] = field(default_factory=list)
+    """Of a token, mean of each context."""
+    expectation_s: list[float] = field(default_factory=list)
+
+
+def place_of(at: At, shape: Shape, rope: Rope | None, profile: Profile, quality: int) -> Place:
+    """A tensor of this shape, with no tokens of finer steps."""
     heads, tokens, dim = shape
     return Place(
-        name=tensor_name(layer, kind), layer=layer, layers=len(profile.exponents), kind=kind, groups=heads, vectors=tokens,
-        width=dim, dtype=torch.float32, start=start, rope=rope, profile=profile, choices=Choices(quality),
+        name=tensor_name(*at), layer=at[0], layers=len(profile.exponents), kind=at[1], groups=heads, vectors=tokens,
+        width=dim, dtype=torch.float32, start=0, rope=rope, profile=profile, choices=Choices(quality),
     )  # fmt: skip
 
 
-def coded(residual: torch.Tensor, layer: int, kind: int, shape, profile, quality: int) -> tuple[torch.Tensor, float]:
+def coded(residual: torch.Tensor, at: At, shape: Shape, profile: Profile, quality: int) -> tuple[torch.Tensor, float]:
     """(reconstruction of a residual, ideal bits), rows of (channels, tokens) in blocks of 256."""
     bits, parts = 0.0, []
     for part in residual.split(BLOCK, 1):
         coder = MeasureRows()
-        place = place_of(layer, kind, (shape[0], part.shape[1], shape[2]), None, profile, quality)
+        place = place_of(at, (shape[0], part.shape[1], shape[2]), None, profile, quality)
         parts.append(quantized.code(coder, part.contiguous(), place, steps_of(part, place)))
         coder.finish()
         bits += float(coder.bits[0])
     return torch.cat(parts, 1), bits
 
 
-def fit(rows: dict, ids: torch.Tensor, noise: dict) -> dict:
-    """Per (layer, kind): the previous token's coefficients, the map from the layer below, the means by token."""
+def fit(rows: dict[At, torch.Tensor], ids: torch.Tensor, noise: dict[At, float]) -> dict[At, Fitted]:
+    """Predictors from what a decoder has: rows with the noise of their steps."""
     generator = torch.Generator().manual_seed(0)
     noisy = {at: x + torch.randn(x.shape, generator=generator) * noise[at] for at, x in rows.items()}
     unique, index = torch.unique(ids, return_inverse=True)
-    fitted = {"tokens": unique}
+    fitted = {}
     for at, x in rows.items():
         mean, seen = x.mean(1, keepdim=True), noisy[at]
         centred, before = x[:, 1:] - mean, seen[:, :-1] - mean
-        rho = (centred * before).sum(1, keepdim=True) / before.square().sum(1, keepdim=True)
         below = None
         if sources(*at):
             below = calibration._ridge(torch.cat([noisy[s] for s in sources(*at)]), x, with_bias=True)
-        fitted[at] = mean, rho, below, calibration._token_means(x, index, len(unique)).float()
+        fitted[at] = Fitted(
+            mean=mean,
+            rho=(centred * before).sum(1, keepdim=True) / before.square().sum(1, keepdim=True),
+            below=below,
+            table=calibration._token_means(x, index, len(unique)).float(),
+            tokens=unique,
+        )
     return fitted
 
 
-def guesses(at, fitted, known, ids, expected) -> dict[str, torch.Tensor]:
+def guesses(
+    at: At, fitted: Fitted, known: dict[At, torch.Tensor], ids: torch.Tensor, expected: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """Every predictor's guess of one tensor, (channels, tokens)."""
-    mean, rho, below, table = fitted[at]
     here = known[at]
     out = {"none": torch.zeros_like(here)}
-    shifted = torch.cat([mean, here[:, :-1]], 1)
-    out["previous token"] = mean + rho * (shifted - mean)
-    if below is not None:
-        out["layer below"] = below[0].T @ torch.cat([known[s] for s in sources(*at)]) + below[1][:, None]
-    index = torch.searchsorted(fitted["tokens"], ids).clamp_max(len(fitted["tokens"]) - 1)
-    index = torch.where(fitted["tokens"][index] == ids, index, len(fitted["tokens"]))
-    out["mean by token"] = table[index].T
-    out["expectation over top 4"] = expected[at]
+    shifted = torch.cat([fitted.mean, here[:, :-1]], 1)
+    out["previous token"] = fitted.mean + fitted.rho * (shifted - fitted.mean)
+    if fitted.below is not None:
+        matrix, bias = fitted.below
+        out["layer below"] = matrix.T @ torch.cat([known[s] for s in sources(*at)]) + bias[:, None]
+    index = torch.searchsorted(fitted.tokens, ids).clamp_max(len(fitted.tokens) - 1)
+    index = torch.where(fitted.tokens[index] == ids, index, len(fitted.tokens))
+    out["mean by token"] = fitted.table[index].T
+    out["expectation over top 4"] = expected
     return out
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", required=True, help="folder of a transformers model")
-    parser.add_argument("--text", required=True, help="folder with train/*.txt and eval/*.txt")
-    parser.add_argument("--profile", default="runs/kv_profile.safetensors")
-    parser.add_argument("--contexts", type=int, default=4)
-    parser.add_argument("--quality", type=int, default=55)
-    parser.add_argument("--output", "-o", type=Path, default=RESULTS / "kv_predictors.csv", help="the CSV to write")
-    arguments = parser.parse_args()
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    profile, rope = profile_of(arguments, model, tokenizer), rope_of(model)
-    train = contexts_of(tokenizer, Path(arguments.text) / "train", 24)
-    rows = calibration._rows(prefill(model, train), rope)
-    places = {at: place_of(*at, (1, 1, rows[at].shape[0]), None, profile, arguments.quality) for at in rows}
-    noise = {at: float(torch.tensor(1.1063) ** steps_of(rows[at], place).exponent) / 12**0.5 for at, place in places.items()}
-    fitted = fit(rows, train[:, :-TAIL].reshape(-1), noise)
-    contexts = contexts_of(tokenizer, Path(arguments.text) / "eval", arguments.contexts)
-    total: dict[tuple, dict[str, float]] = {}
-    seconds, elements, surprise = 0.0, 0, []
-    for context, cache in zip(contexts, prefill(model, contexts), strict=True):
-        ids, shape = context[:-TAIL], cache[0][0].shape
-        known, restored = {}, []
+class Predictors:
+    """A model, a profile and the predictors fitted to them; measures contexts."""
+
+    def __init__(self, model: Any, profile: Profile, quality: int, train: torch.Tensor) -> None:
+        self.model, self.profile, self.quality, self.rope = model, profile, quality, rope_of(model)
+        rows = calibration._rows(prefill(model, train), self.rope)
+        noise = {}
+        for at, x in rows.items():
+            place = place_of(at, (1, 1, x.shape[0]), None, profile, quality)
+            noise[at] = float(torch.tensor(1.1063) ** steps_of(x, place).exponent) / 12**0.5
+        self.fitted = fit(rows, train[:, :-TAIL].reshape(-1), noise)
+
+    def rows_of(self, at: At, x: torch.Tensor) -> torch.Tensor:
+        """A tensor (heads, tokens, dim) as rows of (channels, tokens), RoPE undone."""
+        heads, tokens, dim = x.shape
+        return channel_rows(x, place_of(at, (heads, tokens, dim), self.rope, self.profile, self.quality))
+
+    def restored(self, cache: Layers) -> tuple[dict[At, torch.Tensor], Layers]:
+        """What a decoder has of a cache: rows of each tensor, and keys and values."""
+        known, layers = {}, []
         for layer, pair in enumerate(cache):
             turned = []
-            for kind in (0, 1):
-                place = place_of(layer, kind, shape, rope, profile, arguments.quality)
-                known[layer, kind] = coded(channel_rows(pair[kind], place), layer, kind, shape, profile, arguments.quality)[
-                    0
-                ]
-                x = known[layer, kind].view(shape[0], shape[2], shape[1])
-                turned.append((rope.turned(x.contiguous(), 0, 1.0) if rope and kind == 0 else x).transpose(1, 2))
-            restored.append(tuple(turned))
+            for kind, tensor in enumerate(pair):
+                heads, tokens, dim = tensor.shape
+                at, shape = (layer, kind), (heads, tokens, dim)
+                known[at], _ = coded(self.rows_of(at, tensor), at, shape, self.profile, self.quality)
+                x = known[at].view(heads, dim, tokens)
+                turned.append((self.rope.turned(x.contiguous(), 0, 1.0) if self.rope and kind == KEY else x).transpose(1, 2))
+            layers.append((turned[0], turned[1]))
+        return known, tuple(layers)
+
+    def measure(self, context: torch.Tensor, cache: Layers, totals: Totals) -> None:
+        """Add one context's bits and times."""
+        ids = context[:-TAIL]
+        known, layers = self.restored(cache)
         start = time.perf_counter()
-        guess = expected_next(model, ids, restored)
-        seconds += time.perf_counter() - start
+        expected = expected_next(self.model, ids, layers)
+        totals.expectation_s.append(time.perf_counter() - start)
         with torch.no_grad():
-            log_probs = torch.log_softmax(model(ids[None]).logits[0, :-1].float(), -1)
-        surprise.append(-log_probs.gather(1, ids[1:, None]).mean() / torch.log(torch.tensor(2.0)))
+            log_probs = torch.log_softmax(self.model(ids[None]).logits[0, :-1].float(), -1)
+        totals.surprise_bits.append(-float(log_probs.gather(1, ids[1:, None]).mean()) / math.log(2))
         for at in known:
-            place = place_of(*at, shape, rope, profile, arguments.quality)
-            true, expected = (channel_rows(x[at[0]][at[1]], place) for x in (cache, guess))
-            for name, g in guesses(at, fitted, known, ids, {at: expected}).items():
-                bits = coded(true - g, *at, shape, profile, arguments.quality)[1]
-                line = total.setdefault(at, dict.fromkeys(NAMES, 0.0))
-                line[name] += bits
-        elements += cache[0][0].numel()
-    write(arguments.output, total, elements)
-    per_token = 2 * len(profile.exponents) * shape[0] * shape[2]
-    bits, cost_s = float(torch.stack(surprise).mean()), seconds / arguments.contexts
-    print(f"bound: {bits:.3f} bits per token = {bits / per_token:.5f} bits per element, reached by mode tokens")
-    print(f"expectation over top 4: {cost_s:.1f} s per context of {len(ids)} tokens")
-    with arguments.output.with_stem(f"{arguments.output.stem}_bound").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["bound_bits_per_token", "bound_bits_per_element", "expectation_s_per_context", "context_tokens"])
-        writer.writerow([f"{bits:.4f}", f"{bits / per_token:.6f}", f"{cost_s:.2f}", len(ids)])
+            layer, kind = at
+            heads, tokens, dim = cache[layer][kind].shape
+            true, next_guess = (self.rows_of(at, x[layer][kind]) for x in (cache, expected))
+            for name, guess in guesses(at, self.fitted[at], known, ids, next_guess).items():
+                totals.bits[at][name] += coded(true - guess, at, (heads, tokens, dim), self.profile, self.quality)[1]
+        totals.elements += cache[0][0].numel()
 
 
-def write(path: Path, total: dict, elements: int) -> None:
-    """The table, bits per element, with means of all layers at the end."""
-    lines = []
-    for (layer, kind), bits in total.items():
-        lines.append([layer, "kv"[kind], *(f"{bits[n] / elements:.4f}" if bits[n] else "" for n in NAMES)])
+def table_of(totals: Totals) -> list[dict[str, str]]:
+    """Bits per element, with means of all layers at the end."""
+    rows = []
+    for (layer, kind), bits in totals.bits.items():
+        figures = {name: f"{bits[name] / totals.elements:.4f}" if bits[name] else "" for name in NAMES}
+        rows.append({"layer": str(layer), "tensor": "kv"[kind]} | figures)
     for kind in (0, 1):
-        mean = [sum(b[n] or b["none"] for at, b in total.items() if at[1] == kind) for n in NAMES]
-        lines.append(["all", "kv"[kind], *(f"{m / elements / (len(total) // 2):.4f}" for m in mean)])
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["layer", "tensor", *NAMES])
-        writer.writerows(lines)
-    for line in lines:
-        print(line)
+        of_kind = [bits for at, bits in totals.bits.items() if at[1] == kind]
+        means = {name: sum(bits[name] or bits["none"] for bits in of_kind) / totals.elements for name in NAMES}
+        rows.append({"layer": "all", "tensor": "kv"[kind]} | {name: f"{x / len(of_kind):.4f}" for name, x in means.items()})
+    return rows
+
+
+def main(
+    model: Model,
+    text: Text,
+    profile: ProfileFile = Path("runs/kv_profile.safetensors"),
+    contexts: Annotated[int, typer.Option(min=1, help="How many prompts.")] = 4,
+    quality: Annotated[int, typer.Option(min=0, max=100, help="Whose steps are taken.")] = 55,
+    output: Output = RESULTS / "kv_predictors.csv",
+) -> None:
+    """Measure every predictor; a table, the bound, and what the expectation costs."""
+    torch.set_num_threads(1)
+    running = load_model(model)
+    calibrated = profile_of(profile, running, model, text)
+    predictors = Predictors(running, calibrated, quality, contexts_of(model, text / "train", CALIBRATION_CONTEXTS))
+    measured = contexts_of(model, text / "eval", contexts)
+    totals, caches = Totals(), prefill(running, measured)
+    for context, cache in zip(measured, caches, strict=True):
+        predictors.measure(context, cache, totals)
+    rows = table_of(totals)
+    write_csv(output, rows)
+    for row in rows:
+        show(row)
+    heads, tokens, dim = caches[0][0][0].shape
+    bits = sum(totals.surprise_bits) / contexts
+    bound = {
+        "bound_bits_per_token": f"{bits:.4f}",
+        "bound_bits_per_element": f"{bits / (2 * len(caches[0]) * heads * dim):.6f}",
+        "expectation_s_per_context": f"{sum(totals.expectation_s) / contexts:.2f}",
+        "context_tokens": tokens,
+    }
+    write_csv(output.with_stem(f"{output.stem}_bound"), [bound])
+    show(bound)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()
+    typer.run(main)

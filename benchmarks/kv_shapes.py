@@ -10,12 +10,13 @@ benchmarks/results/kv_shapes.csv (-o: elsewhere); a minute on one core.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+import typer
+from inputs import RESULTS, Output, load_model
 from rdcodec.codecs.kv_cache import KvSettings
 from rdcodec.codecs.kv_cache.evaluation.fidelity import (
     TAIL,
@@ -28,9 +29,8 @@ from rdcodec.codecs.kv_cache.evaluation.fidelity import (
 )
 from rdcodec.codecs.kv_cache.hf.model import rope_of
 from rdcodec.codecs.kv_cache.modes.table import MODES
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
-RESULTS = Path(__file__).parent / "results"
 PROMPTS, PROMPT, VOCABULARY = 8, 512, 1000
 KINDS = {"GQA": 2, "MHA": 4}
 """Heads of keys and values."""
@@ -49,9 +49,8 @@ def models(kv_heads: int) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
         num_key_value_heads=kv_heads,
     )  # fmt: skip
     with TemporaryDirectory() as folder:
-        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-        found = [AutoModelForCausalLM.from_pretrained(folder, dtype=d).eval() for d in (torch.bfloat16, torch.float32)]
-    return found[0], found[1]
+        LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
+        return load_model(Path(folder), torch.bfloat16), load_model(Path(folder), torch.float32)
 
 
 def measure(kind: str, kv_heads: int) -> list[Fidelity]:
@@ -68,12 +67,11 @@ def measure(kind: str, kv_heads: int) -> list[Fidelity]:
     return [replace(line, name=f"{kind}: {line.name}") for line in lines]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", "-o", type=Path, default=RESULTS / "kv_shapes.csv", help="the CSV to write")
-    arguments = parser.parse_args()
+def main(output: Output = RESULTS / "kv_shapes.csv") -> None:
+    """Measure the modes on both models, print the lines and write the CSV."""
+    torch.set_num_threads(1)
     lines = [line for kind, heads in KINDS.items() for line in measure(kind, heads)]
-    write_csv(arguments.output, lines)
+    write_csv(output, lines)
     for line in lines:
         print(
             f"{line.name:32s} {line.bits_per_element:7.3f} bits  keys {line.key_error:.4f} values {line.value_error:.4f}  "
@@ -82,5 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()
+    typer.run(main)

@@ -12,40 +12,38 @@ Writes benchmarks/results/kv_speed.csv (-o: elsewhere). Columns: MB/s of raw bf1
 
 from __future__ import annotations
 
-import argparse
-import csv
 import time
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
+import typer
 import zstandard
 from entropy_coder import settle_allocator
-from kv_fidelity import contexts_of
+from inputs import RESULTS, Model, Output, Text, contexts_of, load_model, show
+from rdcodec.codecs.evaluation.points import write_csv
+from rdcodec.codecs.evaluation.timing import Call, interleaved
 from rdcodec.codecs.kv_cache import KvSettings
 from rdcodec.codecs.kv_cache.codec import Cache, KvCodec
 from rdcodec.codecs.kv_cache.evaluation.fidelity import prefill
 from rdcodec.codecs.kv_cache.hf.model import rope_of
 from rdcodec.codecs.kv_cache.modes.rope import Rope
-from rich.progress import track
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from rdcodec.codecs.kv_cache.splice import Layers
+from transformers import LlamaConfig, LlamaForCausalLM
 
-RESULTS = Path(__file__).parent / "results"
 WIDE_CONTEXTS = 4
 LARGE_BLOCK = 1024
 """Tokens, where the default is 256."""
 
 
-Call = Callable[[], object]
+class Coder(NamedTuple):
+    """One way to code a cache."""
 
-
-def seconds_of(call: Call) -> float:
-    """CPU seconds of one call."""
-    start = time.process_time()
-    call()
-    return time.process_time() - start
+    size: int
+    """Bytes of the coded cache."""
+    encode: Call
+    decode: Call
 
 
 def line(shape: str, name: str, raw: int, size: int, encode_s: float, decode_s: float) -> dict[str, str]:
@@ -74,68 +72,62 @@ def settings_for(rope: Rope | None, large_blocks: bool) -> dict[str, KvSettings]
     return found
 
 
-def measure(
-    shape: str, layers, ids: np.ndarray, rope: Rope | None, repeats: int, large_blocks: bool
-) -> list[dict[str, str]]:
+def measure(layers: Layers, ids: np.ndarray, rope: Rope | None, repeats: int, large_blocks: bool) -> list[dict[str, str]]:
     """All modes and zstd on one cache, in turns, so that what disturbs the machine for a while disturbs all alike."""
+    heads, tokens, width = layers[0][0].shape
     raw = b"".join(x.contiguous().view(torch.int16).numpy().tobytes() for pair in layers for x in pair)
     compressor, decompressor = zstandard.ZstdCompressor(level=3), zstandard.ZstdDecompressor()
     packed = compressor.compress(raw)
-    calls: dict[str, tuple[int, Call, Call]] = {
-        "zstd -3": (len(packed), partial(compressor.compress, raw), partial(decompressor.decompress, packed))
-    }
+    coders = {"zstd -3": Coder(len(packed), partial(compressor.compress, raw), partial(decompressor.decompress, packed))}
+    cache = Cache(ids, layers)
     for name, settings in settings_for(rope, large_blocks).items():
         codec = KvCodec(settings)
-        cache = Cache(ids, layers)
         data = codec.encode(cache)
-        calls[name] = len(data), partial(codec.encode, cache), partial(codec.decode, data)
+        coders[name] = Coder(len(data), partial(codec.encode, cache), partial(codec.decode, data))
     settle_allocator()
-    least = {name: (float("inf"), float("inf")) for name in calls}
-    for _ in track(range(repeats + 1), description=shape):  # the first round warms up
-        for name, (_, encode, decode) in calls.items():
-            least[name] = min(least[name][0], seconds_of(encode)), min(least[name][1], seconds_of(decode))
-    return [line(shape, name, len(raw), size, *least[name]) for name, (size, *_) in calls.items()]
+    calls = {f"{way} {name}": getattr(coder, way) for name, coder in coders.items() for way in ("encode", "decode")}
+    seconds = interleaved(calls, repeats, clock=time.process_time, figure=min)
+    shape = f"{len(layers)} x {heads} x {tokens} x {width}"
+    return [
+        line(shape, name, len(raw), coder.size, seconds[f"encode {name}"], seconds[f"decode {name}"])
+        for name, coder in coders.items()
+    ]
 
 
-def random_gqa(tokens: int) -> tuple[tuple, np.ndarray, Rope | None]:
+def random_gqa(tokens: int) -> tuple[Layers, np.ndarray, Rope | None]:
     """Cache, ids and RoPE of a model with the KV heads of Llama 3 8B, four layers, random weights."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=1000, hidden_size=1024, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=32,
         num_key_value_heads=8, head_dim=128,
     )  # fmt: skip
-    model = LlamaForCausalLM(config).to(torch.bfloat16).eval()
+    model = LlamaForCausalLM(config).bfloat16().eval()
     ids = torch.randint(1000, (1, tokens))
     layers = prefill(model, ids)[0]
     return layers, ids[0, : layers[0][0].shape[1]].numpy(), rope_of(model)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", required=True, help="folder of a transformers model")
-    parser.add_argument("--text", required=True, help="folder with train/*.txt and eval/*.txt")
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--output", "-o", type=Path, default=RESULTS / "kv_speed.csv", help="the CSV to write")
-    arguments = parser.parse_args()
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.bfloat16).eval()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    contexts = contexts_of(tokenizer, Path(arguments.text) / "eval", WIDE_CONTEXTS)
-    caches, rope = prefill(model, contexts), rope_of(model)
-    ids = contexts[0, : caches[0][0][0].shape[1]].numpy()
-    wide = tuple((torch.cat([c[i][0] for c in caches]), torch.cat([c[i][1] for c in caches])) for i in range(len(caches[0])))
+def main(
+    model: Model,
+    text: Text,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds, of which the least time counts.")] = 20,
+    output: Output = RESULTS / "kv_speed.csv",
+) -> None:
+    """Time every mode and zstd on three caches, print the rows and write the CSV."""
+    torch.set_num_threads(1)
+    running = load_model(model, torch.bfloat16)
+    contexts = contexts_of(model, text / "eval", WIDE_CONTEXTS)
+    caches, rope = prefill(running, contexts), rope_of(running)
+    own = caches[0]
+    ids = contexts[0, : own[0][0].shape[1]].numpy()
+    wide = tuple((torch.cat([c[i][0] for c in caches]), torch.cat([c[i][1] for c in caches])) for i in range(len(own)))
     rows = []
-    for layers, of, turns in ((caches[0], ids, rope), (wide, ids, rope), random_gqa(contexts.shape[1])):
-        heads, tokens, width = layers[0][0].shape
-        shape, own = f"{len(layers)} x {heads} x {tokens} x {width}", layers is caches[0]
-        rows += measure(shape, layers, of, turns, arguments.repeats, large_blocks=own)
-    with arguments.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    for layers, of, turns in ((own, ids, rope), (wide, ids, rope), random_gqa(contexts.shape[1])):
+        rows += measure(layers, of, turns, repeats, large_blocks=layers is own)
+    write_csv(output, rows)
     for row in rows:
-        print("  ".join(f"{k} {v}" for k, v in row.items()))
+        show(row)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()
+    typer.run(main)

@@ -14,7 +14,6 @@ term of the recompute cost.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import time
 from collections import defaultdict
@@ -23,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rdcodec.codecs.evaluation.points import write_csv
 from rdcodec.codecs.kv_store.eviction import RecomputeCost, ReuseModel, Value, recency, victims, worth
 from rdcodec.codecs.kv_store.trie import ROOT_ID, Node, Trie
 from rich.progress import track
 
-HERE = Path(__file__).parent
 CONVERSATIONS = "text/sessions/tau_airline_eval.jsonl"
 TRACE = "text/sessions/mooncake_conversation_trace_first1000.jsonl"
 MODEL = "lm/llama-7m"
@@ -127,7 +126,7 @@ def _sharing_row(mode: str, store: Any, alone: int, seconds: float, total: dict[
         "hit_rate_conversations": round(total["first_found"] / total["tokens"], 4),
         "hit_rate_turns": round(total["found"] / total["asked"], 4),
         "hit_rate_turns_whole_blocks_only": round(total["whole"] / total["asked"], 4),
-        "put_seconds": round(seconds, 1),
+        "put_seconds": f"{seconds:.1f}",
     }
 
 
@@ -228,7 +227,7 @@ def _replayed(requests: list[dict[str, Any]], budget: float, policy: Callable[[R
 def _eviction_row(name: str, share: float, replay: Replay) -> dict[str, Any]:
     return {
         "policy": name,
-        "share_of_full_size": share,
+        "share_of_full_size": str(share),
         "full_tokens": replay.size if name == "unlimited" else "",
         "block_hit_rate": round(replay.found / replay.asked, 4),
         "token_hit_rate": round(replay.found_tokens / replay.asked_tokens, 4),
@@ -242,17 +241,15 @@ def main() -> None:
     parser.add_argument("what", choices=["sharing", "eviction"])
     parser.add_argument("--data", type=Path, required=True, help="the folder that holds text/ and lm/")
     parser.add_argument("--conversations", type=int, default=100)
+    parser.add_argument("--output", "-o", type=Path, default=Path(__file__).parent / "results", help="folder of the CSV")
     args = parser.parse_args()
     started = time.perf_counter()
     rows = sharing(args.data, args.conversations) if args.what == "sharing" else eviction(args.data)
-    path = HERE / "results" / f"kv_store_{args.what}.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    path = args.output / f"kv_store_{args.what}.csv"
+    write_csv(path, rows)
     for row in rows:
         print(row)
-    print(f"{time.perf_counter() - started:.0f} s -> {path.relative_to(HERE.parent)}")
+    print(f"{time.perf_counter() - started:.0f} s -> {path}")
 
 
 if __name__ == "__main__":

@@ -9,22 +9,25 @@ the symbols an encoder would write, under Gaussian tables, levels rounded to who
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
+from typing import Literal
 
 import lightning as L
 import numpy as np
 import torch
-from bjontegaard import bd_rate
 from PIL import Image
+from rdcodec.codecs.evaluation.bd_rate import bd_rate
+from rdcodec.codecs.evaluation.points import MeanPoint, write_csv
+from rdcodec.codecs.image.evaluation import TASK
 from rdcodec.training.image.data import ImageData
 from rdcodec.training.image.module import ImageTraining
 from rdcodec.training.losses import PEAK, psnr_db
 
 QUALITIES = (10, 25, 40, 55, 70, 85)
+PSNR = TASK.metrics[0]
 
 
-def train(branch: str, data: ImageData, steps: int) -> ImageTraining:
+def train(branch: Literal["float", "integer"], data: ImageData, steps: int) -> ImageTraining:
     """Train one variant; the seed fixes the start and the crops."""
     L.seed_everything(5)
     module = ImageTraining(level_branch=branch)
@@ -37,8 +40,8 @@ def train(branch: str, data: ImageData, steps: int) -> ImageTraining:
 
 
 @torch.inference_mode()
-def curve(module: ImageTraining, images: list[torch.Tensor]) -> list[tuple[float, float]]:
-    """Mean rate (bpp) and PSNR (dB) at each quality."""
+def curve(branch: str, module: ImageTraining, images: list[torch.Tensor]) -> list[MeanPoint]:
+    """Mean rate and PSNR at each quality."""
     points = []
     for quality in QUALITIES:
         rates, psnrs = [], []
@@ -46,7 +49,8 @@ def curve(module: ImageTraining, images: list[torch.Tensor]) -> list[tuple[float
             rate_bpp, mse, _ = module.rate_and_distortion(image, torch.tensor([quality]))
             rates.append(float(rate_bpp))
             psnrs.append(float(psnr_db(mse)))
-        points.append((float(np.mean(rates)), float(np.mean(psnrs))))
+        rate, psnr = float(np.mean(rates)), float(np.mean(psnrs))
+        points.append(MeanPoint(codec=branch, setting=quality, rate=rate, metrics={PSNR.column: psnr}))
     return points
 
 
@@ -61,15 +65,15 @@ def main() -> None:
     paths = sorted(args.validation.glob("*.png"))[: args.images]
     images = [torch.from_numpy(np.array(Image.open(p).convert("RGB"))[None]).float() / PEAK - 0.5 for p in paths]
     data = ImageData(args.train, seed=5)
-    curves = {branch: curve(train(branch, data, args.steps), images) for branch in ("float", "integer")}
-    with (args.output / "level_branch.csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["level_branch", "quality", "rate_bpp", "psnr_db", "steps"])
-        for branch, points in curves.items():
-            for quality, point in zip(QUALITIES, points, strict=True):
-                writer.writerow([branch, quality, *(f"{v:.5f}" for v in point), args.steps])
-    a, b = (np.array(curves[branch]).T for branch in ("float", "integer"))
-    cost = bd_rate(*a, *b, method="akima", require_matching_points=False, min_overlap=0)
+    points = curve("float", train("float", data, args.steps), images)
+    points += curve("integer", train("integer", data, args.steps), images)
+    rows = [
+        {"level_branch": p.codec, "quality": p.setting, "rate_bpp": f"{p.rate:.5f}"}
+        | {PSNR.column: f"{p.metrics[PSNR.column]:.5f}", "steps": args.steps}
+        for p in points
+    ]
+    write_csv(args.output / "level_branch.csv", rows)
+    cost = bd_rate(points, "float", PSNR, ours="integer")
     print(f"integer against float level branch: {cost:+.2f} % rate at equal PSNR after {args.steps} steps")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from rdcodec.codecs.evaluation.metrics import psnr_db
 from rdcodec.codecs.evaluation.task import Metric, Rate, Reference, Speed, Task
+from rdcodec.entropy_models.errors import InputError
 
 STEPS = (1.0, 4.0, 16.0, 64.0)
 """Settings of a codec that writes a byte for each number, and one more for each halving of the step."""
@@ -15,7 +16,10 @@ STEPS = (1.0, 4.0, 16.0, 64.0)
 
 def read(path: Path) -> np.ndarray:
     """Numbers of a file, uint8 (count,)."""
-    return np.array(path.read_text().split(), dtype=np.uint8)
+    words = path.read_text().split()
+    if not all(word.isdecimal() for word in words):
+        raise InputError(f"{path.name}: no numbers")
+    return np.array(words, dtype=np.uint8)
 
 
 def codec(overhead: int, settings: tuple[float, ...] = STEPS, checks: list[str] | None = None) -> Reference[np.ndarray]:
@@ -23,7 +27,7 @@ def codec(overhead: int, settings: tuple[float, ...] = STEPS, checks: list[str] 
 
     def encode(numbers: np.ndarray, setting: float) -> bytes:
         if numbers.size > 100:
-            raise ValueError("more than 100 numbers")
+            raise InputError("more than 100 numbers")
         zeros = overhead + int(numbers.size * (8 - math.log2(setting)))
         head = bytes([int(setting)]) + zeros.to_bytes(4, "little")
         return head + bytes(zeros) + (numbers // int(setting)).astype(np.uint8).tobytes()

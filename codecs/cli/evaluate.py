@@ -99,7 +99,7 @@ def evaluate_folder(
         settings: of ours; None: those of the task.
 
     Raises:
-        ValueError: no signals, or none that can be coded.
+        InputError: no signals, or none that can be coded.
     """
     from ..evaluation.points import OURS
     from ..evaluation.report import write_report
@@ -145,7 +145,7 @@ def parse_qualities(text: str) -> tuple[int, ...]:
     (5, 30, 60)
 
     Raises:
-        ValueError: not whole numbers from 0 to 100.
+        InputError: not whole numbers from 0 to 100.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) <= 100 for part in parts):

@@ -130,7 +130,7 @@ def read_points(path: Path, task: Task[Any]) -> list[Point]:
     """Points that `write_points` wrote.
 
     Raises:
-        ValueError: a column of the task is missing.
+        InputError: a column of the task is missing.
     """
     with path.open(newline="") as file:
         reader = csv.DictReader(file)

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Generic
 
-from ...entropy_models.errors import InputError
+from ...entropy_models.errors import BitstreamError, InputError
 from .points import Point
 from .task import Reference, S, Task
 
@@ -34,7 +34,7 @@ def chosen(task: Task[S], names: Iterable[str]) -> dict[str, Reference[S]]:
     """References by name, each of which can run here.
 
     Raises:
-        ValueError: no such reference, or a package is missing.
+        InputError: no such reference, or a package is missing.
     """
     found = {}
     for name in names:
@@ -88,7 +88,7 @@ def evaluate(
             kept, so that every mean is over the same files. None: the error is raised.
 
     Raises:
-        ValueError: no file is left.
+        InputError: no file is left.
     """
     points: list[Point] = []
     folder = os.path.commonpath([path.parent for path in paths]) if paths else ""
@@ -96,7 +96,7 @@ def evaluate(
         name = str(path.relative_to(folder))  # two folders may hold files of one name
         try:
             points += points_of(task, codecs, task.read(path), name, runs, progress)
-        except (ValueError, OSError) as error:
+        except (InputError, BitstreamError, OSError) as error:
             if left_out is None:
                 raise
             left_out(path, error)

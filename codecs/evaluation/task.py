@@ -95,12 +95,12 @@ class Reference(Generic[S]):
     settings: tuple[float, ...]
     """Qualities, rate factors or bit rates, as the codec itself counts them; a BD-rate needs four."""
     encode: Callable[[S, float], bytes]
-    """A signal and a setting to all the bytes of a file. ValueError or OSError: this signal cannot be coded."""
+    """A signal and a setting to all the bytes of a file. InputError or OSError: this signal cannot be coded."""
     decode: Callable[[bytes], S]
     note: str = ""
     """What is not said by the name: ``method 6``."""
     check: Callable[[], None] = nothing_to_check
-    """ValueError if it cannot run here, with what to install."""
+    """InputError if it cannot run here, with what to install."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ class Task(Generic[S]):
     """A folder, or one file, to what there is to code, sorted; it may look into files, but need not decode them. A path
     may be a folder (of frames)."""
     read: Callable[[Path], S]
-    """ValueError or OSError for a damaged one, which is then left out."""
+    """InputError or OSError for a damaged one, which is then left out."""
     facts: Callable[[S], Facts]
     rate: Rate
     speed: Speed

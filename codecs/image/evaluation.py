@@ -37,7 +37,7 @@ def read_rgb(path: Path) -> np.ndarray:
     """Pixels of an image file, uint8 (height, width, 3).
 
     Raises:
-        ValueError: not an image, or a damaged one.
+        InputError: not an image, or a damaged one.
     """
     from .pictures import read_picture
 

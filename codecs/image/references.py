@@ -20,15 +20,15 @@ def encode(image_format: str, pixels: np.ndarray, **options: Any) -> bytes:
     """A file of uint8 pixels (height, width, 3); ``options`` are Pillow's.
 
     Raises:
-        ValueError: not such pixels, or this Pillow lacks the format.
+        InputError: the format cannot hold these pixels, or this Pillow lacks it.
     """
     from PIL import Image
 
     buffer = io.BytesIO()
     try:
         Image.fromarray(pixels).save(buffer, image_format, **options)
-    except (KeyError, OSError) as error:
-        raise InputError(f"this Pillow cannot write {image_format} ({error}); upgrade Pillow") from None
+    except (KeyError, OSError, ValueError) as error:
+        raise InputError(f"Pillow cannot write it as {image_format}: {error}") from None
     return buffer.getvalue()
 
 
@@ -41,7 +41,7 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def check_format(image_format: str) -> None:
-    """ValueError if this Pillow cannot write a format."""
+    """InputError if this Pillow cannot write a format."""
     from PIL import Image
 
     Image.init()
@@ -50,7 +50,7 @@ def check_format(image_format: str) -> None:
 
 
 def check_jxl() -> None:
-    """ValueError if there is no JPEG XL for Pillow."""
+    """InputError if there is no JPEG XL for Pillow."""
     try:
         import pillow_jxl  # noqa: F401  registers itself with Pillow
     except ImportError:

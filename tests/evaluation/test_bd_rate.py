@@ -66,6 +66,7 @@ def test_the_ends_of_a_curve_are_interpolated():
     assert between(RATES.tolist(), QUALITY.tolist(), (0.0, math.inf))[0] == pytest.approx(RATES)
 
 
+@pytest.mark.filterwarnings("error")
 def test_too_few_points_or_none_in_common_are_no_figure():
     ours, far = rows(OURS, RATES, QUALITY), rows("far", RATES, QUALITY + 100)
     assert math.isnan(bd_rate(ours + rows("jpeg", RATES[:3], QUALITY[:3]), "jpeg", PSNR))
@@ -84,7 +85,7 @@ def test_what_is_not_better_than_something_cheaper_does_not_count():
 
 
 def test_points_without_the_metric_are_left_out():
-    unknown = rows("jpeg", RATES * 2, np.full(9, math.nan))
+    unknown = rows("jpeg", RATES / 2, np.full(9, math.nan))
     points = rows("jpeg", RATES, QUALITY) + unknown + rows(OURS, RATES * 0.8, QUALITY)
     assert bd_rate(points, "jpeg", PSNR) == pytest.approx(-20, abs=1e-6)
 

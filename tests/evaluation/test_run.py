@@ -6,6 +6,7 @@ import csv
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -16,10 +17,12 @@ from PIL import Image
 from rdcodec import codecs
 from rdcodec.codecs.cli import main as cli
 from rdcodec.codecs.evaluation import timing
+from rdcodec.codecs.evaluation.bd_rate import bd_rate
 from rdcodec.codecs.evaluation.plot import Panel, plot
-from rdcodec.codecs.evaluation.points import OURS
+from rdcodec.codecs.evaluation.points import OURS, curves, read_points
 from rdcodec.codecs.evaluation.report import FILES
 from rdcodec.codecs.evaluation.run import chosen, evaluate
+from rdcodec.entropy_models.errors import InputError
 from typer.testing import CliRunner
 
 pytest.importorskip("bjontegaard")
@@ -84,10 +87,16 @@ def test_what_cannot_be_read_or_coded_is_left_out_of_every_mean(numbers):
     found = evaluate(task(), {OURS: codec(0)}, paths, left_out=lambda path, error: left.update({path.name: str(error)}))
     assert list(left) == ["bad.txt", "long.txt"] and left["long.txt"] == "more than 100 numbers"
     assert {p.file for p in found} == {"a.txt", "b.txt", "few.txt"}
-    with pytest.raises(ValueError, match="invalid literal"):
+    with pytest.raises(InputError, match="bad.txt: no numbers"):
         evaluate(task(), {OURS: codec(0)}, paths)
     with pytest.raises(ValueError, match="none of 1 lists of numbers could be coded"):
         evaluate(task(), {OURS: codec(0)}, [numbers / "bad.txt"], left_out=lambda path, error: None)
+
+
+def test_a_bug_is_not_taken_for_a_signal_that_a_codec_refuses(numbers):
+    broken = replace(codec(0), decode=lambda data: np.array([1, 2]).reshape(3))
+    with pytest.raises(ValueError, match="cannot reshape"):
+        evaluate(task(), {OURS: broken}, [numbers / "a.txt"], left_out=lambda path, error: pytest.fail("left out"))
 
 
 def test_times_are_medians_of_runs_in_turns(numbers, monkeypatch):
@@ -135,6 +144,11 @@ def test_the_report_of_a_toy_signal(run, numbers, tmp_path):
         (row,) = csv.DictReader(file)
     assert list(row) == ["anchor", "bd_rate_psnr_percent", "bd_rate_largest_error_percent"]
     assert row["anchor"] == "fat" and float(row["bd_rate_psnr_percent"]) < -10 > float(row["bd_rate_largest_error_percent"])
+    found = curves(read_points(tmp_path / "report" / "points.csv", task()), task().metrics)
+    for metric, column in zip(task().metrics, list(row)[1:], strict=True):
+        expected = bd_rate(found[metric.column], "fat", metric)  # few.txt has no largest error, and counts in one of both
+        assert float(row[column]) == pytest.approx(expected, abs=0.006)
+    assert len(set(row.values())) == 3
     with (tmp_path / "report" / "means.csv").open() as file:
         assert [row["codec"] for row in csv.DictReader(file)] == [OURS] * 4 + ["fat"] * 4
     with (tmp_path / "report" / "points.csv").open() as file:

@@ -35,7 +35,7 @@ def test_the_report(tmp_path, photograph, monkeypatch):
     report, qualities = tmp_path / "report", ("--qualities", "5,30,60,90")
     code, out, err = run(tmp_path / "in", "--references", "jpeg,webp", *qualities, "-o", report)
     assert code == 0 and "webp" in out and "bad.png" in err and "small.png" in err.split("without it:")[1], err
-    assert "wide.png: encoding error" in err and "notes.txt" not in err
+    assert "wide.png: Pillow cannot write it as WEBP: encoding error" in err and "notes.txt" not in err
     assert {p.name for p in report.iterdir()} == set(FILES)
     with (report / "points.csv").open() as file:
         points = list(csv.DictReader(file))
@@ -82,7 +82,7 @@ def test_what_this_pillow_cannot_write_is_named(monkeypatch):
     monkeypatch.delitem(Image.SAVE, "AVIF", raising=False)
     with pytest.raises(ValueError, match="cannot write AVIF; upgrade Pillow"):
         TASK.references["avif"].check()
-    with pytest.raises(ValueError, match="cannot write NONE"):
+    with pytest.raises(ValueError, match="cannot write it as NONE"):
         references.encode("NONE", np.zeros((8, 8, 3), np.uint8))
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
     with pytest.raises(ValueError, match=r"jxl needs .* pip install 'rdcodec\[eval\]'"):

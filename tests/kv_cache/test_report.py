@@ -20,6 +20,7 @@ from rdcodec.codecs.kv_cache.evaluation import report
 from rdcodec.codecs.kv_cache.evaluation.fidelity import Fidelity
 from rdcodec.codecs.kv_cache.evaluation.report import _table, evaluate_text
 from rdcodec.codecs.kv_cache.hf.model import load_model
+from rdcodec.entropy_models.errors import InputError
 from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import save_file
@@ -157,7 +158,7 @@ def test_a_mode_that_does_not_suit_leaves_the_others_their_figures(model, text, 
 
     def fails(self, name, coded):
         if name == "turboquant 3 bit":
-            raise ValueError("no such width")
+            raise InputError("no such width")
         return measure(self, name, coded)
 
     monkeypatch.setattr(evaluate.Evaluation, "measure", fails)

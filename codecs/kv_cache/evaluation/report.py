@@ -15,7 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from ....entropy_models.errors import InputError
+from ....entropy_models.errors import BitstreamError, InputError
 from ..format.blocks import KvSettings
 from ..hf.calibration import calibrate
 from ..hf.model import check_model, load_model, rope_of
@@ -61,7 +61,7 @@ def evaluate_text(
         progress: bars are added to it.
 
     Raises:
-        ValueError: an unknown mode, no such model or text, a text too short, or a model that cannot be measured, or not in
+        InputError: an unknown mode, no such model or text, a text too short, or a model that cannot be measured, or not in
             any of the modes: one that does not suit it is left out, with a note.
         ImportError: transformers is not installed.
     """
@@ -165,7 +165,7 @@ def _leaving_out(mode: str, left: dict[str, str], wanted: list[str]) -> Iterator
     """One mode that this model or its caches do not suit must not cost the figures of the others, if there are others."""
     try:
         yield
-    except ValueError as error:
+    except (InputError, BitstreamError) as error:
         wanted.remove(mode)
         if not wanted:
             raise
