@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import graphlib
 import json
 import os
+import re
 import subprocess
 import sys
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -20,6 +24,137 @@ from torch import nn
 
 ROOT = Path(__file__).parents[1]
 PARTS = "codecs", "entropy_models", "training"
+BASE = {"entropy_models", "container"}
+ARROWS = {
+    "entropy_models": set(),
+    "container": {"entropy_models"},
+    "contract": {"container"},
+    "registry": {"entropy_models", "contract", "evaluation"},
+    "weights": BASE,
+    "weights_file": {*BASE, "weights"},
+    "device": {"entropy_models"},
+    "symbols": {"entropy_models"},
+    "rate_control": {*BASE, "contract"},
+    "evaluation": {*BASE, "contract"},
+    "terminal": BASE,
+    "cli": {*BASE, "contract", "registry", "weights", "evaluation", "terminal", "training"},
+    "image": {
+        *BASE, "contract", "weights", "weights_file", "device", "symbols", "rate_control", "evaluation", "terminal",
+    },
+    "tensor": {*BASE, "contract", "terminal"},
+    "text": {*BASE, "contract", "terminal"},
+    "kv_cache": {*BASE, "contract", "evaluation", "terminal", "tensor", "text"},
+    "kv_store": {*BASE, "contract", "terminal", "kv_cache"},
+    "training": {*BASE, "contract", "registry", "weights", "weights_file", "device", "evaluation", "image"},
+}  # fmt: skip
+"""Which room may know of which: a folder or module of codecs/, or a whole part. The registry is `rdcodec.codecs` itself.
+
+Of codecs, ``kv_cache`` stands on ``tensor`` and ``text``, and ``kv_store`` on ``kv_cache``; no other knows of another.
+``cli`` reaches them by the registry alone, and ``training`` by the command that starts it.
+"""
+KV_ARROWS = {
+    "registry": set(),
+    "splice": set(),
+    "ids_file": set(),
+    "modes": set(),
+    "format": {"modes", "splice"},
+    "layout": {"format", "modes", "splice"},
+    "hf": {"format", "layout", "modes", "splice"},
+    "codec": {"format", "modes", "splice"},
+    "options": {"format", "modes"},
+    "safetensors_file": {"hf", "splice"},
+    "lmcache": {"format"},
+    "evaluation": {"codec", "format", "hf", "modes", "splice"},
+    "face": {"codec", "format", "hf", "ids_file", "layout", "modes", "options", "safetensors_file"},
+}
+"""The same within ``kv_cache``, where ``registry`` is its public names: what needs a model is in ``hf`` and above."""
+WITH_TRANSFORMERS = {"codecs/text", "codecs/kv_cache/hf", "codecs/kv_cache/evaluation"}
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """Modules of the package that each module imports; names without ``rdcodec.``.
+
+    An import within a function or for type checking alone counts as any other: it is what a module knows of another.
+    So does ``"codecs.tensor.fp8:code"``, a module and a name in it to import later. Those of the registry, which are
+    meant to lead around the table, begin below ``codecs``.
+    """
+    files = {_name(path): path for part in PARTS for path in (ROOT / part).rglob("*.py")}
+    return {name: set(_imported(name, path, files)) - {name} for name, path in files.items()}
+
+
+def _name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _imported(name, path, files):
+    package = name.split(".")[: None if path.name == "__init__.py" else -1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            if node.level or base.startswith("rdcodec."):
+                inner = [f"{base}.{alias.name}".lstrip(".").removeprefix("rdcodec.") for alias in node.names]
+                yield from (one if one in files else one.rpartition(".")[0] for one in inner)
+        elif isinstance(node, ast.Import):
+            yield from (one.name.removeprefix("rdcodec.") for one in node.names if one.name.startswith("rdcodec."))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if match := re.fullmatch(r"((?:codecs|entropy_models|training)(?:\.\w+)*):\w+", node.value):
+                yield match[1]
+
+
+def room_of(module: str, part: str = "codecs") -> str:
+    """The room of a module: what follows ``part``, a package; of other packages their first name."""
+    if module != part and not module.startswith(f"{part}."):
+        return module.partition(".")[0]
+    return module[len(part) + 1 :].partition(".")[0] or "registry"
+
+
+@pytest.mark.parametrize(("part", "arrows"), [("codecs", ARROWS), ("codecs.kv_cache", KV_ARROWS)])
+def test_rooms_know_of_each_other_as_drawn(part, arrows):
+    graphlib.TopologicalSorter(arrows).prepare()  # which raises on a circle
+    for module, found in imports().items():
+        if part == "codecs" or module == part or module.startswith(f"{part}."):
+            room = room_of(module, part)
+            assert room in arrows, f"{module}: say in the table what the new room {room} may import"
+            inside = [other for other in found if part == "codecs" or other == part or other.startswith(f"{part}.")]
+            wrong = [other for other in inside if room_of(other, part) not in {room, *arrows[room]}]
+            assert not wrong, f"{module} imports {', '.join(wrong)}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    graphlib.TopologicalSorter(imports()).prepare()
+    known = {target for found in imports().values() for target in found}
+    assert known <= set(imports()), "an import of the package that is not understood"
+    assert "entropy_models.rows" in imports()["codecs.tensor.lossless"]
+    assert {"codecs.tensor.fp8", "entropy_models.rows", "codecs.kv_cache.modes.place"} <= imports()[
+        "codecs.kv_cache.modes.table"
+    ]
+    assert "codecs.contract" in imports()["codecs"] and "training.main" in imports()["codecs.cli.main"]
+
+
+def test_only_what_runs_a_model_imports_transformers():
+    for path in (ROOT / "codecs").rglob("*.py"):
+        if "transformers" in re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.MULTILINE):
+            assert any(path.is_relative_to(ROOT / folder) for folder in WITH_TRANSFORMERS), path
+
+
+def test_saving_and_loading_a_cache_file_imports_no_store_and_no_transformers(tmp_path):
+    script = f"""
+import sys, numpy, torch
+from rdcodec.codecs.kv_cache import Cache, KvCodec
+from rdcodec.codecs.kv_cache.hf.cache_io import save_cache
+layers = ((torch.ones(1, 5, 4), torch.ones(1, 5, 4)),)
+assert save_cache(layers, range(5), {str(tmp_path / "a.rdc")!r}) > 0
+with open({str(tmp_path / "a.rdc")!r}, "rb") as file:
+    assert len(KvCodec().decode(file.read()).tokens) == 5
+print(*sys.modules)
+"""
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert "rdcodec.codecs.kv_cache.format.blocks" in loaded
+    assert not [
+        name for name in loaded if name.startswith(("rdcodec.codecs.kv_store", "transformers", "rdcodec.codecs.image"))
+    ]
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ class KvFace:
         import numpy as np
 
         from .codec import Cache, KvCodec
-        from .inputs import as_token_ids, held_ids
+        from .hf.inputs import as_token_ids, held_ids
         from .layout import layout_of
         from .safetensors_file import read_tensors
 

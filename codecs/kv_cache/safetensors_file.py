@@ -12,8 +12,8 @@ from safetensors.torch import load
 from torch import Tensor
 
 from ...entropy_models.errors import InputError, Unsupported
+from .hf.inputs import as_layers, as_token_ids, held_ids
 from .hf.model import SUPPORTED
-from .inputs import as_layers, as_token_ids, held_ids
 from .splice import Layers
 
 KEYS = "layers.{i}.{k}"

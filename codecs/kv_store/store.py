@@ -24,7 +24,7 @@ import numpy as np
 from ...entropy_models.errors import BitstreamError, InputError
 from ..contract import Progress
 from ..kv_cache.format.blocks import KvSettings
-from ..kv_cache.inputs import as_layers, as_token_ids, held_ids
+from ..kv_cache.hf.inputs import as_layers, as_token_ids, held_ids
 from ..kv_cache.layout import layout_of
 from ..kv_cache.modes.profiles import Profile
 from ..kv_cache.modes.table import MODES

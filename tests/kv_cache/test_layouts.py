@@ -10,7 +10,7 @@ from model_cases import latent_decoder, prefilled, prompt, tiny
 from rdcodec.codecs.kv_cache import KvSettings, calibrate, load_cache, save_cache
 from rdcodec.codecs.kv_cache.evaluation import fidelity as evaluate
 from rdcodec.codecs.kv_cache.hf import model, residual
-from rdcodec.codecs.kv_cache.inputs import as_layers
+from rdcodec.codecs.kv_cache.hf.inputs import as_layers
 from rdcodec.codecs.kv_store import PrefixStore
 from rdcodec.codecs.kv_store.backends import open_backend
 from rdcodec.entropy_models.errors import Mismatch, Unsupported

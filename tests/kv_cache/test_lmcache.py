@@ -1,6 +1,8 @@
 """The LMCache serde: against a stand-in of LMCache 0.5's interface, and the real one where it is installed."""
 
+import os
 import struct
+import subprocess
 import sys
 import time
 import types
@@ -16,7 +18,6 @@ from rdcodec.codecs.kv_cache.lmcache.serde import (
     KvDeserializer,
     KvSerializer,
     create,
-    main,
     register,
     settings_of,
 )
@@ -343,7 +344,41 @@ def _result(query, task):
     raise TimeoutError("the serde did not answer in 10 s")
 
 
-def test_without_lmcache_its_server_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "lmcache", None)
-    with pytest.raises(SystemExit, match="LMCache is not installed here .*pip install lmcache"):
-        main()
+@pytest.fixture
+def module_run(tmp_path):
+    """``python -m rdcodec.codecs.kv_cache.lmcache server --port 1`` with a package ``lmcache`` of these files."""
+
+    def run(files: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        command = [sys.executable, "-m", "rdcodec.codecs.kv_cache.lmcache", "server", "--port", "1"]
+        path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, check=False)
+
+    return run
+
+
+def test_without_lmcache_its_server_says_what_to_install(module_run):
+    done = module_run({"lmcache/__init__.py": "raise ImportError('none')"})
+    assert done.returncode == 1 and "LMCache is not installed here (none); pip install lmcache" in done.stderr
+
+
+def test_the_server_starts_with_the_serde_registered(module_run):
+    serde = """
+class Serializer:
+    register = classmethod(lambda cls, kind: None)
+Deserializer, table = Serializer, {}
+get_registered_serde_types, register_serde_factory = table.keys, table.__setitem__
+"""
+    server = """
+import sys
+from lmcache.v1.distributed.serde import table
+def main():
+    print(sys.argv, *table)
+    return 3
+"""
+    folders = ("lmcache", "lmcache/cli", "lmcache/v1", "lmcache/v1/distributed")
+    files = {f"{folder}/__init__.py": "" for folder in folders} | {"lmcache/v1/distributed/serde.py": serde}
+    done = module_run(files | {"lmcache/cli/main.py": server})
+    assert (done.returncode, done.stdout) == (3, "['lmcache', 'server', '--port', '1'] rdcodec\n"), done.stderr

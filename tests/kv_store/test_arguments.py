@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from rdcodec.codecs.kv_cache.inputs import as_layers, as_token_ids
+from rdcodec.codecs.kv_cache.hf.inputs import as_layers, as_token_ids
 from rdcodec.codecs.kv_store.trie import Node
 from store_cases import PROMPT, SETTINGS, assert_is_cache, cache_of, files, put
 

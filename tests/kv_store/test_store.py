@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from kv_cases import all_same, make_profile
 from rdcodec.codecs.kv_cache.modes.rope import Rope
 from store_cases import BLOCK, PROMPT, SETTINGS, assert_is_cache, cache_of, files, put
 
@@ -70,6 +71,34 @@ def test_prompts_share_their_blocks_on_disk(opened, folder):
     stats = store.stats()
     assert (stats.blocks, stats.tokens, stats.prompts, stats.prompt_tokens) == (6, 40, 2, 56)
     assert stats.sharing == pytest.approx(1.4) and stats.modes == {"lossless": 6}
+    assert (stats.shared_tokens, stats.shared_bits) == (16, None)
+
+
+def test_what_prompts_share_is_counted_in_bits_where_log_probabilities_are_known(opened):
+    store, other = opened(), [*PROMPT[:16], *range(900, 910)]
+    put(store, PROMPT, log_probs=[-0.5] * 30)
+    put(store, other, log_probs=[-0.5] * 16 + [-2.0] * 10)
+    store.save()
+    stats = opened().stats()
+    assert stats.shared_tokens == 16 and stats.shared_bits == pytest.approx(8 / np.log(2))
+    put(store, [*PROMPT[:24], 7])  # its third block was stored with log-probabilities, too
+    assert store.stats().shared_tokens == 24 and store.stats().shared_bits == pytest.approx(12 / np.log(2))
+    put(store, [*other[:24], 7])
+    assert store.stats().shared_tokens == 32
+
+
+def test_a_block_of_a_calibrated_mode_is_read_with_its_profile_alone(opened):
+    profile, other = make_profile(2, 4), make_profile(2, 4, exponent=-13)
+    settings = dataclasses.replace(SETTINGS, mode="transform", profile=profile)
+    first = opened(settings=settings)
+    put(first, PROMPT)
+    known = first.get(PROMPT)
+    for options in ({}, {"profiles": [other]}, {"settings": dataclasses.replace(settings, profile=other)}):
+        store = opened(**options)
+        assert store.get(PROMPT) is None
+        assert f"needs profile {profile.hash.hex()}" in "".join(store.index.refused.values())
+    found = opened(profiles=[other, profile]).get(PROMPT)
+    assert found.tokens == 30 and all_same(found.layers, known.layers)
 
 
 def test_putting_the_same_or_a_shorter_prompt_again_writes_nothing(opened, folder):

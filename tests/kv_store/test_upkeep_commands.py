@@ -13,16 +13,20 @@ from typer.testing import CliRunner
 def test_ls_and_stats(filled):
     tmp_path, _ = filled
     rows = json.loads(run("ls", tmp_path / "store", "--json").stdout)
-    assert sorted((row["tokens"], row["blocks"], row["mode"]) for row in rows) == [
-        (26, 4, "lossless"),
-        (30, 4, "lossless"),
+    assert sorted((row["tokens"], row["shared_tokens"], row["blocks"], row["mode"]) for row in rows) == [
+        (26, 16, 4, "lossless"),
+        (30, 16, 4, "lossless"),
     ]
     assert all(row["begins"] == "0 1 2 3 4 5" and row["namespace"].startswith(NAME) for row in rows)
     (row,) = json.loads(run("stats", tmp_path / "store", "--json").stdout)
     assert (row["blocks"], row["tokens"], row["prompt_tokens"], row["sharing"]) == (6, 40, 56, 1.4)
+    assert row["shared_tokens"] == 16 and "shared_bits" not in row
     files = list((tmp_path / "store").glob("blocks/*/*/*.rdc"))
     assert row["size_bytes"] == sum(path.stat().st_size for path in files) and row["modes"] == {"lossless": 6}
-    for command, words in (("ls", ("own", "begins", "0 1 2 3 4 5")), ("stats", ("prompt tokens", "unreachable", "1.4"))):
+    for command, words in (
+        ("ls", ("own", "shared tokens", "begins", "0 1 2 3 4 5")),
+        ("stats", ("prompt tokens", "unreachable", "1.4")),
+    ):
         shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, [command, str(tmp_path / "store")]).stdout
         assert all(word in shown for word in (*words, NAME[:8], "lossless")) and NAME not in shown, shown
     (tmp_path / "bare").mkdir()

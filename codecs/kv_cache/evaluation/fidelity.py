@@ -24,8 +24,8 @@ from ...evaluation.plot import plot as plot_panels
 from ..codec import Cache, KvCodec
 from ..format.blocks import KvSettings
 from ..hf.cache_io import load_cache, save_cache
+from ..hf.inputs import as_layers
 from ..hf.model import check_model, rope_of
-from ..inputs import as_layers
 from ..modes.place import KEY
 from ..modes.table import MODES
 from ..splice import Layers

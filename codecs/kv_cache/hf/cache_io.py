@@ -21,12 +21,12 @@ from ...contract import Progress
 from ..format.blocks import KvSettings
 from ..format.header import BLOCKS, SequenceHeader, parse_sequence
 from ..format.sequence import decode_blocks, encode_sequence, join_blocks
-from ..inputs import as_layers, as_token_ids, held_ids
 from ..layout import layout_of
 from ..modes.profiles import Profile
 from ..modes.table import MODES
 from ..splice import Layers
 from . import residual
+from .inputs import as_layers, as_token_ids, held_ids
 from .mismatch import cause, check_block, check_fits
 from .model import check_model, fingerprint, rope_of
 from .token_sequence import decode_tokens, encode_tokens

@@ -7,7 +7,7 @@ it estimated, and keeps as many bytes as `KvSerializer.serialize` returns. In an
      "serde": {"type": "rdcodec", "head_dim": 128, "mode": "quantized", "quality": 60, "max_workers": 4}}
 
 LMCache looks serdes up in a table, by name, and does not scan entry points; so `register` must run in its process once:
-``python -m rdcodec.codecs.kv_cache.lmcache.serde server ...`` is ``lmcache server ...`` with that done. The entry point
+``python -m rdcodec.codecs.kv_cache.lmcache server ...`` is ``lmcache server ...`` with that done. The entry point
 group ``lmcache.serde`` names `register` for versions, and other programs, that do scan.
 
 In the buffer, little-endian: kind (1 byte: 3 a block, 4 the chunk's raw bytes, where the block would be longer or a
@@ -24,7 +24,6 @@ import contextlib
 import hashlib
 import math
 import struct
-import sys
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -245,18 +244,4 @@ def register() -> None:
         register_serde_factory(NAME, create)
 
 
-def main() -> Any:
-    """LMCache's own command line, with the serde registered."""
-    try:
-        from lmcache.cli.main import main as lmcache_main
-    except ImportError as error:
-        sys.exit(f"rdcodec: LMCache is not installed here ({error}); pip install lmcache")
-    register()
-    sys.argv[0] = "lmcache"
-    return lmcache_main()
-
-
-__all__ = ["BitstreamError", "KvDeserializer", "KvSerializer", "create", "main", "register", "settings_of"]
-
-if __name__ == "__main__":
-    sys.exit(main())
+__all__ = ["BitstreamError", "KvDeserializer", "KvSerializer", "create", "register", "settings_of"]

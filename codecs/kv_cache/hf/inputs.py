@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ...entropy_models.errors import InputError
-from .hf.model import SUPPORTED, check_cache
-from .splice import Layers
+from ....entropy_models.errors import InputError
+from ..splice import Layers
+from .model import SUPPORTED, check_cache
 
 
 def as_token_ids(tokens: Any) -> np.ndarray:
