@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from kv_cases import (
 )
 from rdcodec.codecs import container
 from rdcodec.codecs.kv_cache.codec import Cache, KvCodec
+from rdcodec.codecs.kv_cache.format import header
 from rdcodec.codecs.kv_cache.format.blocks import (
     KvBlock,
     KvSettings,
@@ -109,6 +111,32 @@ def test_header_fields_are_bounded(offset, form, value, match):
 
     with pytest.raises(BitstreamError, match=match):
         decode_block(forged(data, change))
+
+
+def test_sizes_are_taken_up_to_their_limits():
+    largest = {"layers": 1024, "heads": 1024, "key_dim": 4096, "value_dim": 4096, "n": 65536}
+    for name, limit in largest.items():
+        sizes = {size: 1 for size in largest} | {name: limit}
+        header.check_sizes(*sizes.values(), Corrupt)
+        with pytest.raises(Corrupt, match="out of range"):
+            header.check_sizes(*(sizes | {name: limit + 1}).values(), Corrupt)
+        with contextlib.nullcontext() if name in ("layers", "value_dim") else pytest.raises(Corrupt, match="out of range"):
+            header.check_sizes(*(sizes | {name: 0}).values(), Corrupt)
+    assert header.ELEMENTS_MAX == 1 << 31
+    header.check_sizes(4, 128, 64, 0, 65536, Corrupt)
+    with pytest.raises(Corrupt, match="out of range"):
+        header.check_sizes(4, 128, 64, 1, 65536, Corrupt)
+
+
+@pytest.mark.parametrize(("start", "fits"), [((1 << 40) - 1, True), (1 << 40, False)])
+def test_a_block_starts_below_the_limit(start, fits):
+    data = encode(make_block(1, 20, 6), KvSettings(mode="lossless"), start=(1 << 40) - 1)
+
+    def change(signal, chunks):
+        struct.pack_into("<Q", signal, 16, start)
+
+    with contextlib.nullcontext() if fits else pytest.raises(BitstreamError, match="start"):
+        assert decode_block(forged(data, change)).layers[0][0].shape == (1, 20, 6)
 
 
 def test_a_block_of_few_bytes_cannot_claim_a_huge_cache():
