@@ -9,19 +9,23 @@ from torch import Tensor
 
 from ..entropy_models.hyperprior import QUALITY_MAX
 
-PEAK = 255.0
+
+def stratified_qualities(batch: int) -> Tensor:
+    """One random quality from each of ``batch`` equal parts of 0..100: less noise than independent draws."""
+    return ((torch.arange(batch) + torch.rand(batch)) * (QUALITY_MAX + 1) / batch).long()
 
 
 def rate_distortion_weight(quality: Tensor, lowest: float, highest: float) -> Tensor:
-    """Lambda of each quality 0..100, log-linear: bits per pixel traded for MSE on the 0..255 scale."""
+    """Lambda of each quality 0..100, log-linear: the rate traded for a unit of distortion."""
     return lowest * torch.exp(quality / QUALITY_MAX * math.log(highest / lowest))
 
 
-def rate_distortion(rate_bpp: Tensor, mse: Tensor, weight: Tensor) -> Tensor:
-    """Mean of (rate + weight * mse) / sqrt(weight); the division keeps high qualities from owning the gradient."""
-    return ((rate_bpp + weight * mse) / weight.sqrt()).mean()
+def rate_distortion(rate: Tensor, distortion: Tensor, weight: Tensor) -> Tensor:
+    """Mean of (rate + distortion) / sqrt(weight); the division keeps high qualities from owning the gradient.
 
-
-def psnr_db(mse: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of an MSE on the 0..255 scale."""
-    return 10 * torch.log10(PEAK**2 / mse.clamp_min(1e-9))
+    Args:
+        rate: (batch,), in bits per pixel or another unit of the signal.
+        distortion: (batch,), in the rate it is worth: ``weight`` times the squared error, say.
+        weight: of each quality, `rate_distortion_weight`.
+    """
+    return ((rate + distortion) / weight.sqrt()).mean()

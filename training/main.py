@@ -7,8 +7,7 @@ import warnings
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_module
 
-from .image.data import ImageData
-from .image.module import ImageTraining
+from . import training_of
 
 
 class CommandLine(LightningCLI):
@@ -18,33 +17,28 @@ class CommandLine(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         pass
 
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        self.model.check_data(self.datamodule)
 
-def image(arguments: list[str]) -> None:
-    """Run ``fit`` (or another Lightning subcommand) with the given arguments, ``--config recipe.yaml`` among them."""
+
+def train(codec: str, arguments: list[str]) -> None:
+    """Run ``fit`` (or another Lightning subcommand) of a codec's training with the given arguments, ``--config recipe.yaml``
+    among them.
+
+    Raises:
+        InputError: the codec has no training, or settings do not go together.
+    """
+    training = training_of(codec)
     if not arguments or arguments[0].startswith("-"):
         arguments = ["fit", *arguments]
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # `codec` has taken its own words off
     warnings.filterwarnings("ignore", message=".*LeafSpec")  # Lightning's own business
     rank_zero_module.log.addFilter(lambda record: "Tip: For seamless cloud" not in record.getMessage())
     CommandLine(
-        ImageTraining,
-        ImageData,
+        training.load("module"),
+        training.load("data"),
         args=arguments,
-        parser_kwargs={"prog": "codec train image"},
+        parser_kwargs={"prog": f"codec train {codec}"},
         save_config_kwargs={"overwrite": True},
     )
-
-
-TRAININGS = {"image": image}
-"""Trainings by codec."""
-
-
-def train(name: str, arguments: list[str]) -> None:
-    """Run the training of a codec with the given arguments.
-
-    Raises:
-        ValueError: there is none; the message lists them.
-    """
-    if name not in TRAININGS:
-        raise ValueError(f"no training of {name!r}; there are {', '.join(TRAININGS)}")
-    TRAININGS[name](arguments)

@@ -6,7 +6,7 @@ on one core its loss stood at 1.9 after 700 steps and AdamW's at 3.4 after 1,000
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -46,25 +46,31 @@ class Joint(torch.optim.Optimizer):
                 group.pop("peak_lr", None)
 
 
+def linear_weights(network: nn.Module) -> set[str]:
+    """Names of the matrices that Muon may own: of linear layers; not gains, and not integer layers, whose steps are per
+    channel."""
+    return {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+
+
 def muon_with_adamw(
     named: Iterable[tuple[str, nn.Parameter]],
-    is_matrix: Callable[[str, nn.Parameter], bool],
+    matrices: Collection[str],
     *,
     muon_lr: float,
     adamw_lr: float,
     weight_decay: float,
     newton_schulz_steps: int,
 ) -> Joint:
-    """Muon on the parameters ``is_matrix`` picks, AdamW on the rest. ``muon_lr=0`` means AdamW throughout."""
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
+    """Muon on the parameters named in ``matrices``, AdamW on the rest. ``muon_lr=0`` means AdamW throughout."""
+    for_muon: list[nn.Parameter] = []
+    for_adamw: list[nn.Parameter] = []
     for name, parameter in named:
-        (matrices if muon_lr and is_matrix(name, parameter) else others).append(parameter)
-    adamw = torch.optim.AdamW(others, lr=adamw_lr, weight_decay=weight_decay)
-    if not matrices:
+        (for_muon if muon_lr and name in matrices else for_adamw).append(parameter)
+    adamw = torch.optim.AdamW(for_adamw, lr=adamw_lr, weight_decay=weight_decay)
+    if not for_muon:
         return Joint(adamw)
     muon = torch.optim.Muon(
-        matrices,
+        for_muon,
         lr=muon_lr,
         weight_decay=weight_decay,
         adjust_lr_fn="match_rms_adamw",

@@ -6,6 +6,8 @@ A module built from these computes the very integers that the frozen module will
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,13 +31,13 @@ class _Clamp(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, ceiling: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, ceiling: int) -> Tensor:
         ctx.save_for_backward(x)
         ctx.ceiling = ceiling
         return x.clamp(0, ceiling)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         above = (x <= ctx.ceiling) | (gradient > 0)
         below = (x >= 0) | ((gradient < 0) & (ctx.ceiling != ACTIVATION_MAX))
@@ -49,12 +51,12 @@ def lower_bound(x: Tensor, bound: float) -> Tensor:
 
 class _LowerBound(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, bound: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
         ctx.save_for_backward(x >= bound)
         return x.clamp_min(bound)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (inside,) = ctx.saved_tensors
         return gradient * (inside | (gradient < 0)), None
 

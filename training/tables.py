@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sized
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ..codecs.image.codec import to_signal
-from ..codecs.image.dcvc_rt import ImageNetwork
 from ..entropy_models.coder import Measure
 from ..entropy_models.tables import LEVELS, TOTAL, Tables, integer_counts
 
+B = TypeVar("B", bound=Sized)
 PRIOR_SYMBOLS = 2000.0
 """Weight of the Gaussian table, in symbols: rare entries keep its shape."""
 
@@ -28,20 +27,19 @@ class Histogram(Measure):
         self.counts[level] += np.bincount(entries, minlength=len(self.counts[level]))
 
 
-def calibrated(network: ImageNetwork, start: Tables, crops: Iterable[Tensor], qualities: Iterable[Tensor]) -> Tables:
-    """Tables refitted to the symbols of training crops.
+def calibrated(start: Tables, batches: Iterable[B], code: Callable[[Measure, B], Any]) -> Tables:
+    """Tables refitted to the symbols of training signals.
 
     Args:
-        network: frozen.
         start: the tables the network was trained for; they set reach and skip level.
-        crops: uint8 (batch, rows, columns, 3), training images only.
-        qualities: integers 0..100, (batch,), one for each batch.
+        batches: of training signals only.
+        code: a coding pass of the frozen network over a batch.
     """
     sums = [np.zeros(len(table)) for table in start.counts]
     with torch.inference_mode():
-        for batch, quality in zip(crops, qualities, strict=False):
+        for batch in batches:
             coder = Histogram(start, len(batch))
-            network.coding_pass(coder, network.to_latent(to_signal(batch), quality), quality)
+            code(coder, batch)
             for total, counts in zip(sums, coder.counts, strict=True):
                 total += counts
     return Tables([_blend(sums[level], start.counts[level]) for level in range(LEVELS)], start.skip_level)

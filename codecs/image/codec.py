@@ -19,12 +19,13 @@ from ...entropy_models.errors import BitstreamError, Corrupt, InputError, Trunca
 from ...entropy_models.layers import space_to_depth
 from ...entropy_models.tables import Tables
 from .. import container, weights
+from ..weights_file import read_weights
+from .architectures import ARCHITECTURES
 from .dcvc_rt import PATCH, ImageNetwork
 from .extras import extra_chunks, with_extras
 from .header import CHECK, PIXELS_MAX, SIDE_MAX, STREAM_ID, ImageHeader, checked_crop, parse
 from .pictures import Picture, as_picture
 from .tiles import LATENT_STRIDE, Box, RecentTiles, area, clip, gather, grown, inner, scaled, unscaled
-from .weights_file import read_weights
 
 CORRECTION_BYTES = 24
 """What a tile's correction usually takes at least; none takes nothing."""
@@ -67,7 +68,7 @@ class ImageCodec:
             ValueError: CUDA asked for and not available, or a damaged weights file.
         """
         line = weights.line_of_stream("image", stream_hash) if stream_hash else weights.line_named("image", model)
-        network, tables = read_weights(weights.verified_bytes(line))
+        network, tables = read_weights(weights.verified_bytes(line), ARCHITECTURES)
         return cls(network, tables, line.stream_hash, resolve_device(device))
 
     def encode(self, image: np.ndarray | str | Path | Picture, quality: int = 60, progress: Progress | None = None) -> bytes:

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ...codecs.container import write_file
 from ...codecs.image.pictures import read_picture
+from ...entropy_models.errors import InputError
 from .camera import with_camera_softness
 from .graphics import with_graphics
 
@@ -62,12 +63,12 @@ def rgb_of(data: bytes, name: str) -> np.ndarray:
     """Pixels as the codec sees them, uint8 (height, width, 3); grey three times, without alpha.
 
     Raises:
-        ValueError: not an image; the message begins with ``name``.
+        InputError: not an image; the message begins with ``name``.
     """
     try:
         return read_picture(data).rgb()
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise InputError(f"{name}: {error}") from None
 
 
 class PixelCache:
@@ -105,7 +106,7 @@ class PixelCache:
                 index.append((offset, *image.shape[:2]))
                 offset += image.size
         if not index:
-            raise ValueError(f"{source} holds no images ({', '.join(sorted(SUFFIXES))}) and no tar shards")
+            raise InputError(f"{source} holds no images ({', '.join(sorted(SUFFIXES))}) and no tar shards")
         return index
 
     def image(self, i: int) -> np.ndarray:
@@ -124,7 +125,7 @@ class RandomCrops(IterableDataset):
         self.cache, self.crop, self.graphics, self.camera = cache, crop, graphics, camera
         area = np.where((cache.index[:, 1:] >= crop).all(1), cache.index[:, 1] * cache.index[:, 2], 0).astype(float)
         if not area.sum():
-            raise ValueError(f"no training image is as large as the crop of {crop}x{crop}")
+            raise InputError(f"no training image is as large as the crop of {crop}x{crop}")
         self.probability = area / area.sum()
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -192,12 +193,12 @@ class ImageData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         if crop % 64 or crop < 64:
-            raise ValueError(f"crop={crop}; need a multiple of 64, 64 or more")
+            raise InputError(f"crop={crop}; need a multiple of 64, 64 or more")
         if batch_size < 1 or validation_images < 1:
-            raise ValueError(f"batch_size={batch_size}, validation_images={validation_images}; need 1 or more")
+            raise InputError(f"batch_size={batch_size}, validation_images={validation_images}; need 1 or more")
         for name, share in (("graphics", graphics), ("camera", camera)):
             if not 0 <= share <= 1:
-                raise ValueError(f"{name}={share}; need a share of the crops, 0 to 1")
+                raise InputError(f"{name}={share}; need a share of the crops, 0 to 1")
         self.train, self.cache = Path(train), Path(cache)
         self.validation = None if validation is None else Path(validation)
         self.crop, self.batch_size, self.seed, self.workers = crop, batch_size, seed, workers

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...codecs.image.dcvc_rt import PATCH, ImageNetwork
+from ...entropy_models.errors import InputError
 
 CHROMA_COST = 4.0
 """Chroma keeps the frequencies up to half of luma's."""
@@ -72,11 +73,11 @@ def start_as_dct(network: ImageNetwork) -> None:
     """Overwrite the linear layers of both transforms in place.
 
     Raises:
-        ValueError: the trunk is not as wide as a patch, so there is no orthonormal start.
+        InputError: the trunk is not as wide as a patch, so there is no orthonormal start.
     """
     config = network.config
     if config.trunk_channels != 3 * PATCH**2 or config.latent_channels > 12 * PATCH**2:
-        raise ValueError(f"a DCT start needs trunk_channels={3 * PATCH**2}, this network has {config.trunk_channels}")
+        raise InputError(f"a DCT start needs trunk_channels={3 * PATCH**2}, this network has {config.trunk_channels}")
     patch, merge = patch_matrix(), merge_matrix(config.latent_channels)
     a, s, eye = network.analysis, network.synthesis, torch.eye(config.latent_width)
     for layer, weight in (
@@ -139,12 +140,17 @@ def without_blocks(state: dict[str, Tensor], blocks: Sequence[str]) -> dict[str,
         blocks: as ``analysis.trunk.4``.
 
     Raises:
-        ValueError: there is no such block, or others that stay follow it.
+        InputError: there is no such block, or others that stay follow it.
     """
     found = {match[1] for match in map(_OF_BLOCK.fullmatch, state) if match}
     if unknown := [block for block in blocks if block not in found]:
-        raise ValueError(f"no block {', '.join(unknown)}; there are {', '.join(sorted(found))}")
+        raise InputError(f"no block {', '.join(unknown)}; there are {', '.join(sorted(found))}")
     for row, number in (block.rsplit(".", 1) for block in blocks):
         if f"{row}.{int(number) + 1}" in found.difference(blocks):
-            raise ValueError(f"{row}.{number} is not the last of {row}: {row}.{int(number) + 1} would stay")
+            raise InputError(f"{row}.{number} is not the last of {row}: {row}.{int(number) + 1} would stay")
     return {name: value for name, value in state.items() if not name.startswith(tuple(f"{block}." for block in blocks))}
+
+
+def without_correction(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state less the correction's directions, which export learns anew (`correction`)."""
+    return {name: value for name, value in state.items() if not name.startswith("correction.")}
