@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rdcodec.codecs import container
 from rdcodec.codecs.contract import Desk, Estimate, Progress, Result
+from rdcodec.codecs.evaluation.task import Metric, Rate, Reference, Speed, Task, by_suffix
 from rdcodec.codecs.terminal.options import Quality
 from rdcodec.entropy_models.errors import Corrupt, InputError, UnknownName, Unsupported
 
@@ -114,3 +116,31 @@ class ToyFace:
 
 
 FACE = ToyFace()
+
+
+def equal_letters(original: str, decoded: str) -> float:
+    """Letters that are as they were, percent."""
+    return 100 * sum(a == b for a, b in zip(original, decoded, strict=True)) / len(original)
+
+
+def load_ours(model: str | None, device: str) -> Reference[str]:
+    codec = ToyCodec.load(model=model, device=device)
+    return Reference((0, 60), lambda text, quality: codec.encode(text, quality=int(quality)), codec.decode)
+
+
+TASK: Task[str] = Task(
+    signals="texts",
+    find=by_suffix(".txt"),
+    read=lambda path: path.read_text(),
+    facts=lambda text: {"letters": len(text)},
+    rate=Rate("rate_bpl", "bits per letter", lambda size, facts: 8 * size / facts["letters"]),
+    speed=Speed("letters/s", lambda facts: facts["letters"]),
+    metrics=(Metric("equal_percent", "Equal", "equal letters (%)", equal_letters),),
+    references={
+        "bz2": Reference(
+            (1, 9), lambda text, level: bz2.compress(text.encode(), int(level)), lambda data: bz2.decompress(data).decode()
+        )
+    },
+    default_references=("bz2",),
+    ours=load_ours,
+)

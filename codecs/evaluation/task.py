@@ -31,6 +31,20 @@ Facts = Mapping[str, float]
 """Numbers of a signal that rate and speed depend on, by column of the CSV: ``width``, ``frames``, ``duration_s``."""
 
 
+def by_suffix(*suffixes: str) -> Callable[[Path], list[Path]]:
+    """A task's ``find`` for files of these suffixes (``.wav``), in any case, anywhere below a folder.
+
+    >>> by_suffix(".txt")(Path("letter.TXT"))
+    [PosixPath('letter.TXT')]
+    """
+
+    def find(folder: Path) -> list[Path]:
+        files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
+        return [path for path in files if path.suffix.lower() in suffixes]
+
+    return find
+
+
 def identity(value: float) -> float:
     """The value itself."""
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 from typing import Annotated
@@ -15,7 +16,7 @@ from rdcodec.codecs.cli import main as cli
 from rdcodec.codecs.cli import signature
 from typer.testing import CliRunner
 
-TOY = Registered(stream_id=60001, codec="toy_codec:ToyCodec", face="toy_codec:FACE", summary="texts")
+TOY = Registered(stream_id=60001, codec="toy_codec:ToyCodec", face="toy_codec:FACE", task="toy_codec:TASK", summary="texts")
 
 
 @pytest.fixture
@@ -110,6 +111,24 @@ def test_python_loads_it_by_name(run):
     assert codec.decode(codec.encode("hello")) == codec.estimate("hello").signal == "hello"
     assert [name for name in REGISTRY if name != "toy"] == ["image", "kv"]
     assert codec.verify(codec.encode("hello")) == []
+
+
+def test_it_is_measured_beside_others(run, letter, tmp_path):
+    pytest.importorskip("bjontegaard")
+    code, out, err = run("eval", "toy", "letter.txt")
+    assert code == 0 and "BD-rate Equal" in out and "encode (letters/s)" in out and not err
+    with (tmp_path / "report" / "points.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["codec"], row["quality"]) for row in rows] == [
+        ("rdcodec", "0"),
+        ("rdcodec", "60"),
+        ("bz2", "1"),
+        ("bz2", "9"),
+    ]
+    loud, ours, *_ = rows
+    assert float(ours["equal_percent"]) == 100 > float(loud["equal_percent"]) and ours["letters"] == "380"
+    assert float(ours["rate_bpl"]) == pytest.approx(8 * int(ours["bytes"]) / 380, rel=1e-5)
+    assert run("encode", "letter.txt")[0] == 0 and (tmp_path / "letter.rdc").stat().st_size == int(ours["bytes"])
 
 
 def test_one_option_declared_in_two_ways_is_found_when_the_command_is_built(run, monkeypatch):
