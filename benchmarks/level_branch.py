@@ -20,8 +20,8 @@ from rdcodec.codecs.evaluation.bd_rate import bd_rate
 from rdcodec.codecs.evaluation.points import MeanPoint, write_csv
 from rdcodec.codecs.image.evaluation import TASK
 from rdcodec.training.image.data import ImageData
+from rdcodec.training.image.losses import PEAK, psnr_db, squared_error
 from rdcodec.training.image.module import ImageTraining
-from rdcodec.training.losses import PEAK, psnr_db
 
 QUALITIES = (10, 25, 40, 55, 70, 85)
 PSNR = TASK.metrics[0]
@@ -46,9 +46,9 @@ def curve(branch: str, module: ImageTraining, images: list[torch.Tensor]) -> lis
     for quality in QUALITIES:
         rates, psnrs = [], []
         for image in images:
-            rate_bpp, mse, _ = module.rate_and_distortion(image, torch.tensor([quality]))
+            rate_bpp, _, decoded = module.coded(image, torch.tensor([quality]))
             rates.append(float(rate_bpp))
-            psnrs.append(float(psnr_db(mse)))
+            psnrs.append(float(psnr_db(squared_error(decoded, image))))
         rate, psnr = float(np.mean(rates)), float(np.mean(psnrs))
         points.append(MeanPoint(codec=branch, setting=quality, rate=rate, metrics={PSNR.column: psnr}))
     return points

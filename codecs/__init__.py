@@ -97,10 +97,10 @@ def registered(name: str) -> Registered:
     return REGISTRY[name]
 
 
-def found(target: str) -> Any:
-    """The object ``module:name``; of a module under ``rdcodec.codecs``, or else of another package's, named whole."""
+def found(target: str, package: str = __name__) -> Any:
+    """The object ``module:name``; of a module under ``package``, or else of another one, named whole."""
     module, name = target.split(":")
-    inside = f"{__name__}.{module}"
+    inside = f"{package}.{module}"
     try:
         return getattr(import_module(inside), name)
     except ModuleNotFoundError as error:

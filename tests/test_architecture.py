@@ -19,7 +19,7 @@ from rdcodec.codecs import REGISTRY, load, weights
 from rdcodec.entropy_models.coder import Measure
 from rdcodec.entropy_models.integer_net import IntegerDepthwise, IntegerLinear
 from rdcodec.entropy_models.tables import gaussian_tables
-from rdcodec.training.export import write_line
+from rdcodec.training.manifest import write_line
 from torch import nn
 
 ROOT = Path(__file__).parents[1]
@@ -225,8 +225,8 @@ def more_weights(tmp_path, monkeypatch):
 def test_own_weights_are_found_in_a_folder_of_ones_own(tmp_path, more_weights):
     default = weights.line_named("image")
     fields = {"licence": "x", "data": "x", "recipe": "x", "steps": 1, "hardware": "x"}
-    write_line(tmp_path, "mine", b"weights", **fields)
-    write_line(tmp_path, default.name, b"other", **fields)
+    write_line(tmp_path, "mine", "image", b"weights", **fields)
+    write_line(tmp_path, default.name, "image", b"other", **fields)
     more_weights(tmp_path)
     assert weights.verified_bytes(weights.line_named("image", "mine")) == b"weights"
     assert weights.line_named("image") == weights.line_named("image", default.name) == default

@@ -167,7 +167,7 @@ def test_training_options_shown_exist(capsys):
     shown = set(re.findall(r"--(?:model|data|trainer)\.[a-z_]+", text))
     assert len(shown) > 5
     with pytest.raises(SystemExit):
-        training.image(["fit", "--help"])
+        training.train("image", ["fit", "--help"])
     known = capsys.readouterr().out
     for option in sorted(shown):
         assert re.search(rf"{re.escape(option)}\b", known), option

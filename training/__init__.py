@@ -6,9 +6,9 @@ What one codec's training adds to what all share is a folder here and a line of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
+from ..codecs import found
 from ..entropy_models.errors import UnknownName
 
 
@@ -25,8 +25,7 @@ class Training:
 
     def load(self, part: str) -> Any:
         """The object that the field ``part`` names."""
-        module, name = getattr(self, part).split(":")
-        return getattr(import_module(f"{__name__}.{module}"), name)
+        return found(getattr(self, part), __name__)
 
 
 TRAININGS = {

@@ -21,10 +21,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """A Lightning checkpoint of a `loop.CodecTraining`, on the CPU; InputError for any other file."""
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        known = bool(network_state(checkpoint)) and isinstance(checkpoint["hyper_parameters"], Mapping)
-    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, EOFError):
+        known = isinstance(checkpoint, dict) and {"state_dict", "hyper_parameters"} <= checkpoint.keys()
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
         known = False
-    if not known:
+    if not known or not network_state(checkpoint):
         raise InputError(f"{path} is no checkpoint of `codec train`")
     return checkpoint
 

@@ -46,7 +46,7 @@ class Source:
 
 
 class Exporter(Protocol):
-    """What a codec adds to export: training signals, how to code them, and its last fits: what is learnt of a network that no
+    """What a codec adds to export: training signals, how to code them, and last fits: what is learnt when the network no
     longer changes."""
 
     Options: ClassVar[type[Any]]

@@ -57,7 +57,7 @@ class CodecTraining(L.LightningModule):
         adamw_lr: peak learning rate of everything else.
         warmup_steps: linear warm-up, then cosine to zero at the end.
         duration_s: length of the cosine in seconds, validation and checkpoints among them, resumed sessions added up; None:
-            ``max_steps``.
+            the trainer's steps.
         weight_decay: decoupled.
         newton_schulz_steps: Muon's iterations; three cost two thirds of five.
         level_branch: ``integer`` is what can be exported; ``float`` is the ablation.
@@ -138,10 +138,17 @@ class CodecTraining(L.LightningModule):
         )
 
     def progress(self) -> float:
-        """Part of the training that is done, 0..1."""
+        """Part of the training that is done, 0..1.
+
+        Raises:
+            InputError: nothing says how long it is to be.
+        """
         if self.hparams["duration_s"] is not None:
             return min(1.0, self.elapsed_s / self.hparams["duration_s"])
-        return min(1.0, self.global_step / max(1, self.trainer.max_steps))
+        steps = self.trainer.estimated_stepping_batches
+        if not 0 < steps < math.inf:
+            raise InputError("no end; need --model.duration_s or --trainer.max_steps")
+        return min(1.0, self.global_step / steps)
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> int | None:
         now = time.monotonic()

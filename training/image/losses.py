@@ -6,6 +6,8 @@ import torch
 from pytorch_msssim import ms_ssim
 from torch import Tensor
 
+from ...entropy_models.errors import InputError
+
 PEAK = 255.0
 MS_SSIM_WORTH, MS_SSIM_GROWTH = 1.35, 0.0526
 MS_SSIM_SIDE_MIN = 160
@@ -33,10 +35,10 @@ def ms_ssim_distortion(decoded: Tensor, image: Tensor, quality: Tensor) -> Tenso
         quality: 0..100, (batch,).
 
     Raises:
-        ValueError: a side is too small.
+        InputError: a side is too small.
     """
     if min(image.shape[1:3]) <= MS_SSIM_SIDE_MIN:
-        raise ValueError(f"MS-SSIM of {image.shape[1]}x{image.shape[2]} pixels; both sides must be above {MS_SSIM_SIDE_MIN}")
+        raise InputError(f"MS-SSIM of {image.shape[1]}x{image.shape[2]} pixels; both sides must be above {MS_SSIM_SIDE_MIN}")
     pair = ((x.float() + 0.5).clamp(0, 1).permute(0, 3, 1, 2) for x in (decoded, image))
     with torch.autocast(image.device.type, enabled=False):
         similarity: Tensor = ms_ssim(*pair, data_range=1.0, size_average=False)

@@ -1,0 +1,78 @@
+"""Training of images from end to end on a tiny network: learn, resume, validate with the real coder, export, encode."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from rdcodec.codecs import weights
+from rdcodec.codecs.image.codec import ImageCodec
+from rdcodec.codecs.image.dcvc_rt import ImageConfig, ImageNetwork
+from rdcodec.entropy_models.errors import InputError
+from rdcodec.training.export import export
+from rdcodec.training.main import train
+from rdcodec.training.quantisation import LAYERS
+from training_cases import TINY
+
+TINY_RECIPE = Path(__file__).parents[2] / "training/recipes/image_tiny.yaml"
+
+
+def arguments(photos: Path, folder: Path, *more: str) -> list[str]:
+    """Of `codec train image`."""
+    architecture = "{" + ", ".join(f"{k}: {list(v) if isinstance(v, tuple) else v}" for k, v in TINY.items()) + "}"
+    return [
+        "fit", "--config", str(TINY_RECIPE), f"--model.architecture={architecture}", f"--data.train={photos}",
+        f"--data.validation={photos}", f"--data.cache={folder / 'cache'}", f"--trainer.default_root_dir={folder}", *more,
+    ]  # fmt: skip
+
+
+def test_the_recipe_learns_resumes_and_exports(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train("image", arguments(photos, tmp_path, "--trainer.max_steps=31"))
+    last = tmp_path / "runs/tiny/last.ckpt"
+    first = torch.load(last, weights_only=True)
+    assert first["global_step"] == 31 and first["elapsed_s"] > 0
+    resumed = f"--ckpt_path={last}", "--model.warmup_steps=17", "--model.adamw_lr=0.0007", "--trainer.max_steps=60"
+    train("image", arguments(photos, tmp_path, *resumed))
+    newest = max((tmp_path / "runs/tiny").glob("*.ckpt"), key=lambda p: p.stat().st_mtime)
+    second = torch.load(newest, weights_only=True)
+    assert second["global_step"] == 60 and second["elapsed_s"] > first["elapsed_s"]
+    assert second["hyper_parameters"]["warmup_steps"] == 17  # not the checkpoint's: a training can be made longer
+    assert second["optimizer_states"][0]["optimizers"][-1]["param_groups"][0]["peak_lr"] == 0.0007
+    assert list((tmp_path / "runs").rglob("events.out.tfevents*"))
+    path = export(newest, "tiny", photos, tmp_path / "exported", batches=2, corrections=16, crop=64)
+    assert path.stat().st_size < 3_000_000
+    monkeypatch.setattr(weights, "FOLDER", tmp_path / "exported")
+    weights.manifest.cache_clear()
+    try:
+        codec = ImageCodec.load(model="tiny")
+        assert codec.network.config.corrections == 16
+        picture = np.asarray(Image.open(photos / "0.png"))
+        data = codec.encode(picture, quality=100)
+        np.testing.assert_array_equal(codec.decode(data), codec.estimate(picture, quality=100).pixels)
+        mse = np.mean((codec.decode(data).astype(float) - picture) ** 2)
+        assert 10 * math.log10(255**2 / mse) > 24
+    finally:
+        weights.manifest.cache_clear()
+
+
+def test_settings_that_do_not_go_together_are_told_before_any_work(photos, tmp_path, monkeypatch):
+    """Recipe crops of 64 pixels are too small for MS-SSIM."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="crops of 64x64 with ms_ssim_share; MS-SSIM needs more than 160"):
+        train("image", arguments(photos, tmp_path, "--model.ms_ssim_share=0.5"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_tiny_recipe_is_tiny():
+    architecture = yaml.safe_load(TINY_RECIPE.read_text())["model"]["architecture"]
+    small, shipped = (
+        sum(p.numel() for p in ImageNetwork(config, *LAYERS["integer"]).parameters())
+        for config in (ImageConfig(**architecture), ImageConfig())
+    )
+    assert small < shipped / 4
