@@ -31,7 +31,7 @@ class Training:
 TRAININGS = {
     "image": Training(module="image.module:ImageTraining", data="image.data:ImageData", export="image.export:ImageExport"),
 }
-"""By the codec's name in `rdcodec.codecs.REGISTRY`."""
+"""Trainings by the codec's name in `rdcodec.codecs.REGISTRY`."""
 
 
 def training_of(codec: str) -> Training:

@@ -25,7 +25,7 @@ LAGRANGIAN = 0.06
 
 
 class Charge(NamedTuple):
-    """What one evaluation charges bits for, each (batch, ...); residual, symbols and level are zero where not active."""
+    """Charge of one evaluation: what it counts bits of, each (batch, ...); zero where not active."""
 
     residual: Tensor
     symbols: Tensor
@@ -113,7 +113,7 @@ def deadzone(device: torch.device) -> Tensor:
 
 
 def start_tables() -> Tables:
-    """What training charges for symbols, and what `calibrated` starts from."""
+    """Tables that training charges by, and that `calibrated` starts from."""
     return gaussian_tables(SKIP_LEVEL).with_deadzone(LAGRANGIAN)
 
 

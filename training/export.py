@@ -37,17 +37,17 @@ BATCH = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where the signals are that tables are counted from."""
+    """Source of the signals that tables are counted from."""
 
     train: Path
     """Training signals, as the codec's data module takes them."""
     cache: Path
-    """Where decoded ones are kept."""
+    """Folder where decoded ones are kept."""
 
 
 class Exporter(Protocol):
-    """What a codec adds to export: training signals, how to code them, and last fits: what is learnt when the network no
-    longer changes."""
+    """Exporter of a codec: its training signals, how to code them, and last fits: what is learnt when the network no longer
+    changes."""
 
     Options: ClassVar[type[Any]]
     """A frozen dataclass whose fields have a default and `option`'s metadata: options of the command."""
@@ -78,7 +78,7 @@ class Trained:
     architecture_name: str
     architecture: Architecture[Any]
     network: nn.Module
-    """With the trainable parse path."""
+    """Network with the trainable parse path."""
     hyper_parameters: Mapping[str, Any]
     steps: int
     elapsed_s: float

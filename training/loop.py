@@ -41,7 +41,7 @@ class Validation(Protocol):
         """Measure one batch; returns what may be shown of it."""
 
     def figures(self) -> dict[str, float]:
-        """What goes to the log, by name; finite."""
+        """Figures for the log, by name; finite."""
 
 
 class CodecTraining(L.LightningModule):
@@ -100,7 +100,7 @@ class CodecTraining(L.LightningModule):
     # What a codec defines ---------------------------------------------------------------------------
 
     def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """What to minimise, and figures for the log by name."""
+        """Loss to minimise, and figures for the log by name."""
         raise NotImplementedError
 
     def validation(self) -> Validation:
@@ -253,7 +253,7 @@ class CodecTraining(L.LightningModule):
 
 
 def difference(found: Any, expected: Any, adaptable: frozenset[str]) -> str:
-    """What tells two configs apart, for a message; ``adaptable`` fields only where there are no others."""
+    """Difference of two configs, for a message; ``adaptable`` fields only where there are no others."""
     if type(found) is not type(expected):
         return f"has a {type(found).__name__}, not a {type(expected).__name__}: give another --model.network"
     has, asks = dataclasses.asdict(found), dataclasses.asdict(expected)

@@ -1,4 +1,4 @@
-"""What export needs of the image codec: training crops, their coding pass, and the correction, learnt at last."""
+"""Export of the image codec: training crops, their coding pass, and the correction, learnt at last."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .correction import learnt, wishes
 from .data import ImageData
 
 SEED = 99
-"""Of the crops."""
+"""Seed of the crops."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class ImageOptions:
 
 
 class ImageExport:
-    """After `export.Exporter`; batches are uint8 (batch, rows, columns, 3)."""
+    """Exporter of the image codec; batches are uint8 (batch, rows, columns, 3)."""
 
     Options = ImageOptions
 

@@ -76,14 +76,15 @@ class ImageTraining(CodecTraining):
         return rate_distortion(rate_bpp, distortion_bpp, weight), figures
 
     def coded(self, image: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What coding gives, differentiable but for the second.
+        """Rate and decoded image of a coding pass, differentiable.
 
         Args:
             image: (batch, rows, columns, 3), -0.5..0.5.
             quality: integers 0..100, (batch,).
 
         Returns:
-            the rate the loss counts (bpp, (batch,)), the part of side information in full, the decoded image.
+            the rate the loss counts (bpp, (batch,)); the part of side information, in full and without a gradient; the
+            decoded image.
         """
         coder = Train()
         y_hat = self.network.coding_pass(coder, self.network.to_latent(image, quality), quality)
