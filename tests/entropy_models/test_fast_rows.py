@@ -12,7 +12,7 @@ import zstandard
 from kv_cases import all_same
 from rdcodec.codecs.kv_cache import KvSettings
 from rdcodec.codecs.kv_cache.codec import Cache, KvCodec
-from rdcodec.codecs.kv_cache.format import blocks
+from rdcodec.codecs.kv_cache.format import coding_pass
 from rdcodec.codecs.kv_cache.modes.rope import Rope
 from rdcodec.entropy_models.errors import Corrupt, Truncated
 from rdcodec.entropy_models.fast_rows import PAIRED_MAX, SINGLE_MAX, MeasureFast, ReadFast, WriteFast
@@ -76,8 +76,8 @@ def layers_of_all_kinds(count: int, tokens: int) -> tuple[tuple[torch.Tensor, to
 def test_layers_read_together_are_those_read_alone(monkeypatch, mode, group_size, largest):
     """Chunks of one shape are read in one go, as many as fit; one layer alone never is."""
     groups = [1]
-    monkeypatch.setattr(blocks, "ReadGroup", lambda readers: groups.append(len(readers)) or ReadGroup(readers))
-    monkeypatch.setattr(blocks, "GROUP_SIZE", group_size)
+    monkeypatch.setattr(coding_pass, "ReadGroup", lambda readers: groups.append(len(readers)) or ReadGroup(readers))
+    monkeypatch.setattr(coding_pass, "GROUP_SIZE", group_size)
     layers, tokens = layers_of_all_kinds(7, 256), np.arange(256)
     codec = KvCodec(KvSettings(mode=mode, quality=70, rope=ROPE, block_tokens=128))
     cache = Cache(tokens, layers)

@@ -186,6 +186,8 @@ def test_profiles_are_named():
         decode_block(data, profile=other)
     with pytest.raises(Unsupported, match=r"a profile for .*\(3, 16, 16\); the cache has \(3, 12, 12\)"):
         encode(block, replace(settings, profile=make_profile(2, 8)))
+    plain = encode(block, replace(settings, mode="quantized", profile=None))
+    assert all_same(decode_block(plain, profile=make_profile(2, 8)).layers, decode_block(plain).layers)
     with pytest.raises(ValueError, match="needs a calibrated profile"):
         KvSettings(mode="predictive")
     with pytest.raises(Corrupt, match="not a calibrated profile"):

@@ -83,8 +83,9 @@ def test_what_prompts_share_is_counted_in_bits_where_log_probabilities_are_known
     assert stats.shared_tokens == 16 and stats.shared_bits == pytest.approx(8 / np.log(2))
     put(store, [*PROMPT[:24], 7])  # its third block was stored with log-probabilities, too
     assert store.stats().shared_tokens == 24 and store.stats().shared_bits == pytest.approx(12 / np.log(2))
-    put(store, [*other[:24], 7])
-    assert store.stats().shared_tokens == 32
+    put(store, [1000, *range(8)])
+    put(store, [1000, *range(7), 1001])
+    assert store.stats().shared_tokens == 32 and store.stats().shared_bits is None, "of eight tokens no bits are known"
 
 
 def test_a_block_of_a_calibrated_mode_is_read_with_its_profile_alone(opened):

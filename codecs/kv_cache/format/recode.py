@@ -13,7 +13,8 @@ import torch
 
 from ....entropy_models.row_coders import ChunkReader, ChunkWriter
 from ..modes.table import MODES
-from .blocks import assembled, coding_pass
+from .blocks import assembled
+from .coding_pass import coding_pass
 from .header import FIRST, parse, stored_layers
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ....entropy_models.errors import InputError
+from ...contract import Progress
 from ...kv_cache.options import kv_settings, read_profile
 from ...terminal.console import EXPECTED, bar, fail
 
@@ -43,7 +44,7 @@ def reported() -> Iterator[None]:
 
 
 @contextmanager
-def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+def counted(what: str) -> Iterator[Progress]:
     """A progress bar of its own for one piece of work, fed with (done, total)."""
     with bar() as progress:
         task = progress.add_task(what, total=None)
