@@ -8,25 +8,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
-from rdcodec.codecs import REGISTRY, container, load
+from rdcodec.codecs import container, load
 from rdcodec.codecs.image.header import STREAM_ID, ImageHeader
-from rdcodec.codecs.image.pictures import Picture
-from rdcodec.entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
-
-SIZES = [(1, 1), (1, 9), (17, 1), (16, 16), (33, 50), (64, 64), (65, 130)]
+from rdcodec.entropy_models.errors import Corrupt, Truncated, Unsupported
 
 
 def psnr_db(a, b):
     return 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2))
-
-
-@pytest.mark.parametrize("quality", [0, 50, 100])
-@pytest.mark.parametrize("size", SIZES)
-def test_decode_returns_what_estimate_predicts(image_codec, size, quality, scene):
-    image = scene(*size)
-    np.testing.assert_array_equal(
-        image_codec.decode(image_codec.encode(image, quality)), image_codec.estimate(image, quality).pixels
-    )
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -57,33 +45,6 @@ def test_rate_and_psnr_rise_with_quality(image_codec, photograph):
     psnrs = [psnr_db(photograph, image_codec.decode(data)) for data in streams.values()]
     assert rates == sorted(rates) and psnrs == sorted(psnrs)
     assert rates[0] < 0.25 < 1.0 < rates[-1] and psnrs[0] > 26 and psnrs[-1] > 36
-
-
-def test_encoding_twice_and_in_a_batch_gives_the_same_bytes(image_codec, photograph, scene):
-    images = [photograph[:90, :77], scene(33, 50), photograph[100:190, :77]]
-    one_by_one = [image_codec.encode(image.copy(), 40) for image in images]
-    assert image_codec.encode_batch(images, 40) == one_by_one
-    for a, b in zip(image_codec.decode_batch(one_by_one), map(image_codec.decode, one_by_one), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_every_prefix_is_refused(image_codec, scene):
-    data = image_codec.encode(scene(20, 30, 4), 30)
-    for n in range(len(data)):
-        with pytest.raises(BitstreamError):
-            image_codec.decode(data[:n])
-
-
-def test_every_flipped_byte_is_refused(image_codec, scene):
-    data = image_codec.encode(scene(20, 30, 4), 30)
-    for i in range(len(data)):
-        with pytest.raises(BitstreamError):
-            image_codec.decode(data[:i] + bytes([data[i] ^ 0x40]) + data[i + 1 :])
-
-
-def test_trailing_bytes_are_refused(image_codec, scene):
-    with pytest.raises(Corrupt, match="adds up"):
-        image_codec.decode(image_codec.encode(scene(8, 8)) + b"\0")
 
 
 @pytest.mark.parametrize(
@@ -129,26 +90,9 @@ def test_bad_arrays_are_refused(image_codec, image, message):
         image_codec.encode(image)
 
 
-@pytest.mark.parametrize("quality", [-1, 101, 50.5])
-def test_bad_quality_is_refused(image_codec, quality, scene):
-    with pytest.raises(ValueError, match="quality"):
-        image_codec.encode(scene(8, 8), quality)
-
-
-def test_metadata_travels(image_codec, scene):
-    picture = Picture(scene(9, 11), scene(9, 11)[..., 0], icc=b"profile", exif=b"exif", xmp=b"<x/>")
-    back = image_codec.decode_picture(image_codec.encode(picture, 10))
-    assert (back.icc, back.exif, back.xmp) == (b"profile", b"exif", b"<x/>")
-    np.testing.assert_array_equal(back.alpha, picture.alpha)
-
-
-def test_registry():
-    assert REGISTRY["image"].stream_id == 1 and REGISTRY["kv"].stream_id == 4  # pinned for ever
-    assert type(load("image")).__name__ == "ImageCodec"
+def test_codecs_and_devices_that_are_not_there_are_named():
     with pytest.raises(KeyError, match="no codec 'jpeg'"):
         load("jpeg")
-    with pytest.raises(KeyError, match="no image model"):
-        load("image", model="nothing")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA"):
             load("image", device="cuda")
