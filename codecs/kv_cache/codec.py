@@ -33,7 +33,7 @@ class KvCodec:
 
     Args:
         settings: mode and quality; its profile also decodes what was made with it.
-        fingerprint: 16 bytes of the model (`model.fingerprint`); zeros for a cache of unknown origin.
+        fingerprint: 16 bytes of the model (`hf.model.fingerprint`); zeros for a cache of unknown origin.
         salt: the tenant's.
     """
 
@@ -59,7 +59,7 @@ class KvCodec:
         return cls(KvSettings(**settings))
 
     def encode(self, cache: Cache, *, quality: int | None = None, progress: Progress | None = None) -> bytes:
-        """A cache file (`sequence`).
+        """A cache file (`format.sequence`).
 
         Args:
             cache: a whole cache.

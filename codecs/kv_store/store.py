@@ -201,7 +201,7 @@ class PrefixStore:
 
         Args:
             tokens: ids of at least 0, shape (n,).
-            cache: as `splice.layers_of` takes it, n positions, or n - 1 after generation (`inputs.held_ids`).
+            cache: as `hf.inputs.as_layers` takes it, n positions, or n - 1 after generation (`hf.inputs.held_ids`).
             log_probs: natural logarithm of P_M(token | tokens before), at most 0, shape (n,); for eviction.
 
         Raises:

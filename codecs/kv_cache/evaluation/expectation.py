@@ -4,8 +4,8 @@
         sum over the top-k next tokens a of P(a | context) KV(a | context)
 
 It needs k + 1 forward passes per position at both ends, and its residual keeps the variance over next tokens, which is
-dense: the paper's bound, the entropy of the token, is reached by coding the token (`tokens`), not by this. It is here
-to be measured (benchmarks/kv_predictors.py), closed loop: it sees the decoder's reconstruction of the cache.
+dense: the paper's bound, the entropy of the token, is reached by coding the token (`text.token_model`), not by this.
+It is here to be measured (benchmarks/kv_predictors.py), closed loop: it sees the decoder's reconstruction of the cache.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def evaluate_text(
     Args:
         model: folder of a transformers model and its tokenizer.
         text: UTF-8 file; 64 tokens after each prompt are predicted from its cache.
-        modes: comma-separated, of `modes.MODES`.
+        modes: comma-separated, of `modes.table.MODES`.
         output: folder, made if missing.
         contexts: how many prompts.
         length: tokens of a prompt.

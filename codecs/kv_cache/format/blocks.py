@@ -56,7 +56,7 @@ class KvSettings:
     """Settings of an encoder. A decoder needs none of this, only the profile where a mode was calibrated."""
 
     mode: str = "quantized"
-    """A key of `modes.MODES`."""
+    """A key of `modes.table.MODES`."""
     quality: int = 60
     """0..100; ten points halve the step, which costs about one bit per element."""
     bits: int = 4
@@ -70,7 +70,7 @@ class KvSettings:
     edge: int = 2
     """Layers at each end that get finer steps."""
     rope: Rope | None = None
-    """RoPE of the model (`model.rope_of`); None leaves keys as they are."""
+    """RoPE of the model (`hf.model.rope_of`); None leaves keys as they are."""
     profile: Profile | None = None
     """Calibration of the model (`rdcodec.codecs.kv_cache.calibrate`): step allocation, bases, predictors."""
 
@@ -116,7 +116,7 @@ def encode_block(
     Args:
         block: keys and values in bf16, fp16 or fp32, on any device; not needed for mode ``tokens``.
         parent: id of the block before, 16 zero bytes for the first.
-        fingerprint: 16 bytes of the model (`model.fingerprint`).
+        fingerprint: 16 bytes of the model (`hf.model.fingerprint`).
         salt: the tenant's; blocks of different salts never match.
         start: position of the first token.
         settings: mode and quality.

@@ -6,7 +6,7 @@ Signal header of a block, little-endian, 90 bytes:
 offset  size  field
 ======  ====  =======================================================================================
 0       1     record, 0: block (1: a sequence of blocks, see below)
-1       1     mode (`modes.MODES`)
+1       1     mode (`modes.table.MODES`)
 2       1     element type: 1 bf16, 2 fp16, 3 fp32
 3       1     quality, 0..100
 4       2     L, layers, 0..1024
