@@ -21,6 +21,8 @@ from rdcodec.training.optimizer import linear_weights
 from training_cases import TINY, fit, tiny_network
 
 DCVC_RT = ARCHITECTURES["dcvc-rt"]
+WEIGHT = 0.02
+"""Weight of the squared error where it is to be the same at all qualities."""
 
 
 def crops(photograph, side: int, count: int = 2) -> torch.Tensor:
@@ -47,17 +49,17 @@ def test_loss_falls(photos, tmp_path):
 
 def test_the_loss_is_rate_and_weighted_squared_error(photograph):
     """At the qualities that were drawn, by the figures that are logged."""
-    module = ImageTraining(architecture=TINY, lambda_range=(0.02, 0.02))
+    module = ImageTraining(architecture=TINY, lambda_range=(WEIGHT, WEIGHT))
     loss, figures = module.loss(crops(photograph, 128, 1))  # of one image, the mean of decibels is that of squared errors
     assert figures.keys() == {"rate_bpp", "side_bpp", "psnr_db"} and figures["rate_bpp"] > figures["side_bpp"] > 0
     mse = 255**2 / 10 ** (figures["psnr_db"] / 10)
-    assert loss.item() == pytest.approx(float((figures["rate_bpp"] + 0.02 * mse) / 0.02**0.5), rel=1e-4)
+    assert loss.item() == pytest.approx(float((figures["rate_bpp"] + WEIGHT * mse) / WEIGHT**0.5), rel=1e-4)
 
 
 def losses(batch: torch.Tensor, share: float) -> tuple[torch.Tensor, dict[str, torch.Tensor], ImageTraining]:
     """Loss and figures of the same untrained network, qualities and noise; gradients are in the module."""
     torch.manual_seed(4)
-    module = ImageTraining(architecture=TINY, ms_ssim_share=share)
+    module = ImageTraining(architecture=TINY, ms_ssim_share=share, lambda_range=(WEIGHT, WEIGHT))
     torch.manual_seed(5)
     loss, figures = module.loss(batch)
     loss.backward()
@@ -67,7 +69,8 @@ def losses(batch: torch.Tensor, share: float) -> tuple[torch.Tensor, dict[str, t
 def test_a_share_of_ms_ssim_is_mixed_into_the_distortion(photograph):
     """Linear in the share, from the squared error alone to the structure alone, in value and in gradient."""
     batch = crops(photograph, 192)
-    (none, figures, without), (half, mixed, both), (whole, _, alone) = (losses(batch, share) for share in (0.0, 0.5, 1.0))
+    (none, figures, without), (half, mixed, both), (whole, last, alone) = (losses(batch, share) for share in (0.0, 0.5, 1.0))
+    assert whole == pytest.approx(float((last["rate_bpp"] + last["ms_ssim_bpp"]) / WEIGHT**0.5), rel=1e-5)
     assert "ms_ssim_bpp" not in figures and mixed["ms_ssim_bpp"] > 0
     assert mixed["rate_bpp"] == figures["rate_bpp"] and mixed["psnr_db"] == figures["psnr_db"]
     assert abs(none - whole) > 0.01 * whole and half == pytest.approx(float(none + whole) / 2, rel=1e-5)

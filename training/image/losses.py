@@ -10,8 +10,9 @@ from ...entropy_models.errors import InputError
 
 PEAK = 255.0
 MS_SSIM_WORTH, MS_SSIM_GROWTH = 1.35, 0.0526
+"""Bits per pixel that a unit of MS-SSIM is worth at quality 0, and the growth of their logarithm from quality to quality."""
 MS_SSIM_SIDE_MIN = 160
-"""Five scales of an 11-tap window need more than this."""
+"""Pixels that each side must exceed, for five scales of an 11-tap window."""
 
 
 def squared_error(decoded: Tensor, image: Tensor) -> Tensor:
