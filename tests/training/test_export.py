@@ -34,6 +34,7 @@ def test_a_codec_of_ones_own_is_exported_and_read_again(checkpoint, tmp_path):
     path = export(checkpoint, "wave-1", tmp_path, tmp_path / "out", batches=50, licence="ours")
     network, tables = read_weights(path.read_bytes(), WAVES)
     assert network.config == WaveConfig(bands=(2, 6))
+    assert tables.deadzone is not None and tables.skip_level == start_tables().skip_level
     line = json.loads((tmp_path / "out" / "manifest.json").read_text())["wave-1"]
     assert (line["codec"], line["steps"], line["licence"], line["data"]) == ("waves", 20, "ours", tmp_path.name)
     trained = torch.load(checkpoint, weights_only=True)["state_dict"]
@@ -90,10 +91,10 @@ def test_a_float_ablation_trains_but_cannot_be_exported(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_that_says_no_codec_is_the_first_ones(tmp_path, photos):
-    """Architecture and codec are what they were before checkpoints named them."""
-    module = ImageTraining(architecture=TINY)
+    """Architecture, codec and fields of the config are what they were before checkpoints named them so."""
+    module = ImageTraining(architecture=TINY | {"knots": 5})
     state = {f"network.{name}": value for name, value in module.network.state_dict().items()}
-    settings = {"architecture": TINY, "level_branch": "integer", "lambda_range": [0.001, 0.2]}
+    settings = {"architecture": TINY | {"anchors": 5}, "level_branch": "integer", "lambda_range": [0.001, 0.2]}
     facts = {"global_step": 7, "elapsed_s": 1800.0}
     torch.save({"state_dict": state, "hyper_parameters": settings} | facts, tmp_path / "old.ckpt")
     options = {"crop": 64, "corrections": 0, "cache": tmp_path / "cache"}
