@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from pytorch_msssim import ms_ssim
 from rdcodec.codecs import weights
 from rdcodec.codecs.image.architectures import ARCHITECTURES
+from rdcodec.codecs.image.dcvc_rt import ImageConfig
 from rdcodec.codecs.weights_file import packed, read_weights, unpacked
 from rdcodec.entropy_models.errors import InputError, UnknownName
 from rdcodec.training.freeze import frozen
@@ -18,6 +20,7 @@ from rdcodec.training.image.losses import MS_SSIM_GROWTH, MS_SSIM_WORTH, ms_ssim
 from rdcodec.training.image.module import ImageTraining
 from rdcodec.training.image.validation import provisional_codec
 from rdcodec.training.optimizer import linear_weights
+from torch import nn
 from training_cases import TINY, fit, tiny_network
 
 DCVC_RT = ARCHITECTURES["dcvc-rt"]
@@ -166,6 +169,20 @@ def test_weights_of_another_architecture_are_told_in_one_line(tmp_path):
     with pytest.raises(InputError, match=f"tiny.ckpt has {found}; model.architecture asks for {expected}:"):
         ImageTraining(architecture=asked, init=init)
     ImageTraining(architecture=TINY | {"trunk_blocks": [2, 1]}, init=init)
+
+
+def test_another_architecture_is_trained_by_its_name(monkeypatch):
+    """One that has nothing of the first but its config."""
+
+    class Plain(nn.Module):
+        def __init__(self, config: ImageConfig, linear: type[nn.Module], depthwise: type[nn.Module]) -> None:
+            super().__init__()
+            self.config, self.matrix = config, nn.Linear(3, 3)
+
+    monkeypatch.setattr(ImageTraining, "architectures", ARCHITECTURES | {"plain": replace(DCVC_RT, network=Plain)})
+    module = ImageTraining(network="plain", architecture={"knots": 5})
+    assert type(module.network) is Plain and module.network.config == ImageConfig(knots=5)
+    assert module.hparams["network"] == "plain"
 
 
 def test_fewer_blocks_than_the_weights_have_must_be_named(tmp_path):

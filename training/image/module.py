@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ...codecs.image.architectures import ARCHITECTURES
+from ...codecs.image.dcvc_rt import ImageNetwork
 from ...entropy_models.errors import InputError
 from ..coder import Train
 from ..loop import CodecTraining
@@ -25,7 +26,7 @@ class ImageTraining(CodecTraining):
     Args:
         lambda_range: rate-distortion weight (bits per pixel per unit of MSE) at quality 0 and 100.
         ms_ssim_share: of the distortion, 0..1, the rest squared error; crops must be larger than 160 pixels for it.
-        dct_start: begin as a block DCT (`initialise`) instead of with random transforms.
+        dct_start: begin dcvc-rt as a block DCT (`initialise`) instead of with random transforms.
         drop_blocks: of ``init``, blocks that do nothing there, the last of theirs, as ``analysis.trunk.4``: left out, or
             started anew if the architecture has as many.
         loop: what every codec's training takes.
@@ -48,7 +49,7 @@ class ImageTraining(CodecTraining):
         super().__init__(**loop)
 
     def start(self) -> None:
-        if self.hparams["dct_start"]:
+        if self.hparams["dct_start"] and isinstance(self.network, ImageNetwork):
             start_as_dct(self.network)
 
     def adapted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
