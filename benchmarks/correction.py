@@ -53,7 +53,7 @@ def main() -> None:
 
     def encode_without(rgb: np.ndarray, quality: float) -> bytes:
         with without_correction():
-            return corrected.encode(rgb, quality)
+            return corrected.encode(rgb, quality=quality)
 
     codecs = {OURS: corrected, "uncorrected": replace(corrected, encode=encode_without)}
     files = track(sorted(args.images.glob("*.png")), description="with and without")

@@ -78,7 +78,7 @@ def hyperprior(pixels: np.ndarray, bits: int) -> tuple[Any, Tensor]:
 def loaded_models(pixels: np.ndarray, repetitions: int) -> list[Row]:
     """Ours and CompressAI's, both loaded."""
     codec = load("image", device="cpu")
-    data = codec.encode(pixels, QUALITY)
+    data = codec.encode(pixels, quality=QUALITY)
     model, image = hyperprior(pixels, 8 * len(data))
     coded = model.compress(image)
     y = model.g_a(image)
@@ -86,9 +86,9 @@ def loaded_models(pixels: np.ndarray, repetitions: int) -> list[Row]:
     strings, shape = coded["strings"], coded["shape"]
     seconds = interleaved(
         {
-            "rdcodec encode": lambda: codec.encode(pixels, QUALITY),
+            "rdcodec encode": lambda: codec.encode(pixels, quality=QUALITY),
             "hyperprior encode": lambda: model.compress(image),
-            "rdcodec decode": lambda: codec.decode(data),
+            "rdcodec decode": lambda: codec.decode(data).array(),
             "hyperprior decode": lambda: model.decompress(strings, shape),
             "hyperprior encode, networks": lambda: (model.g_a(image), model.h_a(y), model.h_s(z)),
             "hyperprior decode, networks": lambda: (model.h_s(z), model.g_s(y)),

@@ -3,7 +3,7 @@
 >>> from rdcodec.codecs import load
 >>> codec = load("image")                       # doctest: +SKIP
 >>> data = codec.encode("photo.png", quality=60)  # doctest: +SKIP
->>> image = codec.decode(data)                  # doctest: +SKIP
+>>> image = codec.decode(data).array()          # doctest: +SKIP
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ class Lossy(Codec[S], Protocol):
     """A codec whose rate follows the quality, so that a file size can be asked for (`rate_control`)."""
 
     def measurer(self, signal: S) -> Callable[[int], int]:
-        """A function from quality to bytes of the file; work that all qualities share is done once, here."""
+        """A function from quality to bytes of the file: about as many, and no more than `encode` writes, or a search for a
+        size misses the best quality. Work that all qualities share is done once, here."""
 
 
 @dataclass(frozen=True, slots=True)

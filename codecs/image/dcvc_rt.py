@@ -120,13 +120,13 @@ class Synthesis(nn.Module):
         x = torch.cat([self.latent(full_precision(self.first, deep)), direct], dim=-1)
         return self.trunk(depth_to_space(self.up(x), 2).to(y_hat.dtype) * self.gain(knot_weights))
 
-    def forward(self, y_hat: Tensor, knot_weights: Tensor, change: Tensor | None = None) -> Tensor:
-        """``change``: of the last layer, as `Correction.change` gives it."""
+    def image(self, features: Tensor, change: Tensor | None = None) -> Tensor:
+        """The last layer, with a ``change`` as `Correction.change` gives it; (B, 16H, 16W, 3)."""
         patch: Callable[[Tensor], Tensor] = self.patch
         if change is not None:
             weight, bias = self.patch.weight + change[:-1].T, self.patch.bias + change[-1]
             patch = partial(linear, weight=weight, bias=bias)
-        return depth_to_space(full_precision(patch, self.features(y_hat, knot_weights)), PATCH)
+        return depth_to_space(full_precision(patch, features), PATCH)
 
 
 def bounded(x: Tensor, limit: float) -> Tensor:
@@ -164,9 +164,17 @@ class ImageNetwork(nn.Module):
 
     def to_image(self, y_hat: Tensor, quality: Tensor, correction: Tensor | None = None) -> Tensor:
         """Inverse of `to_latent`; not clamped. ``correction``: of one tile, as `Correction.code` returns it."""
-        knot_weights = self.knot_weights(quality, y_hat.dtype)
-        change = None if correction is None or self.correction is None else self.correction.change(correction, knot_weights)
-        return self.synthesis(y_hat, knot_weights, change)
+        return self.from_features(self.features(y_hat, quality), quality, correction)
+
+    def features(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+        """What the last layer of the synthesis gets, (B, 2H, 2W, trunk)."""
+        return self.synthesis.features(y_hat, self.knot_weights(quality, y_hat.dtype))
+
+    def from_features(self, features: Tensor, quality: Tensor, correction: Tensor | None = None) -> Tensor:
+        """The rest of `to_image`."""
+        if correction is None or self.correction is None:
+            return self.synthesis.image(features)
+        return self.synthesis.image(features, self.correction.change(correction, self.knot_weights(quality, features.dtype)))
 
     def knot_weights(self, quality: Tensor, dtype: torch.dtype) -> Tensor:
         """Weights of the knots in the pixel path, summing to about one: (batch,) to (batch, knots)."""

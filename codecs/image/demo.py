@@ -97,9 +97,9 @@ def figures(rows: list[DemoRow]) -> Table:
 def _one(codec: ImageCodec, picture: Picture, folder: Path, quality: int) -> tuple[DemoRow, np.ndarray, np.ndarray]:
     path = folder / f"q{quality}.rdc"
     start = time.perf_counter()
-    data = codec.encode(picture, quality)
+    data = codec.encode(picture, quality=quality)
     middle = time.perf_counter()
-    ours = codec.decode(data)
+    ours = codec.decode(data).array()
     end = time.perf_counter()
     jpeg_quality, jpeg_data = references.jpeg_of_bytes(picture.pixels, len(data))
     jpeg = references.decode(jpeg_data)

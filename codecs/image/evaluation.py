@@ -70,7 +70,11 @@ def load_ours(model: str | None = None, device: str = "auto") -> Reference[np.nd
 
 def reference_of(codec: ImageCodec, qualities: tuple[int, ...] = QUALITIES) -> Reference[np.ndarray]:
     """A loaded codec, as one more reference."""
-    return Reference(qualities, lambda rgb, quality: codec.encode(rgb, quality=int(quality)), codec.decode)
+
+    def encode(rgb: np.ndarray, quality: float) -> bytes:
+        return codec.encode(rgb, quality=int(quality))
+
+    return Reference(qualities, encode, lambda data: codec.decode(data).array())
 
 
 TASK: Task[np.ndarray] = Task(

@@ -14,7 +14,8 @@ from PIL import Image
 
 from ...entropy_models.errors import BitstreamError, Corrupt
 from .. import container
-from .header import ALPHA, CHECK, TAGS, ImageHeader
+from ..symbols import CHECK
+from .header import ALPHA, TAGS, ImageHeader
 from .pictures import Picture
 from .tiles import Box
 

@@ -15,14 +15,12 @@ from ..contract import Desk, Result
 from ..terminal.files import parse_size, show_size
 from ..terminal.options import Model, Quality
 from .formats import FORMATS, READ_ONLY, SHOWN
-from .header import ALPHA, parse
+from .header import ALPHA, QUALITY, parse
 from .tiles import Box
 
 if TYPE_CHECKING:
     from .codec import ImageCodec
 
-QUALITY = 60
-"""Where none is asked for."""
 BPP_MAX = 1000.0
 FORMAT_NAMES = ", ".join(suffix.removeprefix(".") for suffix in FORMATS)
 
@@ -116,9 +114,9 @@ class ImageFace:
             ValueError: a damaged image, or a target out of reach.
             KeyError: no such model.
         """
+        from ..rate_control import encode_to_size
         from .codec import ImageCodec
         from .pictures import read_picture
-        from .rate_control import encode_to_bytes
 
         picture = read_picture(data)
         codec = desk.codec("encode", lambda: ImageCodec.load(model=options.model, device=desk.device))
@@ -129,7 +127,11 @@ class ImageFace:
         if size is None:
             stream = codec.encode(picture, quality=quality, progress=desk.progress)
         else:
-            stream, quality = encode_to_bytes(codec, picture, size, desk.progress)
+
+            def shown(size: int) -> str:
+                return f"{size} bytes ({size * 8 / pixels:.3f} bpp)"
+
+            stream, quality = encode_to_size(codec, picture, size, progress=desk.progress, shown=shown)
         rate_bpp = len(stream) * 8 / pixels
         raw_bytes = picture.pixels.size + (picture.alpha.size if picture.alpha is not None else 0)
         notices = picture.notices
@@ -160,7 +162,7 @@ class ImageFace:
         if box is None:
             check_sides(header.height, header.width, image_format)
         codec = _codec_of(stream, desk)
-        picture = codec.decode_picture(stream, crop=box, salvage=options.salvage, progress=desk.progress)
+        picture = codec.decode(stream, crop=box, salvage=options.salvage, progress=desk.progress)
         picture = fitting(picture, image_format)
         height, width = picture.pixels.shape[:2]
         facts = {"width": width, "height": height, "lost_tiles": picture.lost_tiles}
@@ -169,8 +171,7 @@ class ImageFace:
     def verify(self, stream: container.Stream, options: VerifyOptions, desk: Desk) -> list[str]:
         """Every checksum and every symbol, no pixels."""
         parse(stream)
-        _codec_of(stream, desk).verify(stream)
-        return []
+        return _codec_of(stream, desk).verify(stream)
 
     def describe(self, stream: container.Stream) -> dict[str, Any]:
         """Pixels, bits per pixel, bytes; also of an image cut short or with more behind it."""

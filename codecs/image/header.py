@@ -20,18 +20,19 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from numbers import Integral
 
 from ...entropy_models.errors import Corrupt, InputError, Unsupported
 from .. import container
 from .tiles import Box, TileGrid, area, clip
 
 STREAM_ID = 1
+QUALITY = 60
+"""Where none is asked for."""
 ALPHA = 2
 TAGS = {b"ICCP": "icc", b"EXIF": "exif", b"XMP_": "xmp"}
 SIDE_MAX = 1 << 20
 PIXELS_MAX = 1 << 27
-CHECK = struct.Struct("<I")
-"""The CRC-32 that tiles and alpha begin with."""
 _SIGNAL = struct.Struct("<IIBBBB")
 
 
@@ -72,6 +73,21 @@ class ImageHeader:
     def tile_name(self, index: int) -> str:
         """A tile for people, counted from 0 as the chunks are: tile i is chunk i."""
         return f"tile {index} (of 0..{len(self.grid) - 1})"
+
+
+def header_of(shape: tuple[int, ...], *, alpha: bool, quality: int | None) -> ImageHeader:
+    """The signal header of pixels of a shape (height, width, channels), at a quality; None: `QUALITY`.
+
+    Raises:
+        ValueError: there are too many pixels, or that is no quality.
+    """
+    quality = QUALITY if quality is None else quality
+    if not isinstance(quality, Integral) or not 0 <= quality <= 100:
+        raise InputError(f"quality {quality!r}; need a whole number 0..100")
+    height, width, channels = shape
+    if max(height, width) > SIDE_MAX or height * width > PIXELS_MAX:
+        raise InputError(f"{width}x{height} pixels; at most {PIXELS_MAX} in all and {SIDE_MAX} a side")
+    return ImageHeader(width=width, height=height, quality=int(quality), channels=channels, alpha=alpha)
 
 
 def parse(data: bytes | memoryview | container.Stream, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:

@@ -7,7 +7,7 @@ would give on the whole image: no seams, in memory bounded by a few tiles.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,14 @@ class TileGrid:
             [EDGE_FINENESS if r in rows or c in columns else 1.0 for c in range(left, right)] for r in range(top, bottom)
         ]
 
+    def pixel_box(self, index: int, box: Box | None = None) -> Box:
+        """Pixels of a tile inside a box; None: the image."""
+        return clip(scaled(self.latent_box(index), LATENT_STRIDE), box or (0, 0, self.height, self.width))
+
+    def showing(self, box: Box) -> list[int]:
+        """Numbers of the tiles that share pixels with a box."""
+        return [index for index in range(len(self)) if area(self.pixel_box(index, box)) > 0]
+
     def touching(self, box: Box) -> Iterator[int]:
         """Numbers of the tiles that overlap a box of latent positions."""
         top, left, bottom, right = box
@@ -108,38 +116,45 @@ def grown(box: Box, margin: int) -> Box:
     return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
 
 
-def gather(latent_of: Callable[[int], Tensor], grid: TileGrid, box: Box) -> Tensor:
-    """A window (1, rows, columns, channels) of the latent, put together from the tiles it touches."""
-    window: Tensor | None = None
-    for index in grid.touching(box):
-        latent, tile = latent_of(index), grid.latent_box(index)
-        if window is None:
-            window = latent.new_zeros(1, box[2] - box[0], box[3] - box[1], latent.shape[-1])
-        part = clip(box, tile)
-        target, source = inner(part, box), inner(part, tile)
-        window[:, target[0], target[1]] = latent[:, source[0], source[1]]
-    assert window is not None
-    return window
-
-
 class RecentTiles:
-    """Latents by tile number, computed on demand, for one pass over the image in order of tiles, each with its neighbours.
+    """Latents by tile, in one pass over the image in order of tiles, each with its neighbours.
 
-    Forgets those whose neighbours are done: at most three tile rows are known at a time, of a single row three tiles.
+    Of more than two tile rows and three tiles none is kept, of a single row three tiles.
     """
 
-    def __init__(self, grid: TileGrid, compute: Callable[[int], Tensor]) -> None:
-        self._grid, self._compute = grid, compute
+    def __init__(self, grid: TileGrid) -> None:
+        self._grid = grid
         self._known: dict[int, Tensor] = {}
 
-    def __call__(self, index: int) -> Tensor:
-        if index not in self._known:
-            row, column = divmod(index, self._grid.columns)
-            now = max(row - 1, 0), max(column - 1, 0)  # the first tile that can be the one in work
-            for old in [i for i in self._known if self._last_use(i) < now]:
-                del self._known[old]
-            self._known[index] = self._compute(index)
-        return self._known[index]
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def start(self, index: int) -> None:
+        """Turn to a tile: forget those that neither it nor a later one neighbours on."""
+        turn = divmod(index, self._grid.columns)
+        for old in [i for i in self._known if self._last_use(i) < turn]:
+            del self._known[old]
+
+    def missing(self, box: Box) -> list[int]:
+        """The tiles that a box of latent positions touches and that are not known, in order."""
+        return [index for index in self._grid.touching(box) if index not in self._known]
+
+    def put(self, index: int, latent: Tensor) -> None:
+        """The latent of a tile, (1, rows, columns, channels)."""
+        self._known[index] = latent
+
+    def window(self, box: Box) -> Tensor:
+        """A window (1, rows, columns, channels) of the latent, put together from the tiles it touches, all known."""
+        window: Tensor | None = None
+        for index in self._grid.touching(box):
+            latent, tile = self._known[index], self._grid.latent_box(index)
+            if window is None:
+                window = latent.new_zeros(1, box[2] - box[0], box[3] - box[1], latent.shape[-1])
+            part = clip(box, tile)
+            target, source = inner(part, box), inner(part, tile)
+            window[:, target[0], target[1]] = latent[:, source[0], source[1]]
+        assert window is not None
+        return window
 
     def _last_use(self, index: int) -> tuple[int, int]:
         """Row and column of the last tile that neighbours on this one."""

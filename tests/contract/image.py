@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache, partial
-from typing import Any
 
 import numpy as np
 from contract.subject import Cases, Golden, Network, Variant
 from PIL import Image
-from rdcodec.codecs.container import Stream
-from rdcodec.codecs.contract import Estimate, Progress
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.demo import sample_photograph
 from rdcodec.codecs.image.pictures import Picture, as_picture
@@ -64,36 +60,10 @@ def near(found: np.ndarray, expected: np.ndarray) -> bool:
     return off.max() <= 1 and (off > 0).mean() < 0.01
 
 
-class Adapted:
-    """`ImageCodec` with the contract's signatures, until it has them itself."""
-
-    stream_id = ImageCodec.stream_id
-
-    def __init__(self, codec: ImageCodec) -> None:
-        self.codec, self.network = codec, codec.network
-
-    @classmethod
-    def load(cls, **options: Any) -> Adapted:
-        return cls(ImageCodec.load(**options))
-
-    def encode(self, signal: Picture, *, quality: int | None = None, progress: Progress | None = None) -> bytes:
-        return self.codec.encode(signal, 60 if quality is None else quality, progress)
-
-    def decode(self, data: bytes | Stream, *, progress: Progress | None = None) -> Picture:
-        return self.codec.decode_picture(data.data if isinstance(data, Stream) else data, progress=progress)
-
-    def estimate(self, signal: Picture, *, quality: int | None = None) -> Estimate[Picture]:
-        found = self.codec.estimate(signal, 60 if quality is None else quality)
-        return Estimate(found.bits, replace(as_picture(signal), pixels=found.pixels))
-
-    def verify(self, data: bytes | Stream) -> list[str]:
-        return self.codec.verify(data.data if isinstance(data, Stream) else data) or []
-
-
 SIZES = {"1x1": (1, 1), "1x9": (1, 9, 1), "17x1": (17, 1, 4), "16x16": (16, 16), "33x50": (33, 50, 1), "65x130": (65, 130)}
 IMAGE = Cases(
     stream_id=1,
-    variants={"image": Variant(load=partial(Adapted.load, device="cpu"), qualities=(0, 20, 50, 80, 100))},
+    variants={"image": Variant(load=partial(ImageCodec.load, device="cpu"), qualities=(0, 20, 50, 80, 100))},
     signals={name: partial(drawn, *size) for name, size in SIZES.items()} | {"9x11 with metadata": with_metadata},
     small=with_metadata,
     large=photograph,
@@ -101,7 +71,10 @@ IMAGE = Cases(
     array=array,
     golden={
         f"{name}-{kind}": Golden(
-            load=partial(Adapted.load, model=name, device="cpu"), signal=partial(golden_scene, kind), quality=40, near=near
+            load=partial(ImageCodec.load, model=name, device="cpu"),
+            signal=partial(golden_scene, kind),
+            quality=40,
+            near=near,
         )
         for name, line in manifest().items()
         if line.codec == "image"

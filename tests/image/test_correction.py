@@ -97,8 +97,8 @@ def test_it_is_worth_its_bytes(image_codec, photograph, quality, monkeypatch):
     """Less error for at most 64 bytes more, on a photograph that no one trained on."""
 
     def coded() -> tuple[int, float]:
-        data = image_codec.encode(photograph, quality)
-        return len(data), np.mean((image_codec.decode(data).astype(float) - photograph) ** 2)
+        data = image_codec.encode(photograph, quality=quality)
+        return len(data), np.mean((image_codec.decode(data).array().astype(float) - photograph) ** 2)
 
     size, error = coded()
     uncorrected(image_codec, monkeypatch)
@@ -111,7 +111,7 @@ def uncorrected(codec, monkeypatch):
 
 
 def squared_error(codec, image: np.ndarray, quality: int) -> np.ndarray:
-    return (codec.decode(codec.encode(image, quality)).astype(float) - image) ** 2
+    return (codec.decode(codec.encode(image, quality=quality)).array().astype(float) - image) ** 2
 
 
 @pytest.mark.parametrize("quality", [10, 50, 90])
@@ -121,7 +121,7 @@ def test_grey_pictures_pay_for_nothing_that_is_not_seen(image_codec, photograph,
     worth = 0.001 * 200 ** (quality / 100)
 
     def cost() -> float:
-        return 8 * len(image_codec.encode(grey, quality)) + worth * squared_error(image_codec, grey, quality).sum()
+        return 8 * len(image_codec.encode(grey, quality=quality)) + worth * squared_error(image_codec, grey, quality).sum()
 
     corrected_cost = cost()
     uncorrected(image_codec, monkeypatch)

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from rdcodec.codecs import container
 from rdcodec.codecs.cli import main as cli
-from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.header import STREAM_ID, ImageHeader
+from rdcodec.codecs.image.tile_coder import TileDecoder, TileEncoder
 from rdcodec.codecs.image.tiles import TILE, RecentTiles, TileGrid
 from rdcodec.entropy_models.errors import BitstreamError, Corrupt
 from typer.testing import CliRunner
@@ -19,23 +19,27 @@ from typer.testing import CliRunner
 
 @pytest.mark.parametrize("size", [(5, 4), (1, 20), (20, 1), (1, 1)])
 def test_few_tiles_are_known_at_a_time(size):
-    """In one pass, tile by tile with its neighbours; each is computed once."""
-    grid, computed = TileGrid(size[0] * TILE, size[1] * TILE), []
-    recent = RecentTiles(grid, lambda index: computed.append(index) or torch.zeros(1))
+    """In one pass, tile by tile with its neighbours; each is coded once."""
+    grid, coded = TileGrid(size[0] * TILE, size[1] * TILE), []
+    recent = RecentTiles(grid)
     for index in range(len(grid)):
+        recent.start(index)
         window = grid.latent_box(index, 7)
-        for tile in grid.touching(window):
-            recent(tile)
-        assert len(recent._known) <= (3 * grid.columns if min(size) > 1 else 4)
-    assert sorted(computed) == list(range(len(grid)))
+        for tile in recent.missing(window):
+            top, left, bottom, right = grid.latent_box(tile)
+            recent.put(tile, torch.full((1, bottom - top, right - left, 1), float(tile)))
+            coded.append(tile)
+        assert set(recent.window(window).unique().tolist()) == set(grid.touching(window))
+        assert len(recent) <= (2 * grid.columns + 3 if min(size) > 1 else 3)
+    assert sorted(coded) == list(range(len(grid)))
 
 
 @pytest.fixture(scope="module")
 def tiled(image_codec, photograph):
     """A photograph of 2x2 tiles, its stream and its reconstruction."""
     image = np.asarray(Image.fromarray(photograph).resize((TILE + 90, TILE + 70), Image.Resampling.LANCZOS))
-    data = image_codec.encode(image, 20)
-    return image, data, image_codec.decode(data)
+    data = image_codec.encode(image, quality=20)
+    return image, data, image_codec.decode(data).array()
 
 
 def test_tiles_leave_no_seams(image_codec, tiled):
@@ -44,7 +48,7 @@ def test_tiles_leave_no_seams(image_codec, tiled):
     errors, borders = [], []
     for shift in (0, 96, 192):
         shifted = np.roll(image, (shift, shift), (0, 1))
-        error = ((shifted.astype(float) - image_codec.decode(image_codec.encode(shifted, 20))) ** 2).mean(-1)
+        error = ((shifted.astype(float) - image_codec.decode(image_codec.encode(shifted, quality=20)).array()) ** 2).mean(-1)
         border = np.zeros(error.shape, bool)
         border[TILE - 4 : TILE + 4] = border[:, TILE - 4 : TILE + 4] = True
         errors.append(np.roll(error, (-shift, -shift), (0, 1)))
@@ -63,28 +67,27 @@ def test_a_tile_gives_the_latent_that_the_whole_image_gives(image_codec, tiled):
     )  # fmt: skip
     with torch.inference_mode():
         y = image_codec.network.to_latent(whole.permute(0, 2, 3, 1), torch.tensor([20]))
+    encoder = TileEncoder(image_codec.network, image_codec.tables, header, image, lambda: None)
     for index in range(4):
         top, left, bottom, right = header.grid.latent_box(index)
-        torch.testing.assert_close(
-            image_codec._latent(image, header, index), y[:, top:bottom, left:right], atol=1e-4, rtol=1e-4
-        )
+        torch.testing.assert_close(encoder.latent(index), y[:, top:bottom, left:right], atol=1e-4, rtol=1e-4)
 
 
 def test_crop_is_that_part_of_the_whole(image_codec, tiled):
     _, data, decoded = tiled
     for box in ((0, 0, 5, 5), (1000, 1010, 1060, 1090), (TILE, TILE, TILE + 70, TILE + 90), (3, 1020, 40, 1030)):
-        part = image_codec.decode_picture(data, crop=box).pixels
+        part = image_codec.decode(data, crop=box).pixels
         off = np.abs(part.astype(int) - decoded[box[0] : box[2], box[1] : box[3]])
         assert off.max() <= 1 and (off > 0).mean() < 0.01  # float sums may tie differently in another window
     with pytest.raises(ValueError, match="does not lie"):
-        image_codec.decode_picture(data, crop=(0, 0, TILE + 71, 5))
+        image_codec.decode(data, crop=(0, 0, TILE + 71, 5))
 
 
 def test_crop_decodes_only_the_tiles_it_needs(image_codec, tiled, monkeypatch):
     read = []
-    original = ImageCodec._read
-    monkeypatch.setattr(ImageCodec, "_read", lambda self, c, h, i: read.append(i) or original(self, c, h, i))
-    image_codec.decode_picture(tiled[1], crop=(10, 10, 50, 50))
+    original = TileDecoder.read
+    monkeypatch.setattr(TileDecoder, "read", lambda self, index: read.append(index) or original(self, index))
+    image_codec.decode(tiled[1], crop=(10, 10, 50, 50))
     assert read == [0]
 
 
@@ -95,14 +98,14 @@ def test_salvage_recovers_the_undamaged_tiles(image_codec, tiled):
     damaged = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
     with pytest.raises(BitstreamError):
         image_codec.decode(damaged)
-    picture = image_codec.decode_picture(damaged, salvage=True)
+    picture = image_codec.decode(damaged, salvage=True)
     np.testing.assert_array_equal(picture.pixels[: TILE - 96, : TILE - 96], decoded[: TILE - 96, : TILE - 96])
     assert len(picture.notices) == 1 and picture.notices[0].startswith("tile 3 (of 0..3) is lost (chunk 3 has checksum")
-    cut = image_codec.decode_picture(data[: stream.entries[2].offset + 9], salvage=True)
+    cut = image_codec.decode(data[: stream.entries[2].offset + 9], salvage=True)
     assert (picture.lost_tiles, cut.lost_tiles) == ((3,), (2, 3))
     assert len(cut.notices) == 2 and cut.pixels.shape == decoded.shape
     with pytest.raises(Corrupt, match="no tile is undamaged"):
-        image_codec.decode_picture(damaged, crop=(TILE + 2, TILE + 2, TILE + 40, TILE + 50), salvage=True)
+        image_codec.decode(damaged, crop=(TILE + 2, TILE + 2, TILE + 40, TILE + 50), salvage=True)
 
 
 def test_verify_tells_how_much_is_damaged(image_codec, tiled):

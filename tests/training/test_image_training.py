@@ -54,8 +54,8 @@ def test_the_recipe_learns_resumes_and_exports(photos, tmp_path, monkeypatch):
         assert codec.network.config.corrections == 16
         picture = np.asarray(Image.open(photos / "0.png"))
         data = codec.encode(picture, quality=100)
-        np.testing.assert_array_equal(codec.decode(data), codec.estimate(picture, quality=100).pixels)
-        mse = np.mean((codec.decode(data).astype(float) - picture) ** 2)
+        np.testing.assert_array_equal(codec.decode(data).array(), codec.estimate(picture, quality=100).signal.array())
+        mse = np.mean((codec.decode(data).array().astype(float) - picture) ** 2)
         assert 10 * math.log10(255**2 / mse) > 24
     finally:
         weights.manifest.cache_clear()

@@ -14,9 +14,9 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from ...codecs.image.codec import to_signal
 from ...codecs.image.correction import RANGE, REFERENCE, STEP, Correction, prior
 from ...codecs.image.dcvc_rt import PATCH, ImageNetwork
+from ...codecs.image.tile_coder import to_signal
 from ...entropy_models.coder import Measure
 from ...entropy_models.layers import space_to_depth
 from ...entropy_models.tables import LEVELS, SCALE_MIN, Tables, scale_ratio

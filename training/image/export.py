@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...codecs.image.codec import to_signal
 from ...codecs.image.dcvc_rt import ImageNetwork
+from ...codecs.image.tile_coder import to_signal
 from ...entropy_models.coder import Measure
 from ...entropy_models.tables import Tables
 from ..export import BATCH, Source, option

@@ -1,0 +1,207 @@
+"""A picture's tiles between pixels, latents and symbols.
+
+Tiles are coded one after another. What a tile shows depends on the latents around it, so before its correction is solved,
+and before it is shown, the neighbours' latents are coded, too; each latent once. A tile's symbols are its latent's and
+then its correction's, in a stream of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...entropy_models.coder import Coder, Measure, Write
+from ...entropy_models.errors import BitstreamError
+from ...entropy_models.layers import space_to_depth
+from ...entropy_models.tables import Tables
+from ..container import Stream
+from ..symbols import reading
+from .dcvc_rt import PATCH, ImageNetwork
+from .header import ImageHeader
+from .tiles import LATENT_STRIDE, Box, RecentTiles, clip, grown, inner, scaled, unscaled
+
+C = TypeVar("C", Write, Measure)
+
+
+def to_signal(pixels: Tensor) -> Tensor:
+    """uint8 0..255 to float -0.5..0.5."""
+    return pixels.to(torch.float32) / 255 - 0.5
+
+
+def to_pixels(signal: Tensor) -> Tensor:
+    """Float to uint8, rounded to nearest and clamped."""
+    return ((signal.float() + 0.5) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+class _Tiles:
+    """What both directions share: the tiles of one picture, and the latents around the one in work."""
+
+    def __init__(self, network: ImageNetwork, tables: Tables, header: ImageHeader) -> None:
+        self.network, self.tables, self.header, self.grid = network, tables, header, header.grid
+        self.device = next(network.parameters()).device
+        self._quality = torch.tensor([header.quality], device=self.device)
+        self._recent = RecentTiles(self.grid)
+
+    @torch.inference_mode()
+    def coding_pass(self, coder: Coder, y: Tensor, index: int) -> Tensor:
+        """`ImageNetwork.coding_pass` of one tile."""
+        fineness = self.grid.fineness(index)
+        finer = None if fineness is None else torch.tensor(fineness, device=self.device)[..., None]
+        return self.network.coding_pass(coder, y, self._quality, finer)
+
+    @torch.inference_mode()
+    def _features(self, window: Box) -> Tensor:
+        """What the last layer of the synthesis gets, for a window of latent positions whose tiles are known."""
+        return self.network.features(self._recent.window(window), self._quality)
+
+    @torch.inference_mode()
+    def _shown(self, features: Tensor, correction: Tensor | None, window: Box, part: Box) -> np.ndarray:
+        """The pixels of ``part`` of a tile, uint8 (rows, columns, channels), from the features of a window around it."""
+        signal = self.network.from_features(features, self._quality, correction)
+        rows, columns = inner(part, scaled(window, LATENT_STRIDE))
+        signal = signal[0, rows, columns]
+        if self.header.channels == 1:
+            signal = signal.mean(-1, keepdim=True)
+        return to_pixels(signal).cpu().numpy()
+
+
+class TileEncoder(_Tiles, Generic[C]):
+    """Codes a picture's tiles, in order, each with a coder of its own.
+
+    Args:
+        pixels: uint8 (height, width, 1 or 3).
+        new_coder: makes it.
+    """
+
+    def __init__(
+        self, network: ImageNetwork, tables: Tables, header: ImageHeader, pixels: np.ndarray, new_coder: Callable[[], C]
+    ) -> None:
+        super().__init__(network, tables, header)
+        self._pixels, self._new_coder = pixels, new_coder
+        self._coders: dict[int, C] = {}
+        self._in_work: tuple[Tensor, Tensor | None] | None = None
+
+    def encode_latent(self, index: int) -> C:
+        """The coder of a tile that has coded its latent and nothing else; of no tile's neighbours is anything known."""
+        coder = self._new_coder()
+        self.coding_pass(coder, self.latent(index), index)
+        return coder
+
+    def encode(self, index: int) -> C:
+        """The coder of a tile, which has coded all of it. Codes the latents around it that are not coded yet."""
+        self._recent.start(index)
+        for near in self._recent.missing(self._window(index)):
+            self._coders[near] = self._new_coder()
+            self._recent.put(near, self.coding_pass(self._coders[near], self.latent(near), near))
+        coder, self._in_work = self._coders.pop(index), None
+        if self.network.correction is not None:
+            features = self._features(self._window(index))
+            self._in_work = features, self.network.correction.code(coder, self._solution(features, index))
+        return coder
+
+    def pixels(self, index: int) -> np.ndarray:
+        """What a decoder shows of the tile that was encoded last, uint8 (rows, columns, channels)."""
+        window = self._window(index)
+        features, correction = self._in_work or (self._features(window), None)
+        return self._shown(features, correction, window, self.grid.pixel_box(index))
+
+    @torch.inference_mode()
+    def latent(self, index: int) -> Tensor:
+        """Latent of one tile, (1, rows, columns, channels), from its pixels and as many around them as analysis sees."""
+        window = self._window(index)
+        y = self.network.to_latent(self._signal(window), self._quality)
+        rows, columns = inner(self.grid.latent_box(index), window)
+        return y[:, rows, columns]
+
+    def _window(self, index: int) -> Box:
+        """The latent positions that a tile's pixels depend on, and the other way round."""
+        return self.grid.latent_box(index, self.network.config.halo)
+
+    def _signal(self, window: Box) -> Tensor:
+        """The pixels of a window of latent positions, as `to_latent` takes them; the last ones repeat beyond the image."""
+        top, left, bottom, right = scaled(window, LATENT_STRIDE)
+        part = torch.from_numpy(self._pixels[top:bottom, left:right].copy()).to(self.device)
+        signal = to_signal(part.expand(-1, -1, 3)).permute(2, 0, 1)[None]
+        below, beyond = bottom - top - part.shape[0], right - left - part.shape[1]
+        return F.pad(signal, (0, beyond, 0, below), mode="replicate").permute(0, 2, 3, 1)
+
+    @torch.inference_mode()
+    def _solution(self, features: Tensor, index: int) -> Tensor:
+        """The correction of a tile, as `Correction.code` takes it, from the features of the window around it."""
+        network, correction, box = self.network, self.network.correction, self.grid.latent_box(index)
+        assert correction is not None
+        stride = LATENT_STRIDE // PATCH
+        rows, columns = inner(scaled(box, stride), scaled(self._window(index), stride))
+        features = features[:, rows, columns]
+        given, target = network.synthesis.patch(features), space_to_depth(self._signal(box), PATCH)
+        top, left, bottom, right = self.grid.pixel_box(index)
+        high, wide = -(-(bottom - top) // PATCH), -(-(right - left) // PATCH)  # other patches lie outside the image
+        features, given, target = (part[:, :high, :wide] for part in (features, given, target))
+        knot_weights, grey = network.knot_weights(self._quality, features.dtype), self.header.channels == 1
+        return correction.solve(features, given, target, knot_weights, self.tables, grey=grey)
+
+
+class TileDecoder(_Tiles):
+    """Reads a picture's tiles from a stream, in order.
+
+    Args:
+        salvage: a damaged tile is noted down in ``lost`` and has an empty latent, nearly grey; else it raises.
+    """
+
+    def __init__(
+        self, network: ImageNetwork, tables: Tables, header: ImageHeader, stream: Stream, *, salvage: bool = False
+    ) -> None:
+        super().__init__(network, tables, header)
+        self._stream, self._salvage = stream, salvage
+        self._corrections: dict[int, Tensor | None] = {}
+        self.lost: dict[int, BitstreamError] = {}
+
+    def decode(self, index: int, part: Box) -> np.ndarray:
+        """Pixels of a part of a tile, uint8 (rows, columns, channels). Reads the latents around it that are not read yet.
+
+        Raises:
+            BitstreamError: a damaged tile, by name.
+        """
+        window = clip(grown(unscaled(part, LATENT_STRIDE), self.network.config.halo), self.grid.latent_bounds)
+        self._recent.start(index)
+        for near in self._recent.missing(window):
+            latent, self._corrections[near] = self._read_or_blank(near)
+            self._recent.put(near, latent)
+        return self._shown(self._features(window), self._corrections.pop(index), window, part)
+
+    def read(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """Latent and correction of one tile.
+
+        Raises:
+            BitstreamError: the tile is damaged; says which it is.
+        """
+        try:
+            return self._read(index)
+        except BitstreamError as error:
+            raise type(error)(f"{self.header.tile_name(index)}: {error}") from None
+
+    def blank(self, index: int) -> Tensor:
+        """An empty latent of a tile's shape, which is all that a reader has to tell of it."""
+        top, left, bottom, right = self.grid.latent_box(index)
+        return torch.zeros(1, bottom - top, right - left, self.network.config.latent_channels, device=self.device)
+
+    @torch.inference_mode()
+    def _read(self, index: int) -> tuple[Tensor, Tensor | None]:
+        correction = self.network.correction
+        with reading(self.tables, self.header.pack(), self._stream.chunk(index)) as reader:
+            latent = self.coding_pass(reader, self.blank(index), index)
+            return latent, None if correction is None else correction.code(reader, correction.none())
+
+    def _read_or_blank(self, index: int) -> tuple[Tensor, Tensor | None]:
+        if not self._salvage:
+            return self.read(index)
+        try:
+            return self._read(index)
+        except BitstreamError as error:
+            self.lost[index] = error
+            return self.blank(index), None

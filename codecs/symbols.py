@@ -1,0 +1,52 @@
+"""A chunk of entropy-coded symbols that knows them: the CRC-32 of the symbols (4 bytes, little-endian), then their bytes.
+
+The check starts from the CRC-32 of the signal header. So a chunk that is read under another header, with other tables or
+levels, or in another place than it was written for gives other symbols, and is found out: its bytes alone look well.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..entropy_models.coder import Read, Write
+from ..entropy_models.errors import BitstreamError, Corrupt, Truncated
+from ..entropy_models.tables import Tables
+
+CHECK = struct.Struct("<I")
+
+
+def new_writer(tables: Tables, signal_header: bytes) -> Write:
+    """A coder for the symbols of one chunk; `chunk_of` ends it."""
+    writer = Write(tables)
+    writer.checks[0] = zlib.crc32(signal_header)
+    return writer
+
+
+def chunk_of(writer: Write) -> bytes:
+    """The chunk of what a writer has coded."""
+    return CHECK.pack(writer.checks[0]) + writer.close()[0]
+
+
+@contextmanager
+def reading(tables: Tables, signal_header: bytes, chunk: bytes) -> Iterator[Read]:
+    """A coder for the symbols of a chunk; at the end of the block all of them must have been read, and be those written.
+
+    Raises:
+        BitstreamError: they are not, or the chunk is none. Any ValueError inside the block is Corrupt: of symbols that no
+            encoder writes.
+    """
+    if len(chunk) < CHECK.size:
+        raise Truncated(f"a chunk of {len(chunk)} bytes; its check alone has {CHECK.size}")
+    reader = Read(tables, [chunk[CHECK.size :]])
+    reader.checks[0] = zlib.crc32(signal_header)
+    try:
+        yield reader
+    except ValueError as error:
+        raise error if isinstance(error, BitstreamError) else Corrupt(str(error)) from None
+    reader.close()
+    (check,) = CHECK.unpack_from(chunk)
+    if check != reader.checks[0]:
+        raise Corrupt(f"symbols have checksum {reader.checks[0]:08x}, the chunk says {check:08x}")

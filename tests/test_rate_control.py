@@ -1,0 +1,39 @@
+"""Sizes to hit: the highest quality that fits, for any codec with a measurer."""
+
+from __future__ import annotations
+
+import pytest
+from rdcodec.codecs.rate_control import encode_to_size, highest_quality
+
+
+class Ruler:
+    """Quality q takes 10 q + 5 bytes, and is measured to take some fewer."""
+
+    def __init__(self, fewer: int) -> None:
+        self.fewer, self.encoded, self.measured = fewer, [], []
+
+    def measurer(self, signal: str):
+        def measure(quality: int) -> int:
+            self.measured.append(quality)
+            return 10 * quality + 5 - self.fewer
+
+        return measure
+
+    def encode(self, signal: str, *, quality: int, progress=None) -> bytes:
+        self.encoded.append(quality)
+        return bytes(10 * quality + 5)
+
+
+@pytest.mark.parametrize("size", [5, 14, 15, 16, 504, 505, 1004, 1005, 10**9])
+@pytest.mark.parametrize("fewer", [0, 3, 35])
+def test_no_quality_above_the_one_found_fits(size, fewer):
+    codec, best = Ruler(fewer), min((size - 5) // 10, 100)
+    data, quality = encode_to_size(codec, "signal", size)
+    assert (len(data), quality) == (10 * best + 5, best)
+    assert len(codec.encoded) <= 2 + fewer // 10 and len(codec.measured) <= 7
+
+
+def test_a_size_below_the_least_is_refused_and_named():
+    with pytest.raises(ValueError, match="^<4> is too small: quality 0 needs <5>$"):
+        encode_to_size(Ruler(3), "signal", 4, shown="<{}>".format)
+    assert highest_quality(lambda quality: 9, 8) == 0
