@@ -21,6 +21,7 @@ from ...entropy_models.channel_context import GROUPS, STEPS, LevelContext, MeanC
 from ...entropy_models.coder import Coder
 from ...entropy_models.errors import InputError
 from ...entropy_models.hyperprior import (
+    HYPER_STRIDE,
     HyperAnalysis,
     HyperPrior,
     LayerFactory,
@@ -30,6 +31,7 @@ from ...entropy_models.hyperprior import (
 )
 from ...entropy_models.integer_net import ACTIVATION_MAX, IntegerDepthwise, IntegerLinear
 from ...entropy_models.layers import GatedBlock, Linear, QualityGain, depth_to_space, full_precision, linear, space_to_depth
+from .beyond import NOTHING, Margins, mirrored, repeated
 from .correction import Correction
 
 PATCH = 8
@@ -180,34 +182,37 @@ class ImageNetwork(nn.Module):
         """Weights of the knots in the pixel path, summing to about one: (batch,) to (batch, knots)."""
         return integer_knot_weights(quality, self.config.knots).to(dtype) / ACTIVATION_MAX
 
-    def coding_pass(self, coder: Coder, y: Tensor, quality: Tensor, fineness: Tensor | None = None) -> Tensor:
+    def coding_pass(self, coder: Coder, y: Tensor, quality: Tensor, beyond: Margins = NOTHING) -> Tensor:
         """Code a latent and return what the decoder knows. The only description of the bitstream.
 
         ``y``: float (B, H, W, latent), as `to_latent` gives it; a reader passes zeros of that shape. Means live on
-        the latent's own scale whatever the quality; only residuals are multiplied by the quality's gain, and by
-        ``fineness``, (H, W, 1), where a tile's edge needs smaller steps.
+        the latent's own scale whatever the quality; only residuals are multiplied by the quality's gain.
+        ``beyond``: how far contexts see a mirror image around ``y``, multiples of `HYPER_STRIDE`, where the image goes on.
         """
         batch, rows, columns, channels = y.shape
+        top, left, bottom, right = beyond
+        all_rows, all_columns = top + rows + bottom, left + columns + right
+        own = ..., slice(top, top + rows), slice(left, left + columns), slice(None)
         integer_weights, knot_weights = integer_knot_weights(quality, self.config.knots), self.knot_weights(quality, y.dtype)
         gain, inverse_gain = self.gain(knot_weights), self.inverse_gain(knot_weights)
-        if fineness is not None:
-            gain, inverse_gain = gain * fineness, inverse_gain / fineness
         z = bounded(self.hyper_analysis(y, knot_weights), HYPER_MAX).to(y.dtype)
         z_hat = coder.code(z, full_precision(self.hyper_prior, integer_weights), side=True)
-        mean_context = self.mean_synthesis(z_hat.to(y.dtype), knot_weights)[:, :rows, :columns]
+        z_hat = repeated(z_hat, (top // HYPER_STRIDE, left // HYPER_STRIDE, bottom // HYPER_STRIDE, right // HYPER_STRIDE))
+        mean_context = self.mean_synthesis(z_hat.to(y.dtype), knot_weights)[:, :all_rows, :all_columns]
         mean_context = bounded(mean_context, CONTEXT_MAX).to(y.dtype)
-        level_context = full_precision(self.level_synthesis, z_hat, integer_weights)[:, :rows, :columns]
+        level_context = full_precision(self.level_synthesis, z_hat, integer_weights)[:, :all_rows, :all_columns]
         y_hat = torch.zeros_like(y)
         known: Tensor | None = None  # to levels, of the step before
         for step in range(STEPS):
-            active = active_mask(rows, columns, channels, step, y.device)
+            active = active_mask(all_rows, all_columns, channels, step, y.device)
             mean_context = bounded(self.mean_context.refine(mean_context, step), CONTEXT_MAX)
             level_context = full_precision(self.level_context.refine, level_context, known, integer_weights, step)
             mean = bounded(full_precision(self.mean_context.mean[step], mean_context), MEAN_MAX) * active
             level = full_precision(self.level_context.levels, level_context, step)
-            symbols = coder.code((y - mean) * gain * active, level, active)
+            coded = coder.code((y - mean[own]) * gain * active[own], level[own], active[own])
+            symbols = mirrored(coded, beyond) * active
             y_step = mean + symbols.to(y.dtype) * inverse_gain
-            y_hat = y_hat + y_step
+            y_hat = y_hat + y_step[own]
             # the halves of the first turn are one to those that follow
             known = known + symbols if known is not None and step == 1 else symbols
             if step + 1 < STEPS:

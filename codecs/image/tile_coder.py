@@ -50,9 +50,7 @@ class _Tiles:
     @torch.inference_mode()
     def coding_pass(self, coder: Coder, y: Tensor, index: int) -> Tensor:
         """`ImageNetwork.coding_pass` of one tile."""
-        fineness = self.grid.fineness(index)
-        finer = None if fineness is None else torch.tensor(fineness, device=self.device)[..., None]
-        return self.network.coding_pass(coder, y, self._quality, finer)
+        return self.network.coding_pass(coder, y, self._quality, self.grid.margins(index))
 
     @torch.inference_mode()
     def _features(self, window: Box) -> Tensor:

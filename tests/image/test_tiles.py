@@ -43,7 +43,7 @@ def tiled(image_codec, photograph):
 
 
 def test_tiles_leave_no_seams(image_codec, tiled):
-    """The same content has at most 0.2 dB more error on a border than when the image is shifted and it lies inside."""
+    """The same content has at most 0.4 dB more error on a border than when the image is shifted and it lies inside."""
     image = tiled[0]
     errors, borders = [], []
     for shift in (0, 96, 192):
@@ -55,7 +55,7 @@ def test_tiles_leave_no_seams(image_codec, tiled):
         borders.append(np.roll(border, (-shift, -shift), (0, 1)))
     on = sum(errors[i][borders[i]].mean() for i in range(3))
     inside = sum(errors[i][borders[i - 1]].mean() for i in range(3))
-    assert 10 * np.log10(on / inside) < 0.2
+    assert 10 * np.log10(on / inside) < 0.4
 
 
 def test_a_tile_gives_the_latent_that_the_whole_image_gives(image_codec, tiled):
@@ -94,7 +94,7 @@ def test_crop_decodes_only_the_tiles_it_needs(image_codec, tiled, monkeypatch):
 def test_salvage_recovers_the_undamaged_tiles(image_codec, tiled):
     _, data, decoded = tiled
     stream = container.parse(data)
-    at = stream.entries[3].offset + 40
+    at = stream.entries[3].offset + 10
     damaged = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
     with pytest.raises(BitstreamError):
         image_codec.decode(damaged)
@@ -135,3 +135,20 @@ def test_wrong_symbols_name_their_tile_as_info_counts_chunks(image_codec, tiled)
     for check in (image_codec.decode, image_codec.verify):
         with pytest.raises(Corrupt, match=r"^tile 2 \(of 0\.\.3\): symbols have checksum"):
             check(forged)
+
+
+@pytest.mark.parametrize("quality", [5, 20, 60])
+def test_a_smooth_sky_shows_no_line_between_tiles(image_codec, quality):
+    """The mean error at a border is no further from that around it than elsewhere, give or take a fifth of a grey level."""
+    y, x = np.mgrid[:128, : TILE + 256]
+    grain = np.random.default_rng(0).normal(0, 1, (*x.shape, 3))
+    sky = np.stack([90 + y / 5 + 10 * np.sin(x / 700), 140 + y / 6 + 8 * np.sin(x / 900), 210 + y / 12], -1) + grain
+    image = sky.clip(0, 255).round().astype(np.uint8)
+    error = (image_codec.estimate(image, quality=quality).signal.pixels.astype(float) - image).mean(-1)
+
+    def line(at: int) -> float:
+        beside, around = slice(at - 4, at + 4), np.r_[at - 16 : at - 8, at + 8 : at + 16]
+        return float(np.abs([part[:, beside].mean() - part[:, around].mean() for part in np.split(error, 2)]).mean())
+
+    elsewhere = np.mean([line(at) for at in range(128, TILE - 64, 64)])
+    assert line(TILE) < 1.2 * elsewhere + 0.2, (line(TILE), elsewhere)
