@@ -17,7 +17,8 @@ from ..evaluation.metrics import psnr_db
 from . import references
 from .codec import ImageCodec
 from .formats import ORIGINAL, QUALITIES, SHEET
-from .pictures import Picture, read_picture, upright, write_picture
+from .picture_writing import upright, write_picture
+from .pictures import Picture, read_picture
 
 PANEL_MAX = 640
 """Longest side of a panel on the sheet, in pixels."""

@@ -151,7 +151,7 @@ class ImageFace:
             BitstreamError: anything wrong with the data.
             ValueError: a crop outside the image, or a format that cannot hold it.
         """
-        from .pictures import check_sides, fitting, format_of, write_picture
+        from .picture_writing import check_sides, fitting, format_of, write_picture
 
         image_format = FORMATS[self.suffix(options)] if options.format or not target else format_of(target)
         if target and FORMATS.get(target.suffix.lower(), image_format) != image_format:

@@ -70,6 +70,8 @@ def test_a_jpeg_of_so_many_bytes(photograph):
     for size in (12_000, 30_000):
         quality, data = references.jpeg_of_bytes(photograph, size)
         assert abs(len(data) - size) < size / 300 and 1 < quality < 100
+    for quality in (5, 49, 90):
+        assert references._jpeg(photograph, quality) == TASK.references["jpeg"].encode(photograph, quality)
     whole = TASK.references["jpeg"].encode(photograph, 50)
     quality, data = references.jpeg_of_bytes(photograph, len(whole))
     assert quality == pytest.approx(50, abs=0.5)

@@ -11,16 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
-from rdcodec.codecs.image import references
-from rdcodec.codecs.image.pictures import (
-    Picture,
-    as_picture,
-    fitting,
-    format_of,
-    looks_like_image,
-    read_picture,
-    write_picture,
-)
+from rdcodec.codecs.image.picture_writing import fitting, format_of, write_picture
+from rdcodec.codecs.image.pictures import Picture, as_picture, looks_like_image, read_picture
 
 
 def saved(image: Image.Image, image_format: str, **options) -> bytes:
@@ -311,14 +303,3 @@ def test_unknown_output_formats_are_named():
         format_of(Path("a.xyz"))
     with pytest.raises(ValueError, match=r"'out' has no suffix.*\.png"):
         format_of(Path("out"))
-
-
-def test_the_jpeg_closest_in_bytes_lies_between_whole_qualities(photograph):
-    for quality in (5, 49, 50, 90):
-        assert references._jpeg(photograph, quality).data == references.code("jpeg", photograph, quality).data
-    below, above = (len(references.code("jpeg", photograph, quality).data) for quality in (6, 7))
-    size = (below + above) // 2
-    quality, coded = references.closest_jpeg(photograph, size)
-    assert 6 < quality < 7 and abs(len(coded.data) - size) < 0.005 * size < 0.1 * (above - below)
-    np.testing.assert_array_equal(coded.pixels, np.asarray(Image.open(io.BytesIO(coded.data))))
-    assert references.closest_jpeg(photograph, 100)[0] == 1  # none is so small
