@@ -56,7 +56,7 @@ class Exporter(Protocol):
         """Take the frozen network, the training's settings, and `Options`."""
 
     def batches(self) -> Iterator[Any]:
-        """Without end, each of `BATCH` training signals."""
+        """Batches without end, each of `BATCH` training signals."""
 
     def code(self, coder: Measure, batch: Any) -> Any:
         """The coding pass over a batch."""

@@ -80,7 +80,8 @@ class TileEncoder(_Tiles, Generic[C]):
         self, network: ImageNetwork, tables: Tables, header: ImageHeader, pixels: np.ndarray, new_coder: Callable[[], C]
     ) -> None:
         super().__init__(network, tables, header)
-        self._pixels, self._new_coder = pixels, new_coder
+        self._pixels = pixels
+        self._new_coder: Callable[[], C] = new_coder
         self._coders: dict[int, C] = {}
         self._in_work: tuple[Tensor, Tensor | None] | None = None
 
@@ -103,7 +104,7 @@ class TileEncoder(_Tiles, Generic[C]):
         return coder
 
     def pixels(self, index: int) -> np.ndarray:
-        """What a decoder shows of the tile that was encoded last, uint8 (rows, columns, channels)."""
+        """The pixels that a decoder shows of the tile that was encoded last, uint8 (rows, columns, channels)."""
         window = self._window(index)
         features, correction = self._in_work or (self._features(window), None)
         return self._shown(features, correction, window, self.grid.pixel_box(index))

@@ -234,7 +234,7 @@ def _header_of(
     start: int,
     total: int | None,
 ) -> BlockHeader:
-    """Of a block to write; arguments and errors as `encode_block`."""
+    """Header of a block to write; arguments and errors as `encode_block`."""
     tokens = np.ascontiguousarray(block.tokens, np.int64)
     n = len(tokens)
     if tokens.ndim != 1 or not 1 <= n <= TOKENS_MAX:

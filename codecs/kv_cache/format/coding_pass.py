@@ -70,7 +70,7 @@ def coding_pass(
 
 
 def _place(head: BlockHeader, rope: Rope | None, profile: Profile | None, choices: Choices, wanted: bool) -> Place:
-    """Of the keys of layer 0."""
+    """Place of the keys of layer 0."""
     return Place(
         name=tensor_name(0, KEY), layer=0, layers=head.layers, kind=KEY, groups=head.heads, vectors=head.count,
         width=head.key_dim, dtype=head.dtype, start=head.start, finer_first=head.sinks, finer_last=head.recent,
