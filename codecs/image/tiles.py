@@ -57,7 +57,7 @@ class TileGrid:
         return clip(grown((top, left, top + _SIDE, left + _SIDE), halo), self.latent_bounds)
 
     def margins(self, index: int) -> tuple[int, int, int, int]:
-        """Margins by which the contexts of a tile see beyond it: `MARGIN` where another tile lies, nothing where the image ends."""
+        """Margins by which a tile's contexts see beyond it: `MARGIN` where another tile lies, nothing at the image's end."""
         top, left, bottom, right = self.latent_box(index)
         _, _, height, width = self.latent_bounds
         above, before, below, after = (MARGIN * there for there in (top > 0, left > 0, bottom < height, right < width))
