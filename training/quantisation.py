@@ -17,6 +17,10 @@ from ..entropy_models.integer_net import ACTIVATION_MAX, ACTIVATION_SCALE, WEIGH
 
 MAX_SHIFT = 14
 BIAS_MAX = 2**21
+HIDDEN_GAIN, HIDDEN_BIAS = 1.5, 0.5
+"""Start of a hidden layer: variance of its weights times its inputs, and its bias."""
+LEVEL_SPREAD, LEVEL_BIAS = 0.1, 1.5
+"""Start of a layer that gives levels: share of that deviation, and bias. All are near 24; a level of 0 would code nothing."""
 
 
 def straight_through(rounded: Tensor, x: Tensor) -> Tensor:
@@ -100,9 +104,9 @@ class ShadowLinear(_Shadow):
         super().__init__()
         self.ceiling = ceiling
         hidden = ceiling == ACTIVATION_MAX
-        spread = 1.0 if hidden else 0.1  # levels start near the middle: a level of 0 codes nothing
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) * spread * (1.5 / inputs) ** 0.5)
-        self.bias = nn.Parameter(torch.full((outputs,), 0.5 if hidden else 1.5))
+        spread, bias = (1.0, HIDDEN_BIAS) if hidden else (LEVEL_SPREAD, LEVEL_BIAS)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) * spread * (HIDDEN_GAIN / inputs) ** 0.5)
+        self.bias = nn.Parameter(torch.full((outputs,), bias))
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias, shift = self.integers()
