@@ -20,7 +20,7 @@ BIAS_MAX = 2**21
 HIDDEN_GAIN, HIDDEN_BIAS = 1.5, 0.5
 """Start of a hidden layer: variance of its weights times its inputs, and its bias."""
 LEVEL_SPREAD, LEVEL_BIAS = 0.1, 1.5
-"""Start of a layer that gives levels: share of that deviation, and bias. All are near 24; a level of 0 would code nothing."""
+"""Start of a layer that gives levels: share of that deviation, and bias. All are near 24; level 0 would code nothing."""
 
 
 def straight_through(rounded: Tensor, x: Tensor) -> Tensor:
