@@ -46,12 +46,13 @@ def array(picture: Picture | np.ndarray) -> np.ndarray:
 
 
 def golden_scene(kind: str) -> np.ndarray:
-    """Integer arithmetic only: the same on every machine."""
-    y, x = np.mgrid[:61, :83]
+    """Integer arithmetic only: the same on every machine. ``tiles`` is wider than one tile."""
+    y, x = np.mgrid[:61, :83] if kind != "tiles" else np.mgrid[:12, :1060]
     planes = [(x * 5 + y * 3 + 90 * (x > y)) % 256, (x * y // 7) % 256, 255 - 3 * y, 4 * ((x // 8 + y // 8) % 2) * 63]
     image = np.stack(planes, -1).clip(0, 255).astype(np.uint8)
     squares = np.repeat(255 * ((x // 8 + y // 8) % 2)[..., None], 3, 2).astype(np.uint8)
-    return {"rgb": image[..., :3], "grey": image[..., 0], "alpha": image, "corrected": squares}[kind]
+    kinds = {"rgb": image[..., :3], "grey": image[..., 0], "alpha": image, "corrected": squares, "tiles": image[..., :3]}
+    return kinds[kind]
 
 
 def near(found: np.ndarray, expected: np.ndarray) -> bool:
@@ -78,7 +79,7 @@ IMAGE = Cases(
         )
         for name, line in manifest().items()
         if line.codec == "image"
-        for kind in ("rgb", "grey", "alpha", "corrected")
+        for kind in ("rgb", "grey", "alpha", "corrected", "tiles")
     },
     network=Network(
         module=lambda codec: codec.network,
