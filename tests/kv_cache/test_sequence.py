@@ -69,6 +69,36 @@ def test_sequence_with_a_missing_or_foreign_block_is_refused():
         KvCodec(KvSettings(), MODEL, b"").decode(data)
 
 
+def test_a_file_whose_last_block_is_not_the_one_it_names_is_refused():
+    codec, block = KvCodec(KvSettings(mode="lossless", block_tokens=16)), make_block(2, 40, 6)
+    data = codec.encode(Cache(block.tokens, block.layers))
+
+    def other_end(signal, chunks):
+        signal[-1] ^= 1
+
+    with pytest.raises(BitstreamError, match="blocks end at token 40"):
+        codec.decode(forged(data, other_end))
+    assert len(codec.decode(forged(data, other_end), prefix=40).tokens) == 40
+    stream = container.parse(data)
+    chunks = [(entry.kind, stream.chunk(i)) for i, entry in enumerate(stream.entries[:-1])]
+    short = container.write(stream_id=4, weights=stream.weights, signal=stream.signal, chunks=chunks)
+    with pytest.raises(BitstreamError, match="blocks end at token 32, the header says 40"):
+        codec.decode(short)
+
+
+def test_a_block_of_another_tenant_further_on_is_named_with_its_place():
+    """A foreign block further on is named with its place; a file that is foreign from the start is foreign as a whole."""
+    tenants = [KvCodec(KvSettings(mode="lossless", block_tokens=16), salt=salt) for salt in (b"a", b"b")]
+    block = make_block(2, 40, 6)
+    mine, other = (codec.encode(Cache(block.tokens, block.layers)) for codec in tenants)
+
+    def mix(signal, chunks):
+        chunks[1][:] = container.parse(other).chunk(1)
+
+    with pytest.raises(BitstreamError, match="^block 1: .*16 tokens before it are intact"):
+        tenants[0].decode(forged(mine, mix))
+
+
 def test_a_salt_goes_into_a_file_and_is_checked_where_it_is_given():
     from safetensors.torch import save
 

@@ -52,6 +52,19 @@ def test_accounts_without_reads_are_those_of_older_programs():
     assert (account.blocks[b"\1"].hits, account.blocks[b"\1"].reads) == (3, 0)
 
 
+def test_no_read_and_no_time_are_in_range():
+    account = ledger.parse(b'{"version":1,"blocks":{"01":[3,1,null]},"reuse":[[0,0,0,0]],"reads":{"01":0}}')
+    assert (account.blocks[b"\1"].hits, account.blocks[b"\1"].reads) == (3, 0)
+
+
+def test_accounts_of_several_processes_are_added():
+    first, second = ledger.Usage(3, 12.5, None, 2), ledger.Usage(4, 11.0, 7.25, 1)
+    first.add(second)
+    assert first == ledger.Usage(7, 12.5, 7.25, 3)
+    first.add(ledger.Usage(0, 20.0, 9.0))
+    assert first == ledger.Usage(7, 20.0, 7.25, 3), "what is known of an edge stays"
+
+
 def test_accounts_round_trip_and_refuse_nonsense():
     account = ledger.Account({b"\1" * 16: ledger.Usage(3, 12.5, 7.25, 2), b"\2" * 16: ledger.Usage(0, 1.0, None)})
     account.reuse.hits[1, 2], account.reuse.exposure_s[3, 4] = 5, 6.5
@@ -62,6 +75,12 @@ def test_accounts_round_trip_and_refuse_nonsense():
     for bad in (
         b'{"version":1,"blocks":{"00":[-1,0,null]},"reuse":[]}',
         b'{"version":1,"blocks":{},"reuse":[[99,0,1,1]]}',
+        b'{"version":1,"blocks":{},"reuse":[[0,0,-1,1]]}',
+        b'{"version":1,"blocks":{},"reuse":[[0,0,1,-1]]}',
+        b'{"version":1,"blocks":{},"reuse":[[0,0,1,Infinity]]}',
+        b'{"version":1,"blocks":{"00":[1,Infinity,null]},"reuse":[]}',
+        b'{"version":1,"blocks":{"00":[1,0,NaN]},"reuse":[]}',
+        b'{"version":1,"blocks":{"00":[1,0,null]},"reuse":[],"reads":{"00":-1}}',
         b'{"version":1,"blocks":{"00":[1,0,null]},"reuse":[],"reads":{"00":2}}',
     ):
         with pytest.raises(ValueError, match="out of range"):
