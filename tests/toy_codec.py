@@ -46,10 +46,13 @@ class ToyCodec:
             raise Unsupported(f"stream id {stream.stream_id}, the toy codec is {STREAM_ID}")
         if len(stream.entries) != 1:
             raise Corrupt(f"{len(stream.entries)} chunks; need 1")
+        inflate = zlib.decompressobj()
         try:
-            text = zlib.decompress(stream.chunk(0)).decode()
+            text = inflate.decompress(stream.chunk(0)).decode()
         except (zlib.error, UnicodeDecodeError) as error:
             raise Corrupt(f"no deflated text: {error}") from None
+        if not inflate.eof or inflate.unused_data:
+            raise Corrupt("the deflated text ends early, or bytes are left over after it")
         if progress:
             progress(1, 1)
         return text

@@ -62,6 +62,7 @@ def near(found: np.ndarray, expected: np.ndarray) -> bool:
 
 
 SIZES = {"1x1": (1, 1), "1x9": (1, 9, 1), "17x1": (17, 1, 4), "16x16": (16, 16), "33x50": (33, 50, 1), "65x130": (65, 130)}
+SIZES["two tiles"] = (9, 1031)
 IMAGE = Cases(
     stream_id=1,
     variants={"image": Variant(load=partial(ImageCodec.load, device="cpu"), qualities=(0, 20, 50, 80, 100))},

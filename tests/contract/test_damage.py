@@ -95,6 +95,23 @@ def test_forgeries_under_right_checksums_raise_nothing_else(name, variant):
     assert refused > FORGERIES // 10
 
 
+def lengthened(data: bytes, index: int) -> bytes:
+    """A stream with eight bytes more at the end of a data chunk, or of a chunk of the file in it."""
+    stream = container.parse(data)
+    chunks = [(entry.kind, stream.chunk(i)) for i, entry in enumerate(stream.entries)]
+    kind, body = chunks[index]
+    nested = body.startswith(container.MAGIC)
+    chunks[index] = kind, lengthened(body, len(container.parse(body).entries) - 1) if nested else body + bytes(8)
+    return container.write(stream_id=stream.stream_id, weights=stream.weights, signal=stream.signal, chunks=chunks)
+
+
+@each_variant
+def test_bytes_left_over_in_a_chunk_are_refused(name, variant):
+    codec = loaded(name, variant)
+    data = codec.encode(CASES[name].small())
+    refuse(codec, (lengthened(data, i) for i in container.parse(data).indices(container.DATA)))
+
+
 @each_variant
 def test_verifying_looks_at_every_checksum(name, variant):
     """Also at those that a reader does not need, of a chunk that is a file with checksums of its own."""
