@@ -78,14 +78,12 @@ def write(output: Path, points: Sequence[Point], published: Sequence[MeanPoint])
 def main(
     folder: Annotated[Path, typer.Argument(help="Folder with kodim01.png to kodim24.png.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")] = Path("benchmarks/results"),
-    names: Annotated[
-        str, typer.Option("--references", "--anchors", help=f"Comma-separated: {', '.join(TASK.references)}.")
-    ] = ",".join(TASK.default_references),
-    only: Annotated[
-        bool, typer.Option("--references-only", "--anchors-only", help="Only measure the references, or go on.")
-    ] = False,
+    names: Annotated[str, typer.Option("--references", help=f"Comma-separated: {', '.join(TASK.references)}.")] = ",".join(
+        TASK.default_references
+    ),
+    only: Annotated[bool, typer.Option("--references-only", help="Only measure the references, or go on.")] = False,
     source: Annotated[
-        Path | None, typer.Option("--references-from", "--anchors-from", help="Take the references' points from this file.")
+        Path | None, typer.Option("--references-from", help="Take the references' points from this file.")
     ] = None,
     anchor_csv: Annotated[list[Path] | None, typer.Option(help="Published curves: codec, bpp, psnr, ms_ssim.")] = None,
     curves: Annotated[str, typer.Option(help="Names to take from --anchor-csv.")] = CURVES,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..entropy_models.errors import BitstreamError, Corrupt, Mismatch, Truncated, UnknownName, Unsupported
+from ..entropy_models.errors import BitstreamError, Corrupt, InputError, Mismatch, Truncated, UnknownName, Unsupported
 
 if TYPE_CHECKING:
     from .contract import Face
@@ -122,11 +122,13 @@ def name_of(stream_id: int) -> str:
 
 
 __all__ = [
-    "REGISTRY",
     "BitstreamError",
     "Corrupt",
+    "InputError",
     "Mismatch",
+    "REGISTRY",
     "Truncated",
+    "UnknownName",
     "Unsupported",
     "load",
     "load_face",

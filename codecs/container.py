@@ -9,7 +9,7 @@ offset  size  field
 0       4     magic: 0x89 "RDC" (the high bit shows transfers that are not 8-bit clean)
 4       1     version, 1
 5       1     reserved, 0
-6       2     stream id; a number pinned for ever (`rdcodec.codecs.REGISTRY`): 1 image, 4 kv
+6       2     stream id; a number pinned for ever (`rdcodec.codecs.REGISTRY`)
 8       8     first 8 bytes of the SHA-256 of the codec's weights file; zeros: the codec has none
 16      2     S, size of the signal header, 0..4096
 18      4     N, number of chunks, 0..2^20

@@ -31,3 +31,7 @@ class UnknownName(InputError, KeyError):
     """No codec, model or mode has that name; the message lists those there are."""
 
     __str__ = ValueError.__str__
+
+
+class MissingPackage(InputError, ImportError):
+    """A package that an extra installs is missing; the message says which extra."""

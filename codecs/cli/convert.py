@@ -110,7 +110,7 @@ def verify(inputs: Inputs, device: Device = "cpu", as_json: AsJson = False, **gi
 def info(inputs: Inputs, as_json: AsJson = False) -> None:
     """Show header, chunks and weights of .rdc files. Checks header and length; `codec verify` checks everything.
 
-    An image cut short, or with more behind it, is described all the same, and what is wrong is said.
+    A file cut short, or with more behind it, is described as far as its codec can, and what is wrong is said.
     """
 
     def work(job: Job, progress: Progress) -> None:

@@ -53,7 +53,6 @@ def command_of(task: Task[Any]) -> Callable[..., None]:
     def evaluate(
         folder: Annotated[Path, typer.Argument(help=f"Folder of {task.signals}, or one file.")],
         references: Annotated[str, typer.Option(help=f"Comma-separated: {every}.")] = usual,
-        anchors: Annotated[str | None, typer.Option("--anchors", hidden=True)] = None,
         output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")] = Path("report"),
         qualities: Annotated[str | None, typer.Option(help="Our qualities, comma-separated.")] = None,
         runs: Annotated[int, typer.Option(min=1, help="How often each is coded; times are medians of the runs.")] = 1,
@@ -68,7 +67,7 @@ def command_of(task: Task[Any]) -> Callable[..., None]:
 
         if not folder.exists():
             raise InputError(f"{folder}: no such file or folder")
-        names = [name.strip() for name in (references if anchors is None else anchors).split(",")]
+        names = [name.strip() for name in references.split(",")]
         found = chosen(task, [name for name in names if name])
         settings = parse_qualities(qualities) if qualities else None
         if found and settings and len(settings) < POINTS_MIN:

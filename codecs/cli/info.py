@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from rich.table import Table
@@ -39,7 +40,9 @@ def rows(fields: dict[str, Any]) -> dict[str, Any]:
     first = {"codec": f"{fields['codec']} (id {fields['stream_id']})", "file_bytes": fields["file_bytes"]}
     missing = fields["expected_bytes"] - fields["file_bytes"]
     if missing > 0:
-        first["damage"] = f"{missing} bytes at the end are missing; `codec decode --salvage` shows what is left"
+        salvages = "salvage" in (field.name for field in dataclasses.fields(load_face(fields["codec"]).Decode))
+        rest = "; `codec decode --salvage` shows what is left" if salvages else ""
+        first["damage"] = f"{missing} bytes at the end are missing{rest}"
     elif missing < 0:
         first["damage"] = f"{-missing} bytes after the last chunk"
     rest = {name: value for name, value in fields.items() if name not in APART}

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ...entropy_models.errors import InputError
+from ...entropy_models.errors import InputError, MissingPackage
 from .. import REGISTRY, found, load_face, weights
 from ..contract import Desk
 from ..terminal.console import TRACEBACK, bar, fail, out
@@ -58,7 +58,7 @@ def demo(
     device: Device = "auto",
     force: Force = False,
 ) -> None:
-    """Show what a codec does: of a photograph, three qualities, decoded again, on a sheet beside JPEG at equal bytes."""
+    """Show what a codec does, on a sample or a file of yours, in files to look at."""
     given = list(names or ())
     shown = [name for name in REGISTRY if hasattr(load_face(name), "demo")]
     name = given.pop(0) if given and given[0] in REGISTRY else shown[0]
@@ -77,9 +77,9 @@ def demo(
 
 
 def train(context: typer.Context) -> None:
-    """Train a codec with Lightning: `codec train image --config RECIPE.yaml [--model.muon_lr ...]`.
+    """Train a codec with Lightning: `codec train CODEC --config RECIPE.yaml [--model.OPTION ...]`.
 
-    Needs the extra: pip install 'rdcodec[train]'. Recipes ship in rdcodec/training/recipes; `codec train image fit --help`
+    Needs the extra: pip install 'rdcodec[train]'. Recipes ship in rdcodec/training/recipes; `codec train CODEC fit --help`
     lists every option, which are Lightning's.
     """
     name, *arguments = context.args or ["--help"]
@@ -89,7 +89,7 @@ def train(context: typer.Context) -> None:
     try:
         from ...training.main import train as run
     except ImportError as error:
-        raise ImportError(f"training needs more packages ({error}): pip install 'rdcodec[train]'") from None
+        raise MissingPackage(f"training needs more packages ({error}): pip install 'rdcodec[train]'") from None
     run(name, arguments)
 
 
@@ -123,7 +123,7 @@ app = program()
 def main() -> None:
     """Entry point: 0 success, 1 bad data (one line on standard error), 2 wrong usage."""
     try:
-        app(prog_name="codec")
+        app([argument for argument in sys.argv[1:] if argument != TRACEBACK], prog_name="codec")
     except Exception as error:
         if TRACEBACK in sys.argv:
             raise

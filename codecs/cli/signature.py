@@ -1,7 +1,7 @@
 """Options of a command that every codec may add to: declared by the faces, merged into one signature for typer.
 
-An option of one codec stands in that codec's panel of the help, one of several in a panel that names them all. The command
-gets what was given as one set of names, gives each codec its own, and refuses what the found codec does not have.
+An option of one codec stands in that codec's panel of the help, one of several in a panel that they share. The command gets
+what was given as one set of names, gives each codec its own, and refuses what the found codec does not have.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from ...entropy_models.errors import InputError
 from .. import REGISTRY, load_face
 from ..contract import Face
 
+SEVERAL = "Several codecs"
+"""Panel of the options that more than one has."""
 Given = Mapping[str, Any]
 """Values by option, defaults among them."""
 
@@ -70,7 +72,7 @@ def refuse_others(face: Face, verb: str, given: Given, device: str) -> None:
     if device not in ("auto", "cpu") and not face.cuda:
         strange["device"] = [other for other in faces() if other.cuda]
     if strange:
-        names = ", ".join(f"--{name}" for name in strange)
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in strange)
         people = " and ".join(dict.fromkeys(face.people for owning in strange.values() for face in owning))
         raise InputError(f"{names}: only for {people}, and this is {face.single}")
 
@@ -86,9 +88,10 @@ def _merged(verb: str) -> list[inspect.Parameter]:
         hints = get_type_hints(getattr(face, verb), include_extras=True)
         for name, field in _fields(face, verb).items():
             kind, option = get_args(hints[name])
-            people = [owner.people for owner in owners(verb, name)]
-            option = copy(option)
-            option.rich_help_panel = " and ".join([people[0][0].upper() + people[0][1:], *people[1:]])
+            option, people = copy(option), [owner.people for owner in owners(verb, name)]
+            option.rich_help_panel = SEVERAL if len(people) > 1 else people[0][0].upper() + people[0][1:]
+            if len(people) > 1:
+                option.help = f"{option.help} Of {' and '.join(people)}."
             parameter = inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[kind, option]
             )

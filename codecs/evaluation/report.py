@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Column, Table
 
+from ...entropy_models.errors import MissingPackage
 from .bd_rate import Rates, bd_rate, curve
 from .plot import Panel, plot
 from .points import OURS, MeanPoint, Point, curves, means, write_csv, write_means, write_points
@@ -31,7 +32,7 @@ def check_packages(modules: Iterable[str] = ()) -> None:
         for module in ("bjontegaard", "scipy.interpolate", "matplotlib", *modules):
             import_module(module)
     except ImportError as error:
-        raise ImportError(f"a report needs more packages ({error}): pip install 'rdcodec[eval]'") from None
+        raise MissingPackage(f"a report needs more packages ({error}): pip install 'rdcodec[eval]'") from None
 
 
 def write_report(output: Path, task: Task[Any], points: Sequence[Point], references: Sequence[str], title: str) -> Table:

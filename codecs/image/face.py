@@ -192,7 +192,7 @@ class ImageFace:
             "alpha": header.alpha,
             "bits_per_channel": 8,
             "quality": header.quality,
-            "rate_bpp": round(len(stream.data) * 8 / (header.width * header.height), 4),
+            "rate_bpp": round(stream.expected_bytes * 8 / (header.width * header.height), 4),
             "weights": stream.weights.hex(),
             "model": model,
             "tile_columns": header.grid.columns,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +24,10 @@ ROPE_KEPT = (
     "RoPE stays in the keys, which takes more bytes (some 5 % at quality 60 with a small Llama); "
     "--model FOLDER of the transformers model undoes it"
 )
-Salt = Annotated[str | None, typer.Option(help="A tenant's, hashed into block ids; decode and verify check it if given.")]
+Salt = Annotated[
+    str | None,
+    typer.Option(help="A tenant's, hashed into block ids; decode and verify check it. Else the variable RDCODEC_SALT."),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +181,7 @@ class KvFace:
 
 
 def _salt(text: str | None) -> bytes | None:
+    text = os.environ.get("RDCODEC_SALT") if text is None else text
     return None if text is None else text.encode()
 
 

@@ -8,7 +8,7 @@ is left out. `fold` replaces many files by their sum.
     usage/<namespace>/<random>.json
         {"version": 1, "blocks": {<id>: [hits, last used in seconds, edge bits or null]},
          "reuse": [[class, bucket, hits, exposure in seconds], ...],
-         "reads": {<id>: how many of the hits were reads}}     only those above 0; older files have none
+         "reads": {<id>: how many of the hits were reads}}     only those above 0; absent: none
 """
 
 from __future__ import annotations

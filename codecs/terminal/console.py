@@ -9,8 +9,8 @@ from ...entropy_models.errors import BitstreamError, InputError
 from .files import one_line
 
 TRACEBACK = "--traceback"
-"""Option of the command, before its sub-commands."""
-EXPECTED = BitstreamError, InputError, OSError, ImportError, FloatingPointError
+"""Option of the command, anywhere on its line."""
+EXPECTED = BitstreamError, InputError, OSError, FloatingPointError
 """What users can mend; any other error is a bug."""
 # names of files are shown as they are: no markup, no emoji
 errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)

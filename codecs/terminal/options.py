@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Files, globs or folders; - is standard input.")]
 Output = Annotated[str | None, typer.Option("--output", "-o", metavar="OUT", help="File, folder, or - (stdout).")]
-Report = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where to write.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite outputs that exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda. Files are the same to every decoder.")]
-Quality = Annotated[
-    int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100, default 60; not of all modes.")
-]
+Quality = Annotated[int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100.")]
 Model = Annotated[
     str | None,
     typer.Option(help="Weights by name, see `codec models`; of a cache: the folder of the transformers model that made it."),

@@ -122,3 +122,11 @@ def test_layouts_of_caches_that_are_not_supported_are_one_line(run, tmp_path):
         code, out, err = run("encode", "cache.safetensors")
         assert (code, out, err.count("\n")) == (1, "", 1) and name in err and "supported are" in err
         assert not (tmp_path / "cache.rdc").exists()
+
+
+def test_the_tenant_of_the_environment_counts_as_with_the_store(run, photo, tmp_path, monkeypatch):
+    safetensors.torch.save_file({f"layers.0.{n}": torch.randn(2, 30, 16) for n in "kv"}, tmp_path / "c.safetensors")
+    monkeypatch.setenv("RDCODEC_SALT", "acme")
+    assert run("encode", "c.safetensors")[0] == 0 and run("encode", "photo.png")[0] == 0
+    monkeypatch.delenv("RDCODEC_SALT")
+    assert run("verify", "c.rdc", "--salt", "acme")[0] == 0 and run("verify", "c.rdc", "--salt", "other")[0] == 1

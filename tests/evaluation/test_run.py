@@ -162,7 +162,7 @@ def test_a_codec_against_itself_is_no_better(run):
 
 
 def test_options_of_the_command(run, tmp_path):
-    assert run("numbers", "--anchors", "same", "-o", "old")[0] == 0  # as the option was once called
+    assert run("numbers", "--references", "same", "-o", "old")[0] == 0
     assert "same" in (tmp_path / "old" / "bd_rate.csv").read_text()
     assert run("numbers", "--references", "", "--qualities", "1,2", "-o", "two")[0] == 0
     assert (tmp_path / "two" / "bd_rate.csv").read_text().count("\n") == 1

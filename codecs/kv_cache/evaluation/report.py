@@ -15,7 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from ....entropy_models.errors import BitstreamError, InputError
+from ....entropy_models.errors import BitstreamError, InputError, MissingPackage
 from ..format.blocks import KvSettings
 from ..hf.calibration import calibrate
 from ..hf.model import check_model, load_model, rope_of
@@ -111,7 +111,7 @@ def _stretches(model: Path, text: Path, contexts: int, length: int, calibration:
     try:
         from transformers import AutoConfig, AutoTokenizer
     except ImportError as error:
-        raise ImportError(f"this needs transformers ({error}): pip install 'rdcodec[kv]'") from None
+        raise MissingPackage(f"this needs transformers ({error}): pip install 'rdcodec[kv]'") from None
     limit = getattr(AutoConfig.from_pretrained(model, local_files_only=True), "max_position_embeddings", None)
     if limit and length + TAIL > limit:
         raise InputError(f"prompts of {length} tokens and {TAIL} more; {model.name} takes {limit} (--length)")

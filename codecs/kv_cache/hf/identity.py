@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ....entropy_models.errors import InputError
+from ....entropy_models.errors import InputError, MissingPackage
 from ..format.header import ELEMENT_TYPES
 from ..layout import Layout
 from ..modes.place import type_name
@@ -48,6 +48,6 @@ def model_in(folder: str) -> Any:
     try:
         model = mapped_model(folder) or load_model(folder)
     except ImportError as error:
-        raise ImportError(f"--model needs transformers ({error}): pip install 'rdcodec[kv]'") from None
+        raise MissingPackage(f"--model needs transformers ({error}): pip install 'rdcodec[kv]'") from None
     check_model(model)
     return model
