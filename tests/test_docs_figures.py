@@ -135,6 +135,16 @@ CLAIMS = [
     ),
     (
         "docs/image.md",
+        r"equal MS-SSIM is (-[\d.]+) % against JPEG, (-[\d.]+) % against WebP and (-[\d.]+) % against AVIF",
+        lambda: [figure("kodak_eyes_bd_rate.csv", "bd_rate_ms_ssim_percent", name) for name in ("jpeg", "webp", "avif")],
+    ),
+    (
+        "docs/image.md",
+        r"equal PSNR it is (-[\d.]+) %, (-[\d.]+) % and (-[\d.]+) %",
+        lambda: [figure("kodak_eyes_bd_rate.csv", "bd_rate_psnr_percent", name) for name in ("jpeg", "webp", "avif")],
+    ),
+    (
+        "docs/image.md",
         r"worth ([\d.]+) % of rate",
         lambda: [-bd_between("correction.csv", "codec", "rdcodec", "uncorrected")],
     ),
