@@ -41,8 +41,8 @@ def rows(fields: dict[str, Any]) -> dict[str, Any]:
     missing = fields["expected_bytes"] - fields["file_bytes"]
     if missing > 0:
         salvages = "salvage" in (field.name for field in dataclasses.fields(load_face(fields["codec"]).Decode))
-        rest = "; `codec decode --salvage` shows what is left" if salvages else ""
-        first["damage"] = f"{missing} bytes at the end are missing{rest}"
+        hint = "; `codec decode --salvage` shows what is left" if salvages else ""
+        first["damage"] = f"{missing} bytes at the end are missing{hint}"
     elif missing < 0:
         first["damage"] = f"{-missing} bytes after the last chunk"
     rest = {name: value for name, value in fields.items() if name not in APART}
