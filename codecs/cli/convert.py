@@ -15,14 +15,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ...entropy_models.errors import BitstreamError, InputError
-from .. import container, load_face, name_of
+from .. import REGISTRY, container, load_face, name_of
 from ..contract import Desk, Face, Result
 from ..terminal import files
 from ..terminal.console import TRACEBACK, bar, errors, fail, message, out
 from ..terminal.files import Job, one_line, show_size
 from ..terminal.options import AsJson, Device, Force, Inputs, Output
 from .info import chunk_table, describe, field_table, rows
-from .signature import faces, options_of, refuse_others
+from .signature import Given, faces, options_of, refuse_others
 
 RDC = ".rdc"
 
@@ -79,8 +79,7 @@ def decode(
 
     def convert(job: Job) -> tuple[Face, Result]:
         stream = container.parse(job.read(), salvage=True)
-        face = load_face(name_of(stream.stream_id))
-        refuse_others(face, "Decode", given, device)
+        face = face_of(stream, "Decode", given, device)
         check_suffix(job.target, face.suffix(options[face]), frozenset(face.writes))
         return face, face.decode(stream, job.target, options[face], desk)
 
@@ -94,8 +93,7 @@ def verify(inputs: Inputs, device: Device = "cpu", as_json: AsJson = False, **gi
 
     def work(job: Job, progress: Progress) -> None:
         stream = container.parse(job.read())
-        face = load_face(name_of(stream.stream_id))
-        refuse_others(face, "Verify", given, device)
+        face = face_of(stream, "Verify", given, device)
         with part_progress(progress, desk):
             notices = face.verify(stream, options[face], desk)
         if as_json:
@@ -139,6 +137,13 @@ def face_for(data: bytes, suffix: str) -> Face:
         if face.takes(data, suffix):
             return face
     raise InputError(f"starts with {data[:8]!r}: neither {' nor '.join(kinds)}")
+
+
+def face_of(stream: container.Stream, verb: str, given: Given, device: str) -> Face:
+    """The face of a stream's codec, which has all the options that are given."""
+    face = load_face(name_of(stream.stream_id))
+    refuse_others(face, verb, given, device)
+    return face
 
 
 def face_at(path: Path | None) -> Face | None:
@@ -194,8 +199,6 @@ def convert_all(
 
 def codec_of(face: Face) -> str:
     """The name of a face's codec."""
-    from .. import REGISTRY
-
     return next(name for name in REGISTRY if load_face(name) is face)
 
 

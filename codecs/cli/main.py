@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ...entropy_models.errors import InputError, MissingPackage
-from .. import REGISTRY, found, load_face, weights
-from ..contract import Desk
+from .. import REGISTRY, found, load_face, registered, weights
+from ..contract import Demonstrated, Desk
 from ..terminal.console import TRACEBACK, bar, fail, out
 from ..terminal.files import check_outputs, show_size
 from ..terminal.options import Device, Force
@@ -66,7 +66,7 @@ def demo(
         raise InputError(f"no demonstration of {name}; there are {', '.join(shown)}")
     if len(given) > 1:
         raise typer.BadParameter(f"one file, not {len(given)}")
-    face: Any = load_face(name)
+    face: Demonstrated = found(registered(name).face)
     check_outputs(output, face.shown, force)
     with bar() as progress:
         task = progress.add_task("loading", total=None)
