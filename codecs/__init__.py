@@ -52,6 +52,12 @@ REGISTRY = {
         group="kv_store.commands.main:app",
         summary="key-value caches of language models",
     ),
+    "tensor": Registered(
+        stream_id=5,
+        codec="tensor.codec:TensorCodec",
+        face="tensor.face:FACE",
+        summary="model weights and other tensors: safetensors, torch and numpy files",
+    ),
 }
 
 

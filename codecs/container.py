@@ -33,10 +33,11 @@ import io
 import os
 import secrets
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ..entropy_models.checksum import crc32
 from ..entropy_models.errors import Corrupt, Truncated, Unsupported
@@ -132,15 +133,46 @@ def write(*, stream_id: int, weights: bytes, signal: bytes, chunks: Sequence[tup
     Raises:
         ValueError: a field does not fit; see the module's table.
     """
-    if len(weights) != WEIGHTS_BYTES or len(signal) > SIGNAL_MAX or len(chunks) > CHUNKS_MAX:
-        raise ValueError(f"{len(weights)} hash, {len(signal)} signal header bytes, {len(chunks)} chunks: out of range")
-    parts = [_FIXED.pack(MAGIC, VERSION, 0, stream_id, weights, len(signal), len(chunks)), signal]
+    file = io.BytesIO()
+    writer = Writer(file, stream_id=stream_id, weights=weights, signal=signal, count=len(chunks))
     for kind, body in chunks:
+        writer.add(kind, body)
+    writer.close()
+    return file.getvalue()
+
+
+class Writer:
+    """Writes a file chunk by chunk, so that none but the current one is in memory.
+
+    Args:
+        file: to write to, which can seek, at its beginning.
+        count: number of chunks, known before the first: the table comes before them.
+
+    Raises:
+        ValueError: a field does not fit; see the module's table.
+    """
+
+    def __init__(self, file: BinaryIO, *, stream_id: int, weights: bytes, signal: bytes, count: int) -> None:
+        if len(weights) != WEIGHTS_BYTES or len(signal) > SIGNAL_MAX or count > CHUNKS_MAX:
+            raise ValueError(f"{len(weights)} hash, {len(signal)} signal header bytes, {count} chunks: out of range")
+        self._file, self._count, self._lines = file, count, list[bytes]()
+        self._head = _FIXED.pack(MAGIC, VERSION, 0, stream_id, weights, len(signal), count) + signal
+        file.write(bytes(table_end(len(signal), count)))
+
+    def add(self, kind: int, body: bytes) -> None:
+        """Write the next chunk; ValueError if it is too long."""
         if len(body) > CHUNK_BYTES_MAX:
             raise ValueError(f"a chunk of {len(body)} bytes; at most {CHUNK_BYTES_MAX}")
-        parts.append(_ENTRY.pack(kind, len(body), crc32(body)))
-    head = b"".join(parts)
-    return b"".join([head, _CRC.pack(crc32(head)), *(body for _, body in chunks)])
+        self._lines.append(_ENTRY.pack(kind, len(body), crc32(body)))
+        self._file.write(body)
+
+    def close(self) -> None:
+        """Write header and table; ValueError if chunks are missing. The file stays open."""
+        if len(self._lines) != self._count:
+            raise ValueError(f"{len(self._lines)} chunks, {self._count} were announced")
+        head = self._head + b"".join(self._lines)
+        self._file.seek(0)
+        self._file.write(head + _CRC.pack(crc32(head)))
 
 
 def parse(data: bytes | memoryview | Stream, *, salvage: bool = False) -> Stream:
@@ -216,14 +248,26 @@ def write_file(path: Path, data: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return
+    with replaced(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of ``path`` when all is written, and leaves no trace if anything fails.
+
+    Raises:
+        OSError: it cannot be written; names ``path``.
+    """
+    path = Path(os.path.realpath(path))
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:  # not tempfile, whose files are their owner's alone: a umask can only be read by setting it, for all threads
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)

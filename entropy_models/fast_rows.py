@@ -19,12 +19,11 @@ writer's choice.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 import numpy as np
-import zstandard
 
+from . import literals
 from .errors import Corrupt
 from .row_coders import RowCoders
 from .rows import MeasureRows, ReadRows, WriteRows
@@ -38,12 +37,6 @@ _SPAN = 4
 """Levels that share a table, at most: their scales differ by a factor of 1.35, or 0.01 bits a symbol."""
 _TABLE_WORTH = 1 << 13
 """Bytes that justify a table of their own, of some 60 bytes."""
-_LITERALS = zstandard.ZstdCompressionParameters(
-    window_log=17, hash_log=6, chain_log=6, search_log=1, min_match=7, target_length=0,
-    strategy=zstandard.STRATEGY_FAST, write_content_size=True, write_checksum=False,
-)  # fmt: skip
-"""Options for as little search for repetitions as zstd has: there are none. (Negative levels leave literals raw.)"""
-_local = threading.local()  # zstd's contexts are not for two threads at once
 
 
 def _kinds(level: np.ndarray, chunks: int = 1) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -80,7 +73,7 @@ class _FastWriter(WriteRows):
         single, at_single, far_single = _small(values[single_rows], -128, 127)
         sizes = (values.shape[1] + 1) // 2, values.shape[1]
         cuts = _cuts(level[np.concatenate([paired_rows, single_rows])], len(paired), sizes)
-        frame = _compress(_pack(paired).tobytes() + single.tobytes(), cuts)
+        frame = literals.compress(_pack(paired).tobytes() + single.tobytes(), cuts)
         self.raw(np.frombuffer(frame, np.uint8), (self.number(len(frame), "I"),), "u1")
         count = self.number(len(far) + len(far_single), "I")
         if count:
@@ -116,7 +109,7 @@ class ReadFast(ReadRows):
         pairs, singles, far, loud, before = [], [], [], [], 0
         for reader, (paired, single, others) in zip(readers, kinds, strict=True):
             split = len(paired) * half
-            body = _decompress(reader.span(reader.number(None, "I")), split + len(single) * columns)
+            body = literals.decompress(reader.span(reader.number(None, "I")), split + len(single) * columns)
             pairs.append(body[:split])
             singles.append(body[split:])
             rows = len(paired) + len(single)
@@ -186,34 +179,6 @@ def _unpack(packed: np.ndarray, out: np.ndarray, rows: np.ndarray) -> None:
     np.subtract(whole >> 4, 8, out=out[:, :half].view(np.uint8))
     whole &= 15
     np.subtract(whole[:, : out.shape[1] - half], 8, out=out[:, half:].view(np.uint8))
-
-
-def _compress(body: bytes, cuts: list[int]) -> bytes:
-    """One frame, with a new block at each cut."""
-    if not body:
-        return b""
-    if not hasattr(_local, "compressor"):
-        _local.compressor = zstandard.ZstdCompressor(compression_params=_LITERALS)
-    if len(cuts) == 2:
-        return _local.compressor.compress(body)
-    stream, parts = _local.compressor.compressobj(size=len(body)), []
-    for start, end in zip(cuts, cuts[1:], strict=False):
-        parts += [stream.compress(body[start:end]), stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)]
-    return b"".join([*parts, stream.flush(zstandard.COMPRESSOBJ_FLUSH_FINISH)])
-
-
-def _decompress(frame: memoryview, size: int) -> np.ndarray:
-    """Inverse of `_compress`, uint8; a frame that claims another size is refused before anything is allocated."""
-    if not hasattr(_local, "decompressor"):
-        _local.decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
-    try:
-        found = zstandard.frame_content_size(frame) if size else len(frame)
-        if found != size:
-            raise Corrupt(f"a zstd frame of {found} bytes; the rows need {size}")
-        body = _local.decompressor.decompress(frame, allow_extra_data=False) if size else b""
-    except zstandard.ZstdError as error:
-        raise Corrupt(f"zstd: {error}") from None
-    return np.frombuffer(body, np.uint8)
 
 
 FAST_ROW_CODERS = RowCoders(WriteFast, ReadFast, MeasureFast)

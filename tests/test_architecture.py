@@ -62,10 +62,11 @@ KV_ARROWS = {
     "hf": {"format", "layout", "modes", "splice"},
     "codec": {"format", "modes", "splice"},
     "options": {"format", "modes"},
-    "safetensors_file": {"hf", "splice"},
+    "recognised": set(),
+    "safetensors_file": {"hf", "recognised", "splice"},
     "lmcache": {"format"},
     "evaluation": {"codec", "format", "hf", "modes", "splice"},
-    "face": {"codec", "format", "hf", "ids_file", "layout", "modes", "options", "safetensors_file"},
+    "face": {"codec", "format", "hf", "ids_file", "layout", "modes", "options", "recognised", "safetensors_file"},
 }
 """The same within ``kv_cache``, where ``registry`` is its public names: what needs a model is in ``hf`` and above."""
 WITH_TRANSFORMERS = {"codecs/text", "codecs/kv_cache/hf", "codecs/kv_cache/evaluation"}

@@ -91,7 +91,7 @@ def _merged(verb: str) -> list[inspect.Parameter]:
             option, people = copy(option), [owner.people for owner in owners(verb, name)]
             option.rich_help_panel = SEVERAL if len(people) > 1 else people[0][0].upper() + people[0][1:]
             if len(people) > 1:
-                option.help = f"{option.help} Of {' and '.join(people)}."
+                option.help = _shared_help(verb, name)
             parameter = inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[kind, option]
             )
@@ -99,6 +99,18 @@ def _merged(verb: str) -> list[inspect.Parameter]:
                 raise TypeError(f"option {name} of {verb} is declared in two ways, the other one by {face.people}")
             found.setdefault(name, parameter)
     return list(found.values())
+
+
+def _shared_help(verb: str, name: str) -> str:
+    """Help of an option that several codecs have: one text and whose it is, or what each says of it."""
+    texts: dict[str, list[str]] = {}
+    for face in owners(verb, name):
+        option = get_args(get_type_hints(getattr(face, verb), include_extras=True)[name])[1]
+        texts.setdefault(option.help, []).append(face.people)
+    if len(texts) == 1:
+        return "".join(f"{text} Of {' and '.join(people)}." for text, people in texts.items())
+    parts = [f"{' and '.join(people)}: {text}" for text, people in texts.items()]
+    return " ".join(part[0].upper() + part[1:] for part in parts)
 
 
 def _examples(verb: str) -> str:
@@ -110,4 +122,4 @@ def _examples(verb: str) -> str:
 def _declared(parameter: inspect.Parameter) -> tuple[Any, ...]:
     """What must agree where several codecs have one option."""
     kind, option = get_args(parameter.annotation)
-    return kind, option.param_decls, option.help, option.min, option.max, parameter.default
+    return kind, option.param_decls, option.min, option.max, parameter.default

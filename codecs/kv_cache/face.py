@@ -17,7 +17,8 @@ from .format.describe import describe_kv, kv_rows
 from .format.header import BLOCK, width_text
 from .ids_file import check_one_cache, held_or_given_ids
 from .modes.table import MODES
-from .options import Batch, Bits, Keys, Mode, ProfileFile, Tokens, kv_settings, read_profile
+from .options import Batch, FileBits, Keys, Mode, ProfileFile, Tokens, kv_settings, read_profile, whole_bits
+from .recognised import holds_cache
 
 NO_TOKENS = "no tensor 'tokens': ids are stored as 0, so no prefix is matched (--tokens FILE gives them)"
 ROPE_KEPT = (
@@ -36,7 +37,7 @@ class EncodeOptions:
 
     quality: Quality = None
     mode: Mode = None
-    bits: Bits = None
+    bits: FileBits = None
     model: Model = None
     profile: ProfileFile = None
     keys: Keys = None
@@ -83,8 +84,8 @@ class KvFace:
     Encode, Decode, Verify = EncodeOptions, DecodeOptions, VerifyOptions
 
     def takes(self, data: bytes, suffix: str) -> bool:
-        """A 64-bit header length that fits, then a JSON object."""
-        return len(data) > 9 and data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8
+        """A safetensors file with keys and values by name, or other tensors of a cache; others are tensor files."""
+        return holds_cache(data)
 
     def encode(self, data: bytes, options: EncodeOptions, desk: Desk) -> Result:
         """A safetensors file with keys and values of shape (kv_heads, n, head_dim) or (1, kv_heads, n, head_dim) for each
@@ -100,7 +101,7 @@ class KvFace:
         from .layout import layout_of
         from .safetensors_file import read_tensors
 
-        settings = kv_settings(options.mode or "quantized", options.quality, options.bits, options.profile)
+        settings = kv_settings(options.mode or "quantized", options.quality, whole_bits(options.bits), options.profile)
         layers, held, notices = read_tensors(data, options.keys)
         ids, name = held_or_given_ids(held, options.tokens), bytes(16)
         if options.model:

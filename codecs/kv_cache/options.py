@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .modes.profiles import Profile
 
 Bits = Annotated[int | None, typer.Option(min=1, max=5, help="Of the turboquant modes' codes, default 4.")]
+FileBits = Annotated[float | None, typer.Option(help="Of the turboquant modes' codes, 1 to 5, default 4.")]
+"""The same on a command that other codecs share, where bits need not be whole."""
 ProfileFile = Annotated[
     Path | None,
     typer.Option(
@@ -55,6 +57,17 @@ def kv_settings(
     if MODES[mode].needs_profile and not profile:
         raise InputError(f"mode {mode} needs --profile FILE, the kv_profile.safetensors that `codec eval kv` writes")
     return KvSettings(mode=mode, profile=read_profile(profile), **given, **others)
+
+
+def whole_bits(bits: float | None) -> int | None:
+    """``--bits`` as the turboquant modes take them.
+
+    Raises:
+        ValueError: not a whole number from 1 to 5.
+    """
+    if bits is not None and bits not in range(1, 6):
+        raise InputError(f"--bits {bits:g}; codes of KV caches have 1 to 5")
+    return None if bits is None else int(bits)
 
 
 def read_profile(path: Path | None) -> Profile | None:

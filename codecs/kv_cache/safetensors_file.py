@@ -14,6 +14,7 @@ from torch import Tensor
 from ...entropy_models.errors import InputError, Unsupported
 from .hf.inputs import as_layers, as_token_ids, held_ids
 from .hf.model import SUPPORTED
+from .recognised import LAYOUTS, part_of
 from .splice import Layers
 
 KEYS = "layers.{i}.{k}"
@@ -23,15 +24,6 @@ MLX_KEYS = "{i}.{k}"
 _MLX_CLASSES = {"KVCache", "ConcatenateKVCache"}
 """mlx_lm layers that hold keys and values of every position."""
 TOKENS_NAME = "tokens"
-_LAYOUTS = (
-    (
-        "multi-head latent attention (MLA)",
-        r"(?:compressed_kv|kv_compressed|kv_latent|latent|c_?kv|kv_c|kv_a|k_?pe|k_rope|pe_cache)(?:_cache)?",
-        "; name the latent layers.{i}.k and what RoPE turns layers.{i}.v, shape (1, tokens, width) each",
-    ),
-    ("linear-attention or state-space (SSM) layers", r"(?:conv|ssm|recurrent|temporal)_?states?", ""),
-)
-"""Layout, names of its tensors, what to do about it."""
 _KINDS = {"k": 0, "key": 0, "keys": 0, "0": 0, "v": 1, "value": 1, "values": 1, "1": 1}
 
 
@@ -101,8 +93,8 @@ def _refuse_mlx_classes(data: bytes) -> None:
 
 def _refuse_layouts(names: list[str]) -> None:
     """Name the layout of tensors that are neither keys nor values."""
-    for layout, regex, hint in _LAYOUTS:
-        those = [name for name in names if re.search(rf"(?:^|[._/]){regex}(?:$|[._/])", name, re.IGNORECASE)]
+    for layout, regex, hint in LAYOUTS:
+        those = [name for name in names if part_of(name, regex)]
         if those:
             raise Unsupported(f"{_some(those)}: a cache of {layout}; {SUPPORTED}{hint}")
 

@@ -109,7 +109,7 @@ def test_demo_is_found_by_name(run, tmp_path):
 def test_python_loads_it_by_name(run):
     codec = load("toy")
     assert codec.decode(codec.encode("hello")) == codec.estimate("hello").signal == "hello"
-    assert [name for name in REGISTRY if name != "toy"] == ["image", "kv"]
+    assert {"image", "kv", "tensor", "toy"} <= REGISTRY.keys()
     assert codec.verify(codec.encode("hello")) == []
 
 

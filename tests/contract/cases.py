@@ -8,10 +8,11 @@ import pytest
 from contract.image import IMAGE
 from contract.kv import KV
 from contract.subject import Cases
+from contract.tensor import TENSOR
 from contract.toy import TOY
 from rdcodec.codecs.contract import Codec
 
-CASES: dict[str, Cases] = {"image": IMAGE, "kv": KV, "toy": TOY}
+CASES: dict[str, Cases] = {"image": IMAGE, "kv": KV, "tensor": TENSOR, "toy": TOY}
 
 each_codec = pytest.mark.parametrize("name", CASES)
 each_variant = pytest.mark.parametrize(

@@ -1,0 +1,104 @@
+"""`TensorCodec`: named tensors to bytes and back. `file_api` does the same with files, piece by piece."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from ...entropy_models.errors import InputError, UnknownName, Unsupported
+from ...entropy_models.rows import ROW_CODERS
+from .. import container
+from ..contract import Estimate, Progress
+from .coding import code
+from .header import STREAM_ID, WORDS
+from .reading import TensorFile, open_stream
+from .sources import Tensors, TorchSource
+from .torch_types import tensor_of
+from .writing import TensorSettings, layout_of, parts, write_stream
+
+
+class TensorCodec:
+    """Encode, decode and estimate dictionaries of tensors, which stay as they are."""
+
+    stream_id: ClassVar[int] = STREAM_ID
+
+    def __init__(self, settings: TensorSettings | None = None) -> None:
+        self.settings = settings or TensorSettings()
+
+    @classmethod
+    def load(
+        cls, *, model: str | None = None, stream_hash: bytes | None = None, device: str = "auto", **settings: Any
+    ) -> TensorCodec:
+        """A codec with these `TensorSettings`. It has no weights and works on the CPU: ``device`` is not used.
+
+        Raises:
+            KeyError: a model is asked for.
+            Unsupported: the hash of weights is.
+        """
+        if model is not None:
+            raise UnknownName(f"no tensor model {model!r}; the codec has no weights")
+        if stream_hash and any(stream_hash):
+            raise Unsupported(f"the stream needs weights {stream_hash.hex()}; this codec has none")
+        return cls(TensorSettings(**settings))
+
+    def encode(self, signal: Tensors, *, quality: int | None = None, progress: Progress | None = None) -> bytes:
+        """A file of tensors; ``progress`` is called with bytes of tensors.
+
+        Raises:
+            InputError: a tensor that the mode does not take, or a quality for a mode that has none.
+        """
+        file = io.BytesIO()
+        write_stream(file, TorchSource(signal.tensors, signal.metadata), self._settings(quality), progress)
+        return file.getvalue()
+
+    def decode(self, data: bytes | container.Stream, *, progress: Progress | None = None) -> Tensors:
+        """The tensors of a file, on the CPU; BitstreamError for anything wrong with it."""
+        file, tensors, done = open_stream(data), dict[str, Tensor](), 0
+        for number, entry in enumerate(file.index.entries):
+            words = np.empty(entry.words, f"<u{WORDS[entry.dtype].word}")
+            for index in range(entry.pieces):
+                inside = entry.piece(index)
+                words[inside.start : inside.stop] = file.piece(number, index)
+                done += len(inside) * words.itemsize
+                if progress:
+                    progress(done, file.index.raw_bytes)
+            tensors[entry.name] = tensor_of(words, entry.dtype, entry.shape)
+        file.report  # noqa: B018
+        return Tensors(tensors, dict(file.index.metadata))
+
+    def estimate(self, signal: Tensors, *, quality: int | None = None) -> Estimate[Tensors]:
+        """Ideal bits of all pieces, and what a decoder would get."""
+        source, settings = TorchSource(signal.tensors, signal.metadata), self._settings(quality)
+        layout = layout_of(source, settings)
+        words = [np.empty(entry.words, f"<u{WORDS[entry.dtype].word}") for entry in source.index.entries]
+        bits = 0.0
+        for (_, number, index), (coding, piece, given) in zip(layout.parts(), parts(source, layout), strict=True):
+            coder, entry = ROW_CODERS.measure(), source.index.entries[number]
+            words[number][entry.piece(index).start : entry.piece(index).stop] = code(coder, coding, piece, given)
+            coder.finish()
+            bits += float(coder.bits[0])
+        tensors = {
+            entry.name: tensor_of(part, entry.dtype, entry.shape)
+            for entry, part in zip(source.index.entries, words, strict=True)
+        }
+        return Estimate(bits, Tensors(tensors, dict(signal.metadata)))
+
+    def verify(self, data: bytes | container.Stream) -> list[str]:
+        """Decode every piece; BitstreamError if anything is wrong with one."""
+        file = open_stream(data)
+        for _ in file.check():
+            pass
+        return []
+
+    def _settings(self, quality: int | None) -> TensorSettings:
+        if quality is not None:
+            if type(quality) is not int or not 0 <= quality <= 100:
+                raise InputError(f"quality is {quality!r}; need a whole number 0..100")
+            raise InputError(f"mode {self.settings.mode} has no quality; its rate is fixed")
+        return self.settings
+
+
+__all__ = ["TensorCodec", "TensorFile", "Tensors", "TensorSettings"]

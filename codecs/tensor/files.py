@@ -1,0 +1,171 @@
+"""Files of tensors: what they are by their first bytes, and how they are read and written. No torch at the top."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...entropy_models.errors import InputError
+
+if TYPE_CHECKING:
+    from .sources import Source
+
+READS = frozenset({".safetensors", ".pt", ".npy", ".npz"})
+"""Suffixes that folders are searched for; a file that is named may have any."""
+WRITES = {".safetensors": "safetensors", ".pt": "torch", ".npz": "numpy", ".npy": "numpy"}
+_NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
+_WHOLE = "array"
+"""Name of the tensor of an .npy file, which has none."""
+
+
+def kind_of(data: bytes | memoryview) -> str:
+    """``safetensors``, ``npy``, ``npz``, ``torch``, ``shards``, or nothing for other files."""
+    head = bytes(data[:9])
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= len(data) - 8:
+        return "safetensors"
+    if head.startswith(_NPY):
+        return "npy"
+    if head.startswith(_ZIP):
+        return _kind_of_archive(data)
+    if head.startswith(b"{") and len(data) < 1 << 28:
+        try:
+            return "shards" if "weight_map" in json.loads(bytes(data)) else ""
+        except (ValueError, RecursionError):
+            return ""
+    return ""
+
+
+def _kind_of_archive(data: bytes | memoryview) -> str:
+    try:
+        names = zipfile.ZipFile(_Bytes(data)).namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return ""
+    if any(name.endswith("/data.pkl") for name in names):
+        return "torch"
+    return "npz" if names and all(name.endswith(".npy") for name in names) else ""
+
+
+class _Bytes(io.BytesIO):
+    """A file of bytes in memory; of a mapped file what is read alone would be better, but zipfile wants a file."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        super().__init__(data)
+
+
+def source_of(data: bytes | memoryview, path: Path | None = None) -> Source:
+    """The tensors in a file.
+
+    Args:
+        data: its bytes, mapped into memory or not.
+        path: its path, which shards are looked for beside.
+
+    Raises:
+        InputError: no file of tensors, or one that holds other things than tensors.
+    """
+    from .sources import SafetensorsSource, TorchSource, shards_of
+
+    kind = kind_of(data)
+    if kind == "safetensors":
+        return SafetensorsSource(data)
+    if kind == "shards":
+        if path is None:
+            raise InputError("an index of shards; it has to be a file beside them")
+        return shards_of(path)
+    if kind == "torch":
+        return TorchSource(dict(_torch_tensors(data)))
+    if kind in ("npy", "npz"):
+        return TorchSource(_numpy_tensors(data, kind))
+    raise InputError(f"starts with {bytes(data[:8])!r}: no safetensors, .pt, .npy or .npz file")
+
+
+def source_at(path: str | Path) -> Source:
+    """The tensors in a file, mapped into memory, or of a folder of shards.
+
+    Raises:
+        InputError, OSError: there are none.
+    """
+    from .sources import mapped
+
+    path = Path(path)
+    if path.is_dir():
+        found = sorted(path.glob("*.safetensors.index.json")) or sorted(path.glob("*.safetensors"))
+        if len(found) != 1:
+            raise InputError(f"{path}: {len(found)} safetensors files; need one, or their index")
+        path = found[0]
+    return source_of(mapped(path), path)
+
+
+def _torch_tensors(data: bytes | memoryview) -> Iterator[tuple[str, Any]]:
+    """Tensors of a torch file, which is read without running code of its pickle; dictionaries in it join their names."""
+    import pickle
+
+    import torch
+
+    try:
+        held = torch.load(_Bytes(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"torch does not load it with weights_only: {str(error).splitlines()[0]}") from None
+    yield from _flattened(held, "")
+
+
+def _flattened(held: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    import torch
+
+    if isinstance(held, torch.Tensor):
+        yield prefix or "tensor", held
+    elif isinstance(held, Mapping):
+        for key, value in held.items():
+            yield from _flattened(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(held, list | tuple):
+        for key, value in enumerate(held):
+            yield from _flattened(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        raise InputError(f"{prefix or 'the file'} holds {type(held).__name__}; need tensors alone")
+
+
+def _numpy_tensors(data: bytes | memoryview, kind: str) -> dict[str, Any]:
+    import numpy as np
+    import torch
+
+    try:
+        held = np.load(_Bytes(data), allow_pickle=False)
+        arrays = {_WHOLE: held} if kind == "npy" else {name: held[name] for name in held.files}
+        return {name: torch.from_numpy(_native(array)) for name, array in arrays.items()}
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"numpy and torch do not take it: {error}") from None
+
+
+def _native(array: Any) -> Any:
+    import numpy as np
+
+    return np.array(array.astype(array.dtype.newbyteorder("="), order="C"))
+
+
+def write_tensors(tensors: Mapping[str, Any], suffix: str) -> bytes:
+    """A torch or numpy file of tensors.
+
+    Raises:
+        InputError: a type that the format does not have, or several tensors for one array.
+    """
+    import numpy as np
+    import torch
+
+    file = io.BytesIO()
+    if suffix == ".pt":
+        torch.save(dict(tensors), file)
+        return file.getvalue()
+    if suffix == ".npy" and len(tensors) != 1:
+        raise InputError(f"{len(tensors)} tensors; an .npy file has one, .npz and .safetensors several")
+    try:
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    except TypeError as error:
+        raise InputError(f"numpy does not take it: {error}; .safetensors does") from None
+    if suffix == ".npy":
+        np.save(file, next(iter(arrays.values())))
+    else:
+        np.savez(file, **arrays)
+    return file.getvalue()

@@ -1,0 +1,143 @@
+"""Files to tensors: all, one, or some rows of one, from a file in memory or mapped into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from ...entropy_models.errors import BitstreamError, UnknownName
+from ...entropy_models.rows import ROW_CODERS
+from .. import container
+from ..contract import Progress
+from .coding import code
+from .header import WORDS, Entry, Index, Layout, read_report
+from .torch_types import tensor_of
+from .writing import piece_of
+
+
+class TensorFile:
+    """An .rdc file of tensors; a `sources.Source` as well, so that it may be another file's base.
+
+    Args:
+        stream: parsed; chunks that are not there are missed when they are needed.
+
+    Raises:
+        BitstreamError: no tensor file, or its index is damaged.
+    """
+
+    def __init__(self, stream: container.Stream) -> None:
+        self.stream, self.layout = stream, Layout.read(stream)
+        self._kept: tuple[tuple[int, int], np.ndarray] = (-1, -1), np.empty(0)
+
+    @property
+    def index(self) -> Index:
+        """Names, types, shapes."""
+        return self.layout.index
+
+    @cached_property
+    def chunk_numbers(self) -> dict[tuple[int, int, int], int]:
+        """Position in the chunk table of each section, tensor and piece."""
+        return {part: at for at, part in enumerate(self.layout.parts(), 1)}
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Position in the index of each name."""
+        return {entry.name: number for number, entry in enumerate(self.index.entries)}
+
+    def entry(self, name: str) -> Entry:
+        """A tensor's line; UnknownName if there is none."""
+        if name not in self.numbers:
+            raise UnknownName(f"no tensor {name!r}; the file has {', '.join(list(self.numbers)[:4])} ...")
+        return self.index.entries[self.numbers[name]]
+
+    def piece(self, number: int, index: int) -> np.ndarray:
+        """Words of a piece of a tensor.
+
+        Raises:
+            BitstreamError: its chunk is damaged; the message names the tensor.
+        """
+        entry = self.index.entries[number]
+        with named(entry.name):
+            coder = ROW_CODERS.read(self.stream.chunk(self.chunk_numbers[0, number, index]))
+            words = code(coder, 0, piece_of(entry, index), None)
+            coder.finish()
+        return words
+
+    def words(self, entry: Entry, span: range) -> np.ndarray:
+        """Words of a tensor; keeps the piece it decoded last."""
+        number, each = self.numbers[entry.name], entry.piece_words
+        out = np.empty(len(span), f"<u{WORDS[entry.dtype].word}")
+        for index in range(span.start // each, -(-span.stop // each) if span else 0):
+            inside = entry.piece(index)
+            start, stop = max(span.start, inside.start), min(span.stop, inside.stop)
+            if len(inside) == len(span) and inside.start == span.start:
+                return self.piece(number, index)
+            if self._kept[0] != (number, index):
+                self._kept = (number, index), self.piece(number, index)
+            part = self._kept[1][start - inside.start : stop - inside.start]
+            out[start - span.start : stop - span.start] = part
+        return out
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor; errors as `piece`, and UnknownName."""
+        return self.rows(name, None)
+
+    def rows(self, name: str, rows: range | None) -> Tensor:
+        """Rows of a tensor's first dimension, a range with step 1; None: all."""
+        entry = self.entry(name)
+        if rows is None:
+            return tensor_of(self._writable(entry, range(entry.words)), entry.dtype, entry.shape)
+        span = range(rows.start * entry.row_words, rows.stop * entry.row_words)
+        return tensor_of(self._writable(entry, span), entry.dtype, (len(rows), *entry.shape[1:]))
+
+    def _writable(self, entry: Entry, span: range) -> np.ndarray:
+        words = self.words(entry, span)
+        return words if words.flags.writeable else words.copy()
+
+    @cached_property
+    def report(self) -> dict[str, dict[str, float]]:
+        """Errors of tensors, as the encoder found them."""
+        return read_report(self.stream)
+
+    def check(self) -> Iterator[int]:
+        """Decode every piece; yields the bytes done.
+
+        Raises:
+            BitstreamError: the first damage; the message names the tensor.
+        """
+        for number, entry in enumerate(self.index.entries):
+            for index in range(entry.pieces):
+                yield self.piece(number, index).nbytes
+        self.report  # noqa: B018
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Errors of a stream say which tensor they are of."""
+    try:
+        yield
+    except BitstreamError as error:
+        raise type(error)(f"{name}: {error}") from None
+
+
+def open_stream(data: bytes | memoryview | container.Stream, *, cut: bool = False) -> TensorFile:
+    """The tensor file in bytes; ``cut``: it may end early."""
+    return TensorFile(container.parse(data, salvage=cut))
+
+
+def safetensors_parts(file: TensorFile, progress: Progress | None = None) -> Iterator[bytes]:
+    """The safetensors file of a stream, piece by piece; errors as `TensorFile.piece`."""
+    index, done = file.index, 0
+    yield len(index.text).to_bytes(8, "little") + index.text
+    for number, entry in enumerate(index.entries):
+        for piece in range(entry.pieces):
+            words = file.piece(number, piece)
+            yield words.tobytes()
+            done += words.nbytes
+            if progress:
+                progress(done, index.raw_bytes)
+    file.report  # noqa: B018

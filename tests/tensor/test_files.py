@@ -1,0 +1,137 @@
+"""Files of tensors in and out, by the command: formats, what is no tensor file, and what is a cache instead."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from rdcodec.codecs.kv_cache.recognised import holds_cache
+from rdcodec.codecs.tensor.files import source_at, source_of
+from rdcodec.codecs.tensor.header import Index
+from rdcodec.entropy_models.errors import InputError
+
+TENSORS = {
+    "layers.0.attn.k_proj.weight": torch.randn(40, 24, generator=torch.Generator().manual_seed(0)).bfloat16(),
+    "layers.0.attn.value.weight": torch.randn(8, 4, 1, 1, generator=torch.Generator().manual_seed(1)),
+    "norm.bias": torch.zeros(24),
+    "ids": torch.arange(9),
+}
+
+
+def test_a_safetensors_file_comes_back_byte_for_byte(run, tmp_path):
+    safetensors.torch.save_file(TENSORS, tmp_path / "m.safetensors", {"format": "pt", "é": "ü"})
+    assert run("encode", "m.safetensors", "--json")[0] == 0
+    assert (tmp_path / "m.rdc").stat().st_size < (tmp_path / "m.safetensors").stat().st_size
+    assert run("verify", "m.rdc")[0] == 0
+    assert run("decode", "m.rdc", "-o", "back.safetensors")[0] == 0
+    assert (tmp_path / "back.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
+    facts = json.loads(run("info", "m.rdc", "--json")[1])
+    assert facts["mode"] == "lossless" and facts["metadata"] == {"format": "pt", "é": "ü"}
+    assert {line["name"]: tuple(line["shape"]) for line in facts["by_tensor"]} == {n: x.shape for n, x in TENSORS.items()}
+    people = run("info", "m.rdc")[1]
+    assert all(name in people for name in TENSORS)
+
+
+def test_torch_and_numpy_files_in_and_out(run, tmp_path):
+    torch.save({"model": TENSORS, "optimizer": [torch.ones(3)]}, tmp_path / "a.pt")
+    np.savez(tmp_path / "b.npz", x=np.arange(6.0).reshape(2, 3), y=np.array([True, False]), z=np.arange(4, dtype=">i4"))
+    np.save(tmp_path / "c.npy", np.asfortranarray(np.arange(6, dtype=np.float16).reshape(2, 3)))
+    for name in ("a.pt", "b.npz", "c.npy"):
+        code, out, err = run("encode", name)
+        assert (code, err) == (0, ""), err
+    assert run("decode", "a.rdc", "-o", "back.pt")[0] == run("decode", "b.rdc", "-o", "back.npz")[0] == 0
+    assert run("decode", "c.rdc", "-o", "back.npy")[0] == 0
+    back = torch.load(tmp_path / "back.pt")
+    assert back.keys() == {f"model.{name}" for name in TENSORS} | {"optimizer.0"}
+    assert all(torch.equal(back[f"model.{name}"], x) for name, x in TENSORS.items())
+    b = np.load(tmp_path / "back.npz")
+    assert b["x"].tolist() == [[0, 1, 2], [3, 4, 5]] and b["y"].dtype == bool and b["z"].tolist() == [0, 1, 2, 3]
+    c = np.load(tmp_path / "back.npy")
+    assert c.dtype == np.float16 and c.tolist() == [[0, 1, 2], [3, 4, 5]]
+    for source, target, message in (
+        ("a.rdc", "x.npz", "numpy does not take it: .*BFloat16"),
+        ("b.rdc", "x.npy", "3 tensors; an .npy file has one"),
+        ("b.rdc", "x.png", "would be .safetensors, not .png"),
+    ):
+        code, _, err = run("decode", source, "-o", target)
+        assert code == 1 and err.count("\n") == 1 and __import__("re").search(message, err), err
+
+
+class Thing:
+    pass
+
+
+def test_what_holds_other_things_than_tensors_is_refused(run, tmp_path):
+    torch.save({"model": Thing()}, tmp_path / "pickled.pt")
+    torch.save({"steps": 3}, tmp_path / "number.pt")
+    np.save(tmp_path / "objects.npy", np.array([None]), allow_pickle=True)
+    np.save(tmp_path / "words.npy", np.array(["a"]))
+    (tmp_path / "cut.safetensors").write_bytes(safetensors.torch.save(TENSORS)[:-1])
+    hole = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}'
+    (tmp_path / "hole.safetensors").write_bytes(len(hole).to_bytes(8, "little") + hole + b"ab")
+    for name, message in (
+        ("pickled.pt", "weights_only"),
+        ("number.pt", "steps holds int; need tensors alone"),
+        ("objects.npy", "numpy and torch do not take it"),
+        ("words.npy", "numpy and torch do not take it"),
+        ("cut.safetensors", "whose header makes it"),
+        ("hole.safetensors", "a: its numbers begin at byte 1, and those before end at 0"),
+    ):
+        code, out, err = run("encode", name)
+        assert (code, out, err.count("\n")) == (1, "", 1) and message in err, err
+
+
+def test_shards_are_one_model(run, tmp_path):
+    names = list(TENSORS)
+    for i, part in enumerate((names[:2], names[2:])):
+        safetensors.torch.save_file({name: TENSORS[name] for name in part}, tmp_path / f"model-{i}.safetensors")
+    weight_map = {name: f"model-{int(name in names[2:])}.safetensors" for name in names}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    for source in (source_at(tmp_path), source_at(index)):
+        assert {entry.name for entry in source.index.entries} == set(names)
+        for entry in source.index.entries:
+            found = source.words(entry, range(entry.words)).tobytes()
+            assert found == TENSORS[entry.name].view(torch.uint8).numpy().tobytes()
+    for wrong in ({"a": "../model-0.safetensors"}, {"a": 3}, {}):
+        index.write_text(json.dumps({"weight_map": wrong}))
+        with pytest.raises(InputError):
+            source_at(index)
+    with pytest.raises(InputError, match="beside them"):
+        source_of(index.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("shapes", "metadata", "cache"),
+    [
+        ({"layers.0.k": (2, 5, 8), "layers.0.v": (2, 5, 8)}, None, True),
+        ({"past_key_values.3.key": (1, 2, 5, 8)}, None, True),
+        ({"0.0": (1, 2, 5, 8), "0.1": (1, 2, 5, 8)}, None, True),
+        ({"0.0.0": (1, 2, 5, 8)}, {"2.0": "QuantizedKVCache"}, True),
+        ({"layers.0.compressed_kv": (40, 512), "layers.0.k_pe": (40, 64)}, None, True),
+        ({"layers.0.self_attn.k_proj.weight": (8, 8), "layers.0.self_attn.kv_a_proj.weight": (8, 8)}, None, False),
+        ({"encoder.layer.0.attention.self.key.weight": (8, 8)}, {"format": "pt"}, False),
+        ({"up.0.attn.1.k.weight": (8, 8, 1, 1), "up.0.attn.1.v.bias": (8,)}, None, False),
+        ({"0.weight": (3, 3, 3, 3), "1.bias": (3,)}, None, False),
+        ({"a": ()}, None, False),
+    ],
+)  # fmt: skip
+def test_a_cache_is_told_from_other_tensors(shapes, metadata, cache):
+    data = safetensors.torch.save({name: torch.zeros(shape) for name, shape in shapes.items()}, metadata)
+    assert holds_cache(data) == cache and not holds_cache(data[:40])
+
+
+def test_an_index_is_what_safetensors_takes():
+    good = Index.of({"a": ("BF16", (2, 3)), "b": ("U8", (0,)), "c": ("F4", (4,))}, {"x": "y"})
+    assert [entry.raw_bytes for entry in good.entries] == [12, 0, 2] and good.raw_bytes == 14
+    line = '{{"a":{{"dtype":"{}","shape":{},"data_offsets":{}}}}}'
+    wrong = [("BF17", [1], [0, 2]), ("BF16", [1], [0, 3]), ("BF16", [-1], [0, -2]), ("F4", [1], [0, 0]), ("U8", [1], [1, 2])]
+    twice = line.format("U8", [1], [0, 1])[:-1] + "," + line.format("U8", [1], [0, 1])[1:].replace('"a"', '"b"')
+    texts = ["[]", "{", '{"a":3}', '{"__metadata__":{"a":1}}', '{"__metadata__":[1]}', "[" * 100_000, twice]
+    for text in (*texts, *(line.format(*fields) for fields in wrong), line.format("BF16", "[true]", [0, 2])):
+        with pytest.raises(InputError):
+            Index.parse(text.encode())
+    assert Index.parse(line.format("BF16", [1], [0, 2]).encode()).words == 1
