@@ -34,13 +34,16 @@ import os
 import secrets
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from ..entropy_models.checksum import crc32
 from ..entropy_models.errors import Corrupt, Truncated, Unsupported
+
+with suppress(ImportError):  # Windows, where a file that is open is not removed
+    import fcntl
 
 MAGIC = b"\x89RDC"
 VERSION = 1
@@ -49,6 +52,8 @@ SIGNAL_MAX = 4096
 CHUNKS_MAX = 1 << 20
 CHUNK_BYTES_MAX = (1 << 31) - 1
 WEIGHTS_BYTES = 8
+PART = ".part"
+"""End of the names of files that are being written."""
 _FIXED = struct.Struct("<4sBBH8sHI")
 _ENTRY = struct.Struct("<BII")
 _CRC = struct.Struct("<I")
@@ -256,19 +261,31 @@ def write_file(path: Path, data: bytes) -> None:
 def replaced(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of ``path`` when all is written, and leaves no trace if anything fails.
 
+    It is locked while it is written: one that is not is what a killed writer left.
+
     Raises:
         OSError: it cannot be written; names ``path``.
     """
     path = Path(os.path.realpath(path))
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:  # not tempfile, whose files are their owner's alone: a umask can only be read by setting it, for all threads
         handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         with os.fdopen(handle, "w+b") as file:
+            lock(handle)
             yield file
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def lock(handle: int) -> bool:
+    """Lock an open file until it is closed; False: another process has it. Where there are no locks, False."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (NameError, OSError):
+        return False
+    return True

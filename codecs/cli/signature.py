@@ -32,19 +32,23 @@ def faces() -> tuple[Face, ...]:
 def with_options(verb: str, command: Callable[..., None]) -> Callable[..., None]:
     """A command that has the fields of every face's dataclass ``verb`` (``Encode``) as options, beside its own.
 
-    It takes them as ``**given``.
+    It takes them as ``**given``. A parameter of its own whose type is a dataclass stands for its fields.
 
     Raises:
         TypeError: two faces declare one option with different types, flags or defaults.
     """
 
-    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
     hints = get_type_hints(command, include_extras=True)
-    own = [p.replace(annotation=hints[p.name]) for p in own]
+    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and dataclasses.is_dataclass(hint)}
+    plain = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    own = [p.replace(annotation=hints[p.name]) for p in plain if p.name not in groups]
+    own += [_parameter(*item) for kind in groups.values() for item in _annotated(kind)]
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*own, *_merged(verb))]
 
     @wraps(command)
     def extended(**given: Any) -> None:
+        for name, kind in groups.items():
+            given[name] = kind(**{field: given.pop(field) for field, _, _ in _annotated(kind)})
         command(**given)
 
     extended.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -85,16 +89,13 @@ def _merged(verb: str) -> list[inspect.Parameter]:
     """One parameter for each option of any face."""
     found: dict[str, inspect.Parameter] = {}
     for face in faces():
-        hints = get_type_hints(getattr(face, verb), include_extras=True)
-        for name, field in _fields(face, verb).items():
-            kind, option = get_args(hints[name])
+        for name, hint, default in _annotated(getattr(face, verb)):
+            kind, option = get_args(hint)
             option, people = copy(option), [owner.people for owner in owners(verb, name)]
             option.rich_help_panel = SEVERAL if len(people) > 1 else people[0][0].upper() + people[0][1:]
             if len(people) > 1:
                 option.help = _shared_help(verb, name)
-            parameter = inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[kind, option]
-            )
+            parameter = _parameter(name, Annotated[kind, option], default)
             if name in found and _declared(found[name]) != _declared(parameter):
                 raise TypeError(f"option {name} of {verb} is declared in two ways, the other one by {face.people}")
             found.setdefault(name, parameter)
@@ -111,6 +112,16 @@ def _shared_help(verb: str, name: str) -> str:
         return "".join(f"{text} Of {' and '.join(people)}." for text, people in texts.items())
     parts = [f"{' and '.join(people)}: {text}" for text, people in texts.items()]
     return " ".join(part[0].upper() + part[1:] for part in parts)
+
+
+def _annotated(kind: type) -> list[tuple[str, Any, Any]]:
+    """Name, annotation and default of each field of a dataclass of options."""
+    hints = get_type_hints(kind, include_extras=True)
+    return [(field.name, hints[field.name], field.default) for field in dataclasses.fields(kind)]
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _examples(verb: str) -> str:

@@ -12,13 +12,13 @@ import os
 import re
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ...entropy_models.errors import InputError
+from ..terminal.paths import put_whole
 
 _KEY = re.compile(r"[A-Za-z0-9_\-]+(?:[./][A-Za-z0-9_\-]+)*")
 _PART = ".part"
@@ -26,8 +26,6 @@ _PART_AGE_S = 3600.0
 """No writer takes so long for one block."""
 REDIS_VALUE_MAX = 512 * 2**20
 """Redis refuses larger strings (its ``proto-max-bulk-len``)."""
-_WHOLE_OBJECT_PUT = {"memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "r2"}
-"""fsspec protocols whose put of a whole object is atomic, and whose rename is a copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +140,6 @@ class FsspecBackend:
         except (ImportError, ValueError) as error:
             raise InputError(f"{url}: {error}") from error
         self._root = root.rstrip("/")
-        protocol = self._fs.protocol
-        names = {protocol} if isinstance(protocol, str) else set(protocol)
-        self._whole = bool(_WHOLE_OBJECT_PUT & names)
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{_checked(key)}"
@@ -158,19 +153,7 @@ class FsspecBackend:
 
     def put(self, key: str, data: bytes) -> None:
         """One put of a whole object, or a temporary file and a rename."""
-        path = self._path(key)
-        if self._whole:
-            self._fs.pipe_file(path, data)
-            return
-        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        temporary = f"{path}.{uuid.uuid4().hex}{_PART}"
-        try:
-            self._fs.pipe_file(temporary, data)
-            self._fs.mv(temporary, path)
-        except BaseException:
-            if self._fs.exists(temporary):
-                self._fs.rm_file(temporary)
-            raise
+        put_whole(self._fs, self._path(key), data)
 
     def delete(self, key: str) -> None:
         """Remove the object if it is there."""

@@ -38,5 +38,9 @@ def message(error: BaseException) -> str:
 
 def fail(error: BaseException, name: str = "", program: str = "codec") -> None:
     """One line on standard error about what went wrong with the file ``name``."""
-    text = message(error)
+    fail_text(message(error), name, program)
+
+
+def fail_text(text: str, name: str = "", program: str = "codec") -> None:
+    """The same of what `message` told."""
     errors.print(one_line(f"{program}: {name + ': ' if name and not text.startswith(f'{name}: ') else ''}{text}"))

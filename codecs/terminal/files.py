@@ -1,8 +1,7 @@
-"""Paths on the command line: expand, sniff, name outputs, refuse to overwrite."""
+"""Files of a command: what goes where, and what is not overwritten."""
 
 from __future__ import annotations
 
-import glob
 import re
 import sys
 import unicodedata
@@ -13,9 +12,9 @@ from decimal import Decimal
 from pathlib import Path
 
 from ...entropy_models.errors import InputError
-from .. import container
+from .paths import find, is_url, path_of, write_whole
+from .sources import STDIO, Source
 
-STDIO = "-"
 PREFIXES = ("", "k", "m", "g", "t")
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*((?P<prefix>[kmgt])(?P<binary>i)?)?b?", re.IGNORECASE | re.ASCII)
 
@@ -53,106 +52,89 @@ class Job:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         else:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            container.write_file(self.target, data)
-
-
-def expand(
-    inputs: Iterable[str], suffixes: frozenset[str] | None, note: Callable[[str], None] = lambda text: None
-) -> list[Path | None]:
-    """Files, globs and folders to files, each once. In folders, those with one of ``suffixes`` (None: all), recursively.
-
-    ``note`` is told how many files of a folder have other suffixes.
-
-    Raises:
-        ValueError: a name matches nothing.
-    """
-    found: list[Path | None] = []
-    for name in inputs:
-        path = Path(name)
-        if not name:
-            raise InputError("an input's name is empty; the current folder is .")
-        if name == STDIO:
-            found.append(None)
-        elif path.is_dir():
-            every = sorted(p for p in path.rglob("*") if p.is_file())
-            inside = [p for p in every if suffixes is None or p.suffix.lower() in suffixes]
-            if not inside:
-                raise InputError(f"{name}: the folder holds none of {', '.join(sorted(suffixes or ()))}")
-            if len(inside) < len(every):
-                others = sorted({p.suffix or "no suffix" for p in every} - {p.suffix for p in inside})
-                note(f"{name}: {len(every) - len(inside)} of {len(every)} files left out ({', '.join(others)})")
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            matches = sorted(p for p in glob.glob(name, recursive=True) if Path(p).is_file())
-            if not matches:
-                raise InputError(f"{name}: no such file")
-            found += [Path(match) for match in matches]
-    return list(dict.fromkeys(found))
+            write_whole(self.target, data)
 
 
 def jobs(
-    sources: list[Path | None],
+    sources: Sequence[Source],
     output: str | None,
     suffix_of: Callable[[Path | None], str],
     *,
-    roots: Sequence[str] = (),
-    force: bool,
+    named: int = 0,
     suffixes: frozenset[str] = frozenset(),
 ) -> list[Job]:
     """Give every input its output: beside it, in the folder ``output``, or the file ``output`` for a single input.
 
-    What lies in a folder of ``roots`` keeps its place below it; beside ``g.tiff``, ``g.png`` becomes ``g.png.rdc``.
+    In a folder each keeps its place; beside ``g.tiff``, ``g.png`` becomes ``g.png.rdc``.
 
     Args:
-        sources: None is standard input.
-        roots: the inputs as given; two of them, or a folder, need a folder for the output even if they are one file.
-        output: file, folder or ``-``; None: beside the inputs.
+        named: how many inputs were named; two, or a folder, need a folder for the output even if they are one file.
+        output: file, folder, URL or ``-``; None: beside the inputs.
         suffix_of: an input's output suffix; not called where ``output`` names the file.
-        force: outputs may exist.
         suffixes: of files, so that such an ``output`` is no folder that is not there yet.
 
     Raises:
-        ValueError: many inputs for one file, two inputs for one output, or an output that cannot be (`check_target`).
+        ValueError: many inputs for one file, or two inputs for one output.
     """
     if output == "":
         raise InputError("the output's name is empty; the current folder is .")
+    inputs = max(len(sources), named)
+    many = inputs > 1 or any(source.one_of_many for source in sources)
+    count = f"{inputs} inputs" if inputs > 1 else "an input folder or list"
+    place = None if output in (None, STDIO) else path_of(output or "")
+    if place and many and (place.is_file() or place.suffix.lower() in suffixes):
+        raise InputError(f"{output} is one file, and -o takes a folder for {count}, like {output}/")
+    in_folder = place and (many or (output or "").endswith(("/", "\\")) or place.is_dir())
     planned = []
-    folders = [Path(root) for root in roots if Path(root).is_dir()]
-    inputs = max(len(sources), len(roots))
-    many = inputs > 1 or bool(folders)
-    count = f"{inputs} inputs" if inputs > 1 else "an input folder"
     for source in sources:
-        if output == STDIO or (source is None and output is None):
-            target = None
-        elif output is None:
-            target = source.with_suffix(suffix_of(source))  # type: ignore[union-attr]
-        elif many and (Path(output).is_file() or Path(output).suffix.lower() in suffixes):
-            raise InputError(f"{output} is one file, and -o takes a folder for {count}, like {output}/")
-        elif Path(output).is_dir() or output.endswith(("/", "\\")) or many:
-            target = Path(output) / _place(source, folders) / ((source.stem if source else "stdin") + suffix_of(source))
-        else:
-            target = Path(output)
-        planned.append(Job(source, target))
-    planned = _apart(planned)
+        target = place
+        if place and in_folder:
+            folder = place / source.place if source.place else place
+            target = folder / ((source.path.stem if source.path else "stdin") + suffix_of(source.path))
+        elif output is None and source.path:
+            target = source.path.with_suffix(suffix_of(source.path))
+        planned.append(Job(source.path, target))
+    return _apart(planned)
+
+
+def check_targets(planned: Iterable[Job], output: str | None, *, force: bool, skip_existing: bool) -> list[Job]:
+    """The jobs to do, checked before hours are spent (`check_target`): all, or those whose outputs are not there yet.
+
+    Outputs are written whole or not at all, so that one which is there is done.
+    """
+    present: set[str] | None = None
+    if output and is_url(output):  # one listing instead of a question for each
+        root = path_of(output)
+        present = {str(root / name) for name in find(root)} | ({str(root)} if root.is_file() else set())
+    left = []
     for job in planned:
         if job.target:
-            check_target(job.source, job.target, force)
-    return planned
+            exists = job.target.is_file() if present is None else str(job.target) in present
+            if exists and skip_existing:
+                continue
+            check_target(job.source, job.target, force, exists)
+        left.append(job)
+    return left
 
 
-def check_target(source: Path | None, target: Path, force: bool) -> None:
-    """Check before hours are spent: ValueError for an output below a file, for the input itself, or one that exists."""
-    if not (above := nearest(target.parent)).is_dir():
+def check_target(source: Path | None, target: Path, force: bool, exists: bool | None = None) -> None:
+    """ValueError for an output below a file, for the input itself, or one that exists, unless ``force``.
+
+    Args:
+        exists: whether there is such an output, where that is known.
+    """
+    if isinstance(target, Path) and not (above := nearest(target.parent)).is_dir():
         raise InputError(f"{above} is a file, and {target} needs a folder there")
-    if source and target.exists() and target.samefile(source):
+    if source == target or (isinstance(target, Path) and isinstance(source, Path) and _same(source, target)):
         raise InputError(f"{target} is the input itself; give -o another name")
-    if target.is_dir():
+    if isinstance(target, Path) and target.is_dir():
         raise InputError(f"{target} is a folder; -o takes a file")
-    if target.is_file() and not force:
+    if (target.is_file() if exists is None else exists) and not force:
         raise InputError(f"{target} exists; --force overwrites it")
+
+
+def _same(source: Path, target: Path) -> bool:
+    return target.exists() and source.exists() and target.samefile(source)
 
 
 def check_folder(path: Path) -> None:
@@ -176,14 +158,6 @@ def check_outputs(folder: Path, names: Iterable[str], force: bool) -> None:
 def nearest(path: Path) -> Path:
     """The path itself if it exists, else the first folder above it that does."""
     return next(p for p in (path, *path.parents) if p.exists())
-
-
-def _place(source: Path | None, folders: list[Path]) -> Path:
-    """Path of a file below the first of ``folders`` that holds it."""
-    for folder in folders:
-        if source and source.is_relative_to(folder):
-            return source.relative_to(folder).parent
-    return Path()
 
 
 def _apart(planned: list[Job]) -> list[Job]:

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
-Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Files, globs or folders; - is standard input.")]
-Output = Annotated[str | None, typer.Option("--output", "-o", metavar="OUT", help="File, folder, or - (stdout).")]
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="INPUT", help="Files, folders, globs, URLs, lists.txt; - is standard input.")
+]
+Output = Annotated[str | None, typer.Option("--output", "-o", metavar="OUT", help="File, folder, URL, or - (stdout).")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite outputs that exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda. Files are the same to every decoder.")]

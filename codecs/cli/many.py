@@ -1,0 +1,140 @@
+"""Many files: the options that commands on them share, and the loop that reports each and sums up."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from ...entropy_models.errors import InputError
+from ..terminal.console import TRACEBACK, bar, errors, fail_text
+from ..terminal.files import Job, one_line, show_size
+from .conversion import Conversion, Report
+from .engines import Done, one_process, processes
+
+PANEL = "Many files"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """Options of a command that reads many files."""
+
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", metavar="N", min=1, help="N processes of one thread each.", rich_help_panel=PANEL),
+    ] = None
+    failures: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a line of JSON for each file that fails.", rich_help_panel=PANEL),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManyFiles(Workers):
+    """Options of a command that also writes many."""
+
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing",
+            help="Leave outputs that exist, as they are: goes on where a run was stopped or killed.",
+            rich_help_panel=PANEL,
+        ),
+    ] = False
+
+
+@dataclass(slots=True)
+class Summary:
+    """What became of all files."""
+
+    skipped: int = 0
+    done: int = 0
+    failed: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    raw_bytes: int = 0
+
+    def add(self, report: Report) -> None:
+        """Count one more."""
+        self.failed += bool(report.error)
+        self.done += not report.error
+        self.read_bytes += report.read_bytes
+        self.written_bytes += report.facts.get("bytes", 0)
+        self.raw_bytes += report.facts.get("raw_bytes", 0)
+
+    def line(self, duration_s: float) -> str:
+        """For people."""
+        sizes = show_size(self.read_bytes) + (f" to {show_size(self.written_bytes)}" if self.written_bytes else "")
+        ratio = [f"{self.raw_bytes / self.written_bytes:.1f}:1 of raw"] if self.raw_bytes and self.written_bytes else []
+        others = [f"{count} {what}" for count, what in ((self.failed, "failed"), (self.skipped, "skipped")) if count]
+        speed = f"{duration_s:.1f} s, {self.done / duration_s:.1f} files/s"
+        return "  ".join([f"{self.done} file{'s' * (self.done != 1)}", sizes, *ratio, *others, speed])
+
+
+def run_all(
+    conversion: Conversion,
+    planned: Sequence[Job],
+    workers: Workers,
+    *,
+    verb: str,
+    as_json: bool,
+    to: Console,
+    skipped: int = 0,
+) -> None:
+    """Do every job and report each in one line on ``to``; of several also what they add up to. Exits 1 if any failed.
+
+    Args:
+        verb: ``encoding``, for the progress bar.
+        skipped: how many there would have been more.
+
+    Raises:
+        ValueError: other processes would have to read standard input or write standard output.
+    """
+    start, summary = time.perf_counter(), Summary(skipped)
+    with ExitStack() as stack:
+        log = stack.enter_context(workers.failures.open("w")) if workers.failures else None
+        progress = stack.enter_context(bar())
+        task = progress.add_task(verb, total=len(planned), visible=len(planned) > 1)
+        for job, report in started(conversion, planned, workers, progress):
+            summary.add(report)
+            if report.error:
+                progress.stop() if len(planned) == 1 else None
+                failed = json.dumps({"input": job.name, "error": report.error})
+                tell_failure(job, report)
+                print(failed, file=log, flush=True) if log else None
+                to.print(failed) if as_json else None
+            else:
+                for notice in report.notices:
+                    errors.print(one_line(f"codec: {job.name}: note: {notice}"))
+                to.print(json.dumps(report.facts) if as_json else report.shown())
+            progress.advance(task)
+    if len(planned) + skipped > 1 and not as_json:
+        to.print(summary.line(time.perf_counter() - start))
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+def started(conversion: Conversion, planned: Sequence[Job], workers: Workers, progress: Progress) -> Done:
+    """The engine that was asked for, at work."""
+    if workers.jobs is None:
+        return one_process(planned, conversion, progress)
+    if any(job.source is None for job in planned):
+        raise InputError("standard input cannot be read by other processes; leave out -j")
+    return processes(planned, conversion, workers.jobs)
+
+
+def tell_failure(job: Job, report: Report) -> None:
+    """One line on standard error; with ``--traceback`` where it came from, and the end."""
+    if TRACEBACK in sys.argv:
+        errors.print(report.trace or report.error)
+        raise typer.Exit(1)
+    fail_text(report.error, job.name)
