@@ -98,6 +98,13 @@ class Desk:
         return self.loaded[key]
 
 
+class Sampled(Protocol):
+    """A signal that data sets for training turn into a tensor (`torch_data`)."""
+
+    def sample(self) -> Any:
+        """A numpy array, channels first, the same kind for every signal of the codec: a batch stacks them."""
+
+
 class Face(Protocol):
     """A codec on the command line. Importing its module costs no numpy and no torch.
 

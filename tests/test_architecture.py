@@ -41,6 +41,8 @@ ARROWS = {
     "image": {
         *BASE, "contract", "weights", "weights_file", "device", "symbols", "rate_control", "evaluation", "terminal",
     },
+    "pillow": {*BASE, "image"},
+    "torch_data": {*BASE, "contract", "registry", "terminal"},
     "tensor": {*BASE, "contract", "terminal"},
     "text": {*BASE, "contract", "terminal"},
     "kv_cache": {*BASE, "contract", "evaluation", "terminal", "tensor", "text"},

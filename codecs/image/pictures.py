@@ -52,6 +52,10 @@ class Picture:
         """A copy of the pixels as uint8 (height, width, 3), grey three times; without alpha."""
         return np.broadcast_to(self.pixels, (*self.pixels.shape[:2], 3)).copy()
 
+    def sample(self) -> np.ndarray:
+        """The pixels for training, uint8 (3, height, width), grey three times; without alpha."""
+        return np.ascontiguousarray(np.moveaxis(self.rgb(), -1, 0))
+
 
 def as_picture(image: np.ndarray | str | Path | Image.Image | Picture) -> Picture:
     """An array, a path, Pillow's image or a picture, as a picture.

@@ -115,3 +115,26 @@ def test_files_are_read_over_http(run, pictures, tmp_path):
 def test_what_cannot_be_reached_is_named(run, memory, url, message):
     code, out, err = run("encode", url, "-o", "out/")
     assert (code, out, err.count("\n")) == (1, "", 1) and err.startswith(f"codec: {message}") and "internal" not in err
+
+
+def test_buckets(run, pictures, monkeypatch):
+    s3fs = pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in (("ENDPOINT_URL", f"http://{host}:{port}"), ("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    try:
+        s3fs.S3FileSystem.clear_instance_cache()
+        bucket = s3fs.S3FileSystem()
+        bucket.mkdir("bucket")
+        bucket.put(str(pictures), "bucket/in", recursive=True)
+        assert run("encode", "s3://bucket/in", "-o", "s3://bucket/packed", "-j", "2")[0] == 0
+        bucket.rm("bucket/packed/a/1.rdc")
+        out = run("encode", "s3://bucket/in", "-o", "s3://bucket/packed", "--skip-existing")[1]
+        assert out.startswith("s3://bucket/packed/a/1.rdc  ") and "2 skipped" in out
+        assert run("verify", "s3://bucket/packed/**/*.rdc")[1].count("  ok\n") == 3
+    finally:
+        server.stop()
+        s3fs.S3FileSystem.clear_instance_cache()
