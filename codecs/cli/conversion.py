@@ -29,7 +29,7 @@ class Report:
     facts: dict[str, Any] = field(default_factory=dict)
     """For ``--json``; ``bytes`` and ``raw_bytes`` among them add up."""
     line: str = ""
-    """For people."""
+    """For people: of an output what stands between its size and ratio, else all."""
     tables: tuple[Any, ...] = ()
     """Instead of a line: what rich prints."""
     notices: tuple[str, ...] = ()
@@ -42,7 +42,9 @@ class Report:
 
     def shown(self) -> Any:
         """What people see of it."""
-        return Group(*self.tables) if self.tables else one_line(self.line)
+        if self.tables:
+            return Group(*self.tables)
+        return one_line(_line_of(self.facts, self.line) if "output" in self.facts else self.line)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,7 @@ class Conversion:
         facts["duration_s"] = time.perf_counter() - start
         return Report(
             facts=facts,
-            line=_line_of(facts, result.line),
+            line=result.line,
             notices=result.notices,
             read_bytes=len(data),
             data=result.data if self.collect else None,

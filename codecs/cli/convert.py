@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ...entropy_models.errors import InputError
 from ..terminal import files
 from ..terminal.console import errors, out
 from ..terminal.files import Job, one_line
 from ..terminal.options import AsJson, Device, Force, Inputs, Output
-from ..terminal.paths import remove_parts
-from ..terminal.sources import Source, expand
+from ..terminal.paths import path_of, remove_parts
+from ..terminal.sources import STDIO, Source, expand
 from .conversion import RDC, Conversion, Decoding, Describing, Encoding, Verifying, face_at, known_suffixes
 from .many import ManyFiles, Workers, run_all
 from .signature import faces, options_of
@@ -35,7 +37,7 @@ def encode(
     readable = frozenset[str]().union(*(face.reads for face in faces()))
     sources = expand(inputs, readable, note)
     check_shared_files(options.values(), len(sources))
-    planned = files.jobs(sources, output, lambda source: RDC, named=len(inputs), suffixes=known_suffixes())
+    planned = files.jobs(sources, folder_for(output, many), lambda source: RDC, named=len(inputs), suffixes=known_suffixes())
     convert_all(Encoding(given=given, device=device), planned, output, many, as_json=as_json, force=force, verb="encoding")
 
 
@@ -56,7 +58,7 @@ def decode(
         face = face_at(source) or faces()[0]
         return face.suffix(options[face])
 
-    planned = files.jobs(sources, output, suffix_of, named=len(inputs), suffixes=known_suffixes())
+    planned = files.jobs(sources, folder_for(output, many), suffix_of, named=len(inputs), suffixes=known_suffixes())
     convert_all(Decoding(given=given, device=device), planned, output, many, as_json=as_json, force=force, verb="decoding")
 
 
@@ -92,13 +94,58 @@ def convert_all(
     force: bool,
     verb: str,
 ) -> None:
-    """Convert and write every job whose output is to be written."""
+    """Convert every job whose output is not to be kept as it is, and write it, to a file of its own or into a shard."""
+    if many.shards:
+        into_shards(conversion, planned, output or "", many, as_json=as_json, force=force, verb=verb)
+        return
     left = files.check_targets(planned, output, force=force, skip_existing=many.skip_existing)
     to = errors if any(job.target is None for job in planned) else out  # standard output carries the data
     try:
         run_all(conversion, left, many, verb=verb, as_json=as_json, to=to, skipped=len(planned) - len(left))
     finally:
         remove_parts(job.target for job in planned if job.target)  # also of killed runs whose outputs are there by now
+
+
+def into_shards(
+    conversion: Conversion,
+    planned: list[Job],
+    output: str,
+    many: ManyFiles,
+    *,
+    as_json: bool,
+    force: bool,
+    verb: str,
+) -> None:
+    """The same into the shards of a folder, where each file has its path below the folder as its name."""
+    from ..terminal.shards import ShardWriter
+
+    if force:
+        raise InputError("--force overwrites no shards; remove them, or give -o another folder")
+    folder = path_of(output)
+    names = {job: str(job.target)[len(str(folder)) :].replace("\\", "/").lstrip("/") for job in planned}
+    with ShardWriter(folder, files.parse_size(many.shards or "")) as shards:
+        if shards.names and not many.skip_existing:
+            raise InputError(f"{output} holds shards; --skip-existing goes on after them, -o takes another folder")
+        left = [job for job in planned if names[job] not in shards.names]
+        run_all(
+            dataclasses.replace(conversion, collect=True),
+            left,
+            many,
+            verb=verb,
+            as_json=as_json,
+            to=out,
+            skipped=len(planned) - len(left),
+            store=lambda job, data: shards.add(names[job], data),
+        )
+
+
+def folder_for(output: str | None, many: ManyFiles) -> str | None:
+    """The output, which is a folder where shards are written there."""
+    if not many.shards:
+        return output
+    if output in (None, "", STDIO):
+        raise InputError("--shards needs a folder to write them in: -o FOLDER")
+    return f"{output}/"
 
 
 def check_shared_files(options: Any, jobs: int) -> None:

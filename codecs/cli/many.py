@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from ...entropy_models.errors import InputError
 from ..terminal.console import TRACEBACK, bar, errors, fail_text
-from ..terminal.files import Job, one_line, show_size
+from ..terminal.files import Job, one_line, parse_size, show_size
 from .conversion import Conversion, Report
 from .engines import Done, one_process, processes
 
@@ -50,6 +50,18 @@ class ManyFiles(Workers):
             rich_help_panel=PANEL,
         ),
     ] = False
+    shards: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Write into tar files of at most this size, like 1GB, in the folder OUT; for WebDataset.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.shards is not None and parse_size(self.shards) <= 0:
+            raise InputError(f"--shards {self.shards}; need a size like 1GB")
 
 
 @dataclass(slots=True)
@@ -89,12 +101,14 @@ def run_all(
     as_json: bool,
     to: Console,
     skipped: int = 0,
+    store: Callable[[Job, bytes], str] | None = None,
 ) -> None:
     """Do every job and report each in one line on ``to``; of several also what they add up to. Exits 1 if any failed.
 
     Args:
         verb: ``encoding``, for the progress bar.
         skipped: how many there would have been more.
+        store: takes the outputs that are collected, and tells where they went.
 
     Raises:
         ValueError: other processes would have to read standard input or write standard output.
@@ -115,6 +129,8 @@ def run_all(
             else:
                 for notice in report.notices:
                     errors.print(one_line(f"codec: {job.name}: note: {notice}"))
+                if store and report.data is not None:
+                    report.facts["output"] = store(job, report.data)
                 to.print(json.dumps(report.facts) if as_json else report.shown())
             progress.advance(task)
     if len(planned) + skipped > 1 and not as_json:
