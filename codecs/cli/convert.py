@@ -100,6 +100,8 @@ def convert_all(
         return
     left = files.check_targets(planned, output, force=force, skip_existing=many.skip_existing)
     to = errors if any(job.target is None for job in planned) else out  # standard output carries the data
+    if to is errors and many.others:
+        raise InputError("standard output cannot be written by other processes; leave out -j and --engine")
     try:
         run_all(conversion, left, many, verb=verb, as_json=as_json, to=to, skipped=len(planned) - len(left))
     finally:

@@ -6,22 +6,23 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
 from ...entropy_models.errors import InputError
-from ..terminal.console import TRACEBACK, bar, errors, fail_text
+from ..terminal.console import TRACEBACK, bar, errors, fail_text, plain
 from ..terminal.files import Job, one_line, parse_size, show_size
 from .conversion import Conversion, Report
 from .engines import Done, one_process, processes
 
 PANEL = "Many files"
+Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,27 @@ class Workers:
         Path | None,
         typer.Option(metavar="FILE", help="Write a line of JSON for each file that fails.", rich_help_panel=PANEL),
     ] = None
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="local, or ray: N actors of a Ray cluster, which all read and write the same places.", rich_help_panel=PANEL
+        ),
+    ] = "local"
+    gpus: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", min=0, help="Of a GPU for each actor of a Ray cluster, like 0.25.", rich_help_panel=PANEL
+        ),
+    ] = None
+
+    @property
+    def others(self) -> bool:
+        """Whether other processes do the work."""
+        return self.jobs is not None or self.engine != "local"
+
+    def __post_init__(self) -> None:
+        if self.gpus is not None and self.engine != "ray":
+            raise InputError("--gpus is for --engine ray; others take --device")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +82,7 @@ class ManyFiles(Workers):
     ] = None
 
     def __post_init__(self) -> None:
+        Workers.__post_init__(self)
         if self.shards is not None and parse_size(self.shards) <= 0:
             raise InputError(f"--shards {self.shards}; need a size like 1GB")
 
@@ -115,6 +138,9 @@ def run_all(
     """
     start, summary = time.perf_counter(), Summary(skipped)
     with ExitStack() as stack:
+        if workers.engine == "ray":  # whose threads print on standard output, of lost nodes
+            to = plain(file=sys.stdout)
+            stack.enter_context(redirect_stdout(sys.stderr))
         log = stack.enter_context(workers.failures.open("w")) if workers.failures else None
         progress = stack.enter_context(bar())
         task = progress.add_task(verb, total=len(planned), visible=len(planned) > 1)
@@ -141,11 +167,15 @@ def run_all(
 
 def started(conversion: Conversion, planned: Sequence[Job], workers: Workers, progress: Progress) -> Done:
     """The engine that was asked for, at work."""
-    if workers.jobs is None:
+    if not workers.others:
         return one_process(planned, conversion, progress)
     if any(job.source is None for job in planned):
-        raise InputError("standard input cannot be read by other processes; leave out -j")
-    return processes(planned, conversion, workers.jobs)
+        raise InputError("standard input cannot be read by other processes; leave out -j and --engine")
+    if workers.engine == "ray":
+        from .ray_engine import cluster
+
+        return cluster(planned, conversion, workers.jobs, workers.gpus)
+    return processes(planned, conversion, workers.jobs or 1)
 
 
 def tell_failure(job: Job, report: Report) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -12,9 +14,14 @@ TRACEBACK = "--traceback"
 """Option of the command, anywhere on its line."""
 EXPECTED = BitstreamError, InputError, OSError, FloatingPointError
 """What users can mend; any other error is a bug."""
-# names of files are shown as they are: no markup, no emoji
-errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
-out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def plain(**options: Any) -> Console:
+    """A console where names of files are shown as they are: no markup, no emoji."""
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False, **options)
+
+
+errors, out = plain(stderr=True), plain()
 
 
 def bar() -> Progress:

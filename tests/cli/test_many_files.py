@@ -143,9 +143,11 @@ def test_patterns_keep_what_they_find_in_its_place(run, pictures, tmp_path):
     assert sorted(contents(tmp_path / "two")) == ["0.rdc", "4.rdc"]
 
 
-def test_other_processes_cannot_read_standard_input(run):
-    code, out, err = run("encode", "-", "-j", "2")
+def test_other_processes_have_no_standard_input_and_output(run, pictures):
+    code, out, err = run("encode", "-", "-o", "x.rdc", "-j", "2")
     assert (code, out) == (1, "") and "standard input cannot be read by other processes" in err
+    code, out, err = run("encode", "in/a/0.png", "-o", "-", "-j", "2")
+    assert (code, out) == (1, "") and "standard output cannot be written by other processes" in err
 
 
 def test_an_interrupt_ends_the_workers(pictures, tmp_path):
