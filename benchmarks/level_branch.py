@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 from rdcodec.codecs.evaluation.bd_rate import bd_rate
 from rdcodec.codecs.evaluation.points import MeanPoint, write_csv
+from rdcodec.codecs.image.distortion import PEAK
 from rdcodec.codecs.image.evaluation import TASK
 from rdcodec.training.image.data import ImageData
-from rdcodec.training.image.losses import PEAK, psnr_db, squared_error
+from rdcodec.training.image.losses import psnr_db, squared_error
 from rdcodec.training.image.module import ImageTraining
 
 QUALITIES = (10, 25, 40, 55, 70, 85)

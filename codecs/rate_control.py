@@ -12,15 +12,20 @@ S = TypeVar("S")
 QUALITY_MAX = 100
 
 
-def highest_quality(measure: Callable[[int], int], size: int) -> int:
-    """The highest quality 0..100 that ``measure`` gives at most ``size`` bytes, by bisection; 0 if it gives none so few."""
-    low, high = 0, QUALITY_MAX
+def highest_quality(measure: Callable[[int], int], size: int, near: int | None = None) -> int:
+    """The highest quality 0..100 that ``measure`` gives at most ``size`` bytes; 0 if it gives none so few.
+
+    By bisection, or, where it is dear, from a guess ``near`` outwards in steps that double, and then by bisection.
+    """
+    low, high, step = 0, QUALITY_MAX, 1
     while low < high:
-        middle = (low + high + 1) // 2
-        if measure(middle) <= size:
-            low = middle
+        quality = (low + high + 1) // 2 if near is None else min(max(near, low + 1), high)
+        if measure(quality) <= size:
+            low, turned, ahead = quality, high < QUALITY_MAX, quality + step
         else:
-            high = middle - 1
+            high, turned, ahead = quality - 1, low > 0, quality - step
+        near = None if near is None or turned else ahead
+        step *= 2
     return low
 
 
@@ -31,6 +36,7 @@ def encode_to_size(
     *,
     progress: Progress | None = None,
     shown: Callable[[int], str] = "{} bytes".format,
+    draft: Lossy[S] | None = None,
 ) -> tuple[bytes, int]:
     """The stream of the highest quality with at most ``size`` bytes, and that quality.
 
@@ -40,11 +46,13 @@ def encode_to_size(
     Args:
         progress: of each of these.
         shown: a size for messages.
+        draft: measures about the same bytes sooner, with less effort; only where the search begins depends on it.
 
     Raises:
         ValueError: quality 0 has more.
     """
-    for quality in range(highest_quality(codec.measurer(signal), size), -1, -1):
+    near = None if draft is None else highest_quality(draft.measurer(signal), size)
+    for quality in range(highest_quality(codec.measurer(signal), size, near), -1, -1):
         data = codec.encode(signal, quality=quality, progress=progress)
         if len(data) <= size:
             return data, quality

@@ -13,12 +13,15 @@ compute by Winograd or FFT.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import InputError
 from .layers import linear
+from .relaxed import straight_through
 
 ACTIVATION_MAX = 255
 """Largest activation; hidden layers are ReLUs clamped here."""
@@ -47,7 +50,7 @@ class IntegerLinear(nn.Module):
         """``x``: integers as float, shape (..., inputs), magnitude at most 255. Same for the result."""
         dtype = exact_dtype(x)
         total = linear(x.to(dtype), self.weight.to(dtype))
-        return rescale(total, self.bias.to(dtype), self.shift.to(dtype)).clamp(0, self.ceiling)
+        return rescaled(total, self.bias.to(dtype), self.shift.to(dtype), self.ceiling)
 
     def check(self) -> None:
         """Raise ValueError unless no input can push a sum out of the exact range."""
@@ -72,7 +75,7 @@ class IntegerDepthwise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         dtype = exact_dtype(x)
         total = sum_of_shifts(x.to(dtype), self.weight.to(dtype))
-        return rescale(total, self.bias.to(dtype), self.shift.to(dtype)).clamp(0, ACTIVATION_MAX)
+        return rescaled(total, self.bias.to(dtype), self.shift.to(dtype), ACTIVATION_MAX)
 
     def check(self) -> None:
         """Raise ValueError as `IntegerLinear.check` does; nine int8 products cannot leave the range, a bias could."""
@@ -99,3 +102,32 @@ def sum_of_shifts(x: Tensor, weight: Tensor) -> Tensor:
 def rescale(total: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
     """``(total + bias) / 2**shift`` rounded half up; exact, since only powers of two divide."""
     return torch.floor((total + bias + torch.exp2(shift - 1).floor()) * torch.exp2(-shift))
+
+
+def rescaled(total: Tensor, bias: Tensor, shift: Tensor, ceiling: int) -> Tensor:
+    """`rescale` within 0..ceiling; where gradients are wanted, with a straight-through one."""
+    if not torch.is_grad_enabled() or not (total.requires_grad or bias.requires_grad):
+        return rescale(total, bias, shift).clamp(0, ceiling)
+    with torch.no_grad():
+        exact = rescale(total, bias, shift)
+    return Bounded.apply(straight_through(exact, (total + bias) * torch.exp2(-shift)), ceiling)
+
+
+class Bounded(torch.autograd.Function):
+    """Clamp to 0..ceiling. Above it, gradients pass that pull the value back; below zero, only for levels.
+
+    A hidden activation at zero is an ordinary ReLU; a level at either end must be able to return.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ceiling: int) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.ceiling = ceiling
+        return x.clamp(0, ceiling)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        above = (x <= ctx.ceiling) | (gradient > 0)
+        below = (x >= 0) | ((gradient < 0) & (ctx.ceiling != ACTIVATION_MAX))
+        return gradient * (above & below), None

@@ -33,6 +33,21 @@ def test_no_quality_above_the_one_found_fits(size, fewer):
     assert len(codec.encoded) <= 2 + fewer // 10 and len(codec.measured) <= 7
 
 
+@pytest.mark.parametrize("off", [-40, -2, -1, 0, 1, 2, 40])
+@pytest.mark.parametrize("size", [0, 5, 15, 504, 994, 1004, 1005, 10**9])
+def test_a_search_that_begins_near_ends_where_any_other_does(size, off):
+    codec, best = Ruler(0), max(0, min((size - 5) // 10, 100))
+    near = min(max(best + off, 0), 100)
+    assert highest_quality(codec.measurer("signal"), size, near) == best
+    assert len(codec.measured) <= (4 if abs(off) <= 1 else 6 if abs(off) <= 2 else 14)
+
+
+def test_a_draft_says_where_to_begin():
+    codec, draft = Ruler(0), Ruler(7)
+    assert encode_to_size(codec, "signal", 600, draft=draft)[1] == 59
+    assert len(codec.measured) <= 3 and codec.encoded == [59]
+
+
 def test_a_size_below_the_least_is_refused_and_named():
     with pytest.raises(ValueError, match="^<4> is too small: quality 0 needs <5>$"):
         encode_to_size(Ruler(3), "signal", 4, shown="<{}>".format)

@@ -14,10 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..entropy_models.tables import LEVELS, SCALE_MIN, Tables, gaussian_tables, scale_ratio
-from .quantisation import lower_bound, straight_through
+from ..entropy_models.relaxed import gaussian_bits, straight_through
+from ..entropy_models.tables import LEVELS, Tables, gaussian_tables
 
-PROBABILITY_MIN = 1e-9
 SKIP_LEVEL = 3
 """Scales below 0.134 are not coded: such a symbol is zero in 9,998 of 10,000 cases."""
 LAGRANGIAN = 0.06
@@ -123,13 +122,3 @@ def expected_bits(charge: Charge) -> Tensor:
     noisy = gaussian_bits(residual + torch.rand_like(residual) - 0.5, level.detach())
     bits = gaussian_bits(symbols, level) + (noisy - noisy.detach())
     return (bits if active is None else bits * active).flatten(1).sum(1)
-
-
-def gaussian_bits(residual: Tensor, level: Tensor) -> Tensor:
-    """Bits of integers under a zero-mean Gaussian integrated over unit bins; ``level`` rounds straight through."""
-    level = straight_through(level.round(), level)
-    inverse = torch.exp(-level * scale_ratio()) / SCALE_MIN
-    magnitude = residual.abs()
-    upper = torch.special.ndtr((0.5 - magnitude) * inverse)
-    lower = torch.special.ndtr((-0.5 - magnitude) * inverse)
-    return -torch.log2(lower_bound(upper - lower, PROBABILITY_MIN))

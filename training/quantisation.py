@@ -6,14 +6,13 @@ A module built from these computes the very integers that the frozen module will
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..entropy_models import integer_net
-from ..entropy_models.integer_net import ACTIVATION_MAX, ACTIVATION_SCALE, WEIGHT_MAX
+from ..entropy_models.integer_net import ACTIVATION_MAX, ACTIVATION_SCALE, WEIGHT_MAX, Bounded, rescaled
+from ..entropy_models.relaxed import straight_through
 
 MAX_SHIFT = 14
 BIAS_MAX = 2**21
@@ -21,48 +20,6 @@ HIDDEN_GAIN, HIDDEN_BIAS = 1.5, 0.5
 """Start of a hidden layer: variance of its weights times its inputs, and its bias."""
 LEVEL_SPREAD, LEVEL_BIAS = 0.1, 1.5
 """Start of a layer that gives levels: share of that deviation, and bias. All are near 24; level 0 would code nothing."""
-
-
-def straight_through(rounded: Tensor, x: Tensor) -> Tensor:
-    """Value of ``rounded``, gradient of ``x``."""
-    return x + (rounded - x).detach()
-
-
-class _Clamp(torch.autograd.Function):
-    """Clamp to 0..ceiling. Above it, gradients pass that pull the value back; below zero, only for levels.
-
-    A hidden activation at zero is an ordinary ReLU; a level at either end must be able to return.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, ceiling: int) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.ceiling = ceiling
-        return x.clamp(0, ceiling)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        above = (x <= ctx.ceiling) | (gradient > 0)
-        below = (x >= 0) | ((gradient < 0) & (ctx.ceiling != ACTIVATION_MAX))
-        return gradient * (above & below), None
-
-
-def lower_bound(x: Tensor, bound: float) -> Tensor:
-    """Maximum of ``x`` and ``bound``; below it, gradients pass that raise ``x``."""
-    return _LowerBound.apply(x, bound)
-
-
-class _LowerBound(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
-        ctx.save_for_backward(x >= bound)
-        return x.clamp_min(bound)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (inside,) = ctx.saved_tensors
-        return gradient * (inside | (gradient < 0)), None
 
 
 class _Shadow(nn.Module):
@@ -88,13 +45,6 @@ class _Shadow(nn.Module):
         return {"weight": weight.to(torch.int8), "bias": bias.to(torch.int32), "shift": shift.to(torch.uint8)}
 
 
-def _rescale(total: Tensor, bias: Tensor, shift: Tensor, ceiling: int) -> Tensor:
-    """`integer_net.rescale` with a straight-through gradient."""
-    with torch.no_grad():
-        exact = integer_net.rescale(total, bias, shift)
-    return _Clamp.apply(straight_through(exact, (total + bias) * torch.exp2(-shift)), ceiling)
-
-
 class ShadowLinear(_Shadow):
     """Trainable `IntegerLinear`."""
 
@@ -110,7 +60,7 @@ class ShadowLinear(_Shadow):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias, shift = self.integers()
-        return _rescale(F.linear(x, weight), bias, shift, self.ceiling)
+        return rescaled(F.linear(x, weight), bias, shift, self.ceiling)
 
 
 class ShadowDepthwise(_Shadow):
@@ -127,7 +77,7 @@ class ShadowDepthwise(_Shadow):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias, shift = self.integers()
-        return _rescale(integer_net.sum_of_shifts(x, weight), bias, shift, ACTIVATION_MAX)
+        return rescaled(integer_net.sum_of_shifts(x, weight), bias, shift, ACTIVATION_MAX)
 
 
 class FloatLinear(ShadowLinear):
@@ -135,14 +85,14 @@ class FloatLinear(ShadowLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         total = F.linear(x, self.weight) + self.bias * ACTIVATION_SCALE
-        return _Clamp.apply(total, self.ceiling)
+        return Bounded.apply(total, self.ceiling)
 
 
 class FloatDepthwise(ShadowDepthwise):
     """Depthwise filter of the ablation, as `FloatLinear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Clamp.apply(integer_net.sum_of_shifts(x, self.weight) + self.bias * ACTIVATION_SCALE, ACTIVATION_MAX)
+        return Bounded.apply(integer_net.sum_of_shifts(x, self.weight) + self.bias * ACTIVATION_SCALE, ACTIVATION_MAX)
 
 
 LAYERS = {"integer": (ShadowLinear, ShadowDepthwise), "float": (FloatLinear, FloatDepthwise)}

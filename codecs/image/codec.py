@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
@@ -20,10 +21,11 @@ from ..symbols import CHECK, chunk_of, new_writer
 from ..weights_file import read_weights
 from .architectures import ARCHITECTURES
 from .dcvc_rt import ImageNetwork
+from .effort import effort_of
 from .extras import extra_chunks, with_extras
 from .header import STREAM_ID, ImageHeader, checked_crop, header_of, parse
 from .pictures import Picture, as_picture
-from .tile_coder import TileDecoder, TileEncoder
+from .tile_coder import NO_EFFORT, C, TileDecoder, TileEncoder
 from .tiles import Box, inner
 
 Source = Picture | np.ndarray | str | Path
@@ -41,6 +43,7 @@ class ImageCodec:
     def __init__(self, network: ImageNetwork, tables: Tables, stream_hash: bytes, device: str = "cpu") -> None:
         self.network = network.eval().requires_grad_(False).to(device)
         self.tables, self.stream_hash, self.device = tables, stream_hash, torch.device(device)
+        self.effort = NO_EFFORT
 
     @classmethod
     def load(cls, *, model: str | None = None, stream_hash: bytes | None = None, device: str = "auto") -> Self:
@@ -58,6 +61,23 @@ class ImageCodec:
         network, tables = read_weights(weights.verified_bytes(line), ARCHITECTURES)
         return cls(network, tables, line.stream_hash, resolve_device(device))
 
+    def with_effort(self, effort: int | None = None, *, tune: str | None = None) -> Self:
+        """This codec with an encoder that refines symbols before it writes them; networks are shared.
+
+        The same decoder and weights read what it writes. Two machines, or numbers of threads, may write other bytes.
+
+        Args:
+            effort: 0 (none) to 9; each tile costs so many steps forward and backward as `effort.STEPS` says.
+                None: 0, and 5 if a tune is named.
+            tune: for ``psnr``, ``eyes`` (half of the distortion MS-SSIM) or ``both`` (a tenth), the default.
+
+        Raises:
+            ValueError: there is no such effort or tune.
+        """
+        other = copy(self)
+        other.effort = effort_of(effort, tune)
+        return other
+
     def encode(self, signal: Source, *, quality: int | None = None, progress: Progress | None = None) -> bytes:
         """Compress one image to the bytes of an .rdc file.
 
@@ -71,7 +91,7 @@ class ImageCodec:
         picture = as_picture(signal)
         header = _header(picture, quality)
         packed, tiles = header.pack(), len(header.grid)
-        encoder = TileEncoder(self.network, self.tables, header, picture.pixels, lambda: new_writer(self.tables, packed))
+        encoder = self._encoder(picture, header, lambda: new_writer(self.tables, packed))
         chunks = []
         for index in range(tiles):
             chunks.append((container.DATA, chunk_of(encoder.encode(index))))
@@ -136,7 +156,7 @@ class ImageCodec:
         """Ideal bits of the tiles' symbols and what `decode` will return, without a stream. Errors as `encode`."""
         picture = as_picture(signal)
         header = _header(picture, quality)
-        encoder = TileEncoder(self.network, self.tables, header, picture.pixels, lambda: Measure(self.tables))
+        encoder = self._encoder(picture, header, lambda: Measure(self.tables))
         whole, bits = (0, 0, header.height, header.width), 0.0
         pixels = _blank(whole, header)
         for index in range(len(header.grid)):
@@ -178,13 +198,16 @@ class ImageCodec:
         def measure(quality: int) -> int:
             header = _header(picture, quality)
             tiles = len(header.grid)
-            encoder = TileEncoder(self.network, self.tables, header, picture.pixels, lambda: Measure(self.tables))
+            encoder = self._encoder(picture, header, lambda: Measure(self.tables))
             bits = sum(float(encoder.encode_latent(index).bits[0]) for index in range(tiles))
             # a stream's end is a whole word, which may hold the last symbols by luck
             fixed = container.table_end(len(header.pack()), tiles) + (CHECK.size - WORD_BYTES) * tiles
             return int(bits / 8) + fixed + extra
 
         return measure
+
+    def _encoder(self, picture: Picture, header: ImageHeader, new_coder: Callable[[], C]) -> TileEncoder[C]:
+        return TileEncoder(self.network, self.tables, header, picture.pixels, new_coder, self.effort)
 
     def _parsed(self, data: bytes | container.Stream, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:
         stream, header = parse(data, salvage=salvage)

@@ -13,7 +13,8 @@ from ...entropy_models.errors import InputError, Unsupported
 from .. import container, weights
 from ..contract import Desk, Result
 from ..terminal.files import parse_size, show_size
-from ..terminal.options import Model, Quality
+from ..terminal.options import Effort, Model, Quality
+from .effort import SHARES, TUNED_EFFORT, effort_of
 from .formats import FORMATS, READ_ONLY, SHOWN
 from .header import ALPHA, QUALITY, parse
 from .tiles import Box
@@ -33,6 +34,14 @@ class EncodeOptions:
     bpp: Annotated[float | None, typer.Option(help="The highest whole quality of at most this many bits per pixel.")] = None
     size: Annotated[str | None, typer.Option(help="The highest whole quality of at most this file size, like 50kB.")] = None
     model: Model = None
+    effort: Effort = None
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"What the effort is for: {', '.join(SHARES)}; default both, mostly PSNR. Alone: at effort {TUNED_EFFORT}.",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         targets = {"--quality": self.quality, "--bpp": self.bpp, "--size": self.size}
@@ -43,6 +52,7 @@ class EncodeOptions:
             raise InputError(f"--bpp {self.bpp}; need a number above 0 and at most {BPP_MAX:.0f}, like 0.5")
         if self.size is not None:
             parse_size(self.size)
+        effort_of(self.effort, self.tune)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +99,7 @@ class ImageFace:
             "codec encode photo.png                   photo.rdc, quality 60",
             "codec encode holiday/ -o packed/ -q 40   a folder",
             "codec encode photo.png --size 50kB       at most 50,000 bytes",
+            "codec encode photo.png --effort 5        some 4 % smaller at the same PSNR, takes ten times as long",
             "cat photo.jpg | codec encode - > photo.rdc",
         ),
         "Decode": (
@@ -119,7 +130,8 @@ class ImageFace:
         from .pictures import read_picture
 
         picture = read_picture(data)
-        codec = desk.codec("encode", lambda: ImageCodec.load(model=options.model, device=desk.device))
+        plain = desk.codec("encode", lambda: ImageCodec.load(model=options.model, device=desk.device))
+        codec = plain.with_effort(options.effort, tune=options.tune)
         pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
         size = parse_size(options.size) if options.size else None
         size = size if options.bpp is None else int(options.bpp * pixels / 8)
@@ -131,7 +143,9 @@ class ImageFace:
             def shown(size: int) -> str:
                 return f"{size} bytes ({size * 8 / pixels:.3f} bpp)"
 
-            stream, quality = encode_to_size(codec, picture, size, progress=desk.progress, shown=shown)
+            stream, quality = encode_to_size(
+                codec, picture, size, progress=desk.progress, shown=shown, draft=plain if codec.effort.steps else None
+            )
         rate_bpp = len(stream) * 8 / pixels
         raw_bytes = picture.pixels.size + (picture.alpha.size if picture.alpha is not None else 0)
         notices = picture.notices

@@ -20,12 +20,16 @@ from ...entropy_models.errors import BitstreamError
 from ...entropy_models.layers import space_to_depth
 from ...entropy_models.tables import Tables
 from ..container import Stream
+from ..refinement import Replay, refined
 from ..symbols import reading
 from .dcvc_rt import PATCH, ImageNetwork
+from .distortion import distortion_bits
+from .effort import Effort
 from .header import ImageHeader
 from .tiles import LATENT_STRIDE, Box, RecentTiles, clip, grown, inner, scaled, unscaled
 
 C = TypeVar("C", Write, Measure)
+NO_EFFORT = Effort()
 
 
 def to_signal(pixels: Tensor) -> Tensor:
@@ -74,12 +78,21 @@ class TileEncoder(_Tiles, Generic[C]):
     Args:
         pixels: uint8 (height, width, 1 or 3).
         new_coder: makes it.
+        effort: spent on each tile's symbols. A tile is refined without its neighbours' symbols: in their place stand
+            unrounded latents, so that tiles may be coded in any order, and alone.
     """
 
     def __init__(
-        self, network: ImageNetwork, tables: Tables, header: ImageHeader, pixels: np.ndarray, new_coder: Callable[[], C]
+        self,
+        network: ImageNetwork,
+        tables: Tables,
+        header: ImageHeader,
+        pixels: np.ndarray,
+        new_coder: Callable[[], C],
+        effort: Effort = NO_EFFORT,
     ) -> None:
         super().__init__(network, tables, header)
+        self._effort = effort
         self._pixels = pixels
         self._new_coder: Callable[[], C] = new_coder
         self._coders: dict[int, C] = {}
@@ -87,16 +100,14 @@ class TileEncoder(_Tiles, Generic[C]):
 
     def encode_latent(self, index: int) -> C:
         """The coder of a tile that has coded its latent and nothing else; of no tile's neighbours is anything known."""
-        coder = self._new_coder()
-        self.coding_pass(coder, self.latent(index), index)
-        return coder
+        return self._code(index)[0]
 
     def encode(self, index: int) -> C:
         """The coder of a tile, which has coded all of it. Codes the latents around it that are not coded yet."""
         self._recent.start(index)
         for near in self._recent.missing(self._window(index)):
-            self._coders[near] = self._new_coder()
-            self._recent.put(near, self.coding_pass(self._coders[near], self.latent(near), near))
+            self._coders[near], latent = self._code(near)
+            self._recent.put(near, latent)
         coder, self._in_work = self._coders.pop(index), None
         if self.network.correction is not None:
             features = self._features(self._window(index))
@@ -112,10 +123,41 @@ class TileEncoder(_Tiles, Generic[C]):
     @torch.inference_mode()
     def latent(self, index: int) -> Tensor:
         """Latent of one tile, (1, rows, columns, channels), from its pixels and as many around them as analysis sees."""
-        window = self._window(index)
-        y = self.network.to_latent(self._signal(window), self._quality)
-        rows, columns = inner(self.grid.latent_box(index), window)
-        return y[:, rows, columns]
+        return self._own(self.network.to_latent(self._signal(self._window(index)), self._quality), index)
+
+    def _code(self, index: int) -> tuple[C, Tensor]:
+        """A new coder that has coded the latent of a tile, and that latent, decoded."""
+        coder = self._new_coder()
+        if not self._effort.steps:
+            return coder, self.coding_pass(coder, self.latent(index), index)
+        y, symbols = self._refined(index)
+        return coder, self.coding_pass(Replay(coder, symbols), y, index)
+
+    @torch.inference_mode(False)
+    def _refined(self, index: int) -> tuple[Tensor, list[Tensor]]:
+        """The latent of a tile and the symbols of its coding pass, refined for the tile's pixels."""
+        with torch.no_grad():
+            around = self.network.to_latent(self._signal(self._window(index)), self._quality)
+            shown = self._signal(self.grid.latent_box(index))
+        y = self._own(around, index)
+        top, left, bottom, right = self.grid.pixel_box(index)
+        high, wide = bottom - top, right - left
+        rows, columns = inner(scaled(self.grid.latent_box(index), LATENT_STRIDE), scaled(self._window(index), LATENT_STRIDE))
+
+        def distortion(coder: Coder) -> Tensor:
+            window = around.clone()
+            self._own(window, index)[:] = self.network.coding_pass(coder, y, self._quality, self.grid.margins(index))
+            decoded = self.network.to_image(window, self._quality)[:, rows, columns][:, :high, :wide]
+            if self.header.channels == 1:
+                decoded = decoded.mean(-1, keepdim=True).expand(-1, -1, -1, 3)
+            return distortion_bits(decoded, shown[:, :high, :wide], self.header.quality, self._effort.ms_ssim_share)
+
+        return y, refined(distortion, self.tables, self._effort.steps)
+
+    def _own(self, window: Tensor, index: int) -> Tensor:
+        """A tile's part of the latent of its window."""
+        rows, columns = inner(self.grid.latent_box(index), self._window(index))
+        return window[:, rows, columns]
 
     def _window(self, index: int) -> Box:
         """The latent positions that a tile's pixels depend on, and the other way round."""

@@ -14,6 +14,10 @@ Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite outputs th
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per file.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda. Files are the same to every decoder.")]
 Quality = Annotated[int | None, typer.Option("--quality", "-q", min=0, max=100, help="0 (smallest) to 100.")]
+Effort = Annotated[
+    int | None,
+    typer.Option(min=0, max=9, help="Time for refining what is written, 0 (none, the default) to 9. Same decoder."),
+]
 Model = Annotated[
     str | None,
     typer.Option(help="Weights by name, see `codec models`; of a cache: the folder of the transformers model that made it."),

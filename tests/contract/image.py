@@ -61,11 +61,18 @@ def near(found: np.ndarray, expected: np.ndarray) -> bool:
     return off.max() <= 1 and (off > 0).mean() < 0.01
 
 
+def refined() -> ImageCodec:
+    return ImageCodec.load(device="cpu").with_effort(2)
+
+
 SIZES = {"1x1": (1, 1), "1x9": (1, 9, 1), "17x1": (17, 1, 4), "16x16": (16, 16), "33x50": (33, 50, 1), "65x130": (65, 130)}
 SIZES["two tiles"] = (9, 1031)
 IMAGE = Cases(
     stream_id=1,
-    variants={"image": Variant(load=partial(ImageCodec.load, device="cpu"), qualities=(0, 20, 50, 80, 100))},
+    variants={
+        "image": Variant(load=partial(ImageCodec.load, device="cpu"), qualities=(0, 20, 50, 80, 100)),
+        "refined": Variant(load=refined, qualities=(10, 60)),
+    },
     signals={name: partial(drawn, *size) for name, size in SIZES.items()} | {"9x11 with metadata": with_metadata},
     small=with_metadata,
     large=photograph,

@@ -12,11 +12,12 @@ from pytorch_msssim import ms_ssim
 from rdcodec.codecs import weights
 from rdcodec.codecs.image.architectures import ARCHITECTURES
 from rdcodec.codecs.image.dcvc_rt import ImageConfig
+from rdcodec.codecs.image.distortion import MS_SSIM_GROWTH, MS_SSIM_WORTH, ms_ssim_distortion
 from rdcodec.codecs.weights_file import packed, read_weights, unpacked
 from rdcodec.entropy_models.errors import InputError, UnknownName
 from rdcodec.training.freeze import frozen
 from rdcodec.training.image.data import ImageData
-from rdcodec.training.image.losses import MS_SSIM_GROWTH, MS_SSIM_WORTH, ms_ssim_distortion, squared_error
+from rdcodec.training.image.losses import squared_error
 from rdcodec.training.image.module import ImageTraining
 from rdcodec.training.image.validation import provisional_codec
 from rdcodec.training.optimizer import linear_weights

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdcodec.entropy_models.channel_context import active_mask
 from rdcodec.entropy_models.coder import Coder, Measure, Read, Write
+from rdcodec.entropy_models.relaxed import PROBABILITY_MIN
 from rdcodec.entropy_models.tables import LEVELS, scale
 from rdcodec.training import coder as train_coder
-from rdcodec.training.coder import PROBABILITY_MIN, SKIP_LEVEL, Train, start_tables
+from rdcodec.training.coder import SKIP_LEVEL, Train, start_tables
 from torch import Tensor
 
 TABLES = start_tables()

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from ...codecs.image.correction import RANGE, REFERENCE, STEP, Correction, prior
 from ...codecs.image.dcvc_rt import PATCH, ImageNetwork
+from ...codecs.image.distortion import PEAK
 from ...codecs.image.tile_coder import to_signal
 from ...entropy_models.coder import Measure
 from ...entropy_models.layers import space_to_depth
 from ...entropy_models.tables import LEVELS, SCALE_MIN, Tables, scale_ratio
 from ..losses import rate_distortion_weight
-from .losses import PEAK
 
 BATCH = 48
 RATE = 0.02

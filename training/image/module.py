@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ...codecs.image.architectures import ARCHITECTURES
 from ...codecs.image.dcvc_rt import ImageNetwork
+from ...codecs.image.distortion import LAMBDA_RANGE, MS_SSIM_SIDE_MIN, PEAK, ms_ssim_distortion
 from ...entropy_models.errors import InputError
 from ..coder import Train
 from ..loop import CodecTraining
 from ..losses import rate_distortion, rate_distortion_weight, stratified_qualities
 from .initialise import start_as_dct, with_more_blocks, without_blocks, without_correction
-from .losses import MS_SSIM_SIDE_MIN, PEAK, ms_ssim_distortion, psnr_db, squared_error
+from .losses import psnr_db, squared_error
 from .validation import ImageValidation
 
 
@@ -38,7 +39,7 @@ class ImageTraining(CodecTraining):
 
     def __init__(
         self,
-        lambda_range: tuple[float, float] = (0.001, 0.2),
+        lambda_range: tuple[float, float] = LAMBDA_RANGE,
         ms_ssim_share: float = 0.0,
         dct_start: bool = True,
         drop_blocks: Sequence[str] = (),
