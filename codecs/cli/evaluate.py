@@ -60,9 +60,9 @@ def command_of(task: Task[Any]) -> Callable[..., None]:
         device: Annotated[str, typer.Option(help="Ours: auto, cpu or cuda.")] = "auto",
         force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite a report that is there.")] = False,
     ) -> None:
-        """Rate-distortion on a folder: points.csv, means.csv, bd_rate.csv, rate_distortion.png."""
+        """Rate-distortion on a folder: points.csv, means.csv, bd_rate.csv, rate_distortion.png, perhaps a page."""
         from ..evaluation.bd_rate import POINTS_MIN
-        from ..evaluation.report import FILES, check_packages
+        from ..evaluation.report import check_packages, files_of, with_installed_metrics
         from ..evaluation.run import chosen
 
         if not folder.exists():
@@ -73,11 +73,14 @@ def command_of(task: Task[Any]) -> Callable[..., None]:
         if found and settings and len(settings) < POINTS_MIN:
             raise InputError(f"{len(settings)} qualities; a BD-rate needs {POINTS_MIN} (or give --references '')")
         check_packages(task.packages)
-        check_outputs(output, FILES, force)
-        table = evaluate_folder(task, folder, found, output, settings, model, device, runs)
+        measured, missing = with_installed_metrics(task)
+        check_outputs(output, files_of(task), force)
+        for line in missing:
+            errors.print(one_line(f"codec: note: {line}"))
+        table = evaluate_folder(measured, folder, found, output, settings, model, device, runs)
         if table.row_count:
             out.print(table)
-        out.print(f"written: {output}/{', '.join(FILES)}")
+        out.print(f"written: {output}/{', '.join(files_of(task))}")
 
     return evaluate
 
@@ -121,7 +124,10 @@ def evaluate_folder(
         points = evaluate(task, codecs, paths, runs=runs, progress=advance, left_out=left_out)
     note_undefined(task, points)
     title = f"{folder.name}: {len({point.file for point in points})} {task.signals}"
-    return write_report(output, task, points, list(references), title)
+    table = write_report(output, task, points, list(references), title)
+    if task.page:
+        task.page.write(output / task.page.name, title, paths, codecs, task.metrics)
+    return table
 
 
 def left_out(path: Path, error: Exception) -> None:

@@ -15,11 +15,12 @@ from .task import Metric
 POINTS_MIN = 4
 """Fewest points of a curve that is interpolated."""
 Rates = tuple[float, float]
+ANY_RATE: Rates = (0.0, math.inf)
 Curve = tuple[list[float], list[float]]
 """Rates, rising, and qualities."""
 
 
-def curve(rows: Sequence[MeanPoint], codec: str, metric: Metric[Any], rates: Rates = (0.0, math.inf)) -> Curve:
+def curve(rows: Sequence[MeanPoint], codec: str, metric: Metric[Any], rates: Rates = ANY_RATE) -> Curve:
     """Rates and scaled metric of one codec inside ``rates`` (and the neighbours just outside), where it is defined."""
     points = [(row.rate, row.metrics[metric.column]) for row in rows if row.codec == codec]
     defined = sorted((rate, metric.scaled(value)) for rate, value in points if not math.isnan(value))
@@ -53,22 +54,30 @@ def between(rates: Sequence[float], values: Sequence[float], limits: Rates) -> C
 
 
 def bd_rate(
-    rows: Sequence[MeanPoint], reference: str, metric: Metric[Any], rates: Rates = (0.0, math.inf), ours: str = OURS
+    rows: Sequence[MeanPoint],
+    reference: str,
+    metric: Metric[Any],
+    rates: Rates = ANY_RATE,
+    ours: str = OURS,
+    our_rates: Rates | None = None,
 ) -> float:
     """Rate of ours over the reference's at equal quality, percent (negative: ours is smaller).
 
-    Each curve counts between the two ``rates``, and where both have one quality; nan if they have none in common, or a
+    Each curve counts between its ``rates``, and where both have one quality; nan if they have none in common, or a
     curve has fewer than four points that rise.
+
+    Args:
+        our_rates: None: the reference's. A codec that needs half the bytes has its qualities at half the rates.
     """
     import bjontegaard
 
     found = []
-    for codec in (reference, ours):
-        x, y = curve(rows, codec, metric, rates)
+    for codec, limits in (reference, rates), (ours, our_rates or rates):
+        x, y = curve(rows, codec, metric, limits)
         x, y = rising(x, y if metric.higher_is_better else [-value for value in y])
         if len(x) < POINTS_MIN:
             return math.nan
-        found.append(between(x, y, rates))
+        found.append(between(x, y, limits))
     (their_rates, theirs), (our_rates, ours_at) = found
     if max(theirs[0], ours_at[0]) >= min(theirs[-1], ours_at[-1]):
         return math.nan

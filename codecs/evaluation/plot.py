@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .points import OURS
 
+PANELS_PER_ROW = 3
 Line = tuple[Sequence[float], Sequence[float]]
 """Rates and values."""
 
@@ -34,7 +35,7 @@ def plot(
     rates: tuple[float, float] | None = None,
     dashed: Collection[str] = (),
 ) -> None:
-    """Panels side by side with one legend, as PNG or what the suffix says.
+    """Panels side by side, three in a row, with one legend, as PNG or what the suffix says.
 
     Args:
         rates: the part of the horizontal axis to show; None: all.
@@ -43,12 +44,17 @@ def plot(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5 * len(panels) + 2, 5), layout="constrained")
+    columns = min(len(panels), PANELS_PER_ROW)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(5.5 * columns + 2, 5 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     names = dict.fromkeys(name for panel in panels for name in panel.lines)
     styles = {name: f"C{i}" for i, name in enumerate(n for n in names if n != OURS)}
     handles = {}
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, panel in zip(grid, panels, strict=False):
         for name, (x, y) in panel.lines.items():
             look = {"color": styles[name], "linewidth": 1.2} if name != OURS else {"color": "black", "linewidth": 2.4}
             line = "--" if name in dashed else "-"

@@ -32,6 +32,9 @@ class Point:
     file: str
     facts: Facts
     bytes: int
+    """Bytes of the whole file."""
+    counted_bytes: int
+    """Those of them that the rate counts (`Reference.counted`)."""
     rate: float
     metrics: Mapping[str, float]
     """Values by column; nan where a metric is not defined."""
@@ -103,11 +106,13 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Iterable[s
 
 
 def write_points(path: Path, task: Task[Any], points: Sequence[Point]) -> None:
-    """A line per file, codec and setting (column ``quality``)."""
+    """A line per file, codec and setting (column ``quality``); ``counted_bytes`` where they are not all, for some codec."""
+    counted = any(p.counted_bytes != p.bytes for p in points)
     write_csv(
         path,
         [
             {"codec": p.codec, "quality": p.setting, "file": p.file, **p.facts, "bytes": p.bytes}
+            | ({"counted_bytes": p.counted_bytes} if counted else {})
             | {task.rate.column: p.rate, **p.metrics, "encode_s": p.encode_s, "decode_s": p.decode_s}
             for p in points
         ],
@@ -149,6 +154,7 @@ def read_points(path: Path, task: Task[Any]) -> list[Point]:
                 file=row["file"],
                 facts={name: _number(row[name]) for name in facts},
                 bytes=int(row["bytes"]),
+                counted_bytes=int(row.get("counted_bytes", row["bytes"])),
                 rate=float(row[task.rate.column]),
                 metrics={metric.column: float(row[metric.column]) for metric in task.metrics},
                 encode_s=float(row["encode_s"]),

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.table import Column, Table
 
 from ...entropy_models.errors import MissingPackage
-from .bd_rate import Rates, bd_rate, curve
+from .bd_rate import ANY_RATE, Rates, bd_rate, curve
 from .plot import Panel, plot
 from .points import OURS, MeanPoint, Point, curves, means, write_csv, write_means, write_points
-from .task import Metric, Task
+from .task import Metric, S, Task
 
 POINTS, MEANS, BD_RATE, PLOT = "points.csv", "means.csv", "bd_rate.csv", "rate_distortion.png"
 FILES = POINTS, MEANS, BD_RATE, PLOT
-"""Files of a report."""
+"""Files of a report, beside a task's own page."""
+
+
+def files_of(task: Task[Any]) -> tuple[str, ...]:
+    """Names of the files of a task's report."""
+    return (*FILES, task.page.name) if task.page else FILES
 
 
 def check_packages(modules: Iterable[str] = ()) -> None:
@@ -35,15 +41,46 @@ def check_packages(modules: Iterable[str] = ()) -> None:
         raise MissingPackage(f"a report needs more packages ({error}): pip install 'rdcodec[eval]'") from None
 
 
+def with_installed_metrics(task: Task[S]) -> tuple[Task[S], list[str]]:
+    """A task with the metrics that can run here, and a line for each extra that would bring more.
+
+    Raises:
+        MissingPackage: none can.
+    """
+    from importlib.util import find_spec
+
+    missing: dict[str, list[str]] = {}
+    for metric in task.metrics:
+        if not all(find_spec(module) for module in metric.modules):
+            missing.setdefault(metric.extra, []).append(metric.title)
+    absent = [title for titles in missing.values() for title in titles]
+    lines = [f"without {', '.join(titles)}: pip install 'rdcodec[{extra}]'" for extra, titles in missing.items()]
+    metrics = tuple(metric for metric in task.metrics if metric.title not in absent)
+    if not metrics:
+        raise MissingPackage("no metric is installed; " + "; ".join(lines))
+    return replace(task, metrics=metrics), lines
+
+
 def write_report(output: Path, task: Task[Any], points: Sequence[Point], references: Sequence[str], title: str) -> Table:
     """The files of a report, in a folder that exists; returns the table of BD-rates and speeds."""
     by_metric = curves(points, task.metrics)
     write_points(output / POINTS, task, points)
     write_means(output / MEANS, task, means(points))
     plot_curves(output / PLOT, task, by_metric, title, rates=task.rate.plotted)
-    rates = {name: [bd_rate(by_metric[m.column], name, m) for m in task.metrics] for name in references}
+    rates = against_references(task, by_metric, references)
     write_bd_rates(output / BD_RATE, task, rates)
     return table_of(task, rates, points)
+
+
+def against_references(
+    task: Task[Any], by_metric: dict[str, list[MeanPoint]], references: Iterable[str]
+) -> dict[str, list[float]]:
+    """BD-rates against each reference, one for each metric, over the reference's rates that the task compares."""
+
+    def against(name: str, metric: Metric[Any]) -> float:
+        return bd_rate(by_metric[metric.column], name, metric, task.rate.compared, our_rates=ANY_RATE)
+
+    return {name: [against(name, metric) for metric in task.metrics] for name in references}
 
 
 def write_bd_rates(path: Path, task: Task[Any], rates: dict[str, list[float]]) -> None:

@@ -25,6 +25,7 @@ class Coded(Generic[S]):
     """One signal's file and what came back from it."""
 
     data: bytes
+    counted_bytes: int
     signal: S
     encode_s: float
     decode_s: float
@@ -51,7 +52,8 @@ def code(reference: Reference[S], signal: S, setting: float) -> Coded[S]:
     data = reference.encode(signal, setting)
     middle = time.perf_counter()
     decoded = reference.decode(data)
-    return Coded(data, decoded, middle - start, time.perf_counter() - middle)
+    end = time.perf_counter()
+    return Coded(data, reference.counted(data), decoded, middle - start, end - middle)
 
 
 def point(task: Task[S], codec: str, setting: float, file: str, original: S, coded: Coded[S]) -> Point:
@@ -63,7 +65,8 @@ def point(task: Task[S], codec: str, setting: float, file: str, original: S, cod
         file=file,
         facts=facts,
         bytes=len(coded.data),
-        rate=task.rate.of(len(coded.data), facts),
+        counted_bytes=coded.counted_bytes,
+        rate=task.rate.of(coded.counted_bytes, facts),
         metrics={metric.column: metric.of(original, coded.signal) for metric in task.metrics},
         encode_s=coded.encode_s,
         decode_s=coded.decode_s,

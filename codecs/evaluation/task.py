@@ -63,9 +63,11 @@ class Rate:
     unit: str
     """Unit on axes: ``bits per pixel``."""
     of: Callable[[int, Facts], float]
-    """Bytes on disk and a signal's facts to the rate."""
+    """Bytes that count and a signal's facts to the rate."""
     plotted: tuple[float, float] = (0.0, math.inf)
     """Rates that a plot shows."""
+    compared: tuple[float, float] = (0.0, math.inf)
+    """Rates of a reference that BD-rates are over; ours counts wherever its quality is one that the reference has there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,10 @@ class Metric(Generic[S]):
     """The value as plots and BD-rates take it, for instance in decibels; keeps the order."""
     defined: str = ""
     """Where it is defined, if not everywhere: ``above 160 pixels a side``."""
+    modules: tuple[str, ...] = ()
+    """Modules it needs beyond the task's: a report without them goes without this metric, and says so."""
+    extra: str = "eval"
+    """The extra of this package that brings them."""
 
     @property
     def name(self) -> str:
@@ -115,6 +121,18 @@ class Reference(Generic[S]):
     """What is not said by the name: ``method 6``."""
     check: Callable[[], None] = nothing_to_check
     """InputError if it cannot run here, with what to install."""
+    counted: Callable[[bytes], int] = len
+    """Bytes of a file that its rate counts: all, or for instance the payload of a codec whose container is for streaming."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[S]):
+    """A file of the report that shows the signals themselves."""
+
+    name: str
+    """Name of the file: ``listen.html``."""
+    write: Callable[[Path, str, Sequence[Path], Mapping[str, Reference[S]], Sequence[Metric[S]]], None]
+    """Path to write, title, signals' paths, codecs by name with ours among them, and metrics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +159,7 @@ class Task(Generic[S]):
     default_references: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     """Modules that the metrics import, beside those of every report."""
+    page: Page[S] | None = None
 
 
 @dataclass(frozen=True, slots=True)

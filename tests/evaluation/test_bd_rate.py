@@ -59,6 +59,12 @@ def test_a_bd_rate_between_two_rates_does_not_hang_on_where_points_lie():
     assert bd_rate(points, "jpeg", PSNR, (0.05, 0.2)) < -15 < figures[-1]
 
 
+def test_ours_counts_at_other_rates_than_the_reference():
+    points = rows("jpeg", RATES, QUALITY) + rows(OURS, RATES * 0.1, QUALITY)
+    assert bd_rate(points, "jpeg", PSNR, (0.3, 1.5), our_rates=(0.0, math.inf)) == pytest.approx(-90, abs=0.01)
+    assert math.isnan(bd_rate(points, "jpeg", PSNR, (0.3, 1.5)))  # ours is better there than theirs ever is
+
+
 def test_the_ends_of_a_curve_are_interpolated():
     rates, values = between(RATES.tolist(), QUALITY.tolist(), (0.2, 1.0))
     assert (rates[0], rates[-1]) == (0.2, 1.0) and all(0.2 < rate < 1.0 for rate in rates[1:-1])

@@ -13,7 +13,7 @@ from rdcodec.codecs.evaluation.points import OURS, MeanPoint, Point, curves, mea
 
 def point(file: str, rate: float, psnr_db: float, error_max: float, codec: str = OURS, setting: float = 5) -> Point:
     return Point(
-        codec=codec, setting=setting, file=file, facts={"count": 12}, bytes=3, rate=rate,
+        codec=codec, setting=setting, file=file, facts={"count": 12}, bytes=3, counted_bytes=3, rate=rate,
         metrics={"psnr_db": psnr_db, "error_max": error_max}, encode_s=0.25, decode_s=1.5,
     )  # fmt: skip
 

@@ -19,9 +19,10 @@ from rdcodec.codecs.cli import main as cli
 from rdcodec.codecs.evaluation import timing
 from rdcodec.codecs.evaluation.bd_rate import bd_rate
 from rdcodec.codecs.evaluation.plot import Panel, plot
-from rdcodec.codecs.evaluation.points import OURS, curves, read_points
+from rdcodec.codecs.evaluation.points import OURS, curves, read_points, write_points
 from rdcodec.codecs.evaluation.report import FILES
 from rdcodec.codecs.evaluation.run import chosen, evaluate
+from rdcodec.codecs.evaluation.task import Page
 from rdcodec.entropy_models.errors import InputError
 from typer.testing import CliRunner
 
@@ -154,6 +155,62 @@ def test_the_report_of_a_toy_signal(run, numbers, tmp_path):
     with (tmp_path / "report" / "points.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 3 * 2 * 4
     assert Image.open(tmp_path / "report" / "rate_distortion.png").size[0] > 1000
+
+
+def test_what_a_rate_counts_may_be_less_than_the_file(numbers, tmp_path):
+    """The same codec, but for five bytes a file that do not count."""
+    toy = task()
+    paths = [numbers / "a.txt"]
+    whole = evaluate(toy, {OURS: codec(0)}, paths)
+    found = evaluate(toy, {OURS: replace(codec(0), counted=lambda data: len(data) - 5)}, paths)
+    assert [p.bytes for p in found] == [p.bytes for p in whole] == [p.counted_bytes + 5 for p in found]
+    assert all(p.rate == pytest.approx(q.rate - 8 * 5 / 50) for p, q in zip(found, whole, strict=True))
+    for points in (found, whole):
+        write_points(tmp_path / "points.csv", toy, points)
+        read = read_points(tmp_path / "points.csv", toy)
+        assert [(p.bytes, p.counted_bytes) for p in read] == [(p.bytes, p.counted_bytes) for p in points]
+        assert ("counted_bytes" in (tmp_path / "points.csv").read_text()) == (points is found)
+
+
+def test_bd_rates_of_a_task_are_over_rates_of_the_reference(run, tmp_path):
+    code, output = run("numbers")
+    found = curves(read_points(tmp_path / "report" / "points.csv", task()), task().metrics)["psnr_db"]
+    fat = [row.rate for row in found if row.codec == "fat"]
+    compared = (0.0, (fat[-2] + fat[-1]) / 2)
+    run.task.TASK = task(rate=replace(task().rate, compared=compared))
+    code, output = run("numbers", "--force")
+    with (tmp_path / "report" / "bd_rate.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    expected = bd_rate(found, "fat", task().metrics[0], compared, our_rates=(0.0, math.inf))
+    assert code == 0 and float(row["bd_rate_psnr_percent"]) == pytest.approx(expected, abs=0.006)
+    assert abs(expected - bd_rate(found, "fat", task().metrics[0])) > 1
+
+
+def test_a_metric_whose_package_is_missing_is_left_out_and_named(run, tmp_path):
+    psnr, error = task().metrics
+    run.task.TASK = task(metrics=(psnr, replace(error, modules=("math", "no_such_module"), extra="more")))
+    code, output = run("numbers")
+    assert code == 0 and "without Largest error: pip install 'rdcodec[more]'" in output, output
+    assert "error_max" not in (tmp_path / "report" / "means.csv").read_text().partition("\n")[0]
+    run.task.TASK = task(metrics=(replace(error, modules=("no_such_module",)),))
+    code, output = run("numbers", "--force")
+    assert code == 1 and "no metric is installed" in output
+
+
+def test_a_task_may_add_a_page_to_its_report(run, tmp_path):
+    def write(path, title, paths, codecs, metrics):
+        path.write_text(f"{title}; {len(paths)} {list(codecs)} {[metric.title for metric in metrics]}")
+
+    run.task.TASK = task(page=Page(name="page.html", write=write))
+    code, output = run("numbers")
+    assert code == 0 and "page.html" in output
+    text = (tmp_path / "report" / "page.html").read_text()
+    assert text == "numbers: 3 lists of numbers; 3 ['rdcodec', 'fat'] ['PSNR', 'Largest error']"
+    for path in (tmp_path / "report").glob("[!p]*"):
+        path.unlink()
+    (tmp_path / "report" / "points.csv").unlink()
+    code, output = run("numbers")
+    assert code and "page.html exists" in output
 
 
 def test_a_codec_against_itself_is_no_better(run):
