@@ -78,8 +78,8 @@ def bd_rate(
         if len(x) < POINTS_MIN:
             return math.nan
         found.append(between(x, y, limits))
-    (their_rates, theirs), (our_rates, ours_at) = found
+    (their_x, theirs), (our_x, ours_at) = found
     if max(theirs[0], ours_at[0]) >= min(theirs[-1], ours_at[-1]):
         return math.nan
     options = {"method": "akima", "require_matching_points": False, "min_overlap": 0}
-    return float(bjontegaard.bd_rate(their_rates, theirs, our_rates, ours_at, **options))
+    return float(bjontegaard.bd_rate(their_x, theirs, our_x, ours_at, **options))
