@@ -14,6 +14,7 @@ import pytest
 from command import CODEC
 from dying import Dying
 from PIL import Image
+from rdcodec.codecs import container
 from rdcodec.codecs.cli import engines
 from rdcodec.codecs.terminal.files import Job
 from rdcodec.codecs.terminal.paths import remove_parts
@@ -114,6 +115,14 @@ def test_what_killed_writers_left_goes_and_what_others_write_stays(tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX)
         assert remove_parts([target]) == 1
     assert not abandoned.exists() and all(part.exists() for part in (locked, fresh, others))
+    for part in (locked, fresh):
+        part.unlink()
+    with container.replaced(target) as file:
+        (ours,) = tmp_path.glob(".x.rdc.*.part")
+        file.flush()
+        os.utime(ours, (0, 0))
+        assert remove_parts([target]) == 0
+    assert target.exists()
 
 
 @pytest.mark.parametrize("name", ["names.txt", "@names.lst"])
