@@ -45,6 +45,9 @@ ARROWS = {
     },
     "pillow": {*BASE, "image"},
     "torch_data": {*BASE, "contract", "registry", "terminal"},
+    "speech": {
+        *BASE, "contract", "weights", "weights_file", "device", "symbols", "rate_control", "evaluation", "terminal",
+    },
     "tensor": {*BASE, "contract", "terminal"},
     "text": {*BASE, "contract", "terminal"},
     "kv_cache": {*BASE, "contract", "evaluation", "terminal", "tensor", "text"},

@@ -1,0 +1,96 @@
+"""Measures of coded speech: PESQ, STOI, ESTOI and ViSQOL, of float32 samples (n,) at 16 kHz, without a delay.
+
+Each is nan where it is not defined for the original: silence, or too short. No numpy before something is measured.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SAMPLE_RATE = 16_000
+"""Hz at which speech is compared."""
+PESQ_MIN = 1.0
+"""What PESQ gives where it finds nothing of the original's speech in the decoded."""
+STOI_SPEECH_S_MIN = 0.4
+"""Seconds of speech that STOI needs, silence left out: 30 frames of 12.8 ms."""
+
+
+def pesq_wb(original: np.ndarray, decoded: np.ndarray) -> float:
+    """PESQ of wide band, ITU-T P.862.2 (package pesq): 1.0 to 4.64; nan for an original without speech or under 1/4 s."""
+    import numpy as np
+    from pesq import PesqError, pesq
+
+    def score(degraded: np.ndarray) -> float:
+        try:
+            return float(pesq(SAMPLE_RATE, original, degraded, "wb"))
+        except (PesqError, ValueError):  # the latter from levels of 0
+            return math.nan
+
+    if not np.any(original):
+        return math.nan
+    value = score(decoded) if np.any(decoded) else math.nan
+    if math.isnan(value) and not math.isnan(score(original)):
+        return PESQ_MIN
+    return value
+
+
+def stoi(original: np.ndarray, decoded: np.ndarray) -> float:
+    """Short-time objective intelligibility, Taal et al. 2011 (package pystoi): 0 to 1; nan for under 0.4 s of speech."""
+    return _stoi(original, decoded, extended=False)
+
+
+def estoi(original: np.ndarray, decoded: np.ndarray) -> float:
+    """Extended STOI, Jensen and Taal 2016 (package pystoi); nan as `stoi`."""
+    return _stoi(original, decoded, extended=True)
+
+
+def _stoi(original: np.ndarray, decoded: np.ndarray, *, extended: bool) -> float:
+    import numpy as np
+    from pystoi import stoi as compute
+
+    if not np.any(original):
+        return math.nan
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)  # else it would return 1e-5
+        try:
+            return float(compute(original, decoded, SAMPLE_RATE, extended=extended))
+        except RuntimeWarning:
+            return math.nan
+
+
+def visqol_lattice(original: np.ndarray, decoded: np.ndarray) -> float:
+    """ViSQOL 3 in speech mode with the lattice, the C++ program's default mapper: 1 to 5; nan on silence or if short."""
+    return _visqol(original, decoded, lattice=True)
+
+
+def visqol_polynomial(original: np.ndarray, decoded: np.ndarray) -> float:
+    """ViSQOL 3 in speech mode with the polynomial of older papers, up to 1.5 higher at low rates; nan as the lattice."""
+    return _visqol(original, decoded, lattice=False)
+
+
+def _visqol(original: np.ndarray, decoded: np.ndarray, *, lattice: bool) -> float:
+    import numpy as np
+
+    if not np.any(original):
+        return math.nan
+    pair = original.astype(np.float64), decoded.astype(np.float64)
+    try:
+        return float(_visqol_with(lattice).measure_from_arrays(*pair, SAMPLE_RATE).moslqo)
+    except (ValueError, IndexError):  # it finds no patch to compare
+        return math.nan
+
+
+@cache
+def _visqol_with(lattice: bool) -> Any:
+    """ViSQOL (package visqol-python) with one of its mappers."""
+    from visqol import VisqolApi
+
+    api = VisqolApi()
+    api.create(mode="speech", use_lattice_model=lattice)
+    return api

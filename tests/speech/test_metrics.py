@@ -1,0 +1,52 @@
+"""Measures of speech, where they are defined, and where not."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from rdcodec.codecs.speech import metrics
+
+NEEDS = {
+    "pesq_wb": "pesq", "stoi": "pystoi", "estoi": "pystoi", "visqol_lattice": "ai_edge_litert",
+    "visqol_polynomial": "visqol",
+}  # fmt: skip
+IDENTITY = {"pesq_wb": 4.644, "stoi": 1.0, "estoi": 1.0, "visqol_lattice": 4.5, "visqol_polynomial": 5.0}
+
+
+@pytest.fixture(params=NEEDS)
+def name(request) -> str:
+    pytest.importorskip(NEEDS[request.param], reason="pip install '.[speech-eval]'")
+    return request.param
+
+
+def noisy(voice: np.ndarray, share: float) -> np.ndarray:
+    rng = np.random.default_rng(2)
+    return voice + (share * voice.std() * rng.standard_normal(len(voice))).astype(np.float32)
+
+
+def test_the_same_sound_is_best_and_noise_worsens_it(name, voice):
+    of = getattr(metrics, name)
+    same, little, much = (of(voice, sound) for sound in (voice, noisy(voice, 0.05), noisy(voice, 1.0)))
+    assert same == pytest.approx(IDENTITY[name], abs=0.3 if name == "visqol_lattice" else 0.01)
+    assert same >= little > much > 0
+
+
+def test_silence_and_what_is_too_short_have_no_value(name, voice):
+    of = getattr(metrics, name)
+    silence, short = np.zeros_like(voice), voice[1600:3000]
+    assert math.isnan(of(silence, silence)) and math.isnan(of(silence, voice))
+    assert math.isnan(of(short, short))
+
+
+def test_speech_that_is_lost_is_no_reason_to_leave_a_sound_out(voice):
+    pytest.importorskip("pesq")
+    assert metrics.pesq_wb(voice, np.zeros_like(voice)) == metrics.PESQ_MIN
+    assert 0 <= metrics.stoi(voice, np.zeros_like(voice)) < 0.1
+
+
+def test_visqol_tells_its_mappers_apart(voice):
+    pytest.importorskip("ai_edge_litert")
+    worse = noisy(voice, 0.5)
+    assert abs(metrics.visqol_lattice(voice, worse) - metrics.visqol_polynomial(voice, worse)) > 0.05
