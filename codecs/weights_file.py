@@ -106,6 +106,7 @@ def weights_bytes(architecture: str, config: Any, tensors: dict[str, Tensor], ta
     return safetensors.torch.save(tensors | stored, metadata)
 
 
+@torch.inference_mode(False)  # gradients cannot pass tensors made in the caller's
 def read_weights(data: bytes, architectures: Mapping[str, Architecture[N]]) -> tuple[N, Tables]:
     """Network (float32) and tables from a weights file.
 

@@ -189,7 +189,7 @@ class Read:
                 raise Corrupt(f"entropy decoder: {error}") from None
             self.checks[i] = _check(ordered, self.checks[i])
             symbols = torch.from_numpy(ordered).to(torch.float32)
-            coded.append(torch.zeros(levels.size).scatter_(0, plan.order, symbols))
+            coded.append(torch.zeros(levels.size, dtype=torch.float32, device="cpu").scatter_(0, plan.order, symbols))
         return _like(coded, residual)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import constriction
 import numpy as np
@@ -74,6 +75,10 @@ class Tables:
         """
         cost = np.array([bits[len(bits) // 2] - bits[len(bits) // 2 - 1] for bits in self.bits])
         return Tables(self.counts, self.skip_level, np.clip(lagrangian / 2 * cost, 0, DEADZONE_MAX))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What `pickle` and `copy` take: without the coder's models, which are made anew when they are asked for."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("models", "decoding_models")}
 
     @cached_property
     def models(self) -> list[constriction.stream.model.Categorical]:

@@ -7,6 +7,7 @@ help and ``codec info`` answer at once.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -117,6 +118,8 @@ def program() -> typer.Typer:
     return app
 
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+"""Threads that wait for each other leave the core to others. To be set before torch is imported, and nobody else's."""
 app = program()
 
 

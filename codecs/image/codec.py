@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import BinaryIO, ClassVar, Self
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from .. import container, weights
 from ..contract import Estimate, Progress
 from ..device import resolve_device
 from ..symbols import CHECK, chunk_of, new_writer
+from ..torch_state import THREADED_WORK, checked_threads, own_state
 from ..weights_file import read_weights
 from .architectures import ARCHITECTURES
 from .dcvc_rt import ImageNetwork
@@ -28,8 +30,10 @@ from .pictures import Picture, as_picture
 from .tile_coder import NO_EFFORT, C, TileDecoder, TileEncoder
 from .tiles import Box, inner
 
-Source = Picture | np.ndarray | str | Path
-"""A picture, a uint8 array (height, width) or (height, width, 1..4) with alpha last, or the path of an image file."""
+Source = Picture | np.ndarray | str | Path | BinaryIO
+"""A picture, a uint8 array (height, width) or (height, width, 1..4) with alpha last, or an image file, open or its path."""
+Bytes = bytes | container.Stream | str | Path | BinaryIO
+"""A stream: its bytes, parsed or not, or its file, open or by its path."""
 
 
 class ImageCodec:
@@ -40,17 +44,32 @@ class ImageCodec:
 
     stream_id: ClassVar[int] = STREAM_ID
 
-    def __init__(self, network: ImageNetwork, tables: Tables, stream_hash: bytes, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        network: ImageNetwork,
+        tables: Tables,
+        stream_hash: bytes,
+        device: str = "cpu",
+        threads: int | None = None,
+    ) -> None:
         self.network = network.eval().requires_grad_(False).to(device)
         self.tables, self.stream_hash, self.device = tables, stream_hash, torch.device(device)
-        self.effort = NO_EFFORT
+        self.effort, self.threads = NO_EFFORT, checked_threads(threads)
 
     @classmethod
-    def load(cls, *, model: str | None = None, stream_hash: bytes | None = None, device: str = "auto") -> Self:
+    def load(
+        cls,
+        *,
+        model: str | None = None,
+        stream_hash: bytes | None = None,
+        device: str | torch.device = "auto",
+        threads: int | None = None,
+    ) -> Self:
         """Weights by model name, or by the hash in a stream; else the default model.
 
         Args:
             device: ``cpu``, ``cuda`` or ``auto`` (CUDA if there is one).
+            threads: of the networks on a CPU; None: one for small pictures, else as many as torch has been given.
 
         Raises:
             KeyError: no such model.
@@ -59,7 +78,7 @@ class ImageCodec:
         """
         line = weights.line_of_stream("image", stream_hash) if stream_hash else weights.line_named("image", model)
         network, tables = read_weights(weights.verified_bytes(line), ARCHITECTURES)
-        return cls(network, tables, line.stream_hash, resolve_device(device))
+        return cls(network, tables, line.stream_hash, resolve_device(str(device)), threads)
 
     def with_effort(self, effort: int | None = None, *, tune: str | None = None) -> Self:
         """This codec with an encoder that refines symbols before it writes them; networks are shared.
@@ -93,10 +112,11 @@ class ImageCodec:
         packed, tiles = header.pack(), len(header.grid)
         encoder = self._encoder(picture, header, lambda: new_writer(self.tables, packed))
         chunks = []
-        for index in range(tiles):
-            chunks.append((container.DATA, chunk_of(encoder.encode(index))))
-            if progress:
-                progress(index + 1, tiles)
+        with self._at_work(header):
+            for index in range(tiles):
+                chunks.append((container.DATA, chunk_of(encoder.encode(index))))
+                if progress:
+                    progress(index + 1, tiles)
         chunks += extra_chunks(picture)
         return container.write(stream_id=STREAM_ID, weights=self.stream_hash, signal=packed, chunks=chunks)
 
@@ -109,7 +129,7 @@ class ImageCodec:
 
     def decode(
         self,
-        data: bytes | container.Stream,
+        data: Bytes,
         *,
         crop: Box | None = None,
         salvage: bool = False,
@@ -135,11 +155,12 @@ class ImageCodec:
             stream.check()
         decoder = TileDecoder(self.network, self.tables, header, stream, salvage=salvage)
         tiles, pixels = header.grid.showing(box), _blank(box, header)
-        for done, index in enumerate(tiles, 1):
-            part = header.grid.pixel_box(index, box)
-            pixels[inner(part, box)] = decoder.decode(index, part)
-            if progress:
-                progress(done, len(tiles))
+        with self._at_work(header):
+            for done, index in enumerate(tiles, 1):
+                part = header.grid.pixel_box(index, box)
+                pixels[inner(part, box)] = decoder.decode(index, part)
+                if progress:
+                    progress(done, len(tiles))
         notices = [f"{header.tile_name(index)} is lost ({error})" for index, error in decoder.lost.items()]
         if decoder.lost.keys() >= set(tiles):
             raise Corrupt(f"no tile is undamaged; {notices[0]}")
@@ -159,12 +180,13 @@ class ImageCodec:
         encoder = self._encoder(picture, header, lambda: Measure(self.tables))
         whole, bits = (0, 0, header.height, header.width), 0.0
         pixels = _blank(whole, header)
-        for index in range(len(header.grid)):
-            bits += float(encoder.encode(index).bits[0])
-            pixels[inner(header.grid.pixel_box(index), whole)] = encoder.pixels(index)
+        with self._at_work(header):
+            for index in range(len(header.grid)):
+                bits += float(encoder.encode(index).bits[0])
+                pixels[inner(header.grid.pixel_box(index), whole)] = encoder.pixels(index)
         return Estimate(bits, replace(picture, pixels=pixels, notices=()))
 
-    def verify(self, data: bytes | container.Stream) -> list[str]:
+    def verify(self, data: Bytes) -> list[str]:
         """Check every chunk and decode every symbol, but no pixels. Returns an empty list: nothing is left unchecked.
 
         Raises:
@@ -176,7 +198,8 @@ class ImageCodec:
         for index in range(len(stream.entries)):
             try:
                 if index < len(header.grid):
-                    decoder.read(index)
+                    with self._at_work(header):
+                        decoder.read(index)
                 else:
                     stream.chunk(index)
             except BitstreamError as error:
@@ -199,18 +222,28 @@ class ImageCodec:
             header = _header(picture, quality)
             tiles = len(header.grid)
             encoder = self._encoder(picture, header, lambda: Measure(self.tables))
-            bits = sum(float(encoder.encode_latent(index).bits[0]) for index in range(tiles))
+            with self._at_work(header):
+                bits = sum(float(encoder.encode_latent(index).bits[0]) for index in range(tiles))
             # a stream's end is a whole word, which may hold the last symbols by luck
             fixed = container.table_end(len(header.pack()), tiles) + (CHECK.size - WORD_BYTES) * tiles
             return int(bits / 8) + fixed + extra
 
         return measure
 
+    def _at_work(self, header: ImageHeader) -> AbstractContextManager[None]:
+        """torch's state for as long as networks run. A tile at a time is worked on."""
+        pixels = header.width * header.height
+        return own_state(pixels, self.threads) if self.device.type == "cpu" else own_state(THREADED_WORK, self.threads)
+
     def _encoder(self, picture: Picture, header: ImageHeader, new_coder: Callable[[], C]) -> TileEncoder[C]:
         return TileEncoder(self.network, self.tables, header, picture.pixels, new_coder, self.effort)
 
-    def _parsed(self, data: bytes | container.Stream, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:
-        stream, header = parse(data, salvage=salvage)
+    def _parsed(self, data: Bytes, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:
+        if isinstance(data, str | Path):
+            content: bytes | container.Stream = Path(data).read_bytes()
+        else:
+            content = data.read() if hasattr(data, "read") else data
+        stream, header = parse(content, salvage=salvage)
         if stream.weights != self.stream_hash:
             raise Unsupported(f"the stream needs weights {stream.weights.hex()}, loaded are {self.stream_hash.hex()}")
         return stream, header

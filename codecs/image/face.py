@@ -13,7 +13,7 @@ from ...entropy_models.errors import InputError, Unsupported
 from .. import container, weights
 from ..contract import Desk, Result
 from ..terminal.files import parse_size, show_size
-from ..terminal.options import Effort, Model, Quality
+from ..terminal.options import Effort, Model, Quality, Threads
 from .effort import SHARES, TUNED_EFFORT, effort_of
 from .formats import FORMATS, READ_ONLY, SHOWN
 from .header import ALPHA, QUALITY, parse
@@ -42,6 +42,7 @@ class EncodeOptions:
             help=f"What the effort is for: {', '.join(SHARES)}; default both, mostly PSNR. Alone: at effort {TUNED_EFFORT}.",
         ),
     ] = None
+    threads: Threads = None
 
     def __post_init__(self) -> None:
         targets = {"--quality": self.quality, "--bpp": self.bpp, "--size": self.size}
@@ -73,6 +74,7 @@ class DecodeOptions:
             help="Recover what is undamaged; exit code 0, a note and --json's lost_tiles name lost tiles.",
         ),
     ] = False
+    threads: Threads = None
 
     def __post_init__(self) -> None:
         if self.format is not None and suffix_named(self.format) not in FORMATS:
@@ -83,7 +85,9 @@ class DecodeOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyOptions:
-    """`codec verify` takes no options of images."""
+    """Options of `codec verify`."""
+
+    threads: Threads = None
 
 
 class ImageFace:
@@ -130,7 +134,9 @@ class ImageFace:
         from .pictures import read_picture
 
         picture = read_picture(data)
-        plain = desk.codec("encode", lambda: ImageCodec.load(model=options.model, device=desk.device))
+        plain = desk.codec(
+            "encode", lambda: ImageCodec.load(model=options.model, device=desk.device, threads=options.threads)
+        )
         codec = plain.with_effort(options.effort, tune=options.tune)
         pixels = picture.pixels.shape[0] * picture.pixels.shape[1]
         size = parse_size(options.size) if options.size else None
@@ -175,7 +181,7 @@ class ImageFace:
         box = parse_crop(options.crop) if options.crop else None
         if box is None:
             check_sides(header.height, header.width, image_format)
-        codec = _codec_of(stream, desk)
+        codec = _codec_of(stream, desk, options.threads)
         picture = codec.decode(stream, crop=box, salvage=options.salvage, progress=desk.progress)
         picture = fitting(picture, image_format)
         height, width = picture.pixels.shape[:2]
@@ -185,7 +191,7 @@ class ImageFace:
     def verify(self, stream: container.Stream, options: VerifyOptions, desk: Desk) -> list[str]:
         """Every checksum and every symbol, no pixels."""
         parse(stream)
-        return _codec_of(stream, desk).verify(stream)
+        return _codec_of(stream, desk, options.threads).verify(stream)
 
     def describe(self, stream: container.Stream) -> dict[str, Any]:
         """Pixels, bits per pixel, bytes; also of an image cut short or with more behind it."""
@@ -242,11 +248,14 @@ class ImageFace:
         return figures(rows), f"the sheet to look at: {sheet}"
 
 
-def _codec_of(stream: container.Stream, desk: Desk) -> ImageCodec:
+def _codec_of(stream: container.Stream, desk: Desk, threads: int | None) -> ImageCodec:
     """The codec with the weights that a stream names."""
     from .codec import ImageCodec
 
-    codec: ImageCodec = desk.codec(stream.weights, lambda: ImageCodec.load(stream_hash=stream.weights, device=desk.device))
+    def load() -> ImageCodec:
+        return ImageCodec.load(stream_hash=stream.weights, device=desk.device, threads=threads)
+
+    codec: ImageCodec = desk.codec(stream.weights, load)
     return codec
 
 

@@ -82,7 +82,7 @@ def header_of(shape: tuple[int, ...], *, alpha: bool, quality: int | None) -> Im
         ValueError: there are too many pixels, or that is no quality.
     """
     quality = QUALITY if quality is None else quality
-    if not isinstance(quality, Integral) or not 0 <= quality <= 100:
+    if isinstance(quality, bool) or not isinstance(quality, Integral) or not 0 <= quality <= 100:
         raise InputError(f"quality {quality!r}; need a whole number 0..100")
     height, width, channels = shape
     if max(height, width) > SIDE_MAX or height * width > PIXELS_MAX:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageSequence, UnidentifiedImageError
@@ -57,8 +58,8 @@ class Picture:
         return np.ascontiguousarray(np.moveaxis(self.rgb(), -1, 0))
 
 
-def as_picture(image: np.ndarray | str | Path | Image.Image | Picture) -> Picture:
-    """An array, a path, Pillow's image or a picture, as a picture.
+def as_picture(image: np.ndarray | str | Path | BinaryIO | Image.Image | Picture) -> Picture:
+    """An array, an image file, open or by its path, Pillow's image or a picture, as a picture.
 
     Raises:
         ValueError: an array of another dtype or shape, an empty one, or a file that is no image.
@@ -69,6 +70,8 @@ def as_picture(image: np.ndarray | str | Path | Image.Image | Picture) -> Pictur
         return _convert(image, [])
     if isinstance(image, str | Path):
         return read_picture(Path(image).read_bytes())
+    if isinstance(image, io.IOBase):
+        return read_picture(image.read())
     array = np.asarray(image)
     if array.ndim == 2:
         array = array[..., None]

@@ -229,7 +229,8 @@ class TileDecoder(_Tiles):
     def blank(self, index: int) -> Tensor:
         """An empty latent of a tile's shape, which is all that a reader has to tell of it."""
         top, left, bottom, right = self.grid.latent_box(index)
-        return torch.zeros(1, bottom - top, right - left, self.network.config.latent_channels, device=self.device)
+        shape = 1, bottom - top, right - left, self.network.config.latent_channels
+        return torch.zeros(shape, dtype=torch.float32, device=self.device)
 
     @torch.inference_mode()
     def _read(self, index: int) -> tuple[Tensor, Tensor | None]:
