@@ -121,7 +121,11 @@ def evaluate_folder(
         def advance(text: str) -> None:
             progress.update(line, description=one_line(text), advance=1)
 
-        points = evaluate(task, codecs, paths, runs=runs, progress=advance, left_out=left_out)
+        def without(path: Path, error: Exception) -> None:
+            paths.remove(path)
+            left_out(path, error)
+
+        points = evaluate(task, codecs, tuple(paths), runs=runs, progress=advance, left_out=without)
     note_undefined(task, points)
     title = f"{folder.name}: {len({point.file for point in points})} {task.signals}"
     table = write_report(output, task, points, list(references), title)

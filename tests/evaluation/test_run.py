@@ -197,7 +197,9 @@ def test_a_metric_whose_package_is_missing_is_left_out_and_named(run, tmp_path):
     assert code == 1 and "no metric is installed" in output
 
 
-def test_a_task_may_add_a_page_to_its_report(run, tmp_path):
+def test_a_task_may_add_a_page_to_its_report(run, numbers, tmp_path):
+    (numbers / "bad.txt").write_text("no numbers")
+
     def write(path, title, paths, codecs, metrics):
         path.write_text(f"{title}; {len(paths)} {list(codecs)} {[metric.title for metric in metrics]}")
 
