@@ -13,6 +13,7 @@ from typing import Any
 
 _EXPORTS = {
     "TensorCodec": "codec", "TensorSettings": "writing", "Tensors": "sources",
+    "load_file": "file_api", "safe_open": "file_api", "save_file": "file_api",
 }  # fmt: skip
 """Public name: module. Imported when first used, so that the command's help needs no torch."""
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from ...entropy_models.errors import InputError, UnknownName, Unsupported
-from ...entropy_models.rows import ROW_CODERS
+from ...entropy_models.errors import UnknownName, Unsupported
+from ...entropy_models.trellis import TRELLIS_CODERS
 from .. import container
 from ..contract import Estimate, Progress
-from .coding import code
 from .header import STREAM_ID, WORDS
 from .reading import TensorFile, open_stream
 from .sources import Tensors, TorchSource
 from .torch_types import tensor_of
-from .writing import TensorSettings, layout_of, parts, write_stream
+from .writing import Encoder, TensorSettings, write_stream
 
 
 class TensorCodec:
@@ -71,19 +71,17 @@ class TensorCodec:
 
     def estimate(self, signal: Tensors, *, quality: int | None = None) -> Estimate[Tensors]:
         """Ideal bits of all pieces, and what a decoder would get."""
-        source, settings = TorchSource(signal.tensors, signal.metadata), self._settings(quality)
-        layout = layout_of(source, settings)
-        words = [np.empty(entry.words, f"<u{WORDS[entry.dtype].word}") for entry in source.index.entries]
-        bits = 0.0
-        for (_, number, index), (coding, piece, given) in zip(layout.parts(), parts(source, layout), strict=True):
-            coder, entry = ROW_CODERS.measure(), source.index.entries[number]
-            words[number][entry.piece(index).start : entry.piece(index).stop] = code(coder, coding, piece, given)
-            coder.finish()
-            bits += float(coder.bits[0])
-        tensors = {
-            entry.name: tensor_of(part, entry.dtype, entry.shape)
-            for entry, part in zip(source.index.entries, words, strict=True)
-        }
+        source = TorchSource(signal.tensors, signal.metadata)
+        encoder, bits, tensors = Encoder(source, self._settings(quality)), 0.0, dict[str, Tensor]()
+        for number, entry in enumerate(source.index.entries):
+            words = np.empty(entry.words, f"<u{WORDS[entry.dtype].word}")
+            for index in range(entry.pieces):
+                inside = entry.piece(index)
+                coders, words[inside.start : inside.stop] = encoder.piece(number, index, TRELLIS_CODERS.measure)
+                for coder in coders:
+                    coder.finish()
+                    bits += float(coder.bits[0])
+            tensors[entry.name] = tensor_of(words, entry.dtype, entry.shape)
         return Estimate(bits, Tensors(tensors, dict(signal.metadata)))
 
     def verify(self, data: bytes | container.Stream) -> list[str]:
@@ -94,11 +92,7 @@ class TensorCodec:
         return []
 
     def _settings(self, quality: int | None) -> TensorSettings:
-        if quality is not None:
-            if type(quality) is not int or not 0 <= quality <= 100:
-                raise InputError(f"quality is {quality!r}; need a whole number 0..100")
-            raise InputError(f"mode {self.settings.mode} has no quality; its rate is fixed")
-        return self.settings
+        return self.settings if quality is None else replace(self.settings, quality=quality, bits=None, snr_db=None)
 
 
 __all__ = ["TensorCodec", "TensorFile", "Tensors", "TensorSettings"]

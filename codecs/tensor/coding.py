@@ -1,7 +1,7 @@
 """The codings table: how a piece of a tensor becomes a chunk. Each is one pass for writing, reading and measuring.
 
-A pass is ``code(coder, piece, given)``: `Piece` is what both sides know, ``given`` what the writer alone has (None for a
-reader). It returns the words that a reader gets. The number of the coding stands first in the chunk.
+The number of the coding stands first in a chunk, then what the coding's module describes. A reader gets words of `exact`, or
+float32 of `steps`; of a piece with chunks in several sections, the sum of their float32.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from ...entropy_models.errors import Corrupt
-from ...entropy_models.row_coders import ChunkCoder
-from . import exact
+from . import exact, steps
+from .header import Entry
 
-EXACT = 0
+EXACT, STEPS = 0, 2
+LOSSY = frozenset({"BF16", "F16", "F32", "F64"})
+"""Types that `STEPS` takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,30 +28,51 @@ class Piece:
     dtype: str
     count: int
     """Words."""
-    row_words: int
-    """Words of a row of the tensor; the piece is whole rows if it has a multiple of them."""
-    base: Callable[[], np.ndarray] | None = None
-    """Gives the same words of the base."""
+    columns: int
+    """Words of a row, if the piece is whole rows; else all."""
+
+    @classmethod
+    def of(cls, entry: Entry, index: int) -> Piece:
+        """The piece of a tensor."""
+        count = len(entry.piece(index))
+        return cls(dtype=entry.dtype, count=count, columns=count if count % entry.row_words else entry.row_words)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.count // self.columns, self.columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """What the writer of a piece has."""
+    """What the writer of a chunk has: words, not to be written to, or numbers and their steps."""
 
-    words: np.ndarray
-    """Not to be written to."""
+    words: np.ndarray | None = None
+    values: np.ndarray | None = None
+    """float32, shape of the piece."""
+    steps: steps.Steps | None = None
 
 
-def _exact(coder: ChunkCoder, piece: Piece, given: Given | None) -> np.ndarray:
+def _exact(coder: Any, piece: Piece, given: Given | None) -> np.ndarray:
     return exact.code(coder, given.words if given else None, piece.dtype, piece.count)
 
 
-CODINGS: dict[int, Callable[[ChunkCoder, Piece, Any], np.ndarray]] = {EXACT: _exact}
+def _steps(coder: Any, piece: Piece, given: Given | None) -> np.ndarray:
+    if piece.dtype not in LOSSY:
+        raise Corrupt(f"numbers of type {piece.dtype} in steps")
+    return steps.code(coder, given.values if given else None, given.steps if given else None, piece.shape)
+
+
+CODINGS: dict[int, Callable[[Any, Piece, Given | None], np.ndarray]] = {EXACT: _exact, STEPS: _steps}
 """Coding pass of each number in files. Numbers are pinned for ever."""
 
 
-def code(coder: ChunkCoder, number: int, piece: Piece, given: Given | None) -> np.ndarray:
-    """The coding pass of a chunk, from the number on; a reader ignores ``number``."""
+def code(coder: Any, number: int, piece: Piece, given: Given | None) -> np.ndarray:
+    """The coding pass of a chunk, from the number on; a reader ignores ``number``.
+
+    Returns:
+        words, or float32 of the piece's shape.
+    """
     number = coder.number(number, "B")
     if number not in CODINGS:
         raise Corrupt(f"coding {number}; there are {', '.join(map(str, CODINGS))}")

@@ -10,6 +10,7 @@ import typer
 
 from .. import container
 from ..contract import Desk, Result
+from ..terminal.options import Quality
 from .describe import describe_tensors, tensor_rows
 from .files import READS, WRITES, kind_of, source_of, write_tensors
 from .header import INDEX, MODES, REPORT
@@ -22,11 +23,22 @@ class EncodeOptions:
     """Options of `codec encode`."""
 
     mode: Mode = None
+    quality: Quality = None
+    bits: Annotated[float | None, typer.Option(help="Of a quantised weight, 0.5 to 12.")] = None
+    snr: Annotated[float | None, typer.Option(help="Decibels of signal over error, the mean over quantised weights.")] = None
+    activations: Annotated[
+        Path | None,
+        typer.Option(help="safetensors file: mean squares of a matrix' inputs by its name; columns get steps by them."),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeOptions:
     """Options of `codec decode`."""
+
+    bits: Annotated[
+        float | None, typer.Option(help="Of a nested file, 2, 4 or 8; also of the part of one that has them.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +55,7 @@ class TensorFace:
     writes = WRITES
     chunk_kinds = {INDEX: "index", REPORT: "report"}
     examples = {
-        "Encode": ("codec encode model.safetensors",),
+        "Encode": ("codec encode model.safetensors", "codec encode model.safetensors --bits 3.5"),
         "Decode": ("codec decode model.rdc -o model.safetensors",),
     }
     cuda = False
@@ -61,15 +73,20 @@ class TensorFace:
         """
         from io import BytesIO
 
+        from .files import read_energy
         from .writing import TensorSettings, write_stream
 
-        settings, source, file = TensorSettings(mode=options.mode or "lossless"), source_of(data), BytesIO()
+        lossy = any(value is not None for value in (options.quality, options.bits, options.snr))
+        mode = options.mode or ("quantized" if lossy else "lossless")
+        energy = read_energy(options.activations) if options.activations else {}
+        settings = TensorSettings(mode=mode, quality=options.quality, bits=options.bits, snr_db=options.snr, energy=energy)
+        source, file = source_of(data), BytesIO()
         write_stream(file, source, settings, desk.progress)
         stream = file.getvalue()
         elements = sum(entry.elements for entry in source.index.entries)
-        rate = 8 * len(stream) / max(elements, 1)
-        facts = {"mode": settings.mode, "tensors": len(source.index.entries), "bits_per_weight": rate}
-        return Result(stream, facts | {"raw_bytes": source.index.raw_bytes}, f"{rate:.3f} bits per weight")
+        bits = 8 * len(stream) / max(elements, 1)
+        facts = {"mode": settings.mode, "tensors": len(source.index.entries), "bits_per_weight": bits}
+        return Result(stream, facts | {"raw_bytes": source.index.raw_bytes}, f"{bits:.3f} bits per weight")
 
     def suffix(self, options: DecodeOptions) -> str:
         """``.safetensors``."""
@@ -82,13 +99,12 @@ class TensorFace:
             BitstreamError: anything wrong with the stream; the message names the tensor.
             InputError: a type of numbers that the target's format does not have.
         """
-        from .codec import TensorCodec
-        from .reading import TensorFile, safetensors_parts
+        from .reading import TensorFile, safetensors_parts, sections_of
 
         suffix = target.suffix.lower() if target else ".safetensors"
-        file = TensorFile(stream.of_right_length())
+        file = TensorFile(stream if options.bits else stream.of_right_length(), sections_of(options.bits))
         if suffix in WRITES and suffix != ".safetensors":
-            data = write_tensors(TensorCodec().decode(stream, progress=desk.progress).tensors, suffix)
+            data = write_tensors({entry.name: file.tensor(entry.name) for entry in file.index.entries}, suffix)
         else:
             data = b"".join(safetensors_parts(file, desk.progress))
         facts = {"tensors": len(file.index.entries), "raw_bytes": file.index.raw_bytes}

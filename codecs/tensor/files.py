@@ -169,3 +169,18 @@ def write_tensors(tensors: Mapping[str, Any], suffix: str) -> bytes:
     else:
         np.savez(file, **arrays)
     return file.getvalue()
+
+
+def read_energy(path: Path) -> dict[str, Any]:
+    """Mean squares of inputs by the tensor they meet, float32, of a safetensors file.
+
+    Raises:
+        InputError, OSError: it is none.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return {name: tensor.float().numpy() for name, tensor in load_file(path).items()}
+    except SafetensorError as error:
+        raise InputError(f"{path}: no safetensors file: {error}") from None

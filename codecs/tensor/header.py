@@ -45,6 +45,8 @@ INDEX, REPORT = 2, 3
 MODES = {"lossless": 0, "delta": 1, "quantized": 2, "nested": 3}
 """Number of each mode. Pinned for ever."""
 SECTIONS_MAX = 8
+NESTED_BITS = (2, 4, 8)
+"""Bits a weight, about, of a nested file's sections so far."""
 PIECE_WORDS = 1 << 20
 INDEX_BYTES_MAX = 1 << 27
 _SIGNAL = struct.Struct("<BBQ32s")

@@ -9,14 +9,13 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from ...entropy_models.errors import BitstreamError, UnknownName
-from ...entropy_models.rows import ROW_CODERS
+from ...entropy_models.errors import BitstreamError, InputError, UnknownName
+from ...entropy_models.trellis import TRELLIS_CODERS
 from .. import container
 from ..contract import Progress
-from .coding import code
-from .header import WORDS, Entry, Index, Layout, read_report
-from .torch_types import tensor_of
-from .writing import piece_of
+from .coding import EXACT, Piece, code
+from .header import NESTED_BITS, WORDS, Entry, Index, Layout, read_report
+from .torch_types import tensor_of, words_from
 
 
 class TensorFile:
@@ -24,13 +23,15 @@ class TensorFile:
 
     Args:
         stream: parsed; chunks that are not there are missed when they are needed.
+        sections: of a nested file, how many to use; None: all.
 
     Raises:
         BitstreamError: no tensor file, or its index is damaged.
     """
 
-    def __init__(self, stream: container.Stream) -> None:
+    def __init__(self, stream: container.Stream, sections: int | None = None) -> None:
         self.stream, self.layout = stream, Layout.read(stream)
+        self.sections = self.layout.depth if sections is None else sections
         self._kept: tuple[tuple[int, int], np.ndarray] = (-1, -1), np.empty(0)
 
     @property
@@ -61,11 +62,17 @@ class TensorFile:
             BitstreamError: its chunk is damaged; the message names the tensor.
         """
         entry = self.index.entries[number]
+        piece, total = Piece.of(entry, index), None
         with named(entry.name):
-            coder = ROW_CODERS.read(self.stream.chunk(self.chunk_numbers[0, number, index]))
-            words = code(coder, 0, piece_of(entry, index), None)
-            coder.finish()
-        return words
+            for section in range(min(self.layout.sections[number], self.sections)):
+                coder = TRELLIS_CODERS.read(self.stream.chunk(self.chunk_numbers[section, number, index]))
+                known = code(coder, EXACT, piece, None)
+                coder.finish()
+                if known.dtype != np.float32:
+                    return known
+                total = known if total is None else total + known
+            assert total is not None
+            return words_from(total.reshape(-1), entry.dtype)
 
     def words(self, entry: Entry, span: range) -> np.ndarray:
         """Words of a tensor; keeps the piece it decoded last."""
@@ -124,6 +131,17 @@ def named(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}") from None
 
 
+def sections_of(bits: float | None) -> int | None:
+    """Sections of a nested file for so many bits a weight; None: all.
+
+    Raises:
+        InputError: none has these.
+    """
+    if bits is not None and bits not in NESTED_BITS:
+        raise InputError(f"--bits {bits:g}; a nested file has {', '.join(map(str, NESTED_BITS))}")
+    return None if bits is None else NESTED_BITS.index(int(bits)) + 1
+
+
 def open_stream(data: bytes | memoryview | container.Stream, *, cut: bool = False) -> TensorFile:
     """The tensor file in bytes; ``cut``: it may end early."""
     return TensorFile(container.parse(data, salvage=cut))
@@ -140,4 +158,5 @@ def safetensors_parts(file: TensorFile, progress: Progress | None = None) -> Ite
             done += words.nbytes
             if progress:
                 progress(done, index.raw_bytes)
-    file.report  # noqa: B018
+    if file.sections >= file.layout.depth:  # of the beginning of a file the end is not asked for
+        file.report  # noqa: B018

@@ -45,14 +45,14 @@ def tensor_of(words: np.ndarray, dtype: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def floats_of(words: np.ndarray, dtype: str) -> np.ndarray:
-    """float32 of words of a floating-point type."""
-    if dtype == "F32":
-        return words.view("<f4")
-    return tensor_of(words, dtype, (len(words),)).to(torch.float32).numpy()
+    """float32 of words of type F16, BF16, F32 or F64."""
+    if dtype == "BF16":
+        return (words.astype("<u4") << 16).view("<f4")
+    return words.view({"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]).astype(np.float32, copy=False)
 
 
 def words_from(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Words of float32 numbers in a floating-point type; what it cannot hold becomes its largest number."""
+    """Words of float32 numbers in type F16, BF16, F32 or F64; what it cannot hold becomes its largest number."""
     if dtype == "F32":
         return values.view("<u4")
     kind = DTYPES[dtype]

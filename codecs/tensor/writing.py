@@ -2,53 +2,155 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ...entropy_models.errors import InputError
-from ...entropy_models.rows import ROW_CODERS
+from ...entropy_models.trellis import TRELLIS_CODERS
 from .. import container
 from ..contract import Progress
-from .coding import EXACT, Given, Piece, code
-from .header import INDEX, MODES, STREAM_ID, Entry, Layout
+from .coding import EXACT, STEPS, Given, Piece, code
+from .header import INDEX, MODES, NESTED_BITS, REPORT, STREAM_ID, Entry, Layout, pack_report
+from .rates import is_quantised, root_mean_square, step_of_bits, step_of_quality, step_of_snr
 from .sources import Source
+from .steps import Steps, exponents_of
+from .torch_types import floats_of, words_from
+
+DEFAULT_QUALITY = 60
+_NESTED_STEPS = (0.5, 0.5, 0.125)
+"""Step of each section over the root mean square of what the earlier ones leave: 2, 2 and 4 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSettings:
-    """How tensors are stored."""
+    """How tensors are stored. Of quality, bits and snr one at most, for mode quantized."""
 
     mode: str = "lossless"
     """A key of `header.MODES`."""
+    quality: int | None = None
+    """0..100: 60 makes 4 bits a weight, ten points are a bit."""
+    bits: float | None = None
+    """Of a quantised weight."""
+    snr_db: float | None = None
+    """Squared error over the mean square of its tensor, the mean over quantised weights, in dB."""
+    energy: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Mean squares of a matrix' inputs, (columns,), by the tensor's name: steps are finer where more energy comes in."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise InputError(f"no mode {self.mode!r} of tensor files; there are {', '.join(MODES)}")
+        given = [name for name in ("quality", "bits", "snr_db") if getattr(self, name) is not None]
+        if given and self.mode != "quantized":
+            raise InputError(f"mode {self.mode} has no {given[0]}; its rate is fixed")
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)}: one of them")
+        if self.quality is not None and (type(self.quality) is not int or not 0 <= self.quality <= 100):
+            raise InputError(f"quality is {self.quality!r}; need a whole number 0..100")
+        if self.bits is not None and not 0.5 <= self.bits <= 12:
+            raise InputError(f"bits is {self.bits}; need 0.5 to 12")
+        if self.snr_db is not None and not 1 <= self.snr_db <= 70:
+            raise InputError(f"snr is {self.snr_db} dB; need 1 to 70")
 
 
 def layout_of(source: Source, settings: TensorSettings) -> Layout:
     """Layout of the file that will hold a source."""
-    return Layout(settings.mode, source.index, (1,) * len(source.index.entries))
+    depth = len(NESTED_BITS) if settings.mode == "nested" else 1
+    sections = tuple(depth if is_quantised(entry) else 1 for entry in source.index.entries)
+    return Layout(settings.mode, source.index, sections)
 
 
-def parts(source: Source, layout: Layout) -> Iterator[tuple[int, Piece, Given]]:
-    """Coding, and what both sides and the writer know, of every data chunk in order."""
-    for _, number, index in layout.parts():
-        entry = source.index.entries[number]
-        yield EXACT, piece_of(entry, index), Given(words=source.words(entry, entry.piece(index)))
+class Encoder:
+    """Codes the pieces of a source; keeps the errors of each tensor."""
+
+    def __init__(self, source: Source, settings: TensorSettings) -> None:
+        self.source, self.layout = source, layout_of(source, settings)
+        self.lossy = settings.mode in ("quantized", "nested")
+        self._energy = settings.energy
+        self._step = _NESTED_STEPS[0] if settings.mode == "nested" else _relative_step(source, settings)
+        self._kept: tuple[str, float] = "", 0.0
+        self._errors: dict[str, list[float]] = {}
+        self._powers: dict[str, float] = {}
+
+    def piece(self, number: int, index: int, make: Callable[[], Any]) -> tuple[list[Any], np.ndarray]:
+        """Coders of a piece, one for each of its sections, and the words that a reader of all gets.
+
+        Raises:
+            InputError: numbers that the mode does not take; the message names the tensor.
+        """
+        entry, coder = self.source.index.entries[number], make()
+        words, piece = self.source.words(entry, entry.piece(index)), Piece.of(entry, index)
+        scale = self._rms(entry) if self.lossy and is_quantised(entry) else 0.0
+        if not scale:
+            coders = [coder, *(make() for _ in range(self.layout.sections[number] - 1))]
+            for one in coders:
+                code(one, EXACT, piece, Given(words=words))
+            return coders, words
+        values = floats_of(words, entry.dtype).reshape(piece.shape)
+        try:
+            coders, known = self._lossy(entry, values, piece, scale, self.layout.sections[number], make)
+        except InputError as error:
+            raise InputError(f"{entry.name}: {error}") from None
+        return coders, words_from(known.reshape(-1), entry.dtype)
+
+    def _lossy(
+        self, entry: Entry, values: np.ndarray, piece: Piece, scale: float, depth: int, make: Callable[[], Any]
+    ) -> tuple[list[Any], np.ndarray]:
+        coders, known = [], np.zeros(piece.shape, np.float32)
+        errors = self._errors.setdefault(entry.name, [0.0] * depth)
+        self._powers[entry.name] = self._powers.get(entry.name, 0.0) + float(np.square(values, dtype=np.float64).sum())
+        for section in range(depth):
+            rest = values - known
+            relative = self._step if depth == 1 else _NESTED_STEPS[section]
+            size = scale if not section else float(np.sqrt(np.square(rest).mean())) or scale * 1e-6
+            coders.append(make())
+            given = Given(values=rest, steps=Steps(step=relative * size, columns=self._columns(entry, piece)))
+            known = known + code(coders[-1], STEPS, piece, given)
+            errors[section] += float(np.square(values - known, dtype=np.float64).sum())
+        return coders, known
+
+    def _columns(self, entry: Entry, piece: Piece) -> np.ndarray | None:
+        """Exponents of columns where the energy of inputs is known."""
+        if entry.name not in self._energy:
+            return None
+        energy = np.asarray(self._energy[entry.name], np.float64).reshape(-1)
+        if len(energy) != piece.columns or not np.isfinite(energy).all() or energy.min() < 0:
+            raise InputError(f"{len(energy)} energies of inputs for {piece.columns} columns, or some below zero")
+        factors = 1 / np.sqrt(np.maximum(energy, 1e-3 * energy.mean() + 1e-30))
+        return exponents_of(factors / np.exp(np.log(factors).mean()))
+
+    def _rms(self, entry: Entry) -> float:
+        if self._kept[0] != entry.name:
+            self._kept = entry.name, root_mean_square(self.source, entry)
+        return self._kept[1]
+
+    def report(self) -> dict[str, dict[str, float]]:
+        """Signal-to-noise ratio of each tensor that was quantised, in dB; of nested files also of the coarser ones."""
+        out = {}
+        for name, errors in self._errors.items():
+            ratios = [10 * math.log10(max(self._powers[name], 1e-300) / max(error, 1e-300)) for error in errors]
+            out[name] = {"snr_db": round(ratios[-1], 3)}
+            out[name] |= {f"snr_db_{bits}_bits": round(r, 3) for bits, r in zip(NESTED_BITS, ratios[:-1], strict=False)}
+        return out
 
 
-def piece_of(entry: Entry, index: int, base: Callable[[], np.ndarray] | None = None) -> Piece:
-    """What both sides know of a piece."""
-    return Piece(dtype=entry.dtype, count=len(entry.piece(index)), row_words=entry.row_words, base=base)
+def _relative_step(source: Source, settings: TensorSettings) -> float:
+    if settings.mode == "quantized" and settings.bits is not None:
+        return step_of_bits(source, settings.bits)
+    if settings.mode == "quantized" and settings.snr_db is not None:
+        return step_of_snr(source, settings.snr_db)
+    return step_of_quality(DEFAULT_QUALITY if settings.quality is None else settings.quality)
 
 
-def write_stream(file: BinaryIO, source: Source, settings: TensorSettings, progress: Progress | None = None) -> None:
-    """Write a file.
+def write_stream(
+    file: BinaryIO, source: Source, settings: TensorSettings, progress: Progress | None = None
+) -> dict[str, dict[str, float]]:
+    """Write a file; returns the error of each tensor that was quantised.
 
     Args:
         file: that can seek, at its beginning.
@@ -57,21 +159,49 @@ def write_stream(file: BinaryIO, source: Source, settings: TensorSettings, progr
     Raises:
         InputError: a tensor that the mode does not take; the message has its name.
     """
-    layout = layout_of(source, settings)
+    encoder = Encoder(source, settings)
+    layout = encoder.layout
     signal, index = layout.pack()
-    if layout.chunks + 2 > container.CHUNKS_MAX:
+    count = 1 + layout.chunks + encoder.lossy
+    if count > container.CHUNKS_MAX:
         raise InputError(f"{layout.chunks} pieces of tensors; at most {container.CHUNKS_MAX - 2} (join small tensors)")
-    writer = container.Writer(file, stream_id=STREAM_ID, weights=bytes(8), signal=signal, count=1 + layout.chunks)
+    writer = container.Writer(file, stream_id=STREAM_ID, weights=bytes(8), signal=signal, count=count)
     writer.add(INDEX, index)
+    later = [_Spool() for _ in range(layout.depth - 1)]
     done = 0
-    for number, piece, given in parts(source, layout):
-        coder = ROW_CODERS.write()
-        code(coder, number, piece, given)
-        writer.add(container.DATA, coder.chunk())
-        done += given.words.nbytes
-        if progress and given.words.nbytes:
-            progress(done, layout.index.raw_bytes)
+    for number, entry in enumerate(source.index.entries):
+        for piece in range(entry.pieces):
+            coders, words = encoder.piece(number, piece, TRELLIS_CODERS.write)
+            writer.add(container.DATA, coders[0].chunk())
+            for spool, coder in zip(later, coders[1:], strict=False):
+                spool.add(coder.chunk())
+            done += words.nbytes
+            if progress:
+                progress(done, layout.index.raw_bytes)
+    for spool in later:
+        for body in spool.bodies():
+            writer.add(container.DATA, body)
+    report = encoder.report()
+    if encoder.lossy:
+        writer.add(REPORT, pack_report(report))
     writer.close()
+    return report
+
+
+class _Spool:
+    """Chunks that come later in the file, kept on disk."""
+
+    def __init__(self) -> None:
+        self._file, self._sizes = tempfile.TemporaryFile(), list[int]()  # noqa: SIM115
+
+    def add(self, body: bytes) -> None:
+        self._file.write(body)
+        self._sizes.append(len(body))
+
+    def bodies(self) -> Iterator[bytes]:
+        self._file.seek(0)
+        yield from map(self._file.read, self._sizes)
+        self._file.close()
 
 
 def save_source(path: str | Path, source: Source, settings: TensorSettings, progress: Progress | None = None) -> None:

@@ -55,7 +55,8 @@ def array(signal: Tensors) -> np.ndarray:
 
 TENSOR = Cases(
     stream_id=5,
-    variants={mode: Variant(load=partial(TensorCodec, TensorSettings(mode=mode))) for mode in ("lossless",)},
+    variants={mode: Variant(load=partial(TensorCodec, TensorSettings(mode=mode))) for mode in ("lossless", "nested")}
+    | {"quantized": Variant(load=partial(TensorCodec, TensorSettings(mode="quantized")), qualities=(20, 60, 80))},
     signals={
         "a scalar": one,
         "every type": every_type,
@@ -63,7 +64,7 @@ TENSOR = Cases(
         "float32": lambda: model(129, 70, torch.float32),
         "float16": lambda: model(31, 111, torch.float16),
     },
-    small=lambda: model(17, 23, torch.bfloat16),
+    small=lambda: Tensors({"w": weights(3, 33, 32), "norm": torch.ones(9)}),
     large=lambda: model(1100, 500, torch.bfloat16),
     same=same,
     array=array,

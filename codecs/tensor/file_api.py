@@ -1,0 +1,110 @@
+"""Files of tensors by safetensors' own verbs: ``load_file``, ``save_file`` and a lazy ``safe_open``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor
+
+from ...entropy_models.errors import InputError
+from .. import container
+from .reading import TensorFile, sections_of
+from .sources import TorchSource, mapped
+from .writing import TensorSettings, save_source
+
+
+def save_file(
+    tensors: Mapping[str, Tensor], filename: str | Path, metadata: Mapping[str, str] | None = None, **settings: Any
+) -> None:
+    """Write tensors, which stay as they are, to an .rdc file.
+
+    Args:
+        settings: of `writing.TensorSettings`: mode, quality, bits, snr_db, energy.
+
+    Raises:
+        InputError: a tensor that the mode does not take.
+    """
+    save_source(filename, TorchSource(tensors, metadata), TensorSettings(**settings))
+
+
+def load_file(filename: str | Path, device: str = "cpu", *, bits: int | None = None) -> dict[str, Tensor]:
+    """All tensors of an .rdc file.
+
+    Args:
+        device: where to put them.
+        bits: of a nested file: 2, 4 or 8; None: all that there are.
+
+    Raises:
+        BitstreamError: anything wrong with the file; the message names the tensor.
+    """
+    file = safe_open(filename, "pt", device, bits=bits)
+    return {name: file.get_tensor(name) for name in file.names()}
+
+
+class safe_open:  # noqa: N801 (safetensors' name)
+    """The lazy twin of safetensors' ``safe_open``: a tensor or some rows of one are decoded when they are asked for.
+
+    The file is mapped into memory, and a piece that is not needed is never read.
+    """
+
+    def __init__(self, filename: str | Path, framework: str = "pt", device: str = "cpu", *, bits: int | None = None) -> None:
+        if framework not in ("pt", "torch", "pytorch"):
+            raise InputError(f"framework {framework!r}; need pt")
+        self._file = TensorFile(container.parse(mapped(Path(filename)), salvage=bits is not None), sections_of(bits))
+        self._device = device
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+    def names(self) -> list[str]:
+        """Names of the tensors, in the order of the file."""
+        return list(self._file.numbers)
+
+    keys = offset_keys = names
+
+    def metadata(self) -> dict[str, str]:
+        """Metadata of the safetensors file."""
+        return dict(self._file.index.metadata)
+
+    def get_tensor(self, name: str) -> Tensor:
+        """One tensor; KeyError if there is none."""
+        return self._file.tensor(name).to(self._device)
+
+    def get_slice(self, name: str) -> Slice:
+        """A tensor to index: ``get_slice(name)[10:20, :5]`` decodes the pieces that hold rows 10 to 19."""
+        return Slice(self._file, name, self._device)
+
+
+class Slice:
+    """A tensor that is decoded when it is indexed, as far as its first index needs."""
+
+    def __init__(self, file: TensorFile, name: str, device: str) -> None:
+        self._file, self._entry, self._device = file, file.entry(name), device
+
+    def get_shape(self) -> list[int]:
+        """Shape of the whole tensor."""
+        return list(self._entry.shape)
+
+    def get_dtype(self) -> str:
+        """Type by its name in safetensors."""
+        return self._entry.dtype
+
+    def __getitem__(self, index: Any) -> Tensor:
+        first, *others = index if isinstance(index, tuple) else (index,)
+        if not self._entry.shape or not isinstance(first, int | slice):
+            return self._file.tensor(self._entry.name)[index].to(self._device)
+        chosen = range(self._entry.shape[0])[first]
+        if isinstance(chosen, int):
+            part = self._file.rows(self._entry.name, range(chosen, chosen + 1))[0]
+            return (part[tuple(others)] if others else part).to(self._device)
+        if chosen.step < 0:
+            raise InputError(f"a slice with step {chosen.step}; need one above 0")
+        rows = range(chosen[0], chosen[-1] + 1) if len(chosen) else range(0)
+        part = self._file.rows(self._entry.name, rows)[:: chosen.step]
+        return (part[(slice(None), *others)] if others else part).to(self._device)
