@@ -367,3 +367,11 @@ def test_training_data_is_what_the_manifest_says():
     text, line = page("docs/training.md"), weights.line_named("image")
     count, share = re.search(r"trained on ([\d,]+) photographs.*?(\d+) % are CC BY-SA", text, re.DOTALL).groups()
     assert line.data.startswith(f"{count} photographs") and f"({share} % CC BY-SA" in line.data
+
+
+def test_what_effort_is_worth():
+    psnr, ms_ssim = (figure("effort.csv", f"bd_rate_{metric}_percent", "effort 5") for metric in ("psnr", "ms_ssim"))
+    images = figure("effort.csv", "images", "effort 5")
+    measured = f"first {images:.0f} images (four qualities, 12 to 72), effort 5"
+    text = f"{measured} takes {psnr:+.1f} % of rate at equal PSNR and {ms_ssim:+.1f} %"
+    assert text in page("docs/image.md")

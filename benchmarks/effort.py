@@ -1,0 +1,70 @@
+"""What an encoder's effort is worth: the shipped image model at several efforts, real bytes and real decoding.
+
+    python benchmarks/effort.py KODAK -o benchmarks/results
+
+Writes effort_points.csv (every file; a second call goes on where the first was interrupted) and effort.csv: rate at equal
+PSNR and at equal MS-SSIM against effort 0, on the files that each effort has.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from kodak import RATES_BPP
+from rdcodec.codecs import load
+from rdcodec.codecs.evaluation.bd_rate import bd_rate
+from rdcodec.codecs.evaluation.points import Point, means, read_points, write_csv, write_points
+from rdcodec.codecs.evaluation.run import evaluate
+from rdcodec.codecs.image.codec import ImageCodec
+from rdcodec.codecs.image.evaluation import TASK, reference_of
+from rich.progress import track
+
+QUALITIES = 12, 32, 52, 72
+NONE = "effort 0"
+
+
+def setting(codec: ImageCodec, name: str) -> ImageCodec:
+    """The codec at what a curve's name says: ``effort 5``, ``effort 5 eyes``."""
+    effort, _, tune = name.removeprefix("effort ").partition(" ")
+    return codec.with_effort(int(effort), tune=tune or None)
+
+
+def write(output: Path, points: list[Point]) -> None:
+    """The means over the files that each effort has, and its rates against effort 0 on the same files."""
+    names = list(dict.fromkeys(point.codec for point in points))
+    table = []
+    for name in names[1:]:
+        files = {point.file for point in points if point.codec == name}
+        rows = means(point for point in points if point.codec in (NONE, name) and point.file in files)
+        psnr, ms_ssim = (round(bd_rate(rows, NONE, metric, RATES_BPP, ours=name), 2) for metric in TASK.metrics)
+        table.append({
+            "setting": name, "images": len(files), "bd_rate_psnr_percent": psnr, "bd_rate_ms_ssim_percent": ms_ssim,
+        })  # fmt: skip
+    if table:
+        write_csv(output / "effort.csv", table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path, help="folder of PNG files")
+    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--settings", default="effort 0,effort 5,effort 9,effort 1,effort 5 eyes")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    codec, path = load("image", device="cpu"), args.output / "effort_points.csv"
+    points = read_points(path, TASK) if path.exists() else []
+    done = {(point.codec, point.file) for point in points}
+    for name in args.settings.split(","):
+        reference = reference_of(setting(codec, name), QUALITIES)
+        for file in track(sorted(args.images.glob("*.png")), description=name):
+            if (name, file.name) not in done:
+                points += evaluate(TASK, {name: reference}, [file])
+                write_points(path, TASK, points)
+        write(args.output, points)
+
+
+if __name__ == "__main__":
+    main()
