@@ -32,8 +32,6 @@ def describe_tensors(stream: container.Stream) -> dict[str, Any]:
     elements = sum(entry.elements for entry in entries)
     facts |= {"tensors": len(entries), "weights": elements, "raw_bytes": layout.index.raw_bytes}
     facts["bits_per_weight"] = 8 * stream.expected_bytes / max(elements, 1)
-    if any(layout.base):
-        facts["base_sha256"] = layout.base.hex()
     facts["metadata"] = dict(layout.index.metadata)
     facts["by_tensor"] = [
         {"name": entry.name, "dtype": entry.dtype, "shape": list(entry.shape), "bytes": size,

@@ -8,7 +8,7 @@ offset  size  field
 0       1     mode (`MODES`)
 1       1     sections, 1..8: how often the tensors follow each other, each time finer
 2       8     words of all tensors (see below), for a reader that has not read the index
-10      32    SHA-256 of the base's tensors (`base_hash`) in mode delta, else zeros
+10      32    reserved, zeros
 ======  ====  ====================================================================================
 
 The first chunk, of kind `INDEX`, is a zlib stream of: number of bytes of a safetensors header (4), that header (JSON: names,
@@ -19,7 +19,7 @@ Then, for each section, for each tensor in the order of offsets that has parts t
 tensor is a row of words (`WORDS`), little-endian integers that its numbers' bits make; a piece is the next so many of them
 (`piece_words`): whole rows of the first dimension where a row has no more than `PIECE_WORDS`. A tensor without elements has
 no piece. The first byte of a chunk's raw part says how it is coded (`coding.CODINGS`), so a chunk needs no other to be read,
-but those of the same piece in earlier sections, and the base.
+but those of the same piece in earlier sections.
 
 The last chunk, of kind `REPORT`, is there in lossy modes: a zlib stream of JSON, the error of each tensor by its name, for
 people; a decoder does not need it.
@@ -27,7 +27,6 @@ people; a decoder does not need it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import struct
@@ -42,7 +41,7 @@ from .. import container
 STREAM_ID = 5
 INDEX, REPORT = 2, 3
 """Kinds of chunks."""
-MODES = {"lossless": 0, "delta": 1, "quantized": 2, "nested": 3}
+MODES = {"lossless": 0, "quantized": 2, "nested": 3}
 """Number of each mode. Pinned for ever."""
 SECTIONS_MAX = 8
 NESTED_BITS = (2, 4, 8)
@@ -193,12 +192,10 @@ class Layout:
     index: Index
     sections: tuple[int, ...]
     """Of each tensor, in the index's order: how many sections hold parts of it."""
-    base: bytes = bytes(32)
-    """`base_hash` of the base, zeros for none."""
 
     def pack(self) -> tuple[bytes, bytes]:
         """Signal header, and body of the index's chunk."""
-        signal = _SIGNAL.pack(MODES[self.mode], self.depth, self.index.words, self.base)
+        signal = _SIGNAL.pack(MODES[self.mode], self.depth, self.index.words, bytes(32))
         body = _LENGTH.pack(len(self.index.text)) + self.index.text + bytes(self.sections)
         return signal, zlib.compress(body, 9)
 
@@ -230,9 +227,9 @@ class Layout:
             raise Unsupported(f"stream id {stream.stream_id}, the tensor codec is {STREAM_ID}")
         if any(stream.weights) or len(stream.signal) != _SIGNAL.size:
             raise Unsupported(f"weights {stream.weights.hex()}, a signal header of {len(stream.signal)} bytes")
-        number, depth, words, base = _SIGNAL.unpack(stream.signal)
+        number, depth, words, reserved = _SIGNAL.unpack(stream.signal)
         mode = next((name for name, value in MODES.items() if value == number), None)
-        if mode is None or not 1 <= depth <= SECTIONS_MAX:
+        if mode is None or not 1 <= depth <= SECTIONS_MAX or any(reserved):
             raise Unsupported(f"mode {number} of tensor files, {depth} sections; this program knows {', '.join(MODES)}")
         if not stream.entries or stream.entries[0].kind != INDEX:
             raise Corrupt("the first chunk is not the index")
@@ -243,7 +240,7 @@ class Layout:
         index, sections = Index.parse(body[_LENGTH.size : size], Corrupt), tuple(body[size:])
         if len(sections) != len(index.entries) or any(count not in (1, depth) for count in sections) or index.words != words:
             raise Corrupt(f"{len(sections)} counts of sections for {len(index.entries)} tensors, {words} words")
-        found = cls(mode, index, sections, base)
+        found = cls(mode, index, sections)
         kinds = [entry.kind for entry in stream.entries[1:]]
         if found.depth != depth or found.chunks > len(kinds) or any(kinds[: found.chunks]):
             raise Corrupt(f"{len(kinds)} chunks after the index; its tensors need {found.chunks}")
@@ -266,18 +263,6 @@ def inflated(data: bytes, limit: int) -> bytes:
     if not inflate.eof or inflate.unused_data:
         raise Corrupt(f"a zlib stream that is cut, or of more than {limit} bytes")
     return body
-
-
-def base_hash(index: Index, digests: Mapping[str, bytes]) -> bytes:
-    """SHA-256 of a base: of name, type, shape and SHA-256 of the numbers of every tensor, in the order of names.
-
-    It does not depend on the file that holds them: safetensors, shards or an .rdc file.
-    """
-    whole = hashlib.sha256()
-    for entry in sorted(index.entries, key=lambda entry: entry.name):
-        line = json.dumps([entry.name, entry.dtype, entry.shape], ensure_ascii=False)
-        whole.update(line.encode() + b"\n" + digests[entry.name])
-    return whole.digest()
 
 
 def pack_report(errors: Mapping[str, Mapping[str, float]]) -> bytes:
