@@ -44,6 +44,13 @@ REGISTRY = {
         task="image.evaluation:TASK",
         summary="photographs, quality 0..100, any size",
     ),
+    "speech": Registered(
+        stream_id=2,
+        codec="speech.codec:SpeechCodec",
+        face="speech.face:FACE",
+        task="speech.evaluation:TASK",
+        summary="speech, quality 0..100, live or in files",
+    ),
     "kv": Registered(
         stream_id=4,
         codec="kv_cache.codec:KvCodec",

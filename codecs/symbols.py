@@ -16,6 +16,7 @@ from ..entropy_models.errors import BitstreamError, Corrupt, Truncated
 from ..entropy_models.tables import Tables
 
 CHECK = struct.Struct("<I")
+CHECK_BYTES = CHECK.size
 
 
 def new_writer(tables: Tables, signal_header: bytes) -> Write:
@@ -25,28 +26,29 @@ def new_writer(tables: Tables, signal_header: bytes) -> Write:
     return writer
 
 
-def chunk_of(writer: Write) -> bytes:
-    """The chunk of what a writer has coded."""
-    return CHECK.pack(writer.checks[0]) + writer.close()[0]
+def chunk_of(writer: Write, check_bytes: int = CHECK_BYTES) -> bytes:
+    """The chunk of what a writer has coded; ``check_bytes``: lower bytes of the check that it holds, fewer in small
+    packets."""
+    return CHECK.pack(writer.checks[0])[:check_bytes] + writer.close()[0]
 
 
 @contextmanager
-def reading(tables: Tables, signal_header: bytes, chunk: bytes) -> Iterator[Read]:
+def reading(tables: Tables, signal_header: bytes, chunk: bytes, check_bytes: int = CHECK_BYTES) -> Iterator[Read]:
     """A coder for the symbols of a chunk; at the end of the block all of them must have been read, and be those written.
 
     Raises:
         BitstreamError: they are not, or the chunk is none. Any ValueError inside the block is Corrupt: of symbols that no
             encoder writes.
     """
-    if len(chunk) < CHECK.size:
-        raise Truncated(f"a chunk of {len(chunk)} bytes; its check alone has {CHECK.size}")
-    reader = Read(tables, [chunk[CHECK.size :]])
+    if len(chunk) < check_bytes:
+        raise Truncated(f"a chunk of {len(chunk)} bytes; its check alone has {check_bytes}")
+    reader = Read(tables, [chunk[check_bytes:]])
     reader.checks[0] = zlib.crc32(signal_header)
     try:
         yield reader
     except ValueError as error:
         raise error if isinstance(error, BitstreamError) else Corrupt(str(error)) from None
     reader.close()
-    (check,) = CHECK.unpack_from(chunk)
-    if check != reader.checks[0]:
-        raise Corrupt(f"symbols have checksum {reader.checks[0]:08x}, the chunk says {check:08x}")
+    check = CHECK.pack(reader.checks[0])[:check_bytes]
+    if check != chunk[:check_bytes]:
+        raise Corrupt(f"symbols have checksum {check[::-1].hex()}, the chunk says {chunk[:check_bytes][::-1].hex()}")

@@ -12,10 +12,15 @@ from torch.nn import functional as F
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+FEW_ROWS = 32
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias``. Inference in float32 on a CPU goes to oneDNN, as torch's own low precisions do: its call into
-    MKL reaches less than half of that on AMD processors (measured: 100 against 220 GFLOP/s on one Zen 5 core)."""
+    MKL reaches less than half of that on AMD processors (measured: 100 against 220 GFLOP/s on one Zen 5 core). For few rows
+    oneDNN's rearranging of the weights costs more than it saves."""
     wanted = ONEDNN and torch.backends.mkldnn.enabled and not torch.is_grad_enabled()
+    wanted = wanted and x.numel() >= FEW_ROWS * x.shape[-1]
     if wanted and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)

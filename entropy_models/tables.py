@@ -80,6 +80,10 @@ class Tables:
         """What `pickle` and `copy` take: without the coder's models, which are made anew when they are asked for."""
         return {name: value for name, value in self.__dict__.items() if name not in ("models", "decoding_models")}
 
+    def with_skip_level(self, skip_level: int) -> Tables:
+        """These tables, with entropy skip up to another level; errors as the constructor."""
+        return Tables(self.counts, skip_level, self.deadzone)
+
     @cached_property
     def models(self) -> list[constriction.stream.model.Categorical]:
         """The coder's model of each level. Weights of count - 1 make its quantiser the identity (a test checks)."""

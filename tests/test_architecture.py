@@ -47,13 +47,14 @@ ARROWS = {
     "pillow": {*BASE, "image"},
     "torch_data": {*BASE, "contract", "registry", "terminal"},
     "speech": {
-        *BASE, "contract", "weights", "weights_file", "device", "symbols", "rate_control", "evaluation", "terminal",
+        *BASE, "contract", "weights", "weights_file", "device", "symbols", "rate_control", "torch_state",
+        "evaluation", "terminal",
     },
     "tensor": {*BASE, "contract", "terminal"},
     "text": {*BASE, "contract", "terminal"},
     "kv_cache": {*BASE, "contract", "evaluation", "terminal", "tensor", "text"},
     "kv_store": {*BASE, "contract", "terminal", "kv_cache"},
-    "training": {*BASE, "contract", "registry", "weights", "weights_file", "device", "evaluation", "image"},
+    "training": {*BASE, "contract", "registry", "weights", "weights_file", "device", "evaluation", "image", "speech"},
 }  # fmt: skip
 """Which room may know of which: a folder or module of codecs/, or a whole part. The registry is `rdcodec.codecs` itself.
 

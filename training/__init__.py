@@ -30,6 +30,9 @@ class Training:
 
 TRAININGS = {
     "image": Training(module="image.module:ImageTraining", data="image.data:ImageData", export="image.export:ImageExport"),
+    "speech": Training(
+        module="speech.module:SpeechTraining", data="speech.data:SpeechData", export="speech.export:SpeechExport"
+    ),
 }
 """Trainings by the codec's name in `rdcodec.codecs.REGISTRY`."""
 

@@ -7,12 +7,13 @@ from functools import cache
 import pytest
 from contract.image import IMAGE
 from contract.kv import KV
+from contract.speech import SPEECH
 from contract.subject import Cases
 from contract.tensor import TENSOR
 from contract.toy import TOY
 from rdcodec.codecs.contract import Codec
 
-CASES: dict[str, Cases] = {"image": IMAGE, "kv": KV, "tensor": TENSOR, "toy": TOY}
+CASES: dict[str, Cases] = {"image": IMAGE, "speech": SPEECH, "kv": KV, "tensor": TENSOR, "toy": TOY}
 
 each_codec = pytest.mark.parametrize("name", CASES)
 each_variant = pytest.mark.parametrize(

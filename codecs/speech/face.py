@@ -1,0 +1,219 @@
+"""The speech codec on the command line: options, files in and out, and what is told of them. No numpy, no torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...entropy_models.errors import BitstreamError, InputError, Unsupported
+from .. import container, weights
+from ..contract import Desk, Result
+from ..terminal.files import parse_size, show_size
+from ..terminal.options import Model, Quality
+from .formats import READ_ONLY, WRITTEN, looks_like_sound
+from .header import QUALITY, SAMPLE_RATE, SEGMENT_SAMPLES, parse, tags_of
+
+if TYPE_CHECKING:
+    from .codec import SpeechCodec
+
+FORMAT_NAMES = ", ".join(suffix.removeprefix(".") for suffix in WRITTEN)
+KBPS_MAX = 1000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeOptions:
+    """Options of `codec encode`."""
+
+    quality: Quality = None
+    kbps: Annotated[float | None, typer.Option(help="The highest whole quality of at most this many kbit/s of file.")] = None
+    size: Annotated[str | None, typer.Option(help="The highest whole quality of at most this file size, like 50kB.")] = None
+    mono: Annotated[bool, typer.Option("--mono", help="Mix two channels to one.")] = False
+    model: Model = None
+
+    def __post_init__(self) -> None:
+        targets = {"--quality": self.quality, "--kbps": self.kbps, "--size": self.size}
+        given = [name for name, value in targets.items() if value is not None]
+        if len(given) > 1:
+            raise typer.BadParameter(f"give --quality, --kbps or --size, not {' and '.join(given)}")
+        if self.kbps is not None and not 0 < self.kbps <= KBPS_MAX:
+            raise InputError(f"--kbps {self.kbps}; need a number above 0 and at most {KBPS_MAX:.0f}, like 3")
+        if self.size is not None:
+            parse_size(self.size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeOptions:
+    """Options of `codec decode`."""
+
+    format: Annotated[
+        str | None, typer.Option("--format", metavar="NAME", help=f"{FORMAT_NAMES}; default OUT's, else wav.")
+    ] = None
+    start_s: Annotated[float | None, typer.Option("--from", metavar="S", help="Only from this second on, like 12.5.")] = None
+    end_s: Annotated[float | None, typer.Option("--to", metavar="S", help="Only up to this second.")] = None
+    salvage: Annotated[
+        bool,
+        typer.Option(
+            "--salvage",
+            help="Recover what is undamaged: silence for lost chunks; a note and --json's lost_s name them.",
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.format is not None and suffix_named(self.format) not in WRITTEN:
+            raise typer.BadParameter(f"--format {self.format}; need one of {FORMAT_NAMES}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyOptions:
+    """`codec verify` takes no options of sounds."""
+
+
+class SpeechFace:
+    """`contract.Face` of the speech codec."""
+
+    people = "sounds"
+    single = "a sound"
+    reads = READ_ONLY | WRITTEN.keys()
+    writes = WRITTEN
+    chunk_kinds: dict[int, str] = {}
+    examples = {
+        "Encode": (
+            f"codec encode talk.wav                    talk.rdc, quality {QUALITY}",
+            "codec encode talk.m4a --kbps 3 --mono    at most 3 kbit/s",
+        ),
+        "Decode": ("codec decode talk.rdc --from 12.5 --to 30 -o part.flac",),
+    }
+    cuda = True
+    Encode, Decode, Verify = EncodeOptions, DecodeOptions, VerifyOptions
+
+    def takes(self, data: bytes, suffix: str) -> bool:
+        """Whether its first bytes are those of a sound or of a video, whose sound is meant then."""
+        return looks_like_sound(data)
+
+    def encode(self, data: bytes, options: EncodeOptions, desk: Desk) -> Result:
+        """A sound file to a stream.
+
+        Raises:
+            ValueError: a damaged sound, or a target out of reach.
+            KeyError: no such model.
+        """
+        from ..rate_control import encode_to_size
+        from .codec import SpeechCodec
+        from .sounds import read_sound
+
+        sound = read_sound(data, mono=options.mono)
+        codec = desk.codec("encode speech", lambda: SpeechCodec.load(model=options.model, device=desk.device))
+        size = parse_size(options.size) if options.size else None
+        size = size if options.kbps is None else int(options.kbps * 1000 * sound.duration_s / 8)
+        quality = QUALITY if options.quality is None else options.quality
+        if size is None:
+            stream = codec.encode(sound, quality=quality, progress=desk.progress)
+        else:
+
+            def shown(size: int) -> str:
+                return f"{size} bytes ({size * 8 / sound.duration_s / 1000:.2f} kbit/s)"
+
+            stream, quality = encode_to_size(codec, sound, size, progress=desk.progress, shown=shown)
+        rate_kbps = len(stream) * 8 / sound.duration_s / 1000
+        notices = sound.notices
+        if sound.sample_rate > SAMPLE_RATE:
+            notices += (f"{sound.sample_rate} Hz; what lies above {SAMPLE_RATE // 2000} kHz is lost",)
+        if len(stream) > len(data):
+            notices += (f"larger than the input of {show_size(len(data))}; keep that, or take a lower quality",)
+        facts = {
+            "quality": quality, "rate_kbps": rate_kbps, "duration_s": sound.duration_s, "channels": sound.channels,
+            "raw_bytes": 2 * sound.samples.size,
+        }  # fmt: skip
+        return Result(stream, facts, f"{rate_kbps:.2f} kbit/s", notices)
+
+    def suffix(self, options: DecodeOptions) -> str:
+        """``.wav``, or what --format says."""
+        return suffix_named(options.format) if options.format else ".wav"
+
+    def decode(self, stream: container.Stream, target: Path | None, options: DecodeOptions, desk: Desk) -> Result:
+        """A stream to a sound file; for standard output a WAV, unless --format says otherwise.
+
+        Raises:
+            BitstreamError: anything wrong with the data.
+            ValueError: a part outside the sound, or a format that cannot hold it.
+        """
+        from .sound_writing import check_rate_of, sound_bytes
+
+        suffix = self.suffix(options)
+        if target and not options.format:
+            suffix = target.suffix.lower()
+        if suffix not in WRITTEN:
+            raise InputError(f"the output {target}; its name must end in one of {', '.join(WRITTEN)}")
+        stream, header = parse(stream, salvage=options.salvage)
+        check_rate_of(header.sample_rate, suffix)
+        sound = codec_of(stream, desk).decode(
+            stream, start_s=options.start_s, end_s=options.end_s, salvage=options.salvage, progress=desk.progress
+        )
+        facts = {"duration_s": sound.duration_s, "sample_rate": sound.sample_rate, "channels": sound.channels}
+        return Result(
+            sound_bytes(sound, suffix), facts | {"lost_s": sound.lost}, f"{sound.duration_s:.2f} s", sound.notices
+        )  # fmt: skip
+
+    def verify(self, stream: container.Stream, options: VerifyOptions, desk: Desk) -> list[str]:
+        """Every checksum and every symbol, no samples."""
+        parse(stream)
+        return codec_of(stream, desk).verify(stream)
+
+    def describe(self, stream: container.Stream) -> dict[str, Any]:
+        """Duration, kbit/s, model, tags; also of a sound cut short or with more behind it."""
+        stream, header = parse(stream, salvage=True)
+        try:
+            model = weights.line_of_stream("speech", stream.weights).name
+        except Unsupported:
+            model = None
+        try:
+            tags = tags_of(stream)
+        except BitstreamError:
+            tags = {}
+        return {
+            "duration_s": round(header.duration_s, 4),
+            "sample_rate": header.sample_rate,
+            "channels": header.channels,
+            "samples": header.frames,
+            "quality": header.quality,
+            "rate_kbps": round(stream.expected_bytes * 8 / header.duration_s / 1000, 4),
+            "weights": stream.weights.hex(),
+            "model": model,
+            "chunk_s": header.chunk_segments * SEGMENT_SAMPLES / SAMPLE_RATE,
+            "skip_level": header.skip_level,
+            "tags": tags,
+        }
+
+    def rows(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """What `describe` returned, for people."""
+        model, tags = facts["model"], facts["tags"]
+        return {
+            "duration": f"{facts['duration_s']:.2f} s",
+            "sound": f"{facts['channels']} channel{'s' * (facts['channels'] > 1)} at {facts['sample_rate']} Hz",
+            "quality": facts["quality"],
+            "rate_kbps": facts["rate_kbps"],
+            "weights": f"{model} ({facts['weights']})" if model else f"{facts['weights']}, not installed",
+            "chunk": f" {facts['chunk_s']:g} s",
+            "tags": ", ".join(f"{name}: {value}" for name, value in tags.items()) or "none",
+        }
+
+
+def codec_of(stream: container.Stream, desk: Desk) -> SpeechCodec:
+    """The codec with the weights that a stream names."""
+    from .codec import SpeechCodec
+
+    codec: SpeechCodec = desk.codec(
+        stream.weights, lambda: SpeechCodec.load(stream_hash=stream.weights, device=desk.device)
+    )  # fmt: skip
+    return codec
+
+
+def suffix_named(name: str) -> str:
+    """The suffix that ``--format`` names: ``WAV`` and ``.wav`` alike."""
+    return f".{name.lower().removeprefix('.')}"
+
+
+FACE = SpeechFace()

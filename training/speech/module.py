@@ -1,0 +1,117 @@
+"""Training of the speech codec: ``codec train speech --config recipe.yaml``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from ...codecs.speech.architectures import ARCHITECTURES
+from ...codecs.speech.header import SAMPLE_RATE, SEGMENT
+from ...entropy_models.errors import InputError
+from ...entropy_models.hyperprior import QUALITY_MAX
+from ..coder import Train
+from ..loop import CodecTraining
+from ..losses import rate_distortion, rate_distortion_weight, stratified_qualities
+from .initialise import start_as_principal_components
+from .intelligibility import Unintelligibility
+from .losses import RESOLUTIONS, spectral_errors
+from .perceptual import Disturbance
+from .signals import decoded, latent
+from .validation import SpeechValidation, TransformValidation
+
+
+class SpeechTraining(CodecTraining):
+    """Trains a speech network.
+
+    Args:
+        lambda_range: rate-distortion weight (kbit/s per unit of distortion) at quality 0 and 100.
+        magnitude_weight, complex_weight, mel_weight: of spectral errors in the distortion, see `losses`.
+        complex_floor: share of the complex weight at quality 0, from where it grows to all of it at 100: few bits cannot
+            afford phases.
+        disturbance_weight, intelligibility_weight: of `perceptual.Disturbance` and `intelligibility.Unintelligibility`.
+        quantised: False trains the transforms alone, without rate and rounding, at the highest quality: the first step of
+            the recipe, which must reach PESQ 3.5, for no entropy model repairs a transform.
+        principal_start: begin with the linear maps as the spectra's principal components instead of at random.
+        loop: what every codec's training takes.
+    """
+
+    codec = "speech"
+    architectures = ARCHITECTURES
+
+    def __init__(
+        self,
+        lambda_range: tuple[float, float] = (1.5, 40.0),
+        magnitude_weight: float = 3.0,
+        complex_weight: float = 2.0,
+        complex_floor: float = 0.2,
+        mel_weight: float = 0.6,
+        disturbance_weight: float = 0.8,
+        intelligibility_weight: float = 3.0,
+        quantised: bool = True,
+        principal_start: bool = True,
+        **loop: Any,
+    ) -> None:
+        super().__init__(**loop)
+        self.disturbance = Disturbance()
+        self.unintelligibility = Unintelligibility()
+
+    def check_data(self, data: L.LightningDataModule) -> None:
+        frames = getattr(data, "frames", SEGMENT)
+        if frames % SEGMENT:
+            raise InputError(f"crops of {frames} frames; need a multiple of {SEGMENT}")
+
+    def on_fit_start(self) -> None:
+        """Principal components need data, so they come after it."""
+        data = getattr(self.trainer, "datamodule", None)
+        if self.hparams["principal_start"] and not self.hparams["init"] and self.global_step == 0 and data is not None:
+            start_as_principal_components(self.network, data)
+
+    def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """``batch``: samples, float (batch, samples), a multiple of a segment's."""
+        if not self.hparams["quantised"]:
+            quality = torch.full((len(batch),), 100, device=batch.device)
+            distortion, figures = self.distortion(
+                batch, decoded(self.network, latent(self.network, batch, quality), quality), quality
+            )
+            return distortion.mean(), figures
+        quality = stratified_qualities(len(batch)).to(batch.device)
+        coder = Train()
+        y = latent(self.network, batch, quality)
+        y_hat, _ = self.network.coding_pass(coder, y, quality, y.new_zeros(len(y), y.shape[1] // SEGMENT))
+        charged_bits, side_bits = self.charged_bits(coder)
+        kbits_per_s = SAMPLE_RATE / batch.shape[1] / 1000
+        distortion, figures = self.distortion(batch, decoded(self.network, y_hat, quality), quality)
+        weight = rate_distortion_weight(quality, *self.hparams["lambda_range"])
+        rate_kbps = charged_bits * kbits_per_s
+        figures |= {"rate_kbps": rate_kbps.mean(), "side_kbps": (side_bits * kbits_per_s).mean()}
+        return rate_distortion(rate_kbps, distortion * weight, weight), figures
+
+    def distortion(self, original: Tensor, decoded: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Distortion of each signal, (batch,), and its terms' means. Spectra are compared at one resolution, drawn anew each
+        time."""
+        h = self.hparams
+        window = list(RESOLUTIONS)[int(torch.randint(len(RESOLUTIONS), ()))]
+        errors = spectral_errors(original, decoded, window)
+        disturbance = self.disturbance(original, decoded).clamp(max=8)
+        unintelligibility = self.unintelligibility(original, decoded)
+        phases = h["complex_floor"] + (1 - h["complex_floor"]) * quality / QUALITY_MAX
+        total = (
+            h["magnitude_weight"] * errors.magnitude + h["complex_weight"] * phases * errors.complex_
+            + h["mel_weight"] * errors.mel + h["disturbance_weight"] * disturbance
+            + h["intelligibility_weight"] * unintelligibility
+        )  # fmt: skip
+        figures = {
+            "stoi": 1 - unintelligibility.mean(),
+            "magnitude": errors.magnitude.mean(),
+            "complex": errors.complex_.mean(),
+            "mel": errors.mel.mean(),
+            "disturbance": disturbance.mean(),
+        }
+        return total, figures
+
+    def validation(self) -> SpeechValidation | TransformValidation:
+        kind = SpeechValidation if self.hparams["quantised"] else TransformValidation
+        return kind(self.network, self.architecture)
