@@ -288,6 +288,15 @@ def test_bd_rates():
             assert figures == f"{bd_rate(name, metric):+.1f}", (name, metric)
 
 
+def test_opus():
+    listed = table("docs/speech.md", "| asked for, kbit/s |")
+    assert len(listed) == len([row for row in rows("speech_anchors_means.csv") if row["codec"] == "opus"]) >= 10
+    columns = "rate_kbps", "pesq_wb", "stoi", "estoi", "visqol_lattice", "visqol_polynomial"
+    for asked, cells in listed.items():
+        for cell, column in zip(cells, columns, strict=True):
+            assert cell == shown(figure("speech_anchors_means.csv", column, "opus", asked), cell), (asked, column)
+
+
 def test_speed_of_whole_processes():
     listed = table("docs/image.md", "| as a whole process")
     assert len(listed) == 5

@@ -1,0 +1,46 @@
+"""What `codec demo speech` writes, with Opus in our place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from rdcodec.codecs.speech.listening import KBPS
+from rdcodec.codecs.speech.metrics import SAMPLE_RATE
+
+soundfile = pytest.importorskip("soundfile")
+for package in ("bjontegaard", "pystoi", "av"):
+    pytest.importorskip(package, reason="pip install '.[eval]'")
+
+
+class StandIn:
+    """Opus of 20 ms, 6 to 26 kbit/s by quality."""
+
+    def encode(self, samples: np.ndarray, *, sample_rate: int, quality: int) -> bytes:
+        from rdcodec.codecs.speech.references import encode_opus
+
+        assert sample_rate == SAMPLE_RATE
+        return encode_opus(samples, 6 + quality / 5, frame_ms=20)
+
+    def decode(self, data: bytes) -> SimpleNamespace:
+        from rdcodec.codecs.speech.references import decode_opus
+
+        return SimpleNamespace(array=lambda: decode_opus(data))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_file_for_each_rate_and_a_page(own, voice, tmp_path, monkeypatch):
+    from rdcodec.codecs.speech import demo
+
+    monkeypatch.setattr(demo, "TASK", replace(demo.TASK, metrics=demo.TASK.metrics[1:2]))
+    soundfile.write(tmp_path / "mine.wav", voice[: 2 * SAMPLE_RATE], SAMPLE_RATE)
+    told: list[str] = []
+    table = demo.run(StandIn(), tmp_path / "mine.wav" if own else None, tmp_path / "out", told.append)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(demo.SHOWN)
+    assert table.row_count == len(KBPS) == len(told) - 1
+    page = (tmp_path / "out" / demo.PAGE).read_text()
+    assert ("<h2>mine.wav</h2>" in page) == own and ("a synthetic voice, for want of a recording" in page) != own
+    sizes = [(tmp_path / "out" / name).stat().st_size for name in demo.STREAMS]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
