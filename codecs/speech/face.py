@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,6 +88,7 @@ class SpeechFace:
         "Decode": ("codec decode talk.rdc --from 12.5 --to 30 -o part.flac",),
     }
     cuda = True
+    shown = ("listen.html", "speech_1.5_kbps.rdc", "speech_3_kbps.rdc", "speech_6_kbps.rdc", "speech_9_kbps.rdc")
     Encode, Decode, Verify = EncodeOptions, DecodeOptions, VerifyOptions
 
     def takes(self, data: bytes, suffix: str) -> bool:
@@ -199,6 +201,13 @@ class SpeechFace:
             "chunk": f" {facts['chunk_s']:g} s",
             "tags": ", ".join(f"{name}: {value}" for name, value in tags.items()) or "none",
         }
+
+    def demo(self, source: Path | None, folder: Path, desk: Desk, note: Callable[[str], None]) -> Iterable[Any]:
+        """A sound (else a synthetic voice) at four rates, on a page to listen beside Opus at equal rates."""
+        from .codec import SpeechCodec
+        from .demo import PAGE, run
+
+        return run(SpeechCodec.load(device=desk.device), source, folder, note), f"the page to listen: {folder / PAGE}"
 
 
 def codec_of(stream: container.Stream, desk: Desk) -> SpeechCodec:
