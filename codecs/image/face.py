@@ -77,8 +77,6 @@ class DecodeOptions:
     threads: Threads = None
 
     def __post_init__(self) -> None:
-        if self.format is not None and suffix_named(self.format) not in FORMATS:
-            raise typer.BadParameter(f"--format {self.format}; need one of {FORMAT_NAMES}")
         if self.crop is not None:
             parse_crop(self.crop)
 
@@ -162,6 +160,8 @@ class ImageFace:
 
     def suffix(self, options: DecodeOptions) -> str:
         """``.png``, or what --format says."""
+        if options.format and suffix_named(options.format) not in FORMATS:
+            raise typer.BadParameter(f"--format {options.format}; need one of {FORMAT_NAMES} for {self.people}")
         return suffix_named(options.format) if options.format else ".png"
 
     def decode(self, stream: container.Stream, target: Path | None, options: DecodeOptions, desk: Desk) -> Result:

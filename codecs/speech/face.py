@@ -62,10 +62,6 @@ class DecodeOptions:
         ),
     ] = False
 
-    def __post_init__(self) -> None:
-        if self.format is not None and suffix_named(self.format) not in WRITTEN:
-            raise typer.BadParameter(f"--format {self.format}; need one of {FORMAT_NAMES}")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyOptions:
@@ -133,6 +129,8 @@ class SpeechFace:
 
     def suffix(self, options: DecodeOptions) -> str:
         """``.wav``, or what --format says."""
+        if options.format and suffix_named(options.format) not in WRITTEN:
+            raise typer.BadParameter(f"--format {options.format}; need one of {FORMAT_NAMES} for {self.people}")
         return suffix_named(options.format) if options.format else ".wav"
 
     def decode(self, stream: container.Stream, target: Path | None, options: DecodeOptions, desk: Desk) -> Result:
