@@ -108,7 +108,28 @@ def times_hyperprior() -> list[float]:
     return [speed(what, "ratio of times") for what in HYPERPRIOR]
 
 
+def reading(name: str) -> list[float]:
+    """Pictures per second of a DataLoader with two workers: whole and crops."""
+    whats = [f"DataLoader, 2 workers: {name}, {part}" for part in ("whole", "crops of 128x128")]
+    return [figure("datasets.csv", "value", what, "speed") for what in whats]
+
+
 CLAIMS = [
+    (
+        "docs/datasets.md",
+        r"`-j 2` does ([\d.]+) pictures a second, `-j 1` ([\d.]+), and .* each other, ([\d.]+)\.",
+        lambda: [figure("datasets.csv", "value", f"encode {how}", "speed") for how in ("-j 2", "-j 1", "without -j")],
+    ),
+    (
+        "docs/datasets.md",
+        r"quality 60, (\d+) bytes on average \| ([\d.]+) \| ([\d.]+)",
+        lambda: [figure("datasets.csv", "value", "rdc at quality 60", "mean size"), *reading("rdc")],
+    ),
+    (
+        "docs/datasets.md",
+        r"through Pillow, (\d+) bytes on average \| ([\d.]+) \| ([\d.]+)",
+        lambda: [figure("datasets.csv", "value", "JPEG at quality 90", "mean size"), *reading("JPEG through Pillow")],
+    ),
     ("README.md", r"takes (\d+) % fewer bytes than as JPEG", lambda: [-bd_rate("jpeg")]),
     ("README.md", r"and (\d+) % fewer than as WebP", lambda: [-bd_rate("webp")]),
     (
