@@ -84,7 +84,10 @@ class SpeechFace:
         "Decode": ("codec decode talk.rdc --from 12.5 --to 30 -o part.flac",),
     }
     cuda = True
-    shown = ("listen.html", "speech_1.5_kbps.rdc", "speech_3_kbps.rdc", "speech_6_kbps.rdc", "speech_9_kbps.rdc")
+    shown = (
+        "listen.html", "original.wav",
+        *(f"speech_{rate}_kbps{suffix}" for rate in ("1.5", "3", "6", "9") for suffix in (".rdc", ".wav")),
+    )  # fmt: skip
     Encode, Decode, Verify = EncodeOptions, DecodeOptions, VerifyOptions
 
     def takes(self, data: bytes, suffix: str) -> bool:

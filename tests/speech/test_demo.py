@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rdcodec.codecs.speech.face import FACE
 from rdcodec.codecs.speech.listening import KBPS
 from rdcodec.codecs.speech.metrics import SAMPLE_RATE
 
@@ -38,9 +39,16 @@ def test_a_file_for_each_rate_and_a_page(own, voice, tmp_path, monkeypatch):
     soundfile.write(tmp_path / "mine.wav", voice[: 2 * SAMPLE_RATE], SAMPLE_RATE)
     told: list[str] = []
     table = demo.run(StandIn(), tmp_path / "mine.wav" if own else None, tmp_path / "out", told.append)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == set(demo.SHOWN)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(demo.SHOWN) == set(FACE.shown)
     assert table.row_count == len(KBPS) == len(told) - 1
     page = (tmp_path / "out" / demo.PAGE).read_text()
     assert ("<h2>mine.wav</h2>" in page) == own and ("a synthetic voice, for want of a recording" in page) != own
     sizes = [(tmp_path / "out" / name).stat().st_size for name in demo.STREAMS]
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
+    original, _ = soundfile.read(tmp_path / "out" / "original.wav", dtype="float32")
+    np.testing.assert_allclose(original, voice[: 2 * SAMPLE_RATE] if own else voice, atol=2**-14)
+    for stream in demo.STREAMS:
+        expected = StandIn().decode((tmp_path / "out" / stream).read_bytes()).array()
+        decoded, rate = soundfile.read((tmp_path / "out" / stream).with_suffix(".wav"), dtype="float32")
+        assert rate == SAMPLE_RATE
+        np.testing.assert_allclose(decoded, expected, atol=2**-14)
