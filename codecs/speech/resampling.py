@@ -1,7 +1,7 @@
 """Resampling by blocks, through soxr: the samples do not depend on the blocks, and lengths are exact.
 
-A sound of n frames at rate a has ceil(n b / a) at rate b; and those, taken back to a, at least n, of which the first n
-count: so a sound comes back with its length, from one sample up.
+A sound of n frames at rate a has ceil(n b / a) at rate b; and those, taken back to a, at least n, of which n are kept:
+so a sound comes back with its length, from one sample up.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def resampled(samples: np.ndarray, rate_in: int, rate_out: int, frames: int | No
 
 
 class Span(NamedTuple):
-    """Frames at one rate that give certain frames of another: resample ``start`` to ``stop``, without the first ``skip``."""
+    """Frames at one rate that give frames of another: resample ``start`` to ``stop``, leave out the first ``skip``."""
 
     start: int
     stop: int

@@ -1,14 +1,17 @@
-"""Sounds to the bytes of sound files, through libsndfile (package soundfile)."""
+"""Sounds to sound files, by blocks, through libsndfile (package soundfile); WAV also into what cannot seek."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from typing import BinaryIO, Self
 
 import numpy as np
 import soundfile
 
 from ...entropy_models.errors import InputError
 from .formats import WRITTEN
+from .pcm import ENDLESS, to_int16, wav_header
 from .sound import Sound
 from .sounds import TAGS
 
@@ -17,26 +20,83 @@ SUBTYPES = {
 }  # fmt: skip
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+_FRAMES_AT_ONCE = 1 << 15
+_HEADERS_MAX = 1 << 20
+
+
+class SoundWriter:
+    """Writer of a sound file, 16 bits where it has bits; a context manager. What is beyond full scale is cut off.
+
+    Args:
+        file: open for writing; one that cannot seek takes ``.wav`` only.
+        suffix: one of `WRITTEN`.
+        frames: how many will come, if it is known: a WAV of more than 4 GiB becomes an RF64, and one in a pipe tells its
+            length.
+
+    Raises:
+        InputError: the format cannot hold the sample rate, or the file cannot take it.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        suffix: str,
+        *,
+        sample_rate: int,
+        channels: int,
+        tags: Mapping[str, str] | None = None,
+        frames: int | None = None,
+    ) -> None:
+        check_rate_of(sample_rate, suffix)
+        self.clipped = 0
+        """Samples that were beyond full scale."""
+        self._pipe = None if file.seekable() else file
+        if self._pipe:
+            if suffix != ".wav":
+                raise InputError(f"{suffix} cannot be written into a pipe by blocks, but .wav can")
+            self._pipe.write(wav_header(sample_rate, channels, frames))
+            return
+        large = 2 * channels * (frames or 0) > ENDLESS - _HEADERS_MAX
+        form = "RF64" if suffix == ".wav" and large else WRITTEN[suffix]
+        self._sound = soundfile.SoundFile(file, "w", sample_rate, channels, SUBTYPES[suffix], format=form)
+        for name, value in (tags or {}).items():
+            if name in TAGS:
+                setattr(self._sound, name, value)
+
+    def write(self, block: np.ndarray) -> None:
+        """One more block, float32 (channels, n)."""
+        for start in range(0, block.shape[1], _FRAMES_AT_ONCE):  # libvorbis takes memory from the stack for each call
+            part = block[:, start : start + _FRAMES_AT_ONCE]
+            values, clipped = to_int16(part)
+            self.clipped += clipped
+            if self._pipe:
+                self._pipe.write(values.tobytes())
+            else:  # libsndfile 1.2.2 garbles 16-bit stereo on its way to MP3, and rounds floats to other 16 bits
+                self._sound.write(values if self._sound.subtype == "PCM_16" else np.clip(part.T, -1, 1))
+
+    def close(self) -> None:
+        """Finish the file, which stays open."""
+        if self._pipe:
+            self._pipe.flush()
+        else:
+            self._sound.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def sound_bytes(sound: Sound, suffix: str) -> bytes:
-    """A sound file of a format, 16 bits where it has bits; what is beyond full scale is cut off.
+    """A sound file of a format. Errors as `SoundWriter`.
 
     Args:
         suffix: one of `WRITTEN`.
-
-    Raises:
-        InputError: the format cannot hold the sample rate.
     """
-    check_rate_of(sound.sample_rate, suffix)
-    file = io.BytesIO()
-    with soundfile.SoundFile(
-        file, "w", sound.sample_rate, sound.channels, SUBTYPES[suffix], format=WRITTEN[suffix]
-    ) as writer:
-        for name, value in sound.tags.items():
-            if name in TAGS:
-                setattr(writer, name, value)
-        writer.write(np.clip(sound.samples.T, -1, 32767 / 32768))
+    file, facts = io.BytesIO(), {"sample_rate": sound.sample_rate, "channels": sound.channels}
+    with SoundWriter(file, suffix, **facts, tags=sound.tags, frames=sound.frames) as writer:
+        writer.write(sound.samples)
     return file.getvalue()
 
 
