@@ -199,7 +199,7 @@ class SpeechFace:
             "quality": facts["quality"],
             "rate_kbps": facts["rate_kbps"],
             "weights": f"{model} ({facts['weights']})" if model else f"{facts['weights']}, not installed",
-            "chunk": f" {facts['chunk_s']:g} s",
+            "chunk": f"{facts['chunk_s']:g} s",
             "tags": ", ".join(f"{name}: {value}" for name, value in tags.items()) or "none",
         }
 
