@@ -109,6 +109,11 @@ class Stream:
         for i in range(len(self.entries)):
             self.chunk(i)
 
+    def check_weights(self, loaded: bytes) -> None:
+        """Unsupported unless the stream was written with the weights of this hash."""
+        if self.weights != loaded:
+            raise Unsupported(f"the stream needs weights {self.weights.hex()}, loaded are {loaded.hex()}")
+
     def of_right_length(self) -> Stream:
         """The stream itself.
 

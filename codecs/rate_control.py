@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import TypeVar
 
 from ..entropy_models.errors import InputError
@@ -10,6 +11,19 @@ from .contract import Lossy, Progress
 
 S = TypeVar("S")
 QUALITY_MAX = 100
+
+
+def checked_quality(quality: object, default: int) -> int:
+    """A quality, or the default where it is None.
+
+    Raises:
+        ValueError: no whole number 0..100.
+    """
+    if quality is None:
+        return default
+    if isinstance(quality, bool) or not isinstance(quality, Integral) or not 0 <= quality <= QUALITY_MAX:
+        raise InputError(f"quality {quality!r}; need a whole number 0..{QUALITY_MAX}")
+    return int(quality)
 
 
 def highest_quality(measure: Callable[[int], int], size: int, near: int | None = None) -> int:

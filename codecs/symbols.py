@@ -11,12 +11,15 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..entropy_models.coder import Read, Write
+from ..entropy_models.coder import WORD_BYTES, Read, Write
 from ..entropy_models.errors import BitstreamError, Corrupt, Truncated
 from ..entropy_models.tables import Tables
 
 CHECK = struct.Struct("<I")
 CHECK_BYTES = CHECK.size
+LEAST_BYTES = CHECK_BYTES - WORD_BYTES
+"""Bytes of a chunk beside the bits of its symbols, at least: a stream's end is a whole word, which may hold the last symbols
+by luck."""
 
 
 def new_writer(tables: Tables, signal_header: bytes) -> Write:

@@ -106,6 +106,37 @@ def line_of_stream(codec: str, stream_hash: bytes) -> WeightsLine:
     raise Unsupported(f"the stream needs {codec} weights {stream_hash.hex()}; here are {here or 'none'}")
 
 
+def line_for(codec: str, *, model: str | None = None, stream_hash: bytes | None = None) -> WeightsLine:
+    """The manifest line that a stream's hash asks for, or else a name. Errors as `line_of_stream` and `line_named`."""
+    return line_of_stream(codec, stream_hash) if stream_hash else line_named(codec, model)
+
+
+def model_of(codec: str, stream_hash: bytes) -> str | None:
+    """Name of the weights that wrote a stream; None: they are not here."""
+    try:
+        return line_of_stream(codec, stream_hash).name
+    except Unsupported:
+        return None
+
+
+def shown(model: str | None, stream_hash: str) -> str:
+    """Weights for people, by name where it is known and by their hash in hexadecimal."""
+    return f"{model} ({stream_hash})" if model else f"{stream_hash}, not installed"
+
+
+def check_none_asked(codec: str, *, model: str | None, stream_hash: bytes | None) -> None:
+    """For a codec without weights.
+
+    Raises:
+        KeyError: a model is asked for.
+        Unsupported: the hash of weights is.
+    """
+    if model is not None:
+        raise UnknownName(f"no {codec} model {model!r}; the codec has no weights")
+    if stream_hash and any(stream_hash):
+        raise Unsupported(f"the stream needs weights {stream_hash.hex()}; this codec has none")
+
+
 def verified_bytes(line: WeightsLine) -> bytes:
     """The safetensors of a line, checked.
 

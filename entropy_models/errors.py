@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class BitstreamError(ValueError):
     """The bytes are not a stream this version can decode. ``decode`` raises nothing else."""
@@ -21,6 +23,13 @@ class Unsupported(BitstreamError):
 
 class Mismatch(Unsupported):
     """Well formed and readable, but of another model, tenant or profile than the one given."""
+
+
+def raise_first(errors: Sequence[BitstreamError], chunks: int) -> None:
+    """Raise the first error, if there is one; it tells how many more of so many chunks are damaged."""
+    if errors:
+        more = f" (and {len(errors) - 1} more of {chunks} chunks)" if len(errors) > 1 else ""
+        raise type(errors[0])(f"{errors[0]}{more}")
 
 
 class InputError(ValueError):

@@ -50,9 +50,9 @@ ARROWS = {
         *BASE, "contract", "weights", "weights_file", "device", "symbols", "rate_control", "torch_state",
         "evaluation", "terminal",
     },
-    "tensor": {*BASE, "contract", "terminal"},
+    "tensor": {*BASE, "contract", "weights", "terminal"},
     "text": {*BASE, "contract", "terminal"},
-    "kv_cache": {*BASE, "contract", "evaluation", "terminal", "tensor", "text"},
+    "kv_cache": {*BASE, "contract", "weights", "evaluation", "terminal", "tensor", "text"},
     "kv_store": {*BASE, "contract", "terminal", "kv_cache"},
     "training": {*BASE, "contract", "registry", "weights", "weights_file", "device", "evaluation", "image", "speech"},
 }  # fmt: skip

@@ -12,13 +12,13 @@ from typing import BinaryIO, ClassVar, Self
 import numpy as np
 import torch
 
-from ...entropy_models.coder import WORD_BYTES, Measure
-from ...entropy_models.errors import BitstreamError, Corrupt, Unsupported
+from ...entropy_models.coder import Measure
+from ...entropy_models.errors import BitstreamError, Corrupt, raise_first
 from ...entropy_models.tables import Tables
 from .. import container, weights
 from ..contract import Estimate, Progress
 from ..device import resolve_device
-from ..symbols import CHECK, chunk_of, new_writer
+from ..symbols import LEAST_BYTES, chunk_of, new_writer
 from ..torch_state import THREADED_WORK, checked_threads, own_state
 from ..weights_file import read_weights
 from .architectures import ARCHITECTURES
@@ -76,7 +76,7 @@ class ImageCodec:
             Unsupported: no such weights.
             ValueError: CUDA asked for and not available, or a damaged weights file.
         """
-        line = weights.line_of_stream("image", stream_hash) if stream_hash else weights.line_named("image", model)
+        line = weights.line_for("image", model=model, stream_hash=stream_hash)
         network, tables = read_weights(weights.verified_bytes(line), ARCHITECTURES)
         return cls(network, tables, line.stream_hash, resolve_device(str(device)), threads)
 
@@ -204,9 +204,7 @@ class ImageCodec:
                     stream.chunk(index)
             except BitstreamError as error:
                 errors.append(error)
-        if errors:
-            more = f" (and {len(errors) - 1} more of {len(stream.entries)} chunks)" if len(errors) > 1 else ""
-            raise type(errors[0])(f"{errors[0]}{more}")
+        raise_first(errors, len(stream.entries))
         with_extras(Picture(np.empty((0, 0, 1), np.uint8)), stream, header, (0, 0, 0, 0), None)
         return []
 
@@ -224,8 +222,7 @@ class ImageCodec:
             encoder = self._encoder(picture, header, lambda: Measure(self.tables))
             with self._at_work(header):
                 bits = sum(float(encoder.encode_latent(index).bits[0]) for index in range(tiles))
-            # a stream's end is a whole word, which may hold the last symbols by luck
-            fixed = container.table_end(len(header.pack()), tiles) + (CHECK.size - WORD_BYTES) * tiles
+            fixed = container.table_end(len(header.pack()), tiles) + LEAST_BYTES * tiles
             return int(bits / 8) + fixed + extra
 
         return measure
@@ -244,8 +241,7 @@ class ImageCodec:
         else:
             content = data.read() if hasattr(data, "read") else data
         stream, header = parse(content, salvage=salvage)
-        if stream.weights != self.stream_hash:
-            raise Unsupported(f"the stream needs weights {stream.weights.hex()}, loaded are {self.stream_hash.hex()}")
+        stream.check_weights(self.stream_hash)
         return stream, header
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...entropy_models.errors import InputError, Unsupported
+from ...entropy_models.errors import InputError
 from .. import container, weights
 from ..contract import Desk, Result
 from ..terminal.files import parse_size, show_size
@@ -201,10 +201,6 @@ class ImageFace:
             for kind in (container.DATA, container.METADATA, ALPHA)
         )
         tags = [bytes(stream.data[stream.entries[i].offset :][:4]) for i in stream.indices(container.METADATA)]
-        try:
-            model = weights.line_of_stream("image", stream.weights).name
-        except Unsupported:
-            model = None
         return {
             "width": header.width,
             "height": header.height,
@@ -214,7 +210,7 @@ class ImageFace:
             "quality": header.quality,
             "rate_bpp": round(stream.expected_bytes * 8 / (header.width * header.height), 4),
             "weights": stream.weights.hex(),
-            "model": model,
+            "model": weights.model_of("image", stream.weights),
             "tile_columns": header.grid.columns,
             "tile_rows": header.grid.rows,
             "tile_bytes": tiles,
@@ -226,13 +222,13 @@ class ImageFace:
     def rows(self, facts: dict[str, Any]) -> dict[str, Any]:
         """What `describe` returned, for people."""
         columns, lines = facts["tile_columns"], facts["tile_rows"]
-        model, names = facts["model"], ", ".join(facts["metadata"])
+        names = ", ".join(facts["metadata"])
         return {
             "size": f"{facts['width']}x{facts['height']}",
             "channels": f"{facts['channels']}{' + alpha' if facts['alpha'] else ''}, {facts['bits_per_channel']} bits",
             "quality": facts["quality"],
             "rate_bpp": facts["rate_bpp"],
-            "weights": f"{model} ({facts['weights']})" if model else f"{facts['weights']}, not installed",
+            "weights": weights.shown(facts["model"], facts["weights"]),
             "tiles": f"{columns * lines} ({columns}x{lines}), {show_size(facts['tile_bytes'])}",
             "alpha": show_size(facts["alpha_bytes"]) if facts["alpha"] else "none",
             "metadata": f"{names}, {show_size(facts['metadata_bytes'])}" if names else "none",

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from numbers import Integral
 
 from ...entropy_models.errors import Corrupt, InputError, Unsupported
 from .. import container
+from ..rate_control import checked_quality
 from .tiles import Box, TileGrid, area, clip
 
 STREAM_ID = 1
@@ -81,13 +81,11 @@ def header_of(shape: tuple[int, ...], *, alpha: bool, quality: int | None) -> Im
     Raises:
         ValueError: there are too many pixels, or that is no quality.
     """
-    quality = QUALITY if quality is None else quality
-    if isinstance(quality, bool) or not isinstance(quality, Integral) or not 0 <= quality <= 100:
-        raise InputError(f"quality {quality!r}; need a whole number 0..100")
+    quality = checked_quality(quality, QUALITY)
     height, width, channels = shape
     if max(height, width) > SIDE_MAX or height * width > PIXELS_MAX:
         raise InputError(f"{width}x{height} pixels; at most {PIXELS_MAX} in all and {SIDE_MAX} a side")
-    return ImageHeader(width=width, height=height, quality=int(quality), channels=channels, alpha=alpha)
+    return ImageHeader(width=width, height=height, quality=quality, channels=channels, alpha=alpha)
 
 
 def parse(data: bytes | memoryview | container.Stream, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:

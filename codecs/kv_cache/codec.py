@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...entropy_models.errors import InputError, UnknownName, Unsupported
-from .. import container
+from ...entropy_models.errors import InputError
+from .. import container, weights
 from ..contract import Estimate, Progress
 from .format.blocks import KvBlock, KvSettings, estimate_block
 from .format.header import STREAM_ID, TOKEN_IDS, parse_sequence
@@ -52,10 +52,7 @@ class KvCodec:
             KeyError: a model is asked for.
             Unsupported: the hash of weights is.
         """
-        if model is not None:
-            raise UnknownName(f"no kv model {model!r}; the codec has no weights")
-        if stream_hash and any(stream_hash):
-            raise Unsupported(f"the stream needs weights {stream_hash.hex()}; this codec has none")
+        weights.check_none_asked("kv", model=model, stream_hash=stream_hash)
         return cls(KvSettings(**settings))
 
     def encode(self, cache: Cache, *, quality: int | None = None, progress: Progress | None = None) -> bytes:

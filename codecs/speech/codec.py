@@ -10,24 +10,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...entropy_models.coder import WORD_BYTES, Coder, Measure, Write
-from ...entropy_models.errors import BitstreamError, Corrupt, InputError, Unsupported
+from ...entropy_models.coder import Coder, Measure, Write
+from ...entropy_models.errors import BitstreamError, Corrupt, InputError, raise_first
 from ...entropy_models.tables import Tables
 from .. import container, weights
 from ..contract import Estimate, Progress
 from ..device import resolve_device
-from ..symbols import CHECK, chunk_of, new_writer, reading
+from ..rate_control import checked_quality
+from ..symbols import LEAST_BYTES, chunk_of, new_writer, reading
 from ..torch_state import own_state
 from ..weights_file import read_weights
 from .architectures import ARCHITECTURES
 from .ecc import SpeechNetwork
 from .header import (
+    QUALITY,
     SAMPLE_RATE,
     SEGMENT,
     SEGMENT_SAMPLES,
     STREAM_ID,
     SpeechHeader,
-    checked_quality,
     parse,
     tags_chunk,
     tags_of,
@@ -68,7 +69,7 @@ class SpeechCodec:
             Unsupported: no such weights.
             ValueError: CUDA asked for and not available, or a damaged weights file.
         """
-        line = weights.line_of_stream("speech", stream_hash) if stream_hash else weights.line_named("speech", model)
+        line = weights.line_for("speech", model=model, stream_hash=stream_hash)
         network, tables = read_weights(weights.verified_bytes(line), ARCHITECTURES)
         return cls(network, tables, line.stream_hash, resolve_device(device))
 
@@ -201,9 +202,7 @@ class SpeechCodec:
                 decoder.read(index)
             except BitstreamError as error:
                 errors.append(error)
-        if errors:
-            more = f" (and {len(errors) - 1} more of {header.chunks} chunks)" if len(errors) > 1 else ""
-            raise type(errors[0])(f"{errors[0]}{more}")
+        raise_first(errors, header.chunks)
         tags_of(stream)
         return []
 
@@ -218,8 +217,7 @@ class SpeechCodec:
             header = self.header_of(sound.frames, sound.sample_rate, sound.channels, quality)
             encoder = ChunkEncoder(self, header, lambda: Measure(self.tables_at(header.skip_level)))
             bits = sum(float(coder.bits[0]) for coder in encoder.run(blocks))
-            # a stream's end is a whole word, which may hold the last symbols by luck
-            fixed = container.table_end(len(header.pack()), header.chunks) + (CHECK.size - WORD_BYTES) * header.chunks
+            fixed = container.table_end(len(header.pack()), header.chunks) + LEAST_BYTES * header.chunks
             return int(bits / 8) + fixed + extra
 
         return measure
@@ -234,7 +232,7 @@ class SpeechCodec:
             ValueError: one is out of range.
         """
         return SpeechHeader(
-            frames=frames, sample_rate=sample_rate, channels=channels, quality=checked_quality(quality),
+            frames=frames, sample_rate=sample_rate, channels=channels, quality=checked_quality(quality, QUALITY),
             skip_level=self.tables.skip_level,
         )  # fmt: skip
 
@@ -245,8 +243,7 @@ class SpeechCodec:
     def parsed(self, data: bytes | container.Stream, *, salvage: bool = False) -> tuple[container.Stream, SpeechHeader]:
         """Container and header of a file for these weights. Errors as `decode`."""
         stream, header = parse(data, salvage=salvage)
-        if stream.weights != self.stream_hash:
-            raise Unsupported(f"the stream needs weights {stream.weights.hex()}, loaded are {self.stream_hash.hex()}")
+        stream.check_weights(self.stream_hash)
         return stream, header
 
     def _tags(self, stream: container.Stream, salvage: bool) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -355,7 +352,7 @@ class ChunkDecoder:
         Raises:
             BitstreamError: a damaged chunk, by name; in salvage, only if there is no other.
         """
-        header, position = self._header, 0
+        header = self._header
         warm = -(-self._network.behind // SEGMENT) + 1
         first = max(0, start // SEGMENT_SAMPLES - warm)
         last = min(header.segments, -(-stop // SEGMENT_SAMPLES) + 1)

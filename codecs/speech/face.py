@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...entropy_models.errors import BitstreamError, InputError, Unsupported
+from ...entropy_models.errors import BitstreamError, InputError
 from .. import container, weights
 from ..contract import Desk, Result
 from ..terminal.files import parse_size, show_size
@@ -169,10 +169,6 @@ class SpeechFace:
         """Duration, kbit/s, model, tags; also of a sound cut short or with more behind it."""
         stream, header = parse(stream, salvage=True)
         try:
-            model = weights.line_of_stream("speech", stream.weights).name
-        except Unsupported:
-            model = None
-        try:
             tags = tags_of(stream)
         except BitstreamError:
             tags = {}
@@ -184,7 +180,7 @@ class SpeechFace:
             "quality": header.quality,
             "rate_kbps": round(stream.expected_bytes * 8 / header.duration_s / 1000, 4),
             "weights": stream.weights.hex(),
-            "model": model,
+            "model": weights.model_of("speech", stream.weights),
             "chunk_s": header.chunk_segments * SEGMENT_SAMPLES / SAMPLE_RATE,
             "skip_level": header.skip_level,
             "tags": tags,
@@ -192,13 +188,13 @@ class SpeechFace:
 
     def rows(self, facts: dict[str, Any]) -> dict[str, Any]:
         """What `describe` returned, for people."""
-        model, tags = facts["model"], facts["tags"]
+        tags = facts["tags"]
         return {
             "duration": f"{facts['duration_s']:.2f} s",
             "sound": f"{facts['channels']} channel{'s' * (facts['channels'] > 1)} at {facts['sample_rate']} Hz",
             "quality": facts["quality"],
             "rate_kbps": facts["rate_kbps"],
-            "weights": f"{model} ({facts['weights']})" if model else f"{facts['weights']}, not installed",
+            "weights": weights.shown(facts["model"], facts["weights"]),
             "chunk": f"{facts['chunk_s']:g} s",
             "tags": ", ".join(f"{name}: {value}" for name, value in tags.items()) or "none",
         }

@@ -22,7 +22,6 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral
 
 from ...entropy_models.errors import Corrupt, InputError, Unsupported
 from .. import container
@@ -84,6 +83,13 @@ class SpeechHeader:
             chunk_segments=chunk_segments,
         )  # fmt: skip
 
+    @classmethod
+    def of(cls, stream: container.Stream) -> SpeechHeader:
+        """The header of a stream; errors as `unpack`, and Unsupported for another codec's."""
+        if stream.stream_id != STREAM_ID:
+            raise Unsupported(f"stream id {stream.stream_id}, the speech codec is {STREAM_ID}")
+        return cls.unpack(stream.signal)
+
     @property
     def latent_frames(self) -> int:
         return -(-self.coded_samples // FRAME)
@@ -121,20 +127,10 @@ class SpeechHeader:
         return f"chunk {chunk} (of 0..{self.chunks - 1}, {start:.2f} to {end:.2f} s)"
 
 
-def checked_quality(quality: int | None) -> int:
-    """A quality 0..100; None: `QUALITY`. InputError for anything else."""
-    quality = QUALITY if quality is None else quality
-    if not isinstance(quality, Integral) or not 0 <= quality <= 100:
-        raise InputError(f"quality {quality!r}; need a whole number 0..100")
-    return int(quality)
-
-
 def parse(data: bytes | memoryview | container.Stream, *, salvage: bool = False) -> tuple[container.Stream, SpeechHeader]:
     """Container, header, and the checks that tie them together; nothing is decoded."""
     stream = container.parse(data, salvage=salvage)
-    if stream.stream_id != STREAM_ID:
-        raise Unsupported(f"stream id {stream.stream_id}, the speech codec is {STREAM_ID}")
-    header = SpeechHeader.unpack(stream.signal)
+    header = SpeechHeader.of(stream)
     kinds = [entry.kind for entry in stream.entries]
     rest = kinds[header.chunks :]
     if (

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from ...entropy_models.coder import WORD_BYTES
-from ...entropy_models.errors import BitstreamError, Corrupt, InputError, Truncated, Unsupported
+from ...entropy_models.errors import BitstreamError, Corrupt, InputError, Truncated
 from .. import container
 from ..symbols import chunk_of, new_writer, reading
 from ..torch_state import own_state
@@ -131,11 +131,8 @@ class StreamDecoder:
 
     def __init__(self, codec: SpeechCodec, head: bytes) -> None:
         stream = container.parse(head)
-        if stream.stream_id != STREAM_ID:
-            raise Unsupported(f"stream id {stream.stream_id}, the speech codec is {STREAM_ID}")
-        if stream.weights != codec.stream_hash:
-            raise Unsupported(f"the stream needs weights {stream.weights.hex()}, loaded are {codec.stream_hash.hex()}")
-        self.header = SpeechHeader.unpack(stream.signal)
+        self.header = SpeechHeader.of(stream)
+        stream.check_weights(codec.stream_hash)
         self._codec, self._tables = codec, codec.tables_at(self.header.skip_level)
         self._quality = torch.tensor([self.header.quality], device=codec.device)
         self._channels = [SegmentSynthesis(codec.network, self.header.quality) for _ in range(self.header.channels)]

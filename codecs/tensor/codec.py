@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from ...entropy_models.errors import UnknownName, Unsupported
 from ...entropy_models.trellis import TRELLIS_CODERS
-from .. import container
+from .. import container, weights
 from ..contract import Estimate, Progress
 from .header import STREAM_ID, WORDS
 from .reading import TensorFile, open_stream
@@ -38,10 +37,7 @@ class TensorCodec:
             KeyError: a model is asked for.
             Unsupported: the hash of weights is.
         """
-        if model is not None:
-            raise UnknownName(f"no tensor model {model!r}; the codec has no weights")
-        if stream_hash and any(stream_hash):
-            raise Unsupported(f"the stream needs weights {stream_hash.hex()}; this codec has none")
+        weights.check_none_asked("tensor", model=model, stream_hash=stream_hash)
         return cls(TensorSettings(**settings))
 
     def encode(self, signal: Tensors, *, quality: int | None = None, progress: Progress | None = None) -> bytes:
