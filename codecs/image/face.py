@@ -13,7 +13,7 @@ from ...entropy_models.errors import InputError
 from .. import container, weights
 from ..contract import Desk, Result
 from ..terminal.files import parse_size, show_size
-from ..terminal.options import Effort, Model, Quality, Threads
+from ..terminal.options import Effort, Model, Quality, Size, Threads, check_targets, names_of, suffix_for
 from .effort import SHARES, TUNED_EFFORT, effort_of
 from .formats import FORMATS, READ_ONLY, SHOWN
 from .header import ALPHA, QUALITY, parse
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from .codec import ImageCodec
 
 BPP_MAX = 1000.0
-FORMAT_NAMES = ", ".join(suffix.removeprefix(".") for suffix in FORMATS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +31,7 @@ class EncodeOptions:
 
     quality: Quality = None
     bpp: Annotated[float | None, typer.Option(help="The highest whole quality of at most this many bits per pixel.")] = None
-    size: Annotated[str | None, typer.Option(help="The highest whole quality of at most this file size, like 50kB.")] = None
+    size: Size = None
     model: Model = None
     effort: Effort = None
     tune: Annotated[
@@ -45,14 +44,7 @@ class EncodeOptions:
     threads: Threads = None
 
     def __post_init__(self) -> None:
-        targets = {"--quality": self.quality, "--bpp": self.bpp, "--size": self.size}
-        given = [name for name, value in targets.items() if value is not None]
-        if len(given) > 1:
-            raise typer.BadParameter(f"give --quality, --bpp or --size, not {' and '.join(given)}")
-        if self.bpp is not None and not 0 < self.bpp <= BPP_MAX:
-            raise InputError(f"--bpp {self.bpp}; need a number above 0 and at most {BPP_MAX:.0f}, like 0.5")
-        if self.size is not None:
-            parse_size(self.size)
+        check_targets(self.quality, ("--bpp", self.bpp), BPP_MAX, "0.5", self.size)
         effort_of(self.effort, self.tune)
 
 
@@ -61,7 +53,7 @@ class DecodeOptions:
     """Options of `codec decode`."""
 
     format: Annotated[
-        str | None, typer.Option("--format", metavar="NAME", help=f"{FORMAT_NAMES}; default OUT's, else png.")
+        str | None, typer.Option("--format", metavar="NAME", help=f"{names_of(FORMATS)}; default OUT's, else png.")
     ] = None
     crop: Annotated[
         str | None,
@@ -160,9 +152,7 @@ class ImageFace:
 
     def suffix(self, options: DecodeOptions) -> str:
         """``.png``, or what --format says."""
-        if options.format and suffix_named(options.format) not in FORMATS:
-            raise typer.BadParameter(f"--format {options.format}; need one of {FORMAT_NAMES} for {self.people}")
-        return suffix_named(options.format) if options.format else ".png"
+        return suffix_for(options.format, FORMATS, self.people, ".png")
 
     def decode(self, stream: container.Stream, target: Path | None, options: DecodeOptions, desk: Desk) -> Result:
         """A stream to an image file; for standard output a PNG, unless --format says otherwise.
@@ -253,11 +243,6 @@ def _codec_of(stream: container.Stream, desk: Desk, threads: int | None) -> Imag
 
     codec: ImageCodec = desk.codec(stream.weights, load)
     return codec
-
-
-def suffix_named(name: str) -> str:
-    """The suffix that ``--format`` names: ``PNG`` and ``.png`` alike."""
-    return f".{name.lower().removeprefix('.')}"
 
 
 def parse_crop(text: str) -> Box:

@@ -13,14 +13,13 @@ from ...entropy_models.errors import BitstreamError, InputError
 from .. import container, weights
 from ..contract import Desk, Result
 from ..terminal.files import parse_size, show_size
-from ..terminal.options import Model, Quality
+from ..terminal.options import Model, Quality, Size, check_targets, names_of, suffix_for
 from .formats import READ_ONLY, WRITTEN, looks_like_sound
 from .header import QUALITY, SAMPLE_RATE, SEGMENT_SAMPLES, parse, tags_of
 
 if TYPE_CHECKING:
     from .codec import SpeechCodec
 
-FORMAT_NAMES = ", ".join(suffix.removeprefix(".") for suffix in WRITTEN)
 KBPS_MAX = 1000.0
 
 
@@ -30,19 +29,12 @@ class EncodeOptions:
 
     quality: Quality = None
     kbps: Annotated[float | None, typer.Option(help="The highest whole quality of at most this many kbit/s of file.")] = None
-    size: Annotated[str | None, typer.Option(help="The highest whole quality of at most this file size, like 50kB.")] = None
+    size: Size = None
     mono: Annotated[bool, typer.Option("--mono", help="Mix two channels to one.")] = False
     model: Model = None
 
     def __post_init__(self) -> None:
-        targets = {"--quality": self.quality, "--kbps": self.kbps, "--size": self.size}
-        given = [name for name, value in targets.items() if value is not None]
-        if len(given) > 1:
-            raise typer.BadParameter(f"give --quality, --kbps or --size, not {' and '.join(given)}")
-        if self.kbps is not None and not 0 < self.kbps <= KBPS_MAX:
-            raise InputError(f"--kbps {self.kbps}; need a number above 0 and at most {KBPS_MAX:.0f}, like 3")
-        if self.size is not None:
-            parse_size(self.size)
+        check_targets(self.quality, ("--kbps", self.kbps), KBPS_MAX, "3", self.size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +42,7 @@ class DecodeOptions:
     """Options of `codec decode`."""
 
     format: Annotated[
-        str | None, typer.Option("--format", metavar="NAME", help=f"{FORMAT_NAMES}; default OUT's, else wav.")
+        str | None, typer.Option("--format", metavar="NAME", help=f"{names_of(WRITTEN)}; default OUT's, else wav.")
     ] = None
     start_s: Annotated[float | None, typer.Option("--from", metavar="S", help="Only from this second on, like 12.5.")] = None
     end_s: Annotated[float | None, typer.Option("--to", metavar="S", help="Only up to this second.")] = None
@@ -132,9 +124,7 @@ class SpeechFace:
 
     def suffix(self, options: DecodeOptions) -> str:
         """``.wav``, or what --format says."""
-        if options.format and suffix_named(options.format) not in WRITTEN:
-            raise typer.BadParameter(f"--format {options.format}; need one of {FORMAT_NAMES} for {self.people}")
-        return suffix_named(options.format) if options.format else ".wav"
+        return suffix_for(options.format, WRITTEN, self.people, ".wav")
 
     def decode(self, stream: container.Stream, target: Path | None, options: DecodeOptions, desk: Desk) -> Result:
         """A stream to a sound file; for standard output a WAV, unless --format says otherwise.
@@ -215,11 +205,6 @@ def codec_of(stream: container.Stream, desk: Desk) -> SpeechCodec:
         stream.weights, lambda: SpeechCodec.load(stream_hash=stream.weights, device=desk.device)
     )  # fmt: skip
     return codec
-
-
-def suffix_named(name: str) -> str:
-    """The suffix that ``--format`` names: ``WAV`` and ``.wav`` alike."""
-    return f".{name.lower().removeprefix('.')}"
 
 
 FACE = SpeechFace()
