@@ -13,7 +13,7 @@ S = TypeVar("S")
 QUALITY_MAX = 100
 
 
-def checked_quality(quality: object, default: int) -> int:
+def checked_quality(quality: int | None, default: int) -> int:
     """A quality, or the default where it is None.
 
     Raises:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .hyperprior import LayerFactory, as_activation
-from .layers import Linear
+from .layers import START_SHARE, Linear
 from .tables import LEVELS
 
 LRP_MAX = 0.5
@@ -49,7 +49,7 @@ class GatedTimeBlock(nn.Module):
         self.depthwise = nn.Conv1d(2 * channels, 2 * channels, taps, groups=2 * channels)
         self.project = Linear(channels, channels)
         with torch.no_grad():
-            self.project.weight *= 0.1
+            self.project.weight *= START_SHARE
 
     def forward(self, x: Tensor) -> Tensor:
         around = F.pad(self.expand(x), (0, 0, self.reach, self.reach))

@@ -36,6 +36,11 @@ def integer_knot_weights(quality: Tensor, knots: int) -> Tensor:
     return torch.div(ACTIVATION_MAX * (QUALITY_MAX - distance), QUALITY_MAX, rounding_mode="floor")
 
 
+def float_knot_weights(quality: Tensor, knots: int, dtype: torch.dtype) -> Tensor:
+    """The same for the pixel path, summing to about one."""
+    return integer_knot_weights(quality, knots).to(dtype) / ACTIVATION_MAX
+
+
 def as_activation(symbols: Tensor) -> Tensor:
     """Integer symbols to layer inputs: 16 units per step up to 8, then 2, at most 255; odd; exact."""
     magnitude = symbols.abs()

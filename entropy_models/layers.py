@@ -34,6 +34,11 @@ def full_precision(run: Callable[..., Tensor], *inputs: Tensor | int | None) -> 
         return run(*inputs)
 
 
+def bounded(x: Tensor, limit: float) -> Tensor:
+    """``x`` within ``limit`` of zero: means steer what is coded, and that steers means, a loop that could run away."""
+    return x.clamp(-limit, limit)
+
+
 class Linear(nn.Linear):
     """`nn.Linear` by way of `linear`."""
 

@@ -39,10 +39,14 @@ def by_suffix(*suffixes: str) -> Callable[[Path], list[Path]]:
     """
 
     def find(folder: Path) -> list[Path]:
-        files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
-        return [path for path in files if path.suffix.lower() in suffixes]
+        return [path for path in files_below(folder) if path.suffix.lower() in suffixes]
 
     return find
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files anywhere below a folder, sorted; or the one file."""
+    return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
 
 
 def identity(value: float) -> float:

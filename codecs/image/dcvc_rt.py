@@ -27,10 +27,20 @@ from ...entropy_models.hyperprior import (
     LayerFactory,
     LevelSynthesis,
     MeanSynthesis,
+    float_knot_weights,
     integer_knot_weights,
 )
-from ...entropy_models.integer_net import ACTIVATION_MAX, IntegerDepthwise, IntegerLinear
-from ...entropy_models.layers import GatedBlock, Linear, QualityGain, depth_to_space, full_precision, linear, space_to_depth
+from ...entropy_models.integer_net import IntegerDepthwise, IntegerLinear
+from ...entropy_models.layers import (
+    GatedBlock,
+    Linear,
+    QualityGain,
+    bounded,
+    depth_to_space,
+    full_precision,
+    linear,
+    space_to_depth,
+)
 from .beyond import NOTHING, Margins, mirrored, repeated
 from .correction import Correction
 
@@ -131,11 +141,6 @@ class Synthesis(nn.Module):
         return depth_to_space(full_precision(patch, features), PATCH)
 
 
-def bounded(x: Tensor, limit: float) -> Tensor:
-    """``x`` within ``limit`` of zero."""
-    return x.clamp(-limit, limit)
-
-
 class ImageNetwork(nn.Module):
     """All networks of the codec and the coding pass. Tensors are (batch, rows, columns, channels).
 
@@ -180,7 +185,7 @@ class ImageNetwork(nn.Module):
 
     def knot_weights(self, quality: Tensor, dtype: torch.dtype) -> Tensor:
         """Weights of the knots in the pixel path, summing to about one: (batch,) to (batch, knots)."""
-        return integer_knot_weights(quality, self.config.knots).to(dtype) / ACTIVATION_MAX
+        return float_knot_weights(quality, self.config.knots, dtype)
 
     def coding_pass(self, coder: Coder, y: Tensor, quality: Tensor, beyond: Margins = NOTHING) -> Tensor:
         """Code a latent and return what the decoder knows. The only description of the bitstream.

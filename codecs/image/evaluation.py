@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..evaluation.metrics import psnr_db, similarity_db
-from ..evaluation.task import Metric, Rate, Reference, Speed, Task
+from ..evaluation.task import Metric, Rate, Reference, Speed, Task, files_below
 from .references import REFERENCES
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ def find_images(folder: Path) -> list[Path]:
     """The files below a folder, or the one file, that Pillow knows, judged by content."""
     from .pictures import looks_like_image
 
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
-    return [path for path in files if looks_like_image(path.read_bytes())]
+    return [path for path in files_below(folder) if looks_like_image(path.read_bytes())]
 
 
 def read_rgb(path: Path) -> np.ndarray:

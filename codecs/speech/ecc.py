@@ -23,9 +23,15 @@ from torch.nn import functional as F
 from ...entropy_models.channel_slices import GatedTimeBlock, LevelSlices, MeanSlices, with_neighbours
 from ...entropy_models.coder import Coder
 from ...entropy_models.errors import InputError
-from ...entropy_models.hyperprior import HyperPrior, LayerFactory, as_activation, integer_knot_weights
-from ...entropy_models.integer_net import ACTIVATION_MAX, IntegerDepthwise, IntegerLinear
-from ...entropy_models.layers import Linear, QualityGain, full_precision
+from ...entropy_models.hyperprior import (
+    HyperPrior,
+    LayerFactory,
+    as_activation,
+    float_knot_weights,
+    integer_knot_weights,
+)
+from ...entropy_models.integer_net import IntegerDepthwise, IntegerLinear
+from ...entropy_models.layers import Linear, QualityGain, bounded, full_precision
 from .header import SEGMENT, SKIP_MAX
 from .spectrum import VALUES
 from .temporal import ConvBlock, Mixer, Past, Trunk, delayed
@@ -238,7 +244,7 @@ class SpeechNetwork(nn.Module):
 
     def knot_weights(self, quality: Tensor, dtype: torch.dtype) -> Tensor:
         """Weights of the knots in the pixel path, summing to about one: (batch,) to (batch, knots)."""
-        return integer_knot_weights(quality, self.config.knots).to(dtype) / ACTIVATION_MAX
+        return float_knot_weights(quality, self.config.knots, dtype)
 
     def coding_pass(self, coder: Coder, y: Tensor, quality: Tensor, silent: Tensor) -> tuple[Tensor, Tensor]:
         """Code latents and return what the decoder knows: they, and which segments are silent. The only description of the
@@ -309,8 +315,3 @@ def in_groups(run: Callable[..., Any], *inputs: Tensor) -> Any:
     if isinstance(each[0], Tensor):
         return torch.cat(each)[:count]
     return tuple(torch.cat(parts)[:count] for parts in zip(*each, strict=True))
-
-
-def bounded(x: Tensor, limit: float) -> Tensor:
-    """``x`` within ``limit`` of zero: means steer what is coded, and that steers means; a loop that could run away."""
-    return x.clamp(-limit, limit)

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..evaluation.task import Metric, Page, Rate, Reference, Speed, Task
+from ..evaluation.task import Metric, Page, Rate, Reference, Speed, Task, files_below
 from .formats import looks_like_sound
-from .metrics import SAMPLE_RATE, estoi, pesq_wb, stoi, visqol_lattice, visqol_polynomial
+from .header import SAMPLE_RATE
+from .metrics import estoi, pesq_wb, stoi, visqol_lattice, visqol_polynomial
 from .references import REFERENCES
 
 if TYPE_CHECKING:
@@ -30,8 +31,7 @@ VISQOL_MODULES = ("visqol", "ai_edge_litert")
 
 def find_sounds(folder: Path) -> list[Path]:
     """The files below a folder, or the one file, that look like sounds, judged by their first bytes."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
-    return [path for path in files if looks_like_sound(_head(path))]
+    return [path for path in files_below(folder) if looks_like_sound(_head(path))]
 
 
 def _head(path: Path) -> bytes:

@@ -22,8 +22,8 @@ from PIL import Image
 from ..container import write_file
 from ..evaluation.points import OURS
 from ..evaluation.task import Metric, Reference
+from .header import SAMPLE_RATE
 from .listening_template import PAGE
-from .metrics import SAMPLE_RATE
 from .references import check_opus, decode_opus, opus_of_rate, opus_payload
 
 CLIPS_MAX = 6

@@ -10,11 +10,11 @@ import warnings
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from .header import SAMPLE_RATE
+
 if TYPE_CHECKING:
     import numpy as np
 
-SAMPLE_RATE = 16_000
-"""Hz at which speech is compared."""
 PESQ_MIN = 1.0
 """What PESQ gives where it finds nothing of the original's speech in the decoded."""
 STOI_SPEECH_S_MIN = 0.4

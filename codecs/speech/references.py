@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...entropy_models.errors import InputError
 from ..evaluation.task import Reference
-from .metrics import SAMPLE_RATE
+from .header import SAMPLE_RATE
 
 if TYPE_CHECKING:
     import numpy as np

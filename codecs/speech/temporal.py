@@ -14,12 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...entropy_models.channel_slices import depthwise
-from ...entropy_models.layers import Linear, QualityGain
+from ...entropy_models.layers import START_SHARE, Linear, QualityGain
 
 Past = Tensor | None
 """What a layer remembers: (batch, frames, numbers of its own); None: nothing, at a signal's start."""
-START_SCALE = 0.1
-"""Share of a residual branch before training."""
 
 
 def remembered(past: Past, x: Tensor, frames: int) -> tuple[Tensor, Tensor]:
@@ -52,7 +50,7 @@ class ConvBlock(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.expand = Linear(channels, expansion * channels)
         self.project = Linear(expansion * channels, channels)
-        self.scale = QualityGain(channels, knots, start=START_SCALE)
+        self.scale = QualityGain(channels, knots, start=START_SHARE)
 
     def forward(self, x: Tensor, mask: Tensor, knot_weights: Tensor, past: Past = None) -> tuple[Tensor, Tensor, Past]:
         both, past = remembered(past, torch.cat([x * mask, mask.to(x.dtype)], dim=-1), self.kernel - 1)
@@ -81,7 +79,7 @@ class Mixer(nn.Module):
         self.decay = nn.Parameter(torch.linspace(-3.0, 1.0, channels))
         self.bonus = nn.Parameter(torch.zeros(channels))
         self.project = Linear(channels, channels)
-        self.scale = QualityGain(channels, knots, start=START_SCALE)
+        self.scale = QualityGain(channels, knots, start=START_SHARE)
 
     def forward(self, x: Tensor, mask: Tensor, knot_weights: Tensor, past: Past = None) -> tuple[Tensor, Tensor, Past]:
         key, value, gate = self.keys(self.norm(x)).chunk(3, dim=-1)

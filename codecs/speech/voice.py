@@ -11,7 +11,7 @@ import math
 import numpy as np
 from scipy.signal import lfilter
 
-from .metrics import SAMPLE_RATE
+from .header import SAMPLE_RATE
 
 VOWELS = {
     "a": (730, 1090, 2440), "e": (530, 1840, 2480), "i": (270, 2290, 3010), "o": (570, 840, 2410), "u": (300, 870, 2240),

@@ -41,19 +41,12 @@ def kind_of(data: bytes | memoryview) -> str:
 
 def _kind_of_archive(data: bytes | memoryview) -> str:
     try:
-        names = zipfile.ZipFile(_Bytes(data)).namelist()
+        names = zipfile.ZipFile(io.BytesIO(data)).namelist()
     except (zipfile.BadZipFile, OSError, ValueError):
         return ""
     if any(name.endswith("/data.pkl") for name in names):
         return "torch"
     return "npz" if names and all(name.endswith(".npy") for name in names) else ""
-
-
-class _Bytes(io.BytesIO):
-    """A file of bytes in memory; of a mapped file what is read alone would be better, but zipfile wants a file."""
-
-    def __init__(self, data: bytes | memoryview) -> None:
-        super().__init__(data)
 
 
 def source_of(data: bytes | memoryview, path: Path | None = None) -> Source:
@@ -106,7 +99,7 @@ def _torch_tensors(data: bytes | memoryview) -> Iterator[tuple[str, Any]]:
     import torch
 
     try:
-        held = torch.load(_Bytes(data), map_location="cpu", weights_only=True)
+        held = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise InputError(f"torch does not load it with weights_only: {str(error).splitlines()[0]}") from None
     yield from _flattened(held, "")
@@ -132,7 +125,7 @@ def _numpy_tensors(data: bytes | memoryview, kind: str) -> dict[str, Any]:
     import torch
 
     try:
-        held = np.load(_Bytes(data), allow_pickle=False)
+        held = np.load(io.BytesIO(data), allow_pickle=False)
         arrays = {_WHOLE: held} if kind == "npy" else {name: held[name] for name in held.files}
         return {name: torch.from_numpy(_native(array)) for name, array in arrays.items()}
     except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:

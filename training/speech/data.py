@@ -12,7 +12,6 @@ from pathlib import Path
 
 import lightning as L
 import numpy as np
-import soundfile
 import soxr
 import torch
 from rich.progress import track
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ...codecs.container import write_file
+from ...codecs.speech.evaluation import read_speech
 from ...codecs.speech.header import FRAME, SAMPLE_RATE
 from ...entropy_models.errors import InputError
 
@@ -46,18 +46,17 @@ def files_of(source: Path) -> list[Path]:
     return found
 
 
-def read_mono(path: Path) -> np.ndarray:
+def samples_of(path: Path) -> np.ndarray:
     """Samples of a file as the codec hears them: int16, 16 kHz, one channel.
 
     Raises:
         InputError: not a sound; names the file.
     """
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
+        samples = read_speech(path)
+    except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    mono = soxr.resample(samples.mean(1), rate, SAMPLE_RATE)
-    return np.clip(np.rint(mono * 32768), -32768, 32767).astype(np.int16)
+    return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
 
 
 class SampleCache:
@@ -70,7 +69,7 @@ class SampleCache:
         self.samples_path, index_path = folder / f"speech-{key}.bin", folder / f"speech-{key}.npy"
         if not index_path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            sounds = [read_mono(path) for path in track(files, "decoding speech")]
+            sounds = [samples_of(path) for path in track(files, "decoding speech")]
             write_file(self.samples_path, b"".join(sound.tobytes() for sound in sounds))
             ends = np.cumsum([len(sound) for sound in sounds])
             np.save(index_path, np.stack([ends - [len(sound) for sound in sounds], ends], axis=1))

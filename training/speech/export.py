@@ -9,13 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from ...codecs.speech.ecc import SpeechNetwork
-from ...codecs.speech.header import SEGMENT
 from ...entropy_models.coder import Measure
 from ...entropy_models.tables import Tables
 from ..export import BATCH, Source, option
 from ..losses import stratified_qualities
 from .data import SpeechData
-from .signals import latent
+from .signals import coded, latent
 
 SEED = 99
 """Seed of the crops."""
@@ -45,9 +44,7 @@ class SpeechExport:
 
     def code(self, coder: Measure, batch: Tensor) -> Tensor:
         quality = stratified_qualities(len(batch))
-        y = latent(self.network, batch, quality)
-        y_hat, _ = self.network.coding_pass(coder, y, quality, y.new_zeros(len(y), y.shape[1] // SEGMENT))
-        return y_hat
+        return coded(self.network, coder, latent(self.network, batch, quality), quality)
 
     def last_fits(self, tables: Tables, batches: Iterable[Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return {}, {}

@@ -19,7 +19,7 @@ from .initialise import start_as_principal_components
 from .intelligibility import Unintelligibility
 from .losses import RESOLUTIONS, spectral_errors
 from .perceptual import Disturbance
-from .signals import decoded, latent
+from .signals import coded, decoded, latent
 from .validation import SpeechValidation, TransformValidation
 
 
@@ -72,15 +72,14 @@ class SpeechTraining(CodecTraining):
     def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """``batch``: samples, float (batch, samples), a multiple of a segment's."""
         if not self.hparams["quantised"]:
-            quality = torch.full((len(batch),), 100, device=batch.device)
+            quality = torch.full((len(batch),), QUALITY_MAX, device=batch.device)
             distortion, figures = self.distortion(
                 batch, decoded(self.network, latent(self.network, batch, quality), quality), quality
             )
             return distortion.mean(), figures
         quality = stratified_qualities(len(batch)).to(batch.device)
         coder = Train()
-        y = latent(self.network, batch, quality)
-        y_hat, _ = self.network.coding_pass(coder, y, quality, y.new_zeros(len(y), y.shape[1] // SEGMENT))
+        y_hat = coded(self.network, coder, latent(self.network, batch, quality), quality)
         charged_bits, side_bits = self.charged_bits(coder)
         kbits_per_s = SAMPLE_RATE / batch.shape[1] / 1000
         distortion, figures = self.distortion(batch, decoded(self.network, y_hat, quality), quality)

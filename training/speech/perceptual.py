@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ...codecs.speech.header import SAMPLE_RATE
 from .bark import BANDWIDTHS_BARK, BINS_PER_BAND, CENTRES_BARK, DENSITY_CORRECTIONS, THRESHOLDS
 
 WINDOW, HOP = 512, 256
-SAMPLE_RATE = 16000
 POWER_SCALE, LOUDNESS_SCALE = 6.910853e-6, 1.866055e-1
 """Calibration of powers and of loudness at 16 kHz (P.862)."""
 LEVEL_POWER = 1e7

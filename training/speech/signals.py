@@ -6,8 +6,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...codecs.speech.ecc import AHEAD, Memory, SpeechNetwork
-from ...codecs.speech.header import FRAME
+from ...codecs.speech.header import FRAME, SEGMENT
 from ...codecs.speech.spectrum import EDGE, to_samples, to_spectrum
+from ...entropy_models.coder import Coder
 
 
 def latent(network: SpeechNetwork, samples: Tensor, quality: Tensor) -> Tensor:
@@ -22,6 +23,12 @@ def decoded(network: SpeechNetwork, y_hat: Tensor, quality: Tensor) -> Tensor:
     mask = F.pad(y_hat.new_ones(*y_hat.shape[:2], 1), (0, 0, 0, AHEAD))
     spectrum, _ = network.to_spectrum(F.pad(y_hat, (0, 0, 0, AHEAD)), mask, quality, Memory())
     return to_samples(spectrum[:, 2 * AHEAD :])[:, EDGE:-EDGE]
+
+
+def coded(network: SpeechNetwork, coder: Coder, y: Tensor, quality: Tensor) -> Tensor:
+    """What a decoder knows of latents without digital silence."""
+    y_hat, _ = network.coding_pass(coder, y, quality, y.new_zeros(len(y), y.shape[1] // SEGMENT))
+    return y_hat
 
 
 def ones(samples: Tensor) -> Tensor:
