@@ -309,6 +309,19 @@ def test_bd_rates():
             assert figures == f"{bd_rate(name, metric):+.1f}", (name, metric)
 
 
+def test_speech():
+    listed = table("docs/speech.md", "| quality | kbit/s |")
+    assert len(listed) == len([row for row in rows("speech_means.csv") if row["codec"] == "rdcodec"]) >= 10
+    columns = "rate_kbps", "pesq_wb", "stoi", "estoi", "visqol_lattice", "visqol_polynomial"
+    for quality, cells in listed.items():
+        for cell, column in zip(cells, columns, strict=True):
+            assert cell == shown(figure("speech_means.csv", column, "rdcodec", quality), cell), (quality, column)
+    (against,) = [row for row in rows("speech_bd_rate.csv") if row["anchor"] == "opus"]
+    less = f"{-float(against['bd_rate_pesq_wb_percent']):.0f} %"
+    assert f"-{less} of rate against Opus at equal PESQ" in page("README.md")
+    assert f"{less} less rate than Opus" in " ".join(page("docs/speech.md").split())
+
+
 def test_opus():
     listed = table("docs/speech.md", "| asked for, kbit/s |")
     assert len(listed) == len([row for row in rows("speech_anchors_means.csv") if row["codec"] == "opus"]) >= 10
