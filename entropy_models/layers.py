@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+R = TypeVar("R")
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -26,7 +28,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def full_precision(run: Callable[..., Tensor], *inputs: Tensor | int | None) -> Tensor:
+def full_precision(run: Callable[..., R], *inputs: Tensor | int | None) -> R:
     """``run(*inputs)`` outside autocast: for the parse path, whose sums are exact, and for the ends of a transform, where
     bf16 would cost more than it saves."""
     device = next(x.device.type for x in inputs if isinstance(x, Tensor))

@@ -13,13 +13,17 @@ soundfile = pytest.importorskip("soundfile")
 
 from rdcodec.codecs import weights
 from rdcodec.codecs.speech.codec import SpeechCodec
+from rdcodec.codecs.speech.ecc import SpeechConfig, SpeechNetwork
 from rdcodec.entropy_models.errors import InputError
 from rdcodec.training.export import export
 from rdcodec.training.main import train
+from rdcodec.training.quantisation import LAYERS
 from rdcodec.training.speech.data import Crops, SampleCache, SpeechData
+from rdcodec.training.speech.initialise import HYPER_DEAD, HYPER_DEVIATION, revive_hyper_latents
 from rdcodec.training.speech.intelligibility import Unintelligibility
 from rdcodec.training.speech.losses import RESOLUTIONS, spectral_errors
 from rdcodec.training.speech.perceptual import Disturbance
+from rdcodec.training.speech.similarity import Dissimilarity
 from voices import RATE, voice
 
 RECIPES = Path(__file__).parents[2] / "training/recipes"
@@ -86,6 +90,39 @@ def test_unintelligibility_is_stois():
         assert found == pytest.approx(pystoi.stoi(clean, noisy, RATE), abs=0.1)
 
 
+def test_dissimilarity_is_visqols():
+    """Of noise at several levels: the same order, and about the same size."""
+    api = pytest.importorskip("visqol").VisqolApi()
+    api.create(mode="speech")
+    clean = voice(4.0, seed=1)
+    clean += 1e-4 * np.random.default_rng(1).standard_normal(len(clean)).astype(
+        np.float32
+    )  # digital silence is not counted there
+    scores = []
+    for noise in (3e-4, 3e-3, 3e-2):
+        noisy = clean + noise * np.random.default_rng(0).standard_normal(len(clean)).astype(np.float32)
+        similarity = 1 - float(Dissimilarity()(torch.from_numpy(clean)[None], torch.from_numpy(noisy)[None]))
+        visqol = api.measure_from_arrays(clean.astype(float), noisy.astype(float), RATE).vnsim
+        assert similarity == pytest.approx(visqol, abs=0.15)
+        scores.append(similarity)
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_dead_hyper_latents_are_revived(voices, tmp_path):
+    network = SpeechNetwork(
+        SpeechConfig(channels=32, latent_channels=64, slices=(24, 40), hyper_channels=8), *LAYERS["integer"]
+    )
+    data = SpeechData(voices, frames=40, batch_size=4, cache=tmp_path)
+    spread = []
+    network.hyper_analysis.register_forward_hook(lambda module, inputs, z: spread.append(z.flatten(0, -2).std(0)))
+    for _ in range(3):
+        torch.manual_seed(0)
+        revive_hyper_latents(network, data)
+    assert spread[0].max() < HYPER_DEAD
+    torch.testing.assert_close(spread[1], torch.full_like(spread[1], HYPER_DEVIATION), rtol=0.3, atol=0)
+    torch.testing.assert_close(spread[2], spread[1], rtol=0.3, atol=0)
+
+
 def test_losses_are_zero_for_equal_sounds_and_have_gradients():
     clean = torch.from_numpy(voice(2.0))[None]
     other = (clean + 0.01 * torch.randn_like(clean)).requires_grad_()
@@ -94,7 +131,8 @@ def test_losses_are_zero_for_equal_sounds_and_have_gradients():
         assert float(errors.magnitude + errors.mel) < 1e-6 and float(errors.complex_) < 2e-3
         sum(vars_of(spectral_errors(clean, other, window))).sum().backward()
     assert float(Disturbance()(clean, clean)) < 1e-2 and float(Unintelligibility()(clean, clean)) < 1e-3
-    (Disturbance()(clean, other) + Unintelligibility()(clean, other)).sum().backward()
+    assert abs(float(Dissimilarity()(clean, clean))) < 1e-3
+    (Disturbance()(clean, other) + Unintelligibility()(clean, other) + Dissimilarity()(clean, other)).sum().backward()
     assert torch.isfinite(other.grad).all() and other.grad.abs().max() > 0
 
 

@@ -1,4 +1,5 @@
-"""A start that already codes: linear maps from a frame to its latent and back, by principal components.
+"""A start that already codes: linear maps from a frame to its latent and back, by principal components; and hyper-latents
+that say something.
 
 Eight seconds of batches suffice. Without quantiser 320 components of a frame's 1,284 numbers give a PESQ of 2.9 before any
 training; networks that start at random are not there after ten minutes.
@@ -14,11 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...codecs.speech.ecc import SpeechNetwork
+from ...codecs.speech.header import SEGMENT
 from ...codecs.speech.spectrum import EDGE, to_spectrum
+from ...entropy_models.hyperprior import float_knot_weights
+from ..losses import stratified_qualities
+from .signals import latent
 
 BATCHES = 24
 BRANCH_SHARE = 0.1
 """Share of the usual random weights that is left to the networks beside the linear maps."""
+HYPER_DEVIATION, HYPER_DEAD = 1.5, 0.3
+"""Deviation in steps that hyper-latents start with, and below which they are dead."""
 
 
 @torch.no_grad()
@@ -40,3 +47,17 @@ def principal_components(batches: islice[Tensor], count: int) -> Tensor:
     frames = torch.cat([s.reshape(-1, 2 * s.shape[-1]) for s in spectra]).double()
     _, vectors = torch.linalg.eigh(frames.T @ frames)
     return vectors[:, -count:].flip(1).float()
+
+
+@torch.no_grad()
+def revive_hyper_latents(network: SpeechNetwork, data: L.LightningDataModule) -> None:
+    """Scale hyper-latents to `HYPER_DEVIATION` where they are dead: those of random layers stand at a twentieth of a step,
+    round to zero, tell the decoder nothing, and so are never worth their bits."""
+    batch = next(iter(data.train_dataloader()))
+    quality = stratified_qualities(len(batch))
+    y = latent(network, batch, quality).reshape(-1, SEGMENT, network.config.latent_channels)
+    knots = float_knot_weights(quality, network.config.knots, y.dtype).repeat_interleave(len(y) // len(batch), dim=0)
+    deviation = network.hyper_analysis(y, knots).flatten(0, -2).std(0)
+    scale = torch.where(deviation < HYPER_DEAD, HYPER_DEVIATION / deviation.clamp(min=1e-4), 1.0)
+    network.hyper_analysis.last.weight.mul_(scale[:, None])
+    network.hyper_analysis.last.bias.mul_(scale)

@@ -12,14 +12,16 @@ from ...codecs.speech.architectures import ARCHITECTURES
 from ...codecs.speech.header import SAMPLE_RATE, SEGMENT
 from ...entropy_models.errors import InputError
 from ...entropy_models.hyperprior import QUALITY_MAX
+from ...entropy_models.layers import full_precision
 from ..coder import Train
 from ..loop import CodecTraining
 from ..losses import rate_distortion, rate_distortion_weight, stratified_qualities
-from .initialise import start_as_principal_components
+from .initialise import revive_hyper_latents, start_as_principal_components
 from .intelligibility import Unintelligibility
 from .losses import RESOLUTIONS, spectral_errors
 from .perceptual import Disturbance
 from .signals import coded, decoded, latent
+from .similarity import Dissimilarity
 from .validation import SpeechValidation, TransformValidation
 
 
@@ -31,7 +33,8 @@ class SpeechTraining(CodecTraining):
         magnitude_weight, complex_weight, mel_weight: of spectral errors in the distortion, see `losses`.
         complex_floor: share of the complex weight at quality 0, from where it grows to all of it at 100: few bits cannot
             afford phases.
-        disturbance_weight, intelligibility_weight: of `perceptual.Disturbance` and `intelligibility.Unintelligibility`.
+        disturbance_weight, intelligibility_weight, similarity_weight: of `perceptual.Disturbance` (PESQ),
+            `intelligibility.Unintelligibility` (STOI) and `similarity.Dissimilarity` (ViSQOL).
         quantised: False trains the transforms alone, without rate and rounding, at the highest quality: the first step of
             the recipe, which must reach PESQ 3.5, for no entropy model repairs a transform.
         principal_start: begin with the linear maps as the spectra's principal components instead of at random.
@@ -48,8 +51,9 @@ class SpeechTraining(CodecTraining):
         complex_weight: float = 2.0,
         complex_floor: float = 0.2,
         mel_weight: float = 0.6,
-        disturbance_weight: float = 0.8,
-        intelligibility_weight: float = 3.0,
+        disturbance_weight: float = 0.5,
+        intelligibility_weight: float = 8.0,
+        similarity_weight: float = 4.0,
         quantised: bool = True,
         principal_start: bool = True,
         **loop: Any,
@@ -57,6 +61,7 @@ class SpeechTraining(CodecTraining):
         super().__init__(**loop)
         self.disturbance = Disturbance()
         self.unintelligibility = Unintelligibility()
+        self.dissimilarity = Dissimilarity()
 
     def check_data(self, data: L.LightningDataModule) -> None:
         frames = getattr(data, "frames", SEGMENT)
@@ -64,10 +69,14 @@ class SpeechTraining(CodecTraining):
             raise InputError(f"crops of {frames} frames; need a multiple of {SEGMENT}")
 
     def on_fit_start(self) -> None:
-        """Principal components need data, so they come after it."""
+        """Starts that need data."""
         data = getattr(self.trainer, "datamodule", None)
-        if self.hparams["principal_start"] and not self.hparams["init"] and self.global_step == 0 and data is not None:
+        if self.global_step or data is None:
+            return
+        if self.hparams["principal_start"] and not self.hparams["init"]:
             start_as_principal_components(self.network, data)
+        if self.hparams["quantised"]:
+            revive_hyper_latents(self.network, data)
 
     def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """``batch``: samples, float (batch, samples), a multiple of a segment's."""
@@ -91,19 +100,25 @@ class SpeechTraining(CodecTraining):
     def distortion(self, original: Tensor, decoded: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Distortion of each signal, (batch,), and its terms' means. Spectra are compared at one resolution, drawn anew each
         time."""
+        return full_precision(self._distortion, original, decoded.float(), quality)
+
+    def _distortion(self, original: Tensor, decoded: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """In full precision: correlations are differences of large numbers."""
         h = self.hparams
         window = list(RESOLUTIONS)[int(torch.randint(len(RESOLUTIONS), ()))]
         errors = spectral_errors(original, decoded, window)
         disturbance = self.disturbance(original, decoded).clamp(max=8)
         unintelligibility = self.unintelligibility(original, decoded)
+        dissimilarity = self.dissimilarity(original, decoded)
         phases = h["complex_floor"] + (1 - h["complex_floor"]) * quality / QUALITY_MAX
         total = (
             h["magnitude_weight"] * errors.magnitude + h["complex_weight"] * phases * errors.complex_
             + h["mel_weight"] * errors.mel + h["disturbance_weight"] * disturbance
-            + h["intelligibility_weight"] * unintelligibility
+            + h["intelligibility_weight"] * unintelligibility + h["similarity_weight"] * dissimilarity
         )  # fmt: skip
         figures = {
             "stoi": 1 - unintelligibility.mean(),
+            "similarity": 1 - dissimilarity.mean(),
             "magnitude": errors.magnitude.mean(),
             "complex": errors.complex_.mean(),
             "mel": errors.mel.mean(),
