@@ -33,6 +33,7 @@ import io
 import os
 import secrets
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -70,6 +71,26 @@ class Entry(NamedTuple):
     crc: int
 
 
+class FileBytes:
+    """The bytes of an open file that can seek, read when they are asked for: of bytes, what `parse` and `Stream` need.
+
+    Threads may share it. A file that is cut short meanwhile gives fewer bytes.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._lock = file, threading.Lock()
+        self._length = file.seek(0, os.SEEK_END)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, step = part.indices(self._length)
+        with self._lock:
+            self._file.seek(start)
+            return self._file.read(max(0, stop - start))[::step]
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
     """A parsed file: header fields, the chunk table, and access to checked chunks."""
@@ -78,7 +99,8 @@ class Stream:
     weights: bytes
     signal: bytes
     entries: tuple[Entry, ...]
-    data: bytes | memoryview
+    data: bytes | memoryview | FileBytes
+    """The whole file, in memory or open."""
 
     def chunk(self, index: int) -> bytes:
         """The bytes of one chunk.
@@ -93,7 +115,9 @@ class Stream:
         return body
 
     def unchecked(self, index: int) -> memoryview:
-        """The bytes of one chunk without a copy and unchecked, for a chunk that is a file with checksums of its own.
+        """The bytes of one chunk unchecked, for a chunk that is a file with checksums of its own.
+
+        Of a file that is in memory they are not copied.
 
         Raises:
             Truncated: the file ends before the chunk does.
@@ -102,7 +126,8 @@ class Stream:
         end = entry.offset + entry.length
         if end > len(self.data):
             raise Truncated(f"chunk {index} ends at byte {end}, the file has {len(self.data)}")
-        return memoryview(self.data)[entry.offset : end]
+        whole = self.data if isinstance(self.data, FileBytes) else memoryview(self.data)
+        return memoryview(whole[entry.offset : end])
 
     def check(self) -> None:
         """Compare every chunk's checksum; errors as `chunk`."""
@@ -185,11 +210,11 @@ class Writer:
         self._file.write(head + _CRC.pack(crc32(head)))
 
 
-def parse(data: bytes | memoryview | Stream, *, salvage: bool = False) -> Stream:
+def parse(data: bytes | memoryview | FileBytes | Stream, *, salvage: bool = False) -> Stream:
     """Check header and table and return access to the chunks; chunk bodies are checked when read.
 
     Args:
-        data: a whole file, or what this returned for it, so that each reader may take either.
+        data: a whole file, an open one, or what this returned for it, so that each reader may take either.
         salvage: accept a file that ends early or has bytes after the last chunk.
 
     Raises:
@@ -206,7 +231,7 @@ def parse(data: bytes | memoryview | Stream, *, salvage: bool = False) -> Stream
         raise Unsupported(f"not an .rdc file: it starts with {start!r}, not {MAGIC!r}")
     if len(data) < _FIXED.size:
         raise Truncated(f"{len(data)} bytes, a header has at least {_FIXED.size}")
-    _, version, reserved, stream_id, weights, signal_bytes, count = _FIXED.unpack_from(data)
+    _, version, reserved, stream_id, weights, signal_bytes, count = _FIXED.unpack(data[: _FIXED.size])
     if version != VERSION:
         raise Unsupported(f"version {version}, this program reads version {VERSION}")
     if reserved or signal_bytes > SIGNAL_MAX or count > CHUNKS_MAX:
@@ -214,17 +239,18 @@ def parse(data: bytes | memoryview | Stream, *, salvage: bool = False) -> Stream
     end = table_end(signal_bytes, count)
     if len(data) < end:
         raise Truncated(f"{len(data)} bytes, header and chunk table need {end}")
-    crc = crc32(data[: end - _CRC.size])
-    if crc != _CRC.unpack_from(data, end - _CRC.size)[0]:
+    head = bytes(data[:end])
+    crc = crc32(head[: -_CRC.size])
+    if crc != _CRC.unpack(head[-_CRC.size :])[0]:
         raise Corrupt(f"header checksum is {crc:08x}, not what the file says")
     table = _FIXED.size + signal_bytes
     entries, offset = [], end
-    for i, (kind, length, chunk_crc) in enumerate(_ENTRY.iter_unpack(data[table : end - _CRC.size])):
+    for i, (kind, length, chunk_crc) in enumerate(_ENTRY.iter_unpack(head[table : -_CRC.size])):
         if length > CHUNK_BYTES_MAX:
             raise Corrupt(f"chunk {i} claims {length} bytes, at most {CHUNK_BYTES_MAX}")
         entries.append(Entry(kind, offset, length, chunk_crc))
         offset += length
-    stream = Stream(stream_id, weights, bytes(data[_FIXED.size : table]), tuple(entries), data)
+    stream = Stream(stream_id, weights, head[_FIXED.size : table], tuple(entries), data)
     return stream if salvage else stream.of_right_length()
 
 

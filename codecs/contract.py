@@ -10,10 +10,12 @@ A codec is one folder and one line of `rdcodec.codecs.REGISTRY`, which names two
 
 from __future__ import annotations
 
+import io
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, BinaryIO, ClassVar, Generic, Protocol, Self, TypeVar
 
 from .container import Stream
 
@@ -72,8 +74,8 @@ class Lossy(Codec[S], Protocol):
 class Result:
     """One file encoded or decoded."""
 
-    data: bytes
-    """The output file."""
+    data: bytes = b""
+    """The output file; of what writes into an open one (`Streamed`) nothing."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Facts for ``--json``; ``raw_bytes`` among them is the signal's size, for the ratio."""
     line: str = ""
@@ -151,6 +153,46 @@ class Face(Protocol):
 
     def rows(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Rows for people, from what `describe` returned."""
+
+
+HEAD_BYTES = 1 << 16
+"""Bytes of a file that a `Streamed` face is shown to say whether it takes it."""
+
+
+class Streamed(ABC):
+    """A face of signals that may not fit into memory: from open files to open files, and by these also in memory.
+
+    `takes` gets no more than the first `HEAD_BYTES` of a file.
+    """
+
+    @abstractmethod
+    def encode_file(self, source: BinaryIO, target: BinaryIO, options: Any, desk: Desk) -> Result:
+        """A signal's file to a stream.
+
+        Args:
+            source: can seek; may be read more than once.
+            target: empty, can seek (`container.Writer`); thrown away if anything is raised.
+        """
+
+    @abstractmethod
+    def decode_file(self, stream: Stream, target: Path | None, file: BinaryIO, options: Any, desk: Desk) -> Result:
+        """A stream, of an open file, to a file in the format that ``target`` (None: standard output) or the options name.
+
+        Args:
+            file: to write: empty, can seek; thrown away if anything is raised.
+        """
+
+    def encode(self, data: bytes, options: Any, desk: Desk) -> Result:
+        """As `Face.encode`."""
+        file = io.BytesIO()
+        result = self.encode_file(io.BytesIO(data), file, options, desk)
+        return replace(result, data=file.getvalue())
+
+    def decode(self, stream: Stream, target: Path | None, options: Any, desk: Desk) -> Result:
+        """As `Face.decode`."""
+        file = io.BytesIO()
+        result = self.decode_file(stream, target, file, options, desk)
+        return replace(result, data=file.getvalue())
 
 
 class Demonstrated(Protocol):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
 
 import pytest
 from rdcodec.codecs import container, name_of
-from rdcodec.codecs.container import CHUNKS_MAX, SIGNAL_MAX, parse, write
+from rdcodec.codecs.container import CHUNKS_MAX, SIGNAL_MAX, FileBytes, Writer, parse, write
 from rdcodec.entropy_models.errors import BitstreamError, Corrupt, Truncated, Unsupported
 
 PARTS = {
@@ -54,6 +55,46 @@ def test_every_prefix_is_refused():
     for n in range(len(data)):
         with pytest.raises((Truncated, Unsupported)):
             parse(data[:n])
+
+
+def test_an_open_file_is_parsed_as_bytes_are():
+    """Every prefix, every flipped bit and the whole, alike to the last word of the message."""
+    data = write(**PARTS)
+    cases = [data[:n] for n in range(len(data) + 1)] + [data + b"x"]
+    cases += [data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :] for i in range(len(data))]
+    for case in cases:
+        told = []
+        for source in (case, FileBytes(io.BytesIO(case))):
+            try:
+                stream = parse(source, salvage=len(case) % 2 == 0)
+                told.append([stream.chunk(i) for i in range(len(stream.entries))])
+            except BitstreamError as error:
+                told.append(repr(error))
+        assert told[0] == told[1]
+    opened = parse(FileBytes(io.BytesIO(data)))
+    assert bytes(opened.unchecked(2)) == b"x" * 300 and opened.signal == b"signal"
+
+
+def test_an_open_file_that_is_cut_short_meanwhile_is_damaged(tmp_path):
+    (tmp_path / "a.rdc").write_bytes(write(**PARTS))
+    with (tmp_path / "a.rdc").open("r+b") as file:
+        stream = parse(FileBytes(file))
+        file.truncate(70)
+        assert stream.chunk(0) == b"first"
+        with pytest.raises(BitstreamError, match="chunk 2"):
+            stream.chunk(2)
+
+
+def test_a_file_is_written_chunk_by_chunk():
+    file = io.BytesIO()
+    writer = Writer(file, **{name: PARTS[name] for name in ("stream_id", "weights", "signal")}, count=4)
+    for kind, body in PARTS["chunks"]:
+        writer.add(kind, body)
+    with pytest.raises(ValueError, match="3 chunks, 4 were announced"):
+        writer.close()
+    writer.add(0, b"fourth")
+    writer.close()
+    assert file.getvalue() == write(**PARTS | {"chunks": [*PARTS["chunks"], (0, b"fourth")]})
 
 
 def test_every_flipped_bit_is_refused():

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 from rich.console import Group
 
 from ...entropy_models.errors import BitstreamError, InputError
 from .. import REGISTRY, container, load_face, name_of
-from ..contract import Desk, Face, Result
+from ..contract import HEAD_BYTES, Desk, Face, Result, Streamed
 from ..terminal.console import message
 from ..terminal.files import Job, one_line, show_size
 from ..terminal.sources import STDIO
@@ -47,6 +50,23 @@ class Report:
         return one_line(_line_of(self.facts, self.line) if "output" in self.facts else self.line)
 
 
+class Opened:
+    """An input that is open: its first bytes, and all of them where they are asked for."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        self.head = file.read(HEAD_BYTES)
+
+    @cached_property
+    def data(self) -> bytes:
+        if self.size <= len(self.head):
+            return self.head
+        self.file.seek(0)
+        return self.file.read()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
     """What one command does to each of its files."""
@@ -59,9 +79,19 @@ class Conversion:
     collect: bool = False
     """Whether outputs are returned, and not written."""
 
-    def convert(self, job: Job, data: bytes, desk: Desk) -> tuple[Face, Result]:
-        """The face of a file, and what it made of it."""
+    def convert(self, job: Job, source: Opened, desk: Desk) -> tuple[Face, Result, int]:
+        """The face of a file, what it made of it, and the bytes of the output, which is written unless it is collected."""
         raise NotImplementedError
+
+    def streams(self, face: Face) -> Streamed | None:
+        """The face, if it is to write into an open file."""
+        return face if isinstance(face, Streamed) and not self.collect else None
+
+    def whole(self, job: Job, result: Result) -> tuple[Result, int]:
+        """The result of a face that returns its output."""
+        if not self.collect:
+            job.write(result.data)
+        return result, len(result.data)
 
     def __call__(self, job: Job, desk: Desk) -> Report:
         """Convert one file and write the result.
@@ -70,20 +100,19 @@ class Conversion:
             Exception: whatever is wrong with this file; others may fare better.
         """
         start = time.perf_counter()
-        data = job.read()
-        face, result = self.convert(job, data, desk)
-        if not self.collect:
-            job.write(result.data)
+        with job.opened() as file:
+            source = Opened(file)
+            face, result, size = self.convert(job, source, desk)
         facts = {"codec": codec_of(face), **result.facts, "notices": result.notices}
-        facts |= {"input": job.name, "output": str(job.target or STDIO), "bytes": len(result.data)}
+        facts |= {"input": job.name, "output": str(job.target or STDIO), "bytes": size}
         if raw_bytes := result.facts.get("raw_bytes"):
-            facts["ratio"] = raw_bytes / len(result.data)
+            facts["ratio"] = raw_bytes / size
         facts["duration_s"] = time.perf_counter() - start
         return Report(
             facts=facts,
             line=result.line,
             notices=result.notices,
-            read_bytes=len(data),
+            read_bytes=source.size,
             data=result.data if self.collect else None,
         )
 
@@ -94,11 +123,14 @@ class Encoding(Conversion):
 
     verb = "Encode"
 
-    def convert(self, job: Job, data: bytes, desk: Desk) -> tuple[Face, Result]:
+    def convert(self, job: Job, source: Opened, desk: Desk) -> tuple[Face, Result, int]:
         check_suffix(job.target, RDC, frozenset({RDC}))
-        face = face_for(data, job.source.suffix.lower() if job.source else "")
+        face = face_for(source, job.source.suffix.lower() if job.source else "")
         refuse_others(face, self.verb, self.given, self.device)
-        return face, face.encode(data, options_of(face, self.verb, self.given), desk)
+        options = options_of(face, self.verb, self.given)
+        if streamed := self.streams(face):
+            return face, *written(job, lambda file: streamed.encode_file(source.file, file, options, desk))
+        return face, *self.whole(job, face.encode(source.data, options, desk))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +139,14 @@ class Decoding(Conversion):
 
     verb = "Decode"
 
-    def convert(self, job: Job, data: bytes, desk: Desk) -> tuple[Face, Result]:
-        stream = container.parse(data, salvage=True)
-        face = face_of(stream, self.verb, self.given, self.device)
+    def convert(self, job: Job, source: Opened, desk: Desk) -> tuple[Face, Result, int]:
+        face, stream = opened(source, salvage=True)
+        refuse_others(face, self.verb, self.given, self.device)
         options = options_of(face, self.verb, self.given)
         check_suffix(job.target, face.suffix(options), frozenset(face.writes))
-        return face, face.decode(stream, job.target, options, desk)
+        if streamed := self.streams(face):
+            return face, *written(job, lambda file: streamed.decode_file(stream, job.target, file, options, desk))
+        return face, *self.whole(job, face.decode(stream, job.target, options, desk))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,12 +156,13 @@ class Verifying(Conversion):
     verb = "Verify"
 
     def __call__(self, job: Job, desk: Desk) -> Report:
-        data = job.read()
-        stream = container.parse(data)
-        face = face_of(stream, self.verb, self.given, self.device)
-        notices = face.verify(stream, options_of(face, self.verb, self.given), desk)
+        with job.opened() as file:
+            source = Opened(file)
+            face, stream = opened(source)
+            refuse_others(face, self.verb, self.given, self.device)
+            notices = face.verify(stream, options_of(face, self.verb, self.given), desk)
         facts = {"input": job.name, "ok": True, "notices": notices}
-        return Report(facts=facts, line="; ".join([f"{job.name}  ok", *notices]), read_bytes=len(data))
+        return Report(facts=facts, line="; ".join([f"{job.name}  ok", *notices]), read_bytes=source.size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,10 +170,12 @@ class Describing(Conversion):
     """``codec info``."""
 
     def __call__(self, job: Job, desk: Desk) -> Report:
-        data = job.read()
-        fields = describe(data)
+        with job.opened() as file:
+            source = Opened(file)
+            face, stream = opened(source, salvage=True)
+            fields = describe(face, stream)
         tables = field_table(one_line(job.name), rows(fields)), chunk_table(fields["chunks"])
-        return Report(facts={"input": job.name, **fields}, tables=tables, read_bytes=len(data))
+        return Report(facts={"input": job.name, **fields}, tables=tables, read_bytes=source.size)
 
 
 def attempt(conversion: Conversion, job: Job, desk: Desk) -> Report:
@@ -149,28 +186,39 @@ def attempt(conversion: Conversion, job: Job, desk: Desk) -> Report:
         return Report(error=message(error), trace=traceback.format_exc())
 
 
-def face_for(data: bytes, suffix: str) -> Face:
+def written(job: Job, convert: Callable[[BinaryIO], Result]) -> tuple[Result, int]:
+    """What ``convert`` made of a job, and the bytes that it wrote into the job's output."""
+    with job.written() as file:
+        result = convert(file)
+        return result, file.seek(0, os.SEEK_END)
+
+
+def face_for(source: Opened, suffix: str) -> Face:
     """The face that takes a file: those whose suffix it has are asked first.
 
     Raises:
         ValueError: none does; the message says what was found and expected.
     """
     kinds = [face.single for face in faces()]
-    if not data:
+    if not source.head:
         raise InputError(f"the input is empty; expected {' or '.join(kinds)}")
-    if data.startswith(container.MAGIC):
+    if source.head.startswith(container.MAGIC):
         raise InputError("is an .rdc file already; `codec decode` reads it")
     for face in sorted(faces(), key=lambda face: suffix not in face.reads):
-        if face.takes(data, suffix):
+        if face.takes(source.head if isinstance(face, Streamed) else source.data, suffix):
             return face
-    raise InputError(f"starts with {data[:8]!r}: neither {' nor '.join(kinds)}")
+    raise InputError(f"starts with {source.head[:8]!r}: neither {' nor '.join(kinds)}")
 
 
-def face_of(stream: container.Stream, verb: str, given: Given, device: str) -> Face:
-    """The face of a stream's codec, which has all the options that are given."""
+def opened(source: Opened, *, salvage: bool = False) -> tuple[Face, container.Stream]:
+    """A stream and its face, which reads it from the open file, or has all of it in memory.
+
+    Raises:
+        BitstreamError: the header or table is damaged; unless ``salvage``, also if the length is another.
+    """
+    stream = container.parse(container.FileBytes(source.file), salvage=salvage)
     face = load_face(name_of(stream.stream_id))
-    refuse_others(face, verb, given, device)
-    return face
+    return face, stream if isinstance(face, Streamed) else replace(stream, data=source.data)
 
 
 def face_at(path: Path | None) -> Face | None:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from .. import container, load_face, name_of
+from ..contract import Face
 
 CHUNKS_SHOWN = 16
 """Rows of the chunk table."""
@@ -15,24 +16,27 @@ APART = frozenset({"codec", "stream_id", "file_bytes", "expected_bytes", "chunks
 """Facts of every file, which `rows` says in its own way."""
 
 
-def describe(data: bytes) -> dict[str, Any]:
+def describe(face: Face, stream: container.Stream) -> dict[str, Any]:
     """Fields of the header and table, in reading order, for scripts; ``chunks`` is a list of the table's rows.
 
     ``expected_bytes`` is the length that the table adds up to; `codec decode --salvage` needs no more than there is.
 
     Raises:
-        BitstreamError: the header or table is damaged.
+        BitstreamError: a codec's own header is damaged.
     """
-    stream = container.parse(data, salvage=True)
-    name = name_of(stream.stream_id)
-    face = load_face(name)
     kinds = {container.DATA: "data", container.METADATA: "metadata", **face.chunk_kinds}
     chunks = [
         {"kind": kinds.get(e.kind, str(e.kind)), "offset": e.offset, "bytes": e.length, "crc32": f"{e.crc:08x}"}
         for e in stream.entries
     ]
-    sizes = {"file_bytes": len(data), "expected_bytes": stream.expected_bytes}
-    return {"codec": name, "stream_id": stream.stream_id, **sizes, **face.describe(stream), "chunks": chunks}
+    sizes = {"file_bytes": len(stream.data), "expected_bytes": stream.expected_bytes}
+    return {
+        "codec": name_of(stream.stream_id),
+        "stream_id": stream.stream_id,
+        **sizes,
+        **face.describe(stream),
+        "chunks": chunks,
+    }
 
 
 def rows(fields: dict[str, Any]) -> dict[str, Any]:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import shutil
+import stat
 import sys
+import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
 from ...entropy_models.errors import InputError
-from .paths import find, is_url, path_of, write_whole
+from .paths import find, is_url, path_of, whole_file, write_whole
 from .sources import STDIO, Source
 
 PREFIXES = ("", "k", "m", "g", "t")
@@ -40,19 +47,64 @@ class Job:
             raise OSError("it is closed")
         return self.source.read_bytes() if self.source else sys.stdin.buffer.read()
 
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """The input as a file that can seek; what comes through a pipe or from a URL is in memory.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if isinstance(self.source, Path) and self.source.is_file():
+            with self.source.open("rb") as file:
+                yield file
+        elif self.source is None and _is_whole_file(sys.stdin):
+            yield sys.stdin.buffer
+        else:
+            yield io.BytesIO(self.read())
+
+    @contextmanager
+    def written(self) -> Iterator[BinaryIO]:
+        """A file to write the result into, which can seek: it goes where it belongs when all is written, or nowhere.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        _check_output(self.target)
+        if self.target:
+            with whole_file(self.target) as file:
+                yield file
+            return
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+
     def write(self, data: bytes) -> None:
         """Write the result, whole or not at all.
 
         Raises:
             OSError: it cannot be written.
         """
-        if self.target is None and sys.stdout is None:
-            raise OSError("standard output is closed")
+        _check_output(self.target)
         if self.target is None:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         else:
             write_whole(self.target, data)
+
+
+def _check_output(target: Path | None) -> None:
+    if target is None and sys.stdout is None:
+        raise OSError("standard output is closed")
+
+
+def _is_whole_file(stream: TextIO | None) -> bool:
+    """Whether standard input is a file, and at its beginning."""
+    try:
+        return stream is not None and stat.S_ISREG(os.fstat(stream.fileno()).st_mode) and stream.buffer.tell() == 0
+    except OSError:  # it is no file of the system's
+        return False
 
 
 def jobs(

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ...entropy_models.errors import InputError
 from .. import container
@@ -62,17 +64,47 @@ def write_whole(path: Path, data: bytes) -> None:
         put_whole(path.fs, path.path, data)
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which can seek, that readers see whole when all is written, or not at all; makes its folder.
+
+    A file elsewhere, a pipe or a device gets what was written into a temporary file here.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if isinstance(path, Path) and (path.is_file() or not path.exists()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with container.replaced(path) as file:
+            yield file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder, "whole")
+        with here.open("w+b") as file:
+            yield file
+        if isinstance(path, Path):
+            with here.open("rb") as written, path.open("wb") as out:
+                shutil.copyfileobj(written, out)
+        else:
+            _put(path.fs, path.path, lambda name: path.fs.put_file(str(here), name))
+
+
 def put_whole(file_system: Any, path: str, data: bytes) -> None:
-    """The same on an fsspec file system: one put of an object, or else a temporary file and a rename."""
+    """`write_whole` on an fsspec file system."""
+    _put(file_system, path, lambda name: file_system.pipe_file(name, data))
+
+
+def _put(file_system: Any, path: str, put: Callable[[str], None]) -> None:
+    """One put of an object, or else a temporary file and a rename."""
     protocol = file_system.protocol
     if _WHOLE_OBJECT_PUT & ({protocol} if isinstance(protocol, str) else set(protocol)):
-        file_system.pipe_file(path, data)
+        put(path)
         return
     folder, _, name = path.rpartition("/")
     file_system.makedirs(folder, exist_ok=True)
     part = f"{folder}/.{name}.{secrets.token_hex(4)}{container.PART}"
     try:
-        file_system.pipe_file(part, data)
+        put(part)
         file_system.mv(part, path)
     except BaseException:
         if file_system.exists(part):

@@ -121,11 +121,6 @@ def test_decode_reads_its_input_once(run, photo, tmp_path):
     threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(data,), daemon=True).start()
     subprocess.run([CODEC, "decode", "pipe"], check=True, capture_output=True, timeout=60)  # a second read waits for ever
     assert Image.open(tmp_path / "pipe.png").size == (120, 96)
-    reads, original = [], Path.read_bytes
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "read_bytes", lambda self: reads.append(self.name) or original(self))
-        assert run("decode", "photo.rdc", "--force")[0] == 0
-    assert reads.count("photo.rdc") == 1
 
 
 def test_a_folder_gives_a_folder_however_many_it_holds(run, photo, tmp_path):

@@ -18,7 +18,7 @@ def describe_kv(stream: container.Stream) -> dict[str, Any]:
         BitstreamError: a header is damaged.
     """
     data = stream.data
-    blocks, damaged = [bytes(data)], list[int]()
+    blocks, damaged = [bytes(data[:])], list[int]()
     if stream.signal[:1] != bytes([BLOCK]):
         whole, head = parse_sequence(stream)
         if head.content != BLOCKS:
