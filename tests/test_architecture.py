@@ -54,11 +54,13 @@ ARROWS = {
     "text": {*BASE, "contract", "terminal"},
     "kv_cache": {*BASE, "contract", "weights", "evaluation", "terminal", "tensor", "text"},
     "kv_store": {*BASE, "contract", "terminal", "kv_cache"},
+    "video": {*BASE, "image"},
     "training": {*BASE, "contract", "registry", "weights", "weights_file", "device", "evaluation", "image", "speech"},
 }  # fmt: skip
 """Which room may know of which: a folder or module of codecs/, or a whole part. The registry is `rdcodec.codecs` itself.
 
-Of codecs, ``kv_cache`` stands on ``tensor`` and ``text``, and ``kv_store`` on ``kv_cache``; no other knows of another.
+Of codecs, ``kv_cache`` stands on ``tensor`` and ``text``, ``kv_store`` on ``kv_cache``, and ``video`` on ``image``; no other
+knows of another.
 ``cli`` reaches them by the registry alone, and ``training`` by the command that starts it.
 """
 KV_ARROWS = {

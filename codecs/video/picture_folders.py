@@ -1,0 +1,111 @@
+"""Videos of which each frame is a picture: folders, patterns and numbered names, in the order that people count in."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from ...entropy_models.errors import InputError
+from ..image.picture_writing import upright
+from ..image.pictures import Picture, read_picture
+from .colour import guessed_matrix
+from .frames import Format, Frame
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+"""Of the pictures that folders are searched for."""
+_NUMBERED = re.compile(r"%(?:0?(\d+))?d")
+
+
+def names_pictures(source: str | Path) -> bool:
+    """Whether a name is a folder, a pattern or ``%05d``, and no file."""
+    path = Path(source)
+    return path.is_dir() or (not path.exists() and (glob.has_magic(str(source)) or bool(_NUMBERED.search(path.name))))
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """The key that sorts names as people count.
+
+    >>> sorted(["10.png", "9.png", "a2.png", "a10.png"], key=natural)
+    ['9.png', '10.png', 'a2.png', 'a10.png']
+    """
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+class PictureFolder:
+    """Pictures of one size as frames, one for each tick.
+
+    Args:
+        source: as `names_pictures` knows it.
+        rate: frames a second.
+
+    Raises:
+        InputError: there are none.
+        OSError, InputError: the first cannot be read.
+    """
+
+    def __init__(self, source: str | Path, rate: Fraction) -> None:
+        self._paths = sorted(_found(source), key=lambda path: natural(path.as_posix()))
+        self.tags: Mapping[str, str] = {}
+        self.notices: list[str] = []
+        if not self._paths:
+            raise InputError(f"{source}: no pictures there ({', '.join(sorted(SUFFIXES))})")
+        height, width = self._pixels(self._paths[0]).shape[:2]
+        self.count: int | None = len(self._paths)
+        self.format = Format(
+            width=width,
+            height=height,
+            time_base=1 / rate,
+            rate=rate,
+            matrix=guessed_matrix(width, height),
+            subsampling="rgb",
+        )
+
+    def frames(self) -> Iterator[Frame]:
+        return self.frames_from(0, 0)
+
+    def frames_from(self, start: int, time: int) -> Iterator[Frame]:
+        """Frames from number ``start``, which is also its time."""
+        for number in range(start, len(self._paths)):
+            rgb = self._pixels(self._paths[number])
+            if rgb.shape[:2] != (self.format.height, self.format.width):
+                raise InputError(
+                    f"{self._paths[number]} is of {rgb.shape[1]}x{rgb.shape[0]} pixels, and the first picture is of"
+                    f" {self.format.width}x{self.format.height}; all must be of one size"
+                )
+            yield Frame(rgb, number, 1)
+
+    def times(self) -> np.ndarray:
+        return np.arange(len(self._paths), dtype=np.int64)
+
+    def sound(self) -> None:
+        return None
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _pixels(self, path: Path) -> np.ndarray:
+        try:
+            picture: Picture = upright(read_picture(path.read_bytes()))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        if picture.alpha is not None and picture.alpha.min() < 255:
+            raise InputError(f"{path} is not opaque, and the codec holds no alpha channel; lay it on a background first")
+        self.notices.extend(notice for notice in picture.notices if notice not in self.notices)
+        return picture.rgb()
+
+
+def _found(source: str | Path) -> list[Path]:
+    path = Path(source)
+    if path.is_dir():
+        return [one for one in path.iterdir() if one.suffix.lower() in SUFFIXES and one.is_file()]
+    if match := _NUMBERED.search(path.name):
+        digits = r"\d{%s,}" % (match[1] or 1)
+        name = re.compile(re.escape(path.name[: match.start()]) + digits + re.escape(path.name[match.end() :]))
+        folder = path.parent
+        return [one for one in folder.iterdir() if name.fullmatch(one.name)] if folder.is_dir() else []
+    return [Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file()]
