@@ -1,22 +1,25 @@
 """The codings table: how a piece of a tensor becomes a chunk. Each is one pass for writing, reading and measuring.
 
-The number of the coding stands first in a chunk, then what the coding's module describes. A reader gets words of `exact`, or
-float32 of `steps`; of a piece with chunks in several sections, the sum of their float32.
+The number of the coding stands first in a chunk, then what the coding's module describes. A reader gets words of `exact` and
+`delta`, or float32 of `steps`; of a piece with chunks in several sections, the sum of their float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...entropy_models.errors import Corrupt
-from . import exact, steps
+from ...entropy_models.errors import Corrupt, Unsupported
+from . import delta, exact, steps
 from .header import Entry
 
-EXACT, STEPS = 0, 2
+if TYPE_CHECKING:
+    from .base import Base
+
+EXACT, DELTA, STEPS = 0, 1, 2
 LOSSY = frozenset({"BF16", "F16", "F32", "F64"})
 """Types that `STEPS` takes."""
 
@@ -30,12 +33,16 @@ class Piece:
     """Words."""
     columns: int
     """Words of a row, if the piece is whole rows; else all."""
+    base: np.ndarray | None = None
+    """Words of the base's piece, of mode delta, not to be written to."""
 
     @classmethod
-    def of(cls, entry: Entry, index: int) -> Piece:
+    def of(cls, entry: Entry, index: int, base: Base | None = None) -> Piece:
         """The piece of a tensor."""
-        count = len(entry.piece(index))
-        return cls(dtype=entry.dtype, count=count, columns=count if count % entry.row_words else entry.row_words)
+        span, row = entry.piece(index), entry.row_words
+        count = len(span)
+        known = base.words(entry, span) if base else None
+        return cls(dtype=entry.dtype, count=count, columns=count if count % row else row, base=known)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -48,6 +55,8 @@ class Given:
     """What the writer of a chunk has: words, not to be written to, or numbers and their steps."""
 
     words: np.ndarray | None = None
+    how: int = delta.DIFFERENCE
+    """In which way words differ from the base's."""
     values: np.ndarray | None = None
     """float32, shape of the piece."""
     steps: steps.Steps | None = None
@@ -57,13 +66,22 @@ def _exact(coder: Any, piece: Piece, given: Given | None) -> np.ndarray:
     return exact.code(coder, given.words if given else None, piece.dtype, piece.count)
 
 
+def _delta(coder: Any, piece: Piece, given: Given | None) -> np.ndarray:
+    if piece.base is None:
+        raise Unsupported("its numbers are differences from a base that is not given (--base)")
+    how = given.how if given else delta.DIFFERENCE
+    return delta.code(coder, given.words if given else None, piece.base, piece.dtype, how)
+
+
 def _steps(coder: Any, piece: Piece, given: Given | None) -> np.ndarray:
     if piece.dtype not in LOSSY:
         raise Corrupt(f"numbers of type {piece.dtype} in steps")
     return steps.code(coder, given.values if given else None, given.steps if given else None, piece.shape)
 
 
-CODINGS: dict[int, Callable[[Any, Piece, Given | None], np.ndarray]] = {EXACT: _exact, STEPS: _steps}
+CODINGS: dict[int, Callable[[Any, Piece, Given | None], np.ndarray]] = {
+    EXACT: _exact, DELTA: _delta, STEPS: _steps,
+}  # fmt: skip
 """Coding pass of each number in files. Numbers are pinned for ever."""
 
 

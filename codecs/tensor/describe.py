@@ -25,6 +25,8 @@ def describe_tensors(stream: container.Stream) -> dict[str, Any]:
     for (_, number, _), line in zip(layout.parts(), stream.entries[1:], strict=False):
         coded[number] += line.length + container.ENTRY_BYTES
     facts: dict[str, Any] = {"mode": layout.mode}
+    if any(layout.base):
+        facts["base_sha256"] = layout.base.hex()
     try:
         report = read_report(stream)
     except BitstreamError as error:

@@ -16,6 +16,7 @@ from .files import READS, WRITES, kind_of, source_of, write_tensors
 from .header import INDEX, MODES, REPORT
 
 Mode = Annotated[str | None, typer.Option(help=f"{', '.join(MODES)}; default lossless.")]
+BaseFile = Annotated[Path | None, typer.Option(help="Of mode delta: the file (or .rdc) whose tensors these differ from.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,7 @@ class EncodeOptions:
         Path | None,
         typer.Option(help="safetensors file: mean squares of a matrix' inputs by its name; columns get steps by them."),
     ] = None
+    base: BaseFile = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +41,14 @@ class DecodeOptions:
     bits: Annotated[
         float | None, typer.Option(help="Of a nested file, 2, 4 or 8; also of the part of one that has them.")
     ] = None
+    base: BaseFile = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyOptions:
     """Options of `codec verify`."""
+
+    base: BaseFile = None
 
 
 class TensorFace:
@@ -55,7 +60,11 @@ class TensorFace:
     writes = WRITES
     chunk_kinds = {INDEX: "index", REPORT: "report"}
     examples = {
-        "Encode": ("codec encode model.safetensors", "codec encode model.safetensors --bits 3.5"),
+        "Encode": (
+            "codec encode model.safetensors",
+            "codec encode model.safetensors --bits 3.5",
+            "codec encode tuned.safetensors --base model.safetensors",
+        ),
         "Decode": ("codec decode model.rdc -o model.safetensors",),
     }
     cuda = False
@@ -77,9 +86,16 @@ class TensorFace:
         from .writing import TensorSettings, write_stream
 
         lossy = any(value is not None for value in (options.quality, options.bits, options.snr))
-        mode = options.mode or ("quantized" if lossy else "lossless")
+        mode = options.mode or ("delta" if options.base else "quantized" if lossy else "lossless")
         energy = read_energy(options.activations) if options.activations else {}
-        settings = TensorSettings(mode=mode, quality=options.quality, bits=options.bits, snr_db=options.snr, energy=energy)
+        settings = TensorSettings(
+            mode=mode,
+            quality=options.quality,
+            bits=options.bits,
+            snr_db=options.snr,
+            energy=energy,
+            base=_base(options, desk),
+        )
         source, file = source_of(data), BytesIO()
         write_stream(file, source, settings, desk.progress)
         stream = file.getvalue()
@@ -102,7 +118,8 @@ class TensorFace:
         from .reading import TensorFile, safetensors_parts, sections_of
 
         suffix = target.suffix.lower() if target else ".safetensors"
-        file = TensorFile(stream if options.bits else stream.of_right_length(), sections_of(options.bits))
+        stream = stream if options.bits else stream.of_right_length()
+        file = TensorFile(stream, sections_of(options.bits), _base(options, desk))
         if suffix in WRITES and suffix != ".safetensors":
             data = write_tensors({entry.name: file.tensor(entry.name) for entry in file.index.entries}, suffix)
         else:
@@ -112,9 +129,9 @@ class TensorFace:
 
     def verify(self, stream: container.Stream, options: VerifyOptions, desk: Desk) -> list[str]:
         """Decode every piece of every tensor."""
-        from .codec import TensorCodec
+        from .reading import TensorFile, verified
 
-        return TensorCodec().verify(stream)
+        return verified(TensorFile(stream.of_right_length(), base=_base(options, desk)))
 
     def describe(self, stream: container.Stream) -> dict[str, Any]:
         """Mode, and for each tensor type, shape, bits per weight and, in lossy modes, its error."""
@@ -123,6 +140,15 @@ class TensorFace:
     def rows(self, facts: dict[str, Any]) -> dict[str, Any]:
         """What `describe` returned, for people."""
         return tensor_rows(facts)
+
+
+def _base(options: EncodeOptions | DecodeOptions | VerifyOptions, desk: Desk) -> Any:
+    """The base that the options name, read once for all files of a command."""
+    from .base import Base
+
+    if options.base is None:
+        return None
+    return desk.codec(("base of tensors", options.base), lambda: Base.of(options.base))
 
 
 FACE = TensorFace()

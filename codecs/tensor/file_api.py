@@ -11,9 +11,13 @@ from torch import Tensor
 
 from ...entropy_models.errors import InputError
 from .. import container
+from .base import Base
 from .reading import TensorFile, sections_of
 from .sources import TorchSource, mapped
 from .writing import TensorSettings, save_source
+
+BaseLike = str | Path | Mapping[str, Tensor] | Base
+"""What stands for a base."""
 
 
 def save_file(
@@ -22,25 +26,32 @@ def save_file(
     """Write tensors, which stay as they are, to an .rdc file.
 
     Args:
-        settings: of `writing.TensorSettings`: mode, quality, bits, snr_db, energy.
+        settings: of `writing.TensorSettings`: mode, quality, bits, snr_db, energy; base, as `load_file` takes it, which
+            makes the mode delta.
 
     Raises:
         InputError: a tensor that the mode does not take.
     """
+    if "base" in settings:
+        settings = {"mode": "delta"} | settings | {"base": Base.of(settings["base"])}
     save_source(filename, TorchSource(tensors, metadata), TensorSettings(**settings))
 
 
-def load_file(filename: str | Path, device: str = "cpu", *, bits: int | None = None) -> dict[str, Tensor]:
+def load_file(
+    filename: str | Path, device: str = "cpu", *, bits: int | None = None, base: BaseLike | None = None
+) -> dict[str, Tensor]:
     """All tensors of an .rdc file.
 
     Args:
         device: where to put them.
         bits: of a nested file: 2, 4 or 8; None: all that there are.
+        base: of a file of mode delta: path of the file (or of an .rdc file of it), or its tensors by name.
 
     Raises:
+        Mismatch: another base than the file's.
         BitstreamError: anything wrong with the file; the message names the tensor.
     """
-    file = safe_open(filename, "pt", device, bits=bits)
+    file = safe_open(filename, "pt", device, bits=bits, base=base)
     return {name: file.get_tensor(name) for name in file.names()}
 
 
@@ -50,10 +61,19 @@ class safe_open:  # noqa: N801 (safetensors' name)
     The file is mapped into memory, and a piece that is not needed is never read.
     """
 
-    def __init__(self, filename: str | Path, framework: str = "pt", device: str = "cpu", *, bits: int | None = None) -> None:
+    def __init__(
+        self,
+        filename: str | Path,
+        framework: str = "pt",
+        device: str = "cpu",
+        *,
+        bits: int | None = None,
+        base: BaseLike | None = None,
+    ) -> None:
         if framework not in ("pt", "torch", "pytorch"):
             raise InputError(f"framework {framework!r}; need pt")
-        self._file = TensorFile(container.parse(mapped(Path(filename)), salvage=bits is not None), sections_of(bits))
+        stream = container.parse(mapped(Path(filename)), salvage=bits is not None)
+        self._file = TensorFile(stream, sections_of(bits), None if base is None else Base.of(base))
         self._device = device
 
     def __enter__(self) -> Self:

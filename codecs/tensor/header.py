@@ -8,7 +8,7 @@ offset  size  field
 0       1     mode (`MODES`)
 1       1     sections, 1..8: how often the tensors follow each other, each time finer
 2       8     words of all tensors (see below), for a reader that has not read the index
-10      32    reserved, zeros
+10      32    of mode delta the base: sha256 of a safetensors file (`base`); else zeros
 ======  ====  ====================================================================================
 
 The first chunk, of kind `INDEX`, is a zlib stream of: number of bytes of a safetensors header (4), that header (JSON: names,
@@ -41,13 +41,14 @@ from .. import container
 STREAM_ID = 5
 INDEX, REPORT = 2, 3
 """Kinds of chunks."""
-MODES = {"lossless": 0, "quantized": 2, "nested": 3}
+MODES = {"lossless": 0, "delta": 1, "quantized": 2, "nested": 3}
 """Number of each mode. Pinned for ever."""
 SECTIONS_MAX = 8
 NESTED_BITS = (2, 4, 8)
 """Bits a weight, about, of a nested file's sections so far."""
 PIECE_WORDS = 1 << 20
 INDEX_BYTES_MAX = 1 << 27
+BASE_BYTES = 32
 _SIGNAL = struct.Struct("<BBQ32s")
 _LENGTH = struct.Struct("<I")
 
@@ -192,10 +193,12 @@ class Layout:
     index: Index
     sections: tuple[int, ...]
     """Of each tensor, in the index's order: how many sections hold parts of it."""
+    base: bytes = bytes(BASE_BYTES)
+    """sha256 of the base; zeros if there is none."""
 
     def pack(self) -> tuple[bytes, bytes]:
         """Signal header, and body of the index's chunk."""
-        signal = _SIGNAL.pack(MODES[self.mode], self.depth, self.index.words, bytes(32))
+        signal = _SIGNAL.pack(MODES[self.mode], self.depth, self.index.words, self.base)
         body = _LENGTH.pack(len(self.index.text)) + self.index.text + bytes(self.sections)
         return signal, zlib.compress(body, 9)
 
@@ -227,9 +230,9 @@ class Layout:
             raise Unsupported(f"stream id {stream.stream_id}, the tensor codec is {STREAM_ID}")
         if any(stream.weights) or len(stream.signal) != _SIGNAL.size:
             raise Unsupported(f"weights {stream.weights.hex()}, a signal header of {len(stream.signal)} bytes")
-        number, depth, words, reserved = _SIGNAL.unpack(stream.signal)
+        number, depth, words, base = _SIGNAL.unpack(stream.signal)
         mode = next((name for name, value in MODES.items() if value == number), None)
-        if mode is None or not 1 <= depth <= SECTIONS_MAX or any(reserved):
+        if mode is None or not 1 <= depth <= SECTIONS_MAX or any(base) != (mode == "delta"):
             raise Unsupported(f"mode {number} of tensor files, {depth} sections; this program knows {', '.join(MODES)}")
         if not stream.entries or stream.entries[0].kind != INDEX:
             raise Corrupt("the first chunk is not the index")
@@ -240,7 +243,7 @@ class Layout:
         index, sections = Index.parse(body[_LENGTH.size : size], Corrupt), tuple(body[size:])
         if len(sections) != len(index.entries) or any(count not in (1, depth) for count in sections) or index.words != words:
             raise Corrupt(f"{len(sections)} counts of sections for {len(index.entries)} tensors, {words} words")
-        found = cls(mode, index, sections)
+        found = cls(mode, index, sections, base)
         kinds = [entry.kind for entry in stream.entries[1:]]
         if found.depth != depth or found.chunks > len(kinds) or any(kinds[: found.chunks]):
             raise Corrupt(f"{len(kinds)} chunks after the index; its tensors need {found.chunks}")

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from ...entropy_models.errors import BitstreamError, InputError, UnknownName
+from ...entropy_models.errors import BitstreamError, InputError, Mismatch, UnknownName
 from ...entropy_models.trellis import TRELLIS_CODERS
 from .. import container
 from ..contract import Progress
 from .coding import EXACT, Piece, code
 from .header import NESTED_BITS, WORDS, Entry, Index, Layout, read_report
 from .torch_types import tensor_of, words_from
+
+if TYPE_CHECKING:
+    from .base import Base
 
 
 class TensorFile:
@@ -24,13 +28,18 @@ class TensorFile:
     Args:
         stream: parsed; chunks that are not there are missed when they are needed.
         sections: of a nested file, how many to use; None: all.
+        base: of a file of mode delta; None: its numbers will be missed when they are needed.
 
     Raises:
+        Mismatch: another base.
         BitstreamError: no tensor file, or its index is damaged.
     """
 
-    def __init__(self, stream: container.Stream, sections: int | None = None) -> None:
-        self.stream, self.layout = stream, Layout.read(stream)
+    def __init__(self, stream: container.Stream, sections: int | None = None, base: Base | None = None) -> None:
+        self.stream, self.layout, self.base = stream, Layout.read(stream), base
+        if base and base.digest != self.layout.base:
+            wanted = f"sha256 {self.layout.base.hex()}" if self.needs_base else f"none, for it is of mode {self.layout.mode}"
+            raise Mismatch(f"the base given has sha256 {base.digest.hex()}; the file needs {wanted}")
         self.sections = self.layout.depth if sections is None else sections
         self._kept: tuple[tuple[int, int], np.ndarray] = (-1, -1), np.empty(0)
 
@@ -38,6 +47,11 @@ class TensorFile:
     def index(self) -> Index:
         """Names, types, shapes."""
         return self.layout.index
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether its numbers are differences from those of another file."""
+        return any(self.layout.base)
 
     @cached_property
     def chunk_numbers(self) -> dict[tuple[int, int, int], int]:
@@ -62,7 +76,7 @@ class TensorFile:
             BitstreamError: its chunk is damaged; the message names the tensor.
         """
         entry = self.index.entries[number]
-        piece, total = Piece.of(entry, index), None
+        piece, total = Piece.of(entry, index, self.base), None
         with named(entry.name):
             for section in range(min(self.layout.sections[number], self.sections)):
                 coder = TRELLIS_CODERS.read(self.stream.chunk(self.chunk_numbers[section, number, index]))
@@ -142,9 +156,20 @@ def sections_of(bits: float | None) -> int | None:
     return None if bits is None else NESTED_BITS.index(int(bits)) + 1
 
 
-def open_stream(data: bytes | memoryview | container.Stream, *, cut: bool = False) -> TensorFile:
-    """The tensor file in bytes; ``cut``: it may end early."""
-    return TensorFile(container.parse(data, salvage=cut))
+def verified(file: TensorFile) -> list[str]:
+    """Decode every piece; without the base of a delta, checksums alone. What could not be checked.
+
+    Raises:
+        BitstreamError: anything is wrong with the file.
+    """
+    if file.needs_base and file.base is None:
+        file.stream.check()
+        return [
+            f"checksums are right; numbers were not decoded, which takes the base, sha256 {file.layout.base.hex()} (--base)"
+        ]
+    for _ in file.check():
+        pass
+    return []
 
 
 def safetensors_parts(file: TensorFile, progress: Progress | None = None) -> Iterator[bytes]:

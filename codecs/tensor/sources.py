@@ -30,7 +30,9 @@ class Tensors:
 class Source(Protocol):
     """Tensors that are read a piece at a time."""
 
-    index: Index
+    @property
+    def index(self) -> Index:
+        """Names, types and shapes."""
 
     def words(self, entry: Entry, span: range) -> np.ndarray:
         """Unsigned words of a tensor, shape (len(span),); not to be written to."""
@@ -65,12 +67,12 @@ class SafetensorsSource:
         if self._start + self.index.raw_bytes != len(data):
             expected = self._start + self.index.raw_bytes
             raise InputError(f"a safetensors file of {len(data)} bytes, whose header makes it {expected}")
-        self._data = data
+        self.data = data
 
     def words(self, entry: Entry, span: range) -> np.ndarray:
         """Words of a tensor, in the file's memory."""
         kind = np.dtype(f"<u{WORDS[entry.dtype].word}")
-        return np.frombuffer(self._data, kind, len(span), self._start + entry.start + span.start * kind.itemsize)
+        return np.frombuffer(self.data, kind, len(span), self._start + entry.start + span.start * kind.itemsize)
 
 
 class Shards:

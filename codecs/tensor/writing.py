@@ -15,7 +15,9 @@ from ...entropy_models.errors import InputError
 from ...entropy_models.trellis import TRELLIS_CODERS
 from .. import container
 from ..contract import Progress
-from .coding import EXACT, STEPS, Given, Piece, code
+from .base import Base
+from .coding import DELTA, EXACT, STEPS, Given, Piece, code
+from .delta import DIFFERENCE, XOR
 from .header import INDEX, MODES, NESTED_BITS, REPORT, STREAM_ID, Entry, Layout, pack_report
 from .rates import is_quantised, root_mean_square, step_of_bits, step_of_quality, step_of_snr
 from .sources import Source
@@ -23,6 +25,8 @@ from .steps import Steps, exponents_of
 from .torch_types import floats_of, words_from
 
 DEFAULT_QUALITY = 60
+_TRIED_WORDS = 1 << 16
+"""Words of a piece that are coded in every way to find the shortest."""
 _NESTED_STEPS = (0.5, 0.5, 0.125)
 """Step of each section over the root mean square of what the earlier ones leave: 2, 2 and 4 bits."""
 
@@ -41,6 +45,8 @@ class TensorSettings:
     """Squared error over the mean square of its tensor, the mean over quantised weights, in dB."""
     energy: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Mean squares of a matrix' inputs, (columns,), by the tensor's name: steps are finer where more energy comes in."""
+    base: Base | None = None
+    """Of mode delta: what the tensors differ from."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -48,6 +54,8 @@ class TensorSettings:
         given = [name for name in ("quality", "bits", "snr_db") if getattr(self, name) is not None]
         if given and self.mode != "quantized":
             raise InputError(f"mode {self.mode} has no {given[0]}; its rate is fixed")
+        if (self.mode == "delta") != (self.base is not None):
+            raise InputError(f"mode {self.mode} {'needs a base' if self.base is None else 'has no base'} (--base)")
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)}: one of them")
         if self.quality is not None and (type(self.quality) is not int or not 0 <= self.quality <= 100):
@@ -62,7 +70,7 @@ def layout_of(source: Source, settings: TensorSettings) -> Layout:
     """Layout of the file that will hold a source."""
     depth = len(NESTED_BITS) if settings.mode == "nested" else 1
     sections = tuple(depth if is_quantised(entry) else 1 for entry in source.index.entries)
-    return Layout(settings.mode, source.index, sections)
+    return Layout(settings.mode, source.index, sections, *([settings.base.digest] if settings.base else []))
 
 
 class Encoder:
@@ -70,6 +78,9 @@ class Encoder:
 
     def __init__(self, source: Source, settings: TensorSettings) -> None:
         self.source, self.layout = source, layout_of(source, settings)
+        self._base = settings.base
+        if self._base:
+            self._base.check_worth(source)
         self.lossy = settings.mode in ("quantized", "nested")
         self._energy = settings.energy
         self._step = _NESTED_STEPS[0] if settings.mode == "nested" else _relative_step(source, settings)
@@ -84,12 +95,13 @@ class Encoder:
             InputError: numbers that the mode does not take; the message names the tensor.
         """
         entry, coder = self.source.index.entries[number], make()
-        words, piece = self.source.words(entry, entry.piece(index)), Piece.of(entry, index)
+        words, piece = self.source.words(entry, entry.piece(index)), Piece.of(entry, index, self._base)
         scale = self._rms(entry) if self.lossy and is_quantised(entry) else 0.0
         if not scale:
             coders = [coder, *(make() for _ in range(self.layout.sections[number] - 1))]
+            number, given = _shortest(words, piece)
             for one in coders:
-                code(one, EXACT, piece, Given(words=words))
+                code(one, number, piece, given)
             return coders, words
         values = floats_of(words, entry.dtype).reshape(piece.shape)
         try:
@@ -137,6 +149,23 @@ class Encoder:
             out[name] = {"snr_db": round(ratios[-1], 3)}
             out[name] |= {f"snr_db_{bits}_bits": round(r, 3) for bits, r in zip(NESTED_BITS, ratios[:-1], strict=False)}
         return out
+
+
+def _shortest(words: np.ndarray, piece: Piece) -> tuple[int, Given]:
+    """The exact coding that is shortest on the middle of a piece."""
+    if piece.base is None:
+        return EXACT, Given(words=words)
+    part = slice(max(piece.count - _TRIED_WORDS, 0) // 2, (piece.count + _TRIED_WORDS) // 2)
+    count = len(words[part])
+    tried = Piece(dtype=piece.dtype, count=count, columns=count, base=piece.base[part])
+    ways = [(DELTA, DIFFERENCE), (DELTA, XOR), (EXACT, DIFFERENCE)]
+    sizes = []
+    for number, how in ways:
+        coder = TRELLIS_CODERS.write()
+        code(coder, number, tried, Given(words=words[part], how=how))
+        sizes.append(len(coder.chunk()))
+    number, how = ways[sizes.index(min(sizes))]
+    return number, Given(words=words, how=how)
 
 
 def _relative_step(source: Source, settings: TensorSettings) -> float:

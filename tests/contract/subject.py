@@ -21,6 +21,8 @@ class Variant:
     load: Callable[[], Codec]
     qualities: tuple[int | None, ...] = (None,)
     """To try each signal at; None: the codec has no quality in this setting, or its default."""
+    alone: bool = True
+    """Whether a reader needs nothing beside the stream, such as another file."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from contract.subject import Cases, Variant
 from rdcodec.codecs.tensor import TensorCodec, Tensors, TensorSettings
+from rdcodec.codecs.tensor.base import Base
 from rdcodec.codecs.tensor.torch_types import NAMES, words_of
 
 TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -34,7 +35,15 @@ def every_type() -> Tensors:
 def model(rows: int, width: int, dtype: torch.dtype) -> Tensors:
     tensors = {"embedding.weight": weights(1, rows, width, dtype=dtype), "norm.weight": torch.ones(width, dtype=dtype)}
     tensors |= {"position_ids": torch.arange(rows)[None], "layer.weight": weights(2, width, rows, dtype=dtype)}
+    tensors["version"] = torch.tensor(2)
     return Tensors(tensors, {"format": "pt"})
+
+
+def bases() -> dict[str, torch.Tensor]:
+    """Near to some tensor of every signal."""
+    near = {"scalar": torch.tensor(1.25, dtype=torch.bfloat16), "w": weights(3, 33, 32) * 1.01, "version": torch.tensor(1)}
+    near |= {str(dtype): weights(i, 7, 15, dtype=torch.float32).mul(1.01).to(dtype) for i, dtype in enumerate(TYPES)}
+    return near | {"embedding.weight": weights(1, 1100, 500)}
 
 
 def same(a: Tensors, b: Tensors) -> bool:
@@ -56,6 +65,7 @@ def array(signal: Tensors) -> np.ndarray:
 TENSOR = Cases(
     stream_id=5,
     variants={mode: Variant(load=partial(TensorCodec, TensorSettings(mode=mode))) for mode in ("lossless", "nested")}
+    | {"delta": Variant(load=lambda: TensorCodec(TensorSettings(mode="delta", base=Base.of(bases()))), alone=False)}
     | {"quantized": Variant(load=partial(TensorCodec, TensorSettings(mode="quantized")), qualities=(20, 60, 80))},
     signals={
         "a scalar": one,
