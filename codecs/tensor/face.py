@@ -146,9 +146,9 @@ def _base(options: EncodeOptions | DecodeOptions | VerifyOptions, desk: Desk) ->
     """The base that the options name, read once for all files of a command."""
     from .base import Base
 
-    if options.base is None:
+    if (path := options.base) is None:
         return None
-    return desk.codec(("base of tensors", options.base), lambda: Base.of(options.base))
+    return desk.codec(("base of tensors", path), lambda: Base.of(path))
 
 
 FACE = TensorFace()
