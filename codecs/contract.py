@@ -159,10 +159,14 @@ HEAD_BYTES = 1 << 16
 """Bytes of a file that a `Streamed` face is shown to say whether it takes it."""
 
 
+class Slicing:
+    """A face whose `takes` looks at a length and slices (`FileBytes`): a large file is not read to be asked about."""
+
+
 class Streamed(ABC):
     """A face of signals that may not fit into memory: from open files to open files, and by these also in memory.
 
-    `takes` gets no more than the first `HEAD_BYTES` of a file.
+    `takes` gets no more than the first `HEAD_BYTES` of a file, unless the face is `Slicing`.
     """
 
     @abstractmethod

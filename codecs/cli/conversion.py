@@ -15,7 +15,7 @@ from rich.console import Group
 
 from ...entropy_models.errors import BitstreamError, InputError
 from .. import REGISTRY, container, load_face, name_of
-from ..contract import HEAD_BYTES, Desk, Face, Result, Streamed
+from ..contract import HEAD_BYTES, Desk, Face, Result, Slicing, Streamed
 from ..terminal.console import message
 from ..terminal.files import Job, one_line, show_size
 from ..terminal.sources import STDIO
@@ -65,6 +65,12 @@ class Opened:
             return self.head
         self.file.seek(0)
         return self.file.read()
+
+    def for_face(self, face: Face) -> Any:
+        """As much as a face needs to say whether it takes it."""
+        if isinstance(face, Slicing):
+            return container.FileBytes(self.file)
+        return self.head if isinstance(face, Streamed) else self.data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +211,7 @@ def face_for(source: Opened, suffix: str) -> Face:
     if source.head.startswith(container.MAGIC):
         raise InputError("is an .rdc file already; `codec decode` reads it")
     for face in sorted(faces(), key=lambda face: suffix not in face.reads):
-        if face.takes(source.head if isinstance(face, Streamed) else source.data, suffix):
+        if face.takes(source.for_face(face), suffix):
             return face
     raise InputError(f"starts with {source.head[:8]!r}: neither {' nor '.join(kinds)}")
 

@@ -11,7 +11,7 @@ import typer
 
 from ...entropy_models.errors import Unsupported
 from .. import container
-from ..contract import Desk, Result
+from ..contract import Desk, Result, Slicing
 from ..terminal.options import Model, Quality
 from .format.describe import describe_kv, kv_rows
 from .format.header import BLOCK, width_text
@@ -68,7 +68,7 @@ class VerifyOptions:
     salt: Salt = None
 
 
-class KvFace:
+class KvFace(Slicing):
     """`contract.Face` of the cache codec."""
 
     people = "KV caches"
@@ -83,7 +83,7 @@ class KvFace:
     cuda = False
     Encode, Decode, Verify = EncodeOptions, DecodeOptions, VerifyOptions
 
-    def takes(self, data: bytes, suffix: str) -> bool:
+    def takes(self, data: bytes | container.FileBytes, suffix: str) -> bool:
         """A safetensors file with keys and values by name, or other tensors of a cache; others are tensor files."""
         return holds_cache(data)
 

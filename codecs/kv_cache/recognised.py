@@ -6,6 +6,8 @@ import json
 import re
 from typing import Any
 
+from ..container import FileBytes
+
 LAYOUTS = (
     (
         "multi-head latent attention (MLA)",
@@ -26,7 +28,7 @@ def part_of(name: str, regex: str) -> bool:
     return bool(re.search(rf"(?:^|[._/]){regex}(?:$|[._/])", name, re.IGNORECASE))
 
 
-def holds_cache(data: bytes | memoryview) -> bool:
+def holds_cache(data: bytes | memoryview | FileBytes) -> bool:
     """Whether a safetensors file holds a cache: keys or values of a numbered layer, of 3 or 4 dimensions, or another
     layout's tensors. Weights of a model have other names, or fewer dimensions. False for other files as well."""
     size = int.from_bytes(data[:8], "little")

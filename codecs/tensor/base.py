@@ -18,6 +18,8 @@ from .header import PIECE_WORDS, STREAM_ID, Entry
 from .reading import TensorFile
 from .sources import SafetensorsSource, Source, TorchSource, mapped
 
+_READ_BYTES = 1 << 24
+
 
 @dataclass(frozen=True)
 class Base:
@@ -67,7 +69,8 @@ class Base:
 def _digest(source: Source) -> bytes:
     digest, index = hashlib.sha256(), source.index
     if isinstance(source, SafetensorsSource):
-        digest.update(source.data)
+        for start in range(0, len(source.data), _READ_BYTES):
+            digest.update(source.data[start : start + _READ_BYTES])
         return digest.digest()
     digest.update(len(index.text).to_bytes(8, "little") + index.text)
     for entry in index.entries:

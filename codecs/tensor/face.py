@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import typer
 
 from .. import container
-from ..contract import Desk, Result
+from ..contract import Desk, Result, Slicing, Streamed
 from ..terminal.options import Quality
 from .describe import describe_tensors, tensor_rows
-from .files import READS, WRITES, kind_of, source_of, write_tensors
+from .files import READS, WRITES, Bytes, kind_of, source_of, write_tensors
 from .header import INDEX, MODES, REPORT
 
 Mode = Annotated[str | None, typer.Option(help=f"{', '.join(MODES)}; default lossless.")]
@@ -51,7 +52,7 @@ class VerifyOptions:
     base: BaseFile = None
 
 
-class TensorFace:
+class TensorFace(Streamed, Slicing):
     """`contract.Face` of the tensor codec."""
 
     people = "tensor files"
@@ -70,18 +71,16 @@ class TensorFace:
     cuda = False
     Encode, Decode, Verify = EncodeOptions, DecodeOptions, VerifyOptions
 
-    def takes(self, data: bytes, suffix: str) -> bool:
+    def takes(self, data: Bytes, suffix: str) -> bool:
         """A safetensors, torch or numpy file, or an index of shards."""
         return bool(kind_of(data))
 
-    def encode(self, data: bytes, options: EncodeOptions, desk: Desk) -> Result:
-        """A file of tensors to a stream.
+    def encode_file(self, source: BinaryIO, target: BinaryIO, options: EncodeOptions, desk: Desk) -> Result:
+        """A file of tensors to a stream; of a safetensors file no more than a piece of a tensor is in memory.
 
         Raises:
             InputError: it holds other things, or a tensor that the mode does not take.
         """
-        from io import BytesIO
-
         from .files import read_energy
         from .writing import TensorSettings, write_stream
 
@@ -96,19 +95,21 @@ class TensorFace:
             energy=energy,
             base=_base(options, desk),
         )
-        source, file = source_of(data), BytesIO()
-        write_stream(file, source, settings, desk.progress)
-        stream = file.getvalue()
-        elements = sum(entry.elements for entry in source.index.entries)
-        bits = 8 * len(stream) / max(elements, 1)
-        facts = {"mode": settings.mode, "tensors": len(source.index.entries), "bits_per_weight": bits}
-        return Result(stream, facts | {"raw_bytes": source.index.raw_bytes}, f"{bits:.3f} bits per weight")
+        name = getattr(source, "name", None)
+        tensors = source_of(container.FileBytes(source), Path(name) if isinstance(name, str) else None)
+        write_stream(target, tensors, settings, desk.progress)
+        elements = sum(entry.elements for entry in tensors.index.entries)
+        bits = 8 * target.seek(0, os.SEEK_END) / max(elements, 1)
+        facts = {"mode": settings.mode, "tensors": len(tensors.index.entries), "bits_per_weight": bits}
+        return Result(facts=facts | {"raw_bytes": tensors.index.raw_bytes}, line=f"{bits:.3f} bits per weight")
 
     def suffix(self, options: DecodeOptions) -> str:
         """``.safetensors``."""
         return ".safetensors"
 
-    def decode(self, stream: container.Stream, target: Path | None, options: DecodeOptions, desk: Desk) -> Result:
+    def decode_file(
+        self, stream: container.Stream, target: Path | None, file: BinaryIO, options: DecodeOptions, desk: Desk
+    ) -> Result:
         """A stream to a safetensors file, the original one byte for byte in mode lossless, or to a torch or numpy file.
 
         Raises:
@@ -119,13 +120,14 @@ class TensorFace:
 
         suffix = target.suffix.lower() if target else ".safetensors"
         stream = stream if options.bits else stream.of_right_length()
-        file = TensorFile(stream, sections_of(options.bits), _base(options, desk))
+        held = TensorFile(stream, sections_of(options.bits), _base(options, desk))
         if suffix in WRITES and suffix != ".safetensors":
-            data = write_tensors({entry.name: file.tensor(entry.name) for entry in file.index.entries}, suffix)
+            write_tensors({entry.name: held.tensor(entry.name) for entry in held.index.entries}, suffix, file)
         else:
-            data = b"".join(safetensors_parts(file, desk.progress))
-        facts = {"tensors": len(file.index.entries), "raw_bytes": file.index.raw_bytes}
-        return Result(data, facts, f"{len(file.index.entries)} tensors")
+            for part in safetensors_parts(held, desk.progress):
+                file.write(part)
+        facts = {"tensors": len(held.index.entries), "raw_bytes": held.index.raw_bytes}
+        return Result(facts=facts, line=f"{len(held.index.entries)} tensors")
 
     def verify(self, stream: container.Stream, options: VerifyOptions, desk: Desk) -> list[str]:
         """Decode every piece of every tensor."""

@@ -7,9 +7,10 @@ import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ...entropy_models.errors import InputError
+from ..container import FileBytes
 
 if TYPE_CHECKING:
     from .sources import Source
@@ -18,11 +19,12 @@ READS = frozenset({".safetensors", ".pt", ".npy", ".npz"})
 """Suffixes that folders are searched for; a file that is named may have any."""
 WRITES = {".safetensors": "safetensors", ".pt": "torch", ".npz": "numpy", ".npy": "numpy"}
 _NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
+Bytes = bytes | memoryview | FileBytes
 _WHOLE = "array"
 """Name of the tensor of an .npy file, which has none."""
 
 
-def kind_of(data: bytes | memoryview) -> str:
+def kind_of(data: Bytes) -> str:
     """``safetensors``, ``npy``, ``npz``, ``torch``, ``shards``, or nothing for other files."""
     head = bytes(data[:9])
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= len(data) - 8:
@@ -33,27 +35,26 @@ def kind_of(data: bytes | memoryview) -> str:
         return _kind_of_archive(data)
     if head.startswith(b"{") and len(data) < 1 << 28:
         try:
-            return "shards" if "weight_map" in json.loads(bytes(data)) else ""
+            return "shards" if "weight_map" in json.loads(bytes(data[:])) else ""
         except (ValueError, RecursionError):
             return ""
     return ""
 
 
-def _kind_of_archive(data: bytes | memoryview) -> str:
-    try:
-        names = zipfile.ZipFile(io.BytesIO(data)).namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return ""
-    if any(name.endswith("/data.pkl") for name in names):
+def _kind_of_archive(data: Bytes) -> str:
+    """By the name of its first file."""
+    length = int.from_bytes(data[26:28], "little")
+    name = bytes(data[30 : 30 + length])
+    if name.endswith((b"/data.pkl", b"/.format_version")):
         return "torch"
-    return "npz" if names and all(name.endswith(".npy") for name in names) else ""
+    return "npz" if name.endswith(b".npy") else ""
 
 
-def source_of(data: bytes | memoryview, path: Path | None = None) -> Source:
+def source_of(data: Bytes, path: Path | None = None) -> Source:
     """The tensors in a file.
 
     Args:
-        data: its bytes, mapped into memory or not.
+        data: its bytes, in memory, mapped into it, or in an open file.
         path: its path, which shards are looked for beside.
 
     Raises:
@@ -69,9 +70,9 @@ def source_of(data: bytes | memoryview, path: Path | None = None) -> Source:
             raise InputError("an index of shards; it has to be a file beside them")
         return shards_of(path)
     if kind == "torch":
-        return TorchSource(dict(_torch_tensors(data)))
+        return TorchSource(dict(_torch_tensors(data[:])))
     if kind in ("npy", "npz"):
-        return TorchSource(_numpy_tensors(data, kind))
+        return TorchSource(_numpy_tensors(data[:], kind))
     raise InputError(f"starts with {bytes(data[:8])!r}: no safetensors, .pt, .npy or .npz file")
 
 
@@ -138,8 +139,8 @@ def _native(array: Any) -> Any:
     return np.array(array.astype(array.dtype.newbyteorder("="), order="C"))
 
 
-def write_tensors(tensors: Mapping[str, Any], suffix: str) -> bytes:
-    """A torch or numpy file of tensors.
+def write_tensors(tensors: Mapping[str, Any], suffix: str, file: BinaryIO) -> None:
+    """Write a torch or numpy file of tensors.
 
     Raises:
         InputError: a type that the format does not have, or several tensors for one array.
@@ -147,10 +148,9 @@ def write_tensors(tensors: Mapping[str, Any], suffix: str) -> bytes:
     import numpy as np
     import torch
 
-    file = io.BytesIO()
     if suffix == ".pt":
         torch.save(dict(tensors), file)
-        return file.getvalue()
+        return
     if suffix == ".npy" and len(tensors) != 1:
         raise InputError(f"{len(tensors)} tensors; an .npy file has one, .npz and .safetensors several")
     try:
@@ -161,7 +161,6 @@ def write_tensors(tensors: Mapping[str, Any], suffix: str) -> bytes:
         np.save(file, next(iter(arrays.values())))
     else:
         np.savez(file, **arrays)
-    return file.getvalue()
 
 
 def read_energy(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...entropy_models.errors import InputError
+from ..container import FileBytes
 from .header import WORDS, Entry, Index
 from .torch_types import name_of, words_of
 
@@ -57,9 +58,9 @@ class TorchSource:
 
 
 class SafetensorsSource:
-    """A safetensors file, in memory or mapped into it."""
+    """A safetensors file, in memory, mapped into it, or open."""
 
-    def __init__(self, data: bytes | memoryview) -> None:
+    def __init__(self, data: bytes | memoryview | FileBytes) -> None:
         if len(data) < _HEADER_BYTES or (size := int.from_bytes(data[:_HEADER_BYTES], "little")) > len(data) - _HEADER_BYTES:
             raise InputError(f"no safetensors file: {len(data)} bytes, a header that ends beyond them")
         self._start = _HEADER_BYTES + size
@@ -70,9 +71,10 @@ class SafetensorsSource:
         self.data = data
 
     def words(self, entry: Entry, span: range) -> np.ndarray:
-        """Words of a tensor, in the file's memory."""
+        """Words of a tensor, in the file's memory where it is there."""
         kind = np.dtype(f"<u{WORDS[entry.dtype].word}")
-        return np.frombuffer(self.data, kind, len(span), self._start + entry.start + span.start * kind.itemsize)
+        start = self._start + entry.start
+        return np.frombuffer(self.data[start + span.start * kind.itemsize : start + span.stop * kind.itemsize], kind)
 
 
 class Shards:

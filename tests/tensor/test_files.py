@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from rdcodec.codecs import container
+from rdcodec.codecs.contract import Desk
+from rdcodec.codecs.kv_cache.face import FACE as KV
 from rdcodec.codecs.kv_cache.recognised import holds_cache
+from rdcodec.codecs.tensor.face import FACE, DecodeOptions, EncodeOptions
 from rdcodec.codecs.tensor.files import source_at, source_of
-from rdcodec.codecs.tensor.header import Index
+from rdcodec.codecs.tensor.header import PIECE_WORDS, Index
 from rdcodec.entropy_models.errors import InputError
 
 TENSORS = {
@@ -122,6 +128,46 @@ def test_shards_are_one_model(run, tmp_path):
 def test_a_cache_is_told_from_other_tensors(shapes, metadata, cache):
     data = safetensors.torch.save({name: torch.zeros(shape) for name, shape in shapes.items()}, metadata)
     assert holds_cache(data) == cache and not holds_cache(data[:40])
+
+
+def test_the_command_takes_an_index_of_shards(run, tmp_path):
+    safetensors.torch.save_file(TENSORS, tmp_path / "part.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(TENSORS, "part.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    code, _, err = run("encode", "model.safetensors.index.json", "-o", "m.rdc")
+    assert code == 0, err
+    assert run("decode", "m.rdc", "-o", "m.safetensors")[0] == 0
+    found = safetensors.torch.load_file(tmp_path / "m.safetensors")
+    assert found.keys() == TENSORS.keys() and all(torch.equal(found[name], x) for name, x in TENSORS.items())
+
+
+class Counted(io.BytesIO):
+    """A file that knows the most that was read of it at once, and all in all."""
+
+    most = total = 0
+
+    def read(self, size=-1):
+        found = super().read(size)
+        self.most, self.total = max(self.most, len(found)), self.total + len(found)
+        return found
+
+
+@pytest.mark.parametrize("mode", ["lossless", "quantized", "nested", "delta"])
+def test_files_are_read_and_written_piece_by_piece(mode, tmp_path):
+    x = torch.randn(3 * PIECE_WORDS // 1024, 1024, generator=torch.Generator().manual_seed(3)).bfloat16()
+    raw = safetensors.torch.save({"x": x})
+    (tmp_path / "base.safetensors").write_bytes(safetensors.torch.save({"x": x * 1.01}))
+    source, stream = Counted(raw), io.BytesIO()
+    assert KV.takes(container.FileBytes(source), ".safetensors") is False
+    assert FACE.takes(container.FileBytes(source), ".safetensors") and source.total < 1000
+    options = EncodeOptions(mode=mode, base=tmp_path / "base.safetensors" if mode == "delta" else None)
+    FACE.encode_file(source, stream, options, Desk())
+    assert source.most <= 2 * PIECE_WORDS
+    coded, target = Counted(stream.getvalue()), io.BytesIO()
+    parsed = container.parse(container.FileBytes(coded))
+    FACE.decode_file(parsed, Path("back.safetensors"), target, DecodeOptions(base=options.base), Desk())
+    assert coded.most <= max(entry.length for entry in parsed.entries) and len(target.getvalue()) == len(raw)
+    assert mode in ("quantized", "nested") or target.getvalue() == raw
 
 
 def test_an_index_is_what_safetensors_takes():
