@@ -63,6 +63,7 @@ REGISTRY = {
         stream_id=5,
         codec="tensor.codec:TensorCodec",
         face="tensor.face:FACE",
+        task="tensor.evaluation.command:COMMAND",
         summary="model weights and other tensors: safetensors, torch and numpy files",
     ),
 }

@@ -50,7 +50,7 @@ ARROWS = {
         *BASE, "contract", "weights", "weights_file", "device", "symbols", "rate_control", "torch_state",
         "evaluation", "terminal",
     },
-    "tensor": {*BASE, "contract", "weights", "terminal"},
+    "tensor": {*BASE, "contract", "weights", "evaluation", "terminal", "text"},
     "text": {*BASE, "contract", "terminal"},
     "kv_cache": {*BASE, "contract", "weights", "evaluation", "terminal", "tensor", "text"},
     "kv_store": {*BASE, "contract", "terminal", "kv_cache"},

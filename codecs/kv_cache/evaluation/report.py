@@ -15,7 +15,8 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from ....entropy_models.errors import BitstreamError, InputError, MissingPackage
+from ....entropy_models.errors import BitstreamError, InputError
+from ...text.contexts import check_paths, spread, token_ids, tokenizer_of
 from ..format.blocks import KvSettings
 from ..hf.calibration import calibrate
 from ..hf.model import check_model, load_model, rope_of
@@ -39,8 +40,6 @@ QUALITIES = {
 BITS = {"turboquant": (2, 3, 4), "turboquant-ec": (2, 3, 4)}
 CALIBRATION_CONTEXTS = 16
 CALIBRATION_CONTEXTS_MIN = 2
-TEXT_CHARACTERS = 2_000_000
-"""Characters of the file that are read: enough for the contexts, and tokenised in seconds."""
 
 
 def evaluate_text(
@@ -107,32 +106,17 @@ def _modes(text: str) -> list[str]:
 
 def _stretches(model: Path, text: Path, contexts: int, length: int, calibration: bool) -> tuple[Tensor, Tensor]:
     """Token ids to measure and to calibrate on; see `_contexts`. Errors as `evaluate_text`."""
-    _check(model, text, contexts, length)
-    try:
-        from transformers import AutoConfig, AutoTokenizer
-    except ImportError as error:
-        raise MissingPackage(f"this needs transformers ({error}): pip install 'rdcodec[kv]'") from None
+    check_paths(model, text)
+    if contexts < 1 or length < 1:
+        raise InputError(f"{contexts} contexts of {length} tokens; need at least 1 of 1")
+    tokenizer = tokenizer_of(model)
+    from transformers import AutoConfig
+
     limit = getattr(AutoConfig.from_pretrained(model, local_files_only=True), "max_position_embeddings", None)
     if limit and length + TAIL > limit:
         raise InputError(f"prompts of {length} tokens and {TAIL} more; {model.name} takes {limit} (--length)")
-    ids = _token_ids(AutoTokenizer.from_pretrained(model, local_files_only=True), text)
+    ids = token_ids(tokenizer, text)
     return _contexts(ids, text.name, contexts, length, calibration)
-
-
-def _check(model: Path, text: Path, contexts: int, length: int) -> None:
-    if not (model / "config.json").is_file():
-        raise InputError(f"{model}: no model there; need a folder with config.json, weights and tokenizer")
-    if not text.is_file():
-        raise InputError(f"{text}: no such text file")
-    if contexts < 1 or length < 1:
-        raise InputError(f"{contexts} contexts of {length} tokens; need at least 1 of 1")
-
-
-def _token_ids(tokenizer: Any, path: Path) -> tuple[list[int], list[int]]:
-    """Ids that every prompt starts with, and ids of the text."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        ids = tokenizer(file.read(TEXT_CHARACTERS), add_special_tokens=False, verbose=False)["input_ids"]
-    return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id], ids
 
 
 def _contexts(
@@ -150,14 +134,8 @@ def _contexts(
         )
     split = min(len(text) // 2, len(text) - size * count) if calibration else 0
     before = min(CALIBRATION_CONTEXTS, split // size)
-    found = _spread(text[split:], start, size, count)
-    return found, _spread(text[:split], start, size, before) if before else found[:0]
-
-
-def _spread(text: list[int], start: list[int], size: int, count: int) -> Tensor:
-    """``count`` stretches of ``size``, evenly over the text, none overlapping."""
-    stride = len(text) // count
-    return torch.tensor([start + text[i * stride : i * stride + size] for i in range(count)])
+    found = spread(text[split:], start, size, count)
+    return found, spread(text[:split], start, size, before) if before else found[:0]
 
 
 @contextmanager

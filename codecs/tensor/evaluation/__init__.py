@@ -1,0 +1,1 @@
+"""What the tensor codec is measured by: other ways to store a model, and the model that comes back."""

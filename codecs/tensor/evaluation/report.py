@@ -1,0 +1,212 @@
+"""The report of `codec eval tensor`: every way to store a file, measured; CSVs, a plot and a table."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.box import SIMPLE
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from ....entropy_models.errors import InputError
+from ...evaluation.plot import Panel, plot
+from ...evaluation.points import OURS, write_csv
+from ...text.contexts import contexts_of
+from ..header import Index
+from ..rates import is_quantised
+from ..sources import SafetensorsSource
+from .fidelity import Evaluation
+from .methods import METHODS, QUANTIZED, Method, State, installed
+
+POINTS, MATCHED, PLOT = "tensor_points.csv", "tensor_matched.csv", "tensor_rate.png"
+FILES = POINTS, MATCHED, PLOT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A file, stored in one way."""
+
+    method: str
+    setting: float
+    bytes: int
+    percent_of_raw: float
+    bits_per_weight: float
+    """8 x bytes of the whole file, headers and what is not quantised among them, over all weights."""
+    snr_db: float
+    """Squared error over the mean square of its tensor, the mean over quantised weights; infinite if there is none."""
+    encode_mb_s: float
+    decode_mb_s: float
+    """Megabytes of tensors in a second of CPU time, one thread."""
+    kl_bits: float = math.nan
+    perplexity: float = math.nan
+
+
+def evaluate_file(
+    file: Path, model: Path | None, text: Path | None, output: Path, contexts: int, length: int, progress: Progress
+) -> Table:
+    """Store a file in every way there is; write tensor_points.csv, tensor_matched.csv and tensor_rate.png.
+
+    Args:
+        file: safetensors.
+        model: folder of the transformers model that it is of; None: no KL.
+        text: what the model reads; with ``model``.
+        output: folder, made if missing.
+        contexts: of the text.
+        length: of a context in tokens.
+        progress: bars are added to it.
+
+    Raises:
+        InputError: no such file, or the model or text do not suit it.
+        MissingPackage: transformers is not installed, and there is a model.
+    """
+    if (model is None) != (text is None):
+        raise InputError("--model and --text belong together")
+    raw = file.read_bytes()
+    source = SafetensorsSource(raw)
+    before: State = {name: tensor.clone() for name, tensor in _tensors(raw).items()}
+    methods = installed()
+    task = progress.add_task("loading", total=sum(len(method.settings) for method in methods.values()))
+    evaluation = None
+    if model and text:
+        evaluation = Evaluation(before, model, contexts_of(model, text, contexts, length))
+    points, threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for name, method in methods.items():
+            for setting in method.settings:
+                progress.update(task, description=f"{name} {setting or ''}")
+                points.append(_measured(name, method, setting, raw, source.index, before, evaluation))
+                progress.advance(task)
+    finally:
+        torch.set_num_threads(threads)
+    output.mkdir(parents=True, exist_ok=True)
+    write_csv(output / POINTS, [_row(point) for point in points])
+    if matched := _matched(points):
+        write_csv(output / MATCHED, matched)
+    _draw(output / PLOT, points, evaluation)
+    own = f"; perplexity of the model itself {evaluation.perplexity:.3f}" if evaluation else ""
+    return _table(points, f"{file.name}, {source.index.raw_bytes / 1e6:.1f} MB{own}", matched)
+
+
+def _tensors(raw: bytes) -> State:
+    from safetensors.torch import load
+
+    return load(raw)
+
+
+def _measured(
+    name: str, method: Method, setting: float, raw: bytes, index: Index, before: State, evaluation: Evaluation | None
+) -> Point:
+    start = time.process_time()
+    coded = method.encode(raw, setting)
+    encoded = time.process_time()
+    found = method.decode(coded)
+    decoded = time.process_time()
+    size, megabytes = method.size(coded), index.raw_bytes / 1e6
+    if not method.lossy and not all(_same(found[key], tensor) for key, tensor in before.items()):
+        raise AssertionError(f"{name} does not give the tensors back")
+    fidelity = evaluation.measure(found) if evaluation and method.lossy else None
+    exact = 0.0 if evaluation and not method.lossy else math.nan
+    return Point(
+        method=name,
+        setting=setting,
+        bytes=size,
+        percent_of_raw=100 * size / len(raw),
+        bits_per_weight=8 * size / sum(entry.elements for entry in index.entries),
+        snr_db=_snr_db(index, before, found) if method.lossy else math.inf,
+        encode_mb_s=megabytes / max(encoded - start, 1e-9),
+        decode_mb_s=megabytes / max(decoded - encoded, 1e-9),
+        kl_bits=fidelity.kl_bits if fidelity else exact,
+        perplexity=fidelity.perplexity if fidelity else evaluation.perplexity if evaluation else math.nan,
+    )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Bit for bit."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
+
+
+def _snr_db(index: Index, before: State, found: State) -> float:
+    error, weights = 0.0, 0
+    for entry in index.entries:
+        if is_quantised(entry) and (power := float(before[entry.name].double().square().mean())):
+            difference = before[entry.name].double() - found[entry.name].double()
+            error += entry.elements * float(difference.square().mean()) / power
+            weights += entry.elements
+    return -10 * math.log10(max(error / max(weights, 1), 1e-30))
+
+
+def _row(point: Point) -> dict[str, Any]:
+    return {name: "" if isinstance(value, float) and math.isnan(value) else value for name, value in asdict(point).items()}
+
+
+def _matched(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """Bits that mode quantized needs for each quantiser's error, and for its KL; nothing where the curve ends before."""
+    curve, rows = [point for point in points if point.method == QUANTIZED], []
+    for other in points:
+        if other.method.startswith(("int", "nf")):
+            row: dict[str, Any] = {"method": other.method, "bits_per_weight": other.bits_per_weight, "snr_db": other.snr_db}
+            row |= _saving("snr", [(p.snr_db, p.bits_per_weight) for p in curve], other.snr_db, other.bits_per_weight)
+            row["kl_bits"] = other.kl_bits if other.kl_bits > 0 else ""
+            row |= _saving(
+                "kl", [(math.log(max(p.kl_bits, 1e-12)), p.bits_per_weight) for p in curve if p.kl_bits > 0],
+                math.log(other.kl_bits) if other.kl_bits > 0 else math.nan, other.bits_per_weight,
+            )  # fmt: skip
+            rows.append(row)
+    return rows
+
+
+def _saving(name: str, curve: list[tuple[float, float]], at: float, bits: float) -> dict[str, Any]:
+    x, y = np.array(sorted(curve)).T if curve else (np.zeros(1), np.zeros(1))
+    ours = float(np.interp(at, x, y, left=math.nan, right=math.nan)) if curve else math.nan
+    known = not math.isnan(ours)
+    return {
+        f"quantized_bits_at_{name}": ours if known else "",
+        f"fewer_bits_at_{name}_percent": 100 * (1 - ours / bits) if known else "",
+    }
+
+
+def _draw(path: Path, points: Sequence[Point], evaluation: Evaluation | None) -> None:
+    names = {QUANTIZED: OURS}
+    lossy: dict[str, list[Point]] = {}
+    for point in points:
+        if METHODS[point.method].lossy:
+            lossy.setdefault(names.get(point.method, point.method), []).append(point)
+    rates = {name: [point.bits_per_weight for point in line] for name, line in lossy.items()}
+    panels = [Panel(label="SNR (dB)", lines={name: (rates[name], [p.snr_db for p in line]) for name, line in lossy.items()})]
+    if evaluation:
+        lines = {name: (rates[name], [p.kl_bits for p in line]) for name, line in lossy.items()}
+        panels.append(Panel(label="next-token KL (bits)", lines=lines, logarithmic=True))
+    plot(path, panels, "bits per weight")
+
+
+def _table(points: Sequence[Point], title: str, matched: list[dict[str, Any]]) -> Table:
+    """Fits 80 columns; the CSV has more decimals."""
+    notes = [
+        f"quantized takes {row['fewer_bits_at_snr_percent']:.1f} % fewer bits than {row['method']} at its error"
+        + (f", {row['fewer_bits_at_kl_percent']:.1f} % at its KL." if row["fewer_bits_at_kl_percent"] != "" else ".")
+        for row in matched
+        if row["fewer_bits_at_snr_percent"] != ""
+    ]
+    table = Table(title=title, caption=" ".join(notes) or None, caption_justify="left", box=SIMPLE, padding=0)
+    table.add_column("method", no_wrap=True)
+    for name in ("bits", "% of raw", "SNR (dB)", "KL (bit)", "perplexity", "enc. MB/s", "dec. MB/s"):
+        table.add_column(name, justify="right")
+    for p in points:
+        kl, perplexity = ("" if math.isnan(v) else f"{v:.4g}" for v in (p.kl_bits, p.perplexity))
+        table.add_row(
+            f"{p.method} {p.setting:g}" if p.setting else p.method, f"{p.bits_per_weight:.3f}", f"{p.percent_of_raw:.1f}",
+            "exact" if math.isinf(p.snr_db) else f"{p.snr_db:.2f}", kl, perplexity, f"{p.encode_mb_s:.0f}",
+            f"{p.decode_mb_s:.0f}",
+        )  # fmt: skip
+    return table
