@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from ...entropy_models.errors import InputError
-from .. import container
-from .files import source_at
-from .header import PIECE_WORDS, STREAM_ID, Entry
-from .reading import TensorFile
-from .sources import SafetensorsSource, Source, TorchSource, mapped
+from .header import PIECE_WORDS, Entry
+from .sources import SafetensorsSource, Source
 
 _READ_BYTES = 1 << 24
 
@@ -30,20 +24,8 @@ class Base:
     """sha256 of the safetensors file that holds them; of shards and dictionaries, of the one that would."""
 
     @classmethod
-    def of(cls, base: str | Path | Mapping[str, Tensor] | Base) -> Base:
-        """A base in a file (of tensors, or .rdc), a folder of shards, or a dictionary. All of it is read, for its hash.
-
-        Raises:
-            InputError, BitstreamError, OSError: none.
-        """
-        if isinstance(base, Base):
-            return base
-        if isinstance(base, Mapping):
-            source: Source = TorchSource(base)
-        elif container.stream_id_at(path := Path(base)) == STREAM_ID:
-            source = TensorFile(container.parse(mapped(path)))
-        else:
-            source = source_at(path)
+    def of(cls, source: Source) -> Base:
+        """Tensors as a base; all of them are read, for the hash."""
         return cls(source, _digest(source))
 
     def words(self, entry: Entry, span: range) -> np.ndarray | None:

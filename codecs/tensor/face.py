@@ -146,11 +146,11 @@ class TensorFace(Streamed, Slicing):
 
 def _base(options: EncodeOptions | DecodeOptions | VerifyOptions, desk: Desk) -> Any:
     """The base that the options name, read once for all files of a command."""
-    from .base import Base
+    from .file_api import base_of
 
     if (path := options.base) is None:
         return None
-    return desk.codec(("base of tensors", path), lambda: Base.of(path))
+    return desk.codec(("base of tensors", path), lambda: base_of(path))
 
 
 FACE = TensorFace()

@@ -12,12 +12,29 @@ from torch import Tensor
 from ...entropy_models.errors import InputError
 from .. import container
 from .base import Base
+from .files import source_at
+from .header import STREAM_ID
 from .reading import TensorFile, sections_of
 from .sources import TorchSource, mapped
 from .writing import TensorSettings, save_source
 
 BaseLike = str | Path | Mapping[str, Tensor] | Base
 """What stands for a base."""
+
+
+def base_of(base: BaseLike) -> Base:
+    """A base in a file (of tensors, or .rdc), a folder of shards, or a dictionary. All of it is read, for its hash.
+
+    Raises:
+        InputError, BitstreamError, OSError: none.
+    """
+    if isinstance(base, Base):
+        return base
+    if isinstance(base, Mapping):
+        return Base.of(TorchSource(base))
+    if container.stream_id_at(path := Path(base)) == STREAM_ID:
+        return Base.of(TensorFile(container.parse(mapped(path))))
+    return Base.of(source_at(path))
 
 
 def save_file(
@@ -33,7 +50,7 @@ def save_file(
         InputError: a tensor that the mode does not take.
     """
     if "base" in settings:
-        settings = {"mode": "delta"} | settings | {"base": Base.of(settings["base"])}
+        settings = {"mode": "delta"} | settings | {"base": base_of(settings["base"])}
     save_source(filename, TorchSource(tensors, metadata), TensorSettings(**settings))
 
 
@@ -73,7 +90,7 @@ class safe_open:  # noqa: N801 (safetensors' name)
         if framework not in ("pt", "torch", "pytorch"):
             raise InputError(f"framework {framework!r}; need pt")
         stream = container.parse(mapped(Path(filename)), salvage=bits is not None)
-        self._file = TensorFile(stream, sections_of(bits), None if base is None else Base.of(base))
+        self._file = TensorFile(stream, sections_of(bits), None if base is None else base_of(base))
         self._device = device
 
     def __enter__(self) -> Self:

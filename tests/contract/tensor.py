@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from contract.subject import Cases, Variant
 from rdcodec.codecs.tensor import TensorCodec, Tensors, TensorSettings
-from rdcodec.codecs.tensor.base import Base
+from rdcodec.codecs.tensor.file_api import base_of
 from rdcodec.codecs.tensor.torch_types import NAMES, words_of
 
 TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -65,7 +65,7 @@ def array(signal: Tensors) -> np.ndarray:
 TENSOR = Cases(
     stream_id=5,
     variants={mode: Variant(load=partial(TensorCodec, TensorSettings(mode=mode))) for mode in ("lossless", "nested")}
-    | {"delta": Variant(load=lambda: TensorCodec(TensorSettings(mode="delta", base=Base.of(bases()))), alone=False)}
+    | {"delta": Variant(load=lambda: TensorCodec(TensorSettings(mode="delta", base=base_of(bases()))), alone=False)}
     | {"quantized": Variant(load=partial(TensorCodec, TensorSettings(mode="quantized")), qualities=(20, 60, 80))},
     signals={
         "a scalar": one,

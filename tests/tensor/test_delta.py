@@ -10,8 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 from rdcodec.codecs.tensor import TensorCodec, Tensors, TensorSettings, load_file, safe_open, save_file
-from rdcodec.codecs.tensor.base import Base
 from rdcodec.codecs.tensor.delta import DIFFERENCE, XOR, code
+from rdcodec.codecs.tensor.file_api import base_of
 from rdcodec.codecs.tensor.header import WORDS
 from rdcodec.entropy_models.errors import InputError, Mismatch, Unsupported
 from rdcodec.entropy_models.trellis import TRELLIS_CODERS
@@ -64,7 +64,7 @@ def test_neighbours_differ_by_one_across_zero():
 
 
 def test_little_changes_take_little():
-    base = Base.of(BEFORE)
+    base = base_of(BEFORE)
     assert size(mode="delta", base=base) < 0.75 * size()
     changed = BEFORE["b.weight"].clone()
     changed[3, 5] = 7
@@ -74,13 +74,13 @@ def test_little_changes_take_little():
 
 def test_a_delta_is_never_much_longer_than_a_lossless_file():
     unlike = {name: torch.flip(x, [0]) + 1 for name, x in AFTER.items()}
-    assert size(mode="delta", base=Base.of(unlike)) < 1.01 * size()
+    assert size(mode="delta", base=base_of(unlike)) < 1.01 * size()
 
 
 def test_flags_that_flip_are_coded_by_exclusive_or():
     words = torch.randint(0, 1 << 40, (3000,), generator=GENERATOR)
     flipped = words ^ (1 << 33) * torch.randint(0, 2, (3000,), generator=GENERATOR)
-    data = TensorCodec(TensorSettings(mode="delta", base=Base.of({"x": words}))).encode(Tensors({"x": flipped}))
+    data = TensorCodec(TensorSettings(mode="delta", base=base_of({"x": words}))).encode(Tensors({"x": flipped}))
     assert len(data) < 3000 / 8 + 300
 
 
