@@ -80,7 +80,7 @@ KV_ARROWS = {
     "face": {"codec", "format", "hf", "ids_file", "layout", "modes", "options", "recognised", "safetensors_file"},
 }
 """The same within ``kv_cache``, where ``registry`` is its public names: what needs a model is in ``hf`` and above."""
-WITH_TRANSFORMERS = {"codecs/text", "codecs/kv_cache/hf", "codecs/kv_cache/evaluation"}
+WITH_TRANSFORMERS = {"codecs/text", "codecs/kv_cache/hf", "codecs/kv_cache/evaluation", "codecs/tensor/hf.py"}
 
 
 @cache
