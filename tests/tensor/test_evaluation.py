@@ -16,7 +16,7 @@ from rdcodec.codecs.tensor.evaluation.methods import METHODS, installed
 from rdcodec.codecs.tensor.hf import load_model, model_of
 from rdcodec.entropy_models.errors import InputError
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 WORDS = [f"w{i}" for i in range(VOCABULARY)]
 
@@ -102,7 +102,7 @@ def test_kl_and_perplexity_are_those_of_the_models(folder):
 
 
 def test_a_model_loads_from_an_rdc_file(folder, tmp_path):
-    model = tiny(dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(folder)
     save_file(model.state_dict(), tmp_path / "model.rdc")
     with pytest.raises(InputError, match="no config.json"):
         load_model(tmp_path)
