@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import BinaryIO, ClassVar, Self
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ...entropy_models.coder import Coder, Measure, Write
-from ...entropy_models.errors import BitstreamError, Corrupt, InputError, raise_first
+from ...entropy_models.coder import Measure
+from ...entropy_models.errors import BitstreamError, InputError, raise_first
 from ...entropy_models.tables import Tables
 from .. import container, weights
 from ..contract import Estimate, Progress
 from ..device import resolve_device
 from ..rate_control import checked_quality
-from ..symbols import LEAST_BYTES, chunk_of, new_writer, reading
+from ..symbols import LEAST_BYTES, chunk_of, new_writer
 from ..torch_state import own_state
 from ..weights_file import read_weights
 from .architectures import ARCHITECTURES
+from .chunks import ChannelsShown, ChunkDecoder, ChunkEncoder
 from .ecc import SpeechNetwork
 from .header import (
     QUALITY,
     SAMPLE_RATE,
-    SEGMENT,
     SEGMENT_SAMPLES,
     STREAM_ID,
     SpeechHeader,
@@ -33,15 +34,39 @@ from .header import (
     tags_chunk,
     tags_of,
 )
-from .resampling import resampled, span_for
-from .segments import Segment, SegmentAnalysis, SegmentSynthesis
-from .sound import Sound, as_sound
+from .resampling import regrouped, resampled, resampled_blocks, span_for
+from .sound import Recording, Sound, as_sound
 
-Source = Sound | np.ndarray | str | Path
-"""A sound, samples (n,) or (channels, n), or the path of a sound file."""
-C = TypeVar("C", Write, Measure)
+Source = Recording | np.ndarray | str | Path
+"""A sound, samples (n,) or (channels, n), or the path of a sound file, which is read into memory."""
 BLOCK = 16 * SEGMENT_SAMPLES
 """Samples that are handed on at a time where all of them are at hand."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Playback:
+    """A sound of a file that is decoded while it is read, once."""
+
+    sample_rate: int
+    channels: int
+    frames: int
+    """Samples of each channel that will come."""
+    tags: Mapping[str, str]
+    blocks: Iterator[np.ndarray]
+    """float32 (channels, n). Raises BitstreamError at what is damaged."""
+    header: SpeechHeader
+    decoder: ChunkDecoder
+    other_notices: tuple[str, ...]
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """As `Sound.notices`, when all blocks have come."""
+        return self.decoder.notices() + self.other_notices
+
+    @property
+    def lost(self) -> tuple[tuple[float, float], ...]:
+        """As `Sound.lost`, when all blocks have come."""
+        return tuple(self.header.span_s(chunk) for chunk in sorted(self.decoder.lost))
 
 
 class SpeechCodec:
@@ -91,9 +116,23 @@ class SpeechCodec:
         Raises:
             ValueError: not a sound this codec takes, or quality out of range.
         """
+        file = io.BytesIO()
+        self.encode_to(file, signal, sample_rate=sample_rate, quality=quality, progress=progress)
+        return file.getvalue()
+
+    def encode_to(
+        self,
+        file: BinaryIO,
+        signal: Source,
+        *,
+        sample_rate: int = SAMPLE_RATE,
+        quality: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """`encode` into a file that can seek, at its beginning; a `Recording` is never in memory as a whole."""
         sound = sound_of(signal, sample_rate)
         header = self.header_of(sound.frames, sound.sample_rate, sound.channels, quality)
-        return self.encode_blocks(_coded_blocks(sound), header, sound.tags, progress=progress)
+        self.encode_blocks(file, _coded_blocks(sound), header, sound.tags, progress=progress)
 
     def encode_batch(
         self, signals: Iterable[Source], *, sample_rate: int = SAMPLE_RATE, quality: int | None = None
@@ -107,29 +146,35 @@ class SpeechCodec:
     @own_state(0)
     def encode_blocks(
         self,
+        file: BinaryIO,
         blocks: Iterable[np.ndarray],
         header: SpeechHeader,
         tags: Mapping[str, str] | None = None,
         *,
         progress: Progress | None = None,
-    ) -> bytes:
-        """Compress a sound that comes in blocks, in memory that does not grow with it, but for its bytes.
+    ) -> None:
+        """Compress a sound that comes in blocks, in memory that does not grow with it.
 
         Args:
+            file: to write, as `container.Writer` does.
             blocks: float32 (channels, n) at 16 kHz, of any lengths.
             header: as `header_of` makes it.
 
         Raises:
             ValueError: the blocks are not as long as the header says.
         """
-        encoder = ChunkEncoder(self, header, lambda: new_writer(self.tables_at(header.skip_level), header.pack()))
-        chunks = []
-        for coder in encoder.run(blocks):
-            chunks.append((container.DATA, chunk_of(coder)))
+        encoder = ChunkEncoder(self.network, header, lambda: new_writer(self.tables_at(header.skip_level), header.pack()))
+        last = tags_chunk(tags or {})
+        writer = container.Writer(
+            file, stream_id=STREAM_ID, weights=self.stream_hash, signal=header.pack(), count=header.chunks + len(last)
+        )
+        for done, coder in enumerate(encoder.run(blocks), 1):
+            writer.add(container.DATA, chunk_of(coder))
             if progress:
-                progress(len(chunks), header.chunks)
-        chunks += tags_chunk(tags or {})
-        return container.write(stream_id=STREAM_ID, weights=self.stream_hash, signal=header.pack(), chunks=chunks)
+                progress(done, header.chunks)
+        for kind, body in last:
+            writer.add(kind, body)
+        writer.close()
 
     @own_state(0)
     def decode(
@@ -154,19 +199,36 @@ class SpeechCodec:
             BitstreamError: anything wrong with the data that salvage does not cover, or nothing left to salvage.
             ValueError: the part does not lie in the sound.
         """
+        played = self.play(data, start_s=start_s, end_s=end_s, salvage=salvage, progress=progress)
+        samples = np.concatenate(list(played.blocks), axis=1)
+        return Sound(
+            samples=samples, sample_rate=played.sample_rate, tags=played.tags, notices=played.notices, lost=played.lost
+        )  # fmt: skip
+
+    def play(
+        self,
+        data: bytes | container.Stream,
+        *,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        salvage: bool = False,
+        progress: Progress | None = None,
+    ) -> Playback:
+        """`decode` by blocks, in memory that does not grow with the sound."""
         stream, header = self.parsed(data, salvage=salvage)
         if not salvage:
             stream.check()
         first, last = checked_span(header, start_s, end_s)
         span = span_for(first, last, header.sample_rate, SAMPLE_RATE)
-        decoder = ChunkDecoder(self, stream, header, salvage=salvage)
-        stop = min(span.stop, header.coded_samples)
-        blocks = list(decoder.blocks(span.start, stop, progress))
-        samples = resampled(np.concatenate(blocks, axis=1), SAMPLE_RATE, header.sample_rate, span.skip + last - first)
+        decoder = ChunkDecoder(self.network, self.tables_at(header.skip_level), stream, header, salvage=salvage)
+        coded = decoder.blocks(span.start, min(span.stop, header.coded_samples), progress)
+        rates = SAMPLE_RATE, header.sample_rate
+        blocks = resampled_blocks(coded, *rates, header.channels, span.skip + last - first)
         tags, notices = self._tags(stream, salvage)
-        notices = decoder.notices() + notices
-        lost = tuple(header.span_s(chunk) for chunk in sorted(decoder.lost))
-        return Sound(samples=samples[:, span.skip :], sample_rate=header.sample_rate, tags=tags, notices=notices, lost=lost)
+        return Playback(
+            sample_rate=header.sample_rate, channels=header.channels, frames=last - first, tags=tags,
+            blocks=_in_own_state(_without_first(blocks, span.skip)), header=header, decoder=decoder, other_notices=notices,
+        )  # fmt: skip
 
     def decode_batch(self, streams: Iterable[bytes]) -> list[Sound]:
         """Decode several streams."""
@@ -177,7 +239,7 @@ class SpeechCodec:
         """Ideal bits of the chunks' symbols and what `decode` will return, without a stream. Errors as `encode`."""
         sound = sound_of(signal, sample_rate)
         header = self.header_of(sound.frames, sound.sample_rate, sound.channels, quality)
-        encoder = ChunkEncoder(self, header, lambda: Measure(self.tables_at(header.skip_level)))
+        encoder = ChunkEncoder(self.network, header, lambda: Measure(self.tables_at(header.skip_level)))
         shown, bits = ChannelsShown(self.network, header), 0.0
         blocks: list[np.ndarray] = []
         for coder in encoder.run(_coded_blocks(sound)):
@@ -195,7 +257,7 @@ class SpeechCodec:
             BitstreamError: anything wrong with the data; names the first damaged chunk, and how many more there are.
         """
         stream, header = self.parsed(data)
-        decoder = ChunkDecoder(self, stream, header)
+        decoder = ChunkDecoder(self.network, self.tables_at(header.skip_level), stream, header)
         errors: list[BitstreamError] = []
         for index in range(header.chunks):
             try:
@@ -209,14 +271,13 @@ class SpeechCodec:
     def measurer(self, signal: Source, *, sample_rate: int = SAMPLE_RATE) -> Callable[[int], int]:
         """A function from quality to the bytes that `encode` writes at least: a few a chunk fewer."""
         sound = sound_of(signal, sample_rate)
-        blocks = list(_coded_blocks(sound))
         extra = sum(container.ENTRY_BYTES + len(body) for _, body in tags_chunk(sound.tags))
 
         @own_state(0)
         def measure(quality: int) -> int:
             header = self.header_of(sound.frames, sound.sample_rate, sound.channels, quality)
-            encoder = ChunkEncoder(self, header, lambda: Measure(self.tables_at(header.skip_level)))
-            bits = sum(float(coder.bits[0]) for coder in encoder.run(blocks))
+            encoder = ChunkEncoder(self.network, header, lambda: Measure(self.tables_at(header.skip_level)))
+            bits = sum(float(coder.bits[0]) for coder in encoder.run(_coded_blocks(sound)))
             fixed = container.table_end(len(header.pack()), header.chunks) + LEAST_BYTES * header.chunks
             return int(bits / 8) + fixed + extra
 
@@ -255,181 +316,19 @@ class SpeechCodec:
             return {}, (f"tags are lost ({error})",)
 
 
-class ChunkEncoder(Generic[C]):
-    """Codes a sound's chunks, in order, each with a coder of its own.
-
-    Args:
-        new_coder: makes it.
-    """
-
-    def __init__(self, codec: SpeechCodec, header: SpeechHeader, new_coder: Callable[[], C]) -> None:
-        self._network, self._header = codec.network, header
-        self._new_coder: Callable[[], C] = new_coder
-        self._quality = torch.tensor([header.quality], device=codec.device)
-        self.decoded: list[tuple[Tensor, Tensor]] = []
-        """What a decoder knows of the chunk that was coded last, by channel: latents and flags of silence."""
-
-    def run(self, blocks: Iterable[np.ndarray]) -> Iterator[C]:
-        """The coder of each chunk, which has coded it.
-
-        Args:
-            blocks: float32 (channels, n) at 16 kHz.
-
-        Raises:
-            ValueError: they are not as long as the header says.
-        """
-        channels = [SegmentAnalysis(self._network, self._header.quality) for _ in range(self._header.channels)]
-        waiting: list[list[Segment]] = [[] for _ in channels]
-        size, samples = self._header.chunk_segments, 0
-        for block in blocks:
-            samples += block.shape[1]
-            for row, analysis, segments in zip(block, channels, waiting, strict=True):
-                segments += analysis.push(row)
-            while len(waiting[0]) >= size:
-                yield self._code([segments[:size] for segments in waiting])
-                waiting = [segments[size:] for segments in waiting]
-        if samples != self._header.coded_samples:
-            raise InputError(f"{samples} samples at {SAMPLE_RATE} Hz; the header says {self._header.coded_samples}")
-        for analysis, segments in zip(channels, waiting, strict=True):
-            segments += analysis.finish()
-        while waiting[0]:
-            yield self._code([segments[:size] for segments in waiting])
-            waiting = [segments[size:] for segments in waiting]
-
-    @torch.inference_mode()
-    def _code(self, chunk: list[list[Segment]]) -> C:
-        coder = self._new_coder()
-        self.decoded = []
-        for segments in chunk:
-            y = torch.cat([segment.y for segment in segments], dim=1)
-            silent = torch.tensor([[segment.silent for segment in segments]], device=y.device)
-            self.decoded.append(self._network.coding_pass(coder, y, self._quality, silent))
-        return coder
-
-
-class ChannelsShown:
-    """Samples of a sound's chunks as a decoder shows them, from segment ``start`` on."""
-
-    def __init__(self, network: SpeechNetwork, header: SpeechHeader, start: int = 0) -> None:
-        self._channels = [SegmentSynthesis(network, header.quality) for _ in range(header.channels)]
-        self._frames, self._segment = header.latent_frames - start * SEGMENT, 0
-
-    def push(self, decoded: list[tuple[Tensor, Tensor]], *, lost: bool = False) -> list[np.ndarray]:
-        """Blocks of samples (channels, n) that are complete now."""
-        blocks = []
-        for index in range(decoded[0][1].shape[1]):
-            left = max(0, min(SEGMENT, self._frames - self._segment * SEGMENT))
-            rows = []
-            for synthesis, (y_hat, silent) in zip(self._channels, decoded, strict=True):
-                part = y_hat[:, index * SEGMENT : (index + 1) * SEGMENT]
-                rows.append(synthesis.push(part, 0 if silent[0, index] else left, lost=lost))
-            blocks.append(np.stack(rows))
-            self._segment += 1
-        return blocks
-
-    def finish(self) -> np.ndarray:
-        """The rest, (channels, n)."""
-        return np.stack([synthesis.finish() for synthesis in self._channels])
-
-
-class ChunkDecoder:
-    """Reads a sound's chunks from a stream.
-
-    Args:
-        salvage: a damaged chunk is noted down in ``lost`` and silent; else it raises.
-    """
-
-    def __init__(self, codec: SpeechCodec, stream: container.Stream, header: SpeechHeader, *, salvage: bool = False) -> None:
-        self._codec, self._network, self._stream, self._header = codec, codec.network, stream, header
-        self._tables = codec.tables_at(header.skip_level)
-        self._quality = torch.tensor([header.quality], device=codec.device)
-        self._salvage = salvage
-        self.lost: dict[int, BitstreamError] = {}
-
-    def blocks(self, start: int, stop: int, progress: Progress | None = None) -> Iterator[np.ndarray]:
-        """Samples (channels, n) ``start`` to ``stop`` at 16 kHz, in blocks; reads the chunks they need.
-
-        Raises:
-            BitstreamError: a damaged chunk, by name; in salvage, only if there is no other.
-        """
-        header = self._header
-        warm = -(-self._network.behind // SEGMENT) + 1
-        first = max(0, start // SEGMENT_SAMPLES - warm)
-        last = min(header.segments, -(-stop // SEGMENT_SAMPLES) + 1)
-        shown, position = ChannelsShown(self._network, header, first), first * SEGMENT_SAMPLES
-
-        def cut(block: np.ndarray) -> np.ndarray:
-            nonlocal position
-            part = block[:, max(0, start - position) : max(0, stop - position)]
-            position += block.shape[1]
-            return part
-
-        chunks = range(first // header.chunk_segments, -(-last // header.chunk_segments))
-        for done, chunk in enumerate(chunks, 1):
-            decoded = self._read_or_blank(chunk)
-            begin = max(0, first - header.segments_of(chunk).start)
-            wanted = [(y[:, begin * SEGMENT :], silent[:, begin:]) for y, silent in decoded]
-            yield from map(cut, shown.push(wanted, lost=chunk in self.lost))
-            if progress:
-                progress(done, len(chunks))
-        if self.lost.keys() >= set(chunks):
-            raise Corrupt(f"no chunk is undamaged; {self.notices()[0]}")
-        yield cut(shown.finish())
-
-    def read(self, index: int) -> list[tuple[Tensor, Tensor]]:
-        """Latents and flags of silence of one chunk, by channel.
-
-        Raises:
-            BitstreamError: the chunk is damaged; says which it is.
-        """
-        try:
-            return self._read(index)
-        except BitstreamError as error:
-            raise type(error)(f"{self._header.chunk_name(index)}: {error}") from None
-
-    def notices(self) -> tuple[str, ...]:
-        """What was lost, for people."""
-        return tuple(f"{self._header.chunk_name(index)} is lost ({error})" for index, error in sorted(self.lost.items()))
-
-    @torch.inference_mode()
-    def _read(self, index: int) -> list[tuple[Tensor, Tensor]]:
-        blank = self._blank(index)
-        with reading(self._tables, self._header.pack(), self._stream.chunk(index)) as reader:
-            return [self._pass(reader, *blank) for _ in range(self._header.channels)]
-
-    def _pass(self, coder: Coder, y: Tensor, silent: Tensor) -> tuple[Tensor, Tensor]:
-        return self._network.coding_pass(coder, y, self._quality, silent)
-
-    def _blank(self, index: int) -> tuple[Tensor, Tensor]:
-        """What a reader has to tell of a chunk: its shape. Also a silent one."""
-        segments = len(self._header.segments_of(index))
-        shape = 1, segments * SEGMENT, self._network.config.latent_channels
-        return torch.zeros(shape, device=self._codec.device), torch.zeros(1, segments, device=self._codec.device)
-
-    def _read_or_blank(self, index: int) -> list[tuple[Tensor, Tensor]]:
-        if not self._salvage:
-            return self.read(index)
-        try:
-            return self._read(index)
-        except BitstreamError as error:
-            self.lost[index] = error
-            y, silent = self._blank(index)
-            return [(y, torch.ones_like(silent))] * self._header.channels
-
-
-def sound_of(signal: Source, sample_rate: int) -> Sound:
+def sound_of(signal: Source, sample_rate: int) -> Recording:
     """The sound that a source holds.
 
     Raises:
         ValueError: it is none that this codec takes.
     """
-    if isinstance(signal, Sound):
-        return signal
     if isinstance(signal, np.ndarray):
         return as_sound(signal, sample_rate)
-    from .sounds import read_sound
+    if isinstance(signal, str | Path):
+        from .sounds import read_sound
 
-    return read_sound(Path(signal))
+        return read_sound(Path(signal))
+    return signal
 
 
 def checked_span(header: SpeechHeader, start_s: float | None, end_s: float | None) -> tuple[int, int]:
@@ -446,8 +345,23 @@ def checked_span(header: SpeechHeader, start_s: float | None, end_s: float | Non
     return first, last
 
 
-def _coded_blocks(sound: Sound) -> Iterator[np.ndarray]:
+def _coded_blocks(sound: Recording) -> Iterator[np.ndarray]:
     """A sound at 16 kHz, in blocks."""
-    samples = resampled(sound.samples, sound.sample_rate, SAMPLE_RATE)
-    for start in range(0, samples.shape[1], BLOCK):
-        yield samples[:, start : start + BLOCK]
+    return regrouped(resampled_blocks(sound.blocks(), sound.sample_rate, SAMPLE_RATE, sound.channels), BLOCK)
+
+
+def _without_first(blocks: Iterable[np.ndarray], frames: int) -> Iterator[np.ndarray]:
+    """Blocks (channels, n) without so many frames at their beginning."""
+    for block in blocks:
+        left, frames = block[:, frames:], max(0, frames - block.shape[1])
+        if left.size:
+            yield left
+
+
+def _in_own_state(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Blocks, each of which is made in a state of torch of our own (`torch_state`)."""
+    while True:
+        with own_state(0):
+            if (block := next(blocks, None)) is None:
+                return
+        yield block

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from os import SEEK_END
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
 from ...entropy_models.errors import BitstreamError, InputError
 from .. import container, weights
-from ..contract import Desk, Result
+from ..contract import Desk, Result, Streamed
 from ..terminal.files import parse_size, show_size
 from ..terminal.options import Model, Quality, Size, check_targets, names_of, suffix_for
 from .formats import READ_ONLY, WRITTEN, looks_like_sound
@@ -60,7 +61,7 @@ class VerifyOptions:
     """`codec verify` takes no options of sounds."""
 
 
-class SpeechFace:
+class SpeechFace(Streamed):
     """`contract.Face` of the speech codec."""
 
     people = "sounds"
@@ -86,7 +87,7 @@ class SpeechFace:
         """Whether its first bytes are those of a sound or of a video, whose sound is meant then."""
         return looks_like_sound(data)
 
-    def encode(self, data: bytes, options: EncodeOptions, desk: Desk) -> Result:
+    def encode_file(self, source: BinaryIO, target: BinaryIO, options: EncodeOptions, desk: Desk) -> Result:
         """A sound file to a stream.
 
         Raises:
@@ -95,45 +96,49 @@ class SpeechFace:
         """
         from ..rate_control import encode_to_size
         from .codec import SpeechCodec
-        from .sounds import read_sound
+        from .sounds import sound_on_file
 
-        sound = read_sound(data, mono=options.mono)
+        sound = sound_on_file(source, mono=options.mono)
         codec = desk.codec("encode speech", lambda: SpeechCodec.load(model=options.model, device=desk.device))
         size = parse_size(options.size) if options.size else None
         size = size if options.kbps is None else int(options.kbps * 1000 * sound.duration_s / 8)
         quality = QUALITY if options.quality is None else options.quality
         if size is None:
-            stream = codec.encode(sound, quality=quality, progress=desk.progress)
+            codec.encode_to(target, sound, quality=quality, progress=desk.progress)
         else:
 
             def shown(size: int) -> str:
                 return f"{size} bytes ({size * 8 / sound.duration_s / 1000:.2f} kbit/s)"
 
             stream, quality = encode_to_size(codec, sound, size, progress=desk.progress, shown=shown)
-        rate_kbps = len(stream) * 8 / sound.duration_s / 1000
+            target.write(stream)
+        source_bytes, stream_bytes = source.seek(0, SEEK_END), target.seek(0, SEEK_END)
+        rate_kbps = stream_bytes * 8 / sound.duration_s / 1000
         notices = sound.notices
         if sound.sample_rate > SAMPLE_RATE:
             notices += (f"{sound.sample_rate} Hz; what lies above {SAMPLE_RATE // 2000} kHz is lost",)
-        if len(stream) > len(data):
-            notices += (f"larger than the input of {show_size(len(data))}; keep that, or take a lower quality",)
+        if stream_bytes > source_bytes:
+            notices += (f"larger than the input of {show_size(source_bytes)}; keep that, or take a lower quality",)
         facts = {
             "quality": quality, "rate_kbps": rate_kbps, "duration_s": sound.duration_s, "channels": sound.channels,
-            "raw_bytes": 2 * sound.samples.size,
+            "raw_bytes": 2 * sound.frames * sound.channels,
         }  # fmt: skip
-        return Result(stream, facts, f"{rate_kbps:.2f} kbit/s", notices)
+        return Result(facts=facts, line=f"{rate_kbps:.2f} kbit/s", notices=notices)
 
     def suffix(self, options: DecodeOptions) -> str:
         """``.wav``, or what --format says."""
         return suffix_for(options.format, WRITTEN, self.people, ".wav")
 
-    def decode(self, stream: container.Stream, target: Path | None, options: DecodeOptions, desk: Desk) -> Result:
+    def decode_file(
+        self, stream: container.Stream, target: Path | None, file: BinaryIO, options: DecodeOptions, desk: Desk
+    ) -> Result:
         """A stream to a sound file; for standard output a WAV, unless --format says otherwise.
 
         Raises:
             BitstreamError: anything wrong with the data.
             ValueError: a part outside the sound, or a format that cannot hold it.
         """
-        from .sound_writing import check_rate_of, sound_bytes
+        from .sound_writing import SoundWriter, check_rate_of
 
         suffix = self.suffix(options)
         if target and not options.format:
@@ -142,13 +147,16 @@ class SpeechFace:
             raise InputError(f"the output {target}; its name must end in one of {', '.join(WRITTEN)}")
         stream, header = parse(stream, salvage=options.salvage)
         check_rate_of(header.sample_rate, suffix)
-        sound = codec_of(stream, desk).decode(
+        sound = codec_of(stream, desk).play(
             stream, start_s=options.start_s, end_s=options.end_s, salvage=options.salvage, progress=desk.progress
         )
-        facts = {"duration_s": sound.duration_s, "sample_rate": sound.sample_rate, "channels": sound.channels}
-        return Result(
-            sound_bytes(sound, suffix), facts | {"lost_s": sound.lost}, f"{sound.duration_s:.2f} s", sound.notices
-        )  # fmt: skip
+        facts = {"sample_rate": sound.sample_rate, "channels": sound.channels}
+        with SoundWriter(file, suffix, **facts, tags=sound.tags, frames=sound.frames) as writer:
+            for block in sound.blocks:
+                writer.write(block)
+        duration_s = sound.frames / sound.sample_rate
+        told = {"duration_s": duration_s, **facts, "lost_s": sound.lost}
+        return Result(facts=told, line=f"{duration_s:.2f} s", notices=sound.notices)
 
     def verify(self, stream: container.Stream, options: VerifyOptions, desk: Desk) -> list[str]:
         """Every checksum and every symbol, no samples."""

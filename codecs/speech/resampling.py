@@ -84,6 +84,22 @@ def resampled(samples: np.ndarray, rate_in: int, rate_out: int, frames: int | No
     return np.ascontiguousarray(np.concatenate([samples[:, :0], *blocks], axis=1))
 
 
+def regrouped(blocks: Iterator[np.ndarray], frames: int) -> Iterator[np.ndarray]:
+    """Blocks (channels, n) as ones of ``frames`` frames each; the last may have fewer."""
+    waiting: list[np.ndarray] = []
+    count = 0
+    for block in blocks:
+        waiting.append(block)
+        count += block.shape[1]
+        if count >= frames:
+            joined = np.concatenate(waiting, axis=1)
+            whole = count - count % frames
+            yield from (joined[:, at : at + frames] for at in range(0, whole, frames))
+            waiting, count = [joined[:, whole:]], count - whole
+    if count:
+        yield np.concatenate(waiting, axis=1)
+
+
 class Span(NamedTuple):
     """Frames at one rate that give frames of another: resample ``start`` to ``stop``, leave out the first ``skip``."""
 

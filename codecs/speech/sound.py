@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,23 @@ RATE_MIN, RATE_MAX = 1_000, 768_000
 PEAK_MAX = 16.0
 """Largest sample that is taken: 24 dB above full scale. What is above holds integers that were never divided."""
 _FULL_SCALE = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
+
+
+class Recording(Protocol):
+    """A sound that is read by blocks, as often as it is asked for: a `Sound`, or one on a file (`sounds.SoundOnFile`)."""
+
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def frames(self) -> int: ...
+    @property
+    def duration_s(self) -> float: ...
+    @property
+    def tags(self) -> Mapping[str, str]: ...
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Blocks float32 (channels, n), none of them empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +74,10 @@ class Sound:
     @property
     def duration_s(self) -> float:
         return self.frames / self.sample_rate
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All samples, as one block."""
+        yield self.samples
 
     def array(self) -> np.ndarray:
         """float32 (n,) for one channel, else (channels, n)."""

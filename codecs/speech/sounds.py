@@ -19,6 +19,7 @@ import soundfile
 
 from ...entropy_models.errors import InputError
 from .pcm import Layout, ends_early, pcm_blocks, read_wav_header
+from .resampling import regrouped
 from .sound import CHANNELS_MAX, Sound, check_rate, check_samples, mixed
 
 TAGS = ("title", "artist", "album", "date", "tracknumber", "genre", "comment", "copyright", "license")
@@ -104,6 +105,44 @@ def open_sound(source: Input, *, mono: bool = False) -> SoundSource:
         return sound
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoundOnFile:
+    """A sound in an open file that can seek, read by blocks as often as it is asked for (`sound.Recording`)."""
+
+    file: BinaryIO
+    sample_rate: int
+    channels: int
+    frames: int
+    """Samples of each channel: those there are, not those that a header announces."""
+    tags: Mapping[str, str]
+    notices: tuple[str, ...]
+    """Notices of what is converted or left out."""
+    mono: bool
+
+    @property
+    def duration_s(self) -> float:
+        return self.frames / self.sample_rate
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Blocks as `SoundSource.blocks`."""
+        with open_sound(self.file, mono=self.mono) as sound:
+            yield from sound.blocks()
+
+
+def sound_on_file(file: BinaryIO, *, mono: bool = False) -> SoundOnFile:
+    """A sound in a file that can seek, which is read through once: what is wrong with it is found before work begins.
+
+    Raises:
+        ValueError: as `open_sound` and `SoundSource.blocks`.
+    """
+    with open_sound(file, mono=mono) as sound:
+        frames = sum(block.shape[1] for block in sound.blocks())
+        return SoundOnFile(
+            file=file, sample_rate=sound.sample_rate, channels=sound.channels, frames=frames, tags=sound.tags,
+            notices=tuple(sound.notices), mono=mono,
+        )  # fmt: skip
+
+
 def read_sound(source: Input, *, mono: bool = False) -> Sound:
     """A whole sound file, as `open_sound`.
 
@@ -119,22 +158,6 @@ def open_pcm(file: BinaryIO, layout: Layout, *, mono: bool = False) -> SoundSour
     """Raw samples, to be read by blocks as they come."""
     channels = 1 if mono else layout.channels
     return SoundSource(sample_rate=layout.sample_rate, channels=channels, read=pcm_blocks(file, layout))
-
-
-def regrouped(blocks: Iterator[np.ndarray], frames: int) -> Iterator[np.ndarray]:
-    """Blocks (channels, n) as ones of ``frames`` frames each; the last may have fewer."""
-    waiting: list[np.ndarray] = []
-    count = 0
-    for block in blocks:
-        waiting.append(block)
-        count += block.shape[1]
-        if count >= frames:
-            joined = np.concatenate(waiting, axis=1)
-            whole = count - count % frames
-            yield from (joined[:, at : at + frames] for at in range(0, whole, frames))
-            waiting, count = [joined[:, whole:]], count - whole
-    if count:
-        yield np.concatenate(waiting, axis=1)
 
 
 def _as_file(source: Input, stack: ExitStack) -> BinaryIO:

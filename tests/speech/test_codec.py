@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
 from rdcodec.codecs import Corrupt, container
+from rdcodec.codecs.contract import Desk
 from rdcodec.codecs.rate_control import encode_to_size
 from rdcodec.codecs.speech.codec import SpeechCodec
+from rdcodec.codecs.speech.face import FACE
 from rdcodec.codecs.speech.sound import as_sound
+from rdcodec.codecs.speech.sounds import read_sound, sound_on_file
 from rdcodec.entropy_models.errors import InputError
 from voices import RATE, voice
 
@@ -82,9 +90,11 @@ def test_blocks_of_any_lengths_give_the_same_bytes(codec):
     whole = codec.encode(samples, quality=40)
     cuts = [0, 1, 5000, 5000, 77_777, samples.shape[1]]
     blocks = [samples[:, a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
-    assert codec.encode_blocks(blocks, header) == whole
+    file = io.BytesIO()
+    codec.encode_blocks(file, blocks, header)
+    assert file.getvalue() == whole
     with pytest.raises(InputError, match="the header says"):
-        codec.encode_blocks(blocks[:-1], header)
+        codec.encode_blocks(io.BytesIO(), blocks[:-1], header)
 
 
 def test_a_rate_that_is_asked_for_is_met_from_below(codec):
@@ -113,3 +123,48 @@ def test_clipped_and_constant_sounds_are_sane(codec):
     for samples in (np.sign(voice(0.5)), np.full(8000, 0.5, np.float32)):
         back = codec.decode(codec.encode(samples.astype(np.float32))).samples
         assert np.isfinite(back).all() and np.abs(back).max() < 4
+
+
+@pytest.mark.parametrize(("rate", "channels", "suffix"), [(44100, 2, ".wav"), (16000, 1, ".mp3")])
+def test_a_file_gives_the_bytes_and_samples_of_the_sound_in_memory(codec, tmp_path, rate, channels, suffix):
+    """By blocks and from a file, as against a whole sound; also for a size that is asked for."""
+    path = tmp_path / f"talk{suffix}"
+    soundfile.write(path, np.stack([voice(9.3, rate, seed) for seed in range(channels)]).T, rate)
+    whole = codec.encode(path, quality=20)
+    with path.open("rb") as file, (tmp_path / "talk.rdc").open("w+b") as target:
+        sound = sound_on_file(file)
+        codec.encode_to(target, sound, quality=20)
+        size = len(whole) + 10
+        assert encode_to_size(codec, sound, size) == encode_to_size(codec, read_sound(path), size)
+    assert (tmp_path / "talk.rdc").read_bytes() == whole
+    with (tmp_path / "talk.rdc").open("rb") as file:
+        played = codec.play(container.parse(container.FileBytes(file)))
+        samples = np.concatenate(list(played.blocks), axis=1)
+    expected = codec.decode(whole)
+    np.testing.assert_array_equal(samples, expected.samples)
+    assert (played.frames, played.sample_rate) == (samples.shape[1], rate) and played.tags == expected.tags
+
+
+def test_memory_does_not_grow_with_the_sound(codec, tmp_path):
+    """Of a minute no more than a few blocks are in memory."""
+    with soundfile.SoundFile(tmp_path / "long.wav", "w", RATE, 1, "PCM_16") as file:
+        for _ in range(6):
+            file.write(np.zeros(10 * RATE, np.float32))
+    desk = Desk("cpu")
+    for key in ("encode speech", codec.stream_hash):
+        desk.codec(key, lambda: codec)
+    peaks = []
+    for source, convert in (
+        ("long.wav", lambda file, out: FACE.encode_file(file, out, FACE.Encode(), desk)),
+        ("long.rdc", lambda file, out: FACE.decode_file(
+            container.parse(container.FileBytes(file)), Path("back.wav"), out, FACE.Decode(), desk
+        )),
+    ):  # fmt: skip
+        name = {"long.wav": "long.rdc", "long.rdc": "back.wav"}[source]
+        with (tmp_path / source).open("rb") as file, (tmp_path / name).open("w+b") as out:
+            tracemalloc.start()
+            convert(file, out)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert soundfile.info(tmp_path / "back.wav").frames == 60 * RATE
+    assert max(peaks) < 2_500_000  # the samples as a whole: 3.8 MB

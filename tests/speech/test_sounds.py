@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdcodec.codecs.speech.formats import looks_like_sound
 from rdcodec.codecs.speech.pcm import ENDLESS, Layout, parse_layout, wav_header
+from rdcodec.codecs.speech.resampling import regrouped
 from rdcodec.codecs.speech.sound import Sound, as_sound
-from rdcodec.codecs.speech.sounds import open_pcm, open_sound, read_sound, regrouped
+from rdcodec.codecs.speech.sounds import open_pcm, open_sound, read_sound
 
 RATE, FRAMES = 16000, 40000
 TONE = (0.4 * np.sin(np.arange(FRAMES) * 0.05) * np.sin(np.arange(FRAMES) * 0.0007)).astype(np.float32)
