@@ -7,7 +7,6 @@ says; of 4:2:0 and 4:2:2 that say nothing, swscale takes it between the two pixe
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Any
 
 import av
@@ -15,7 +14,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from ...entropy_models.errors import InputError
-from .frames import MATRICES, Format
+from .frames import MATRICES, Format, Frame
 
 _FLAGS = (
     Interpolation.BICUBIC
@@ -121,35 +120,47 @@ class FromRgb:
     """Conversion of uint8 (height, width, 3) to an encoder's frames, with matrix and range of a format.
 
     Args:
-        form: FFmpeg's name of the pixel format.
+        form: FFmpeg's name of the pixel format: ``pal8`` has a palette for each frame.
+        chroma: where chroma samples are: ``left`` or ``center``, as `av`'s filter calls it.
     """
 
-    def __init__(self, form: str, video: Format) -> None:
-        self._form, self._plain = form, form == "rgb24"
-        self._graph = av.filter.Graph()
-        steps = [
-            self._graph.add_buffer(
-                width=video.width, height=video.height, format=av.VideoFormat("rgb24"), time_base=Fraction(1, 25)
-            ),
-            self._graph.add("scale", self._options(video)),
-            self._graph.add("format", form),
-            self._graph.add("buffersink"),
-        ]
-        self._graph.link_nodes(*steps).configure()
+    def __init__(self, form: str, video: Format, *, chroma: str = "left") -> None:
+        self._graph = graph = av.filter.Graph()
+        source = graph.add_buffer(
+            width=video.width, height=video.height, format=av.VideoFormat("rgb24"), time_base=video.time_base
+        )
+        sink = graph.add("buffersink")
+        if form == "pal8":
+            split, palette = graph.add("split"), graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
+            use = graph.add("paletteuse", "new=1")
+            for one, other, ends in (
+                (source, split, ()),
+                (split, palette, ()),
+                (split, use, (1, 0)),
+                (palette, use, (0, 1)),
+            ):
+                one.link_to(other, *ends)
+            use.link_to(sink)
+        else:
+            graph.link_nodes(source, graph.add("scale", _options(form, video, chroma)), graph.add("format", form), sink)
+        graph.configure()
 
-    def _options(self, video: Format) -> str:
-        options = {"flags": _FLAG_NAMES, "in_range": "pc"}
-        if not av.VideoFormat(self._form).is_rgb:
-            options["out_color_matrix"] = video.matrix.removesuffix("nc")
-            options["out_range"] = "pc" if video.full_range else "tv"
-        if self._form.startswith(("yuv420", "yuv422", "yuvj420", "yuvj422")):
-            options["out_chroma_loc"] = "left"
-        return ":".join(f"{name}={value}" for name, value in options.items())
+    def __call__(self, frame: Frame) -> Any:
+        """PyAV's frame, with time and duration."""
+        source = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame.rgb), format="rgb24")
+        source.pts, source.duration = frame.time, frame.duration
+        self._graph.push(source)
+        converted = self._graph.pull()
+        converted.pts, converted.duration = frame.time, frame.duration
+        return converted
 
-    def __call__(self, rgb: np.ndarray) -> Any:
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-        if self._plain:
-            return frame
-        frame.pts = 0
-        self._graph.push(frame)
-        return self._graph.pull()
+
+def _options(form: str, video: Format, chroma: str) -> str:
+    """What the filter ``scale`` is told."""
+    options = {"flags": _FLAG_NAMES, "in_range": "pc"}
+    if not av.VideoFormat(form).is_rgb:
+        options["out_color_matrix"] = video.matrix.removesuffix("nc")
+        options["out_range"] = "pc" if video.full_range or form == "gray" else "tv"
+    if form.startswith(("yuv420", "yuv422")):
+        options["out_chroma_loc"] = chroma
+    return ":".join(f"{name}={value}" for name, value in options.items())

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
+import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 
 from ...entropy_models.errors import InputError
-from ..image.picture_writing import upright
+from .. import container
+from ..image.picture_writing import upright, write_picture
 from ..image.pictures import Picture, read_picture
 from .colour import guessed_matrix
 from .frames import Format, Frame
@@ -19,6 +25,7 @@ from .frames import Format, Frame
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 """Of the pictures that folders are searched for."""
 _NUMBERED = re.compile(r"%(?:0?(\d+))?d")
+_NAME = "%05d.png"
 
 
 def names_pictures(source: str | Path) -> bool:
@@ -109,3 +116,43 @@ def _found(source: str | Path) -> list[Path]:
         folder = path.parent
         return [one for one in folder.iterdir() if name.fullmatch(one.name)] if folder.is_dir() else []
     return [Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file()]
+
+
+def names_a_folder(path: Path) -> bool:
+    """Whether a target is a folder for pictures: one that is there, a name without a suffix, or numbered PNG in it."""
+    return path.is_dir() or not path.suffix or (path.suffix.lower() == ".png" and bool(_NUMBERED.search(path.name)))
+
+
+class PictureFolderWriter:
+    """Writer of PNG files, counted from zero; a context manager. They are put into the folder when all are written.
+
+    Args:
+        target: a folder, made if it is missing, or ``folder/%05d.png``.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+
+    def __init__(self, target: Path) -> None:
+        numbered = bool(_NUMBERED.search(target.name))
+        self._folder, self._name = (target.parent, target.name) if numbered else (target, _NAME)
+        beside = Path(os.path.realpath(self._folder))
+        self._part = beside.with_name(f".{beside.name}.{secrets.token_hex(4)}{container.PART}")
+        self._part.mkdir(parents=True)
+        self._count = 0
+
+    def write(self, frame: Frame) -> None:
+        (self._part / (self._name % self._count)).write_bytes(write_picture(Picture(frame.rgb)))
+        self._count += 1
+
+    def finish(self) -> None:
+        """Put the pictures into their folder."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(self._part.iterdir()):
+            os.replace(path, self._folder / path.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        shutil.rmtree(self._part, ignore_errors=True)

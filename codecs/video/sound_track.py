@@ -14,32 +14,56 @@ import av
 
 from ...entropy_models.errors import InputError
 
-_OPTIONS = {"avoid_negative_ts": "disabled"}
+OPTIONS = {"avoid_negative_ts": "disabled"}
 """Muxers move no times: those of sound and video would move apart."""
 _SNAP_S = Fraction(1, 600)
 """A packet that is not farther than this from where the one before it ends begins there: Matroska rounds to milliseconds."""
 
 
-def copied(container: Any, track: Any, origin_s: Fraction) -> bytes:
+def copied(container: Any, track: Any, origin_s: Fraction, span_s: tuple[Fraction, Fraction] | None = None) -> bytes:
     """A Matroska file (.mka) with a track's packets, in times that count from ``origin_s``.
+
+    Args:
+        span_s: only packets that begin from the first and before the second of these times, which count from there as well.
 
     Raises:
         InputError: Matroska cannot hold the codec, or the track is damaged.
     """
     target = io.BytesIO()
     try:
-        with av.open(target, "w", format="matroska", options={**_OPTIONS, "fflags": "+bitexact"}) as out:
+        with av.open(target, "w", format="matroska", options={**OPTIONS, "fflags": "+bitexact"}) as out:
             stream = out.add_stream_from_template(track)
             shift = round(origin_s / track.time_base)
             for packet in container.demux(track):
                 if packet.size and (packet.dts is not None or packet.pts is not None):
-                    packet.pts = (packet.dts if packet.pts is None else packet.pts) - shift
-                    packet.dts = packet.pts
-                    packet.stream = stream
-                    out.mux(packet)
+                    packet.pts = packet.dts = (packet.dts if packet.pts is None else packet.pts) - shift
+                    if span_s is None or span_s[0] <= packet.pts * track.time_base < span_s[1]:
+                        packet.stream = stream
+                        out.mux(packet)
     except (av.FFmpegError, ValueError, EOFError) as error:
         raise InputError(f"its sound, {track.codec_context.name}, cannot be copied: {error}") from None
     return target.getvalue()
+
+
+def cut(data: bytes, start_s: Fraction, end_s: Fraction) -> bytes:
+    """What `copied` gave, from a time to another, which begins at zero: to whole packets.
+
+    Raises:
+        InputError: it is no such file.
+    """
+    with _opened(data) as container:
+        return copied(container, container.streams.audio[0], start_s, (Fraction(0), end_s - start_s))
+
+
+def _opened(data: bytes) -> Any:
+    try:
+        container = av.open(io.BytesIO(data), "r", metadata_errors="ignore")
+    except (av.FFmpegError, ValueError, EOFError) as error:
+        raise InputError(f"no sound track: {error}") from None
+    if not container.streams.audio:
+        container.close()
+        raise InputError("no sound in the sound track's file")
+    return container
 
 
 class SoundTrack:
@@ -54,13 +78,7 @@ class SoundTrack:
     """
 
     def __init__(self, data: bytes, out: Any) -> None:
-        try:
-            self._container = av.open(io.BytesIO(data), "r", metadata_errors="ignore")
-        except (av.FFmpegError, ValueError, EOFError) as error:
-            raise InputError(f"no sound track: {error}") from None
-        if not self._container.streams.audio:
-            self._container.close()
-            raise InputError("no sound in the sound track's file")
+        self._container = _opened(data)
         track = self._container.streams.audio[0]
         try:
             self._stream = out.add_stream_from_template(track)
