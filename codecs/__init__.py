@@ -68,6 +68,9 @@ REGISTRY = {
     ),
 }
 
+EVALUATIONS = {"capacity": "tensor.evaluation.capacity:COMMAND"}
+"""What ``codec eval`` measures beside the codecs: `evaluation.task.Command` by name."""
+
 
 def load(name: str, **options: Any) -> Any:
     """The codec of that name, ready to encode and decode (`contract.Codec`).
@@ -88,13 +91,18 @@ def load_face(name: str) -> Face:
     return face
 
 
+def evaluations() -> list[str]:
+    """Names that `load_task` takes."""
+    return [*(name for name, line in REGISTRY.items() if line.task), *EVALUATIONS]
+
+
 def load_task(name: str) -> Task[Any] | Command:
-    """What is measured of the codec of that name; imports no numpy and no torch.
+    """What is measured of the codec of that name, or under one of `EVALUATIONS`; imports no numpy and no torch.
 
     Raises:
         KeyError: no such codec, or one without an evaluation.
     """
-    if not (target := registered(name).task):
+    if not (target := EVALUATIONS.get(name) or registered(name).task):
         raise UnknownName(f"codec {name} has no evaluation")
     task: Task[Any] | Command = found(target)
     return task

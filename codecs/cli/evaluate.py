@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ...entropy_models.errors import InputError
-from .. import REGISTRY, load_task
+from .. import evaluations, load_task
 from ..evaluation.task import Command, Reference, Task
 from ..terminal.console import bar, errors, out
 from ..terminal.files import check_outputs, one_line
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class Evaluations(TyperGroup):
-    """A command for every codec whose line in the registry names an evaluation."""
+    """A command for every codec whose line in the registry names an evaluation, and for what else is measured."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for name, line in REGISTRY.items() if line.task]
+        return evaluations()
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.list_commands(ctx):

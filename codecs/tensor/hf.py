@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ...entropy_models.errors import InputError, MissingPackage
 from .file_api import BaseLike, load_file
@@ -45,8 +46,8 @@ def load_model(
     return model_of(load_file(path, bits=bits, base=base), Path(config or path.parent), dtype).to(device)
 
 
-def model_of(tensors: Mapping[str, Tensor], folder: Path, dtype: Any = "auto") -> Any:
-    """The model of a folder's config with these weights, ready to run; errors as `load_model`."""
+def model_of(tensors: Mapping[str, Tensor] | None, folder: Path, dtype: Any = "auto") -> Any:
+    """The model of a folder's config with these weights (None: those that lie there), to run; errors as `load_model`."""
     try:
         import transformers
         from transformers.utils import logging
@@ -64,7 +65,10 @@ def model_of(tensors: Mapping[str, Tensor], folder: Path, dtype: Any = "auto") -
     logging.set_verbosity_error()  # what does not fit is told here
     try:
         options = {"dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True}
-        model, report = kind.from_pretrained(None, config=config, state_dict=dict(tensors), **options)
+        if tensors is None:
+            model, report = kind.from_pretrained(folder, local_files_only=True, **options)
+        else:
+            model, report = kind.from_pretrained(None, config=config, state_dict=dict(tensors), **options)
     finally:
         logging.set_verbosity(verbosity)
         if shown:
@@ -72,3 +76,35 @@ def model_of(tensors: Mapping[str, Tensor], folder: Path, dtype: Any = "auto") -
     if wrong := sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"]))):
         raise InputError(f"the file is no {architecture} of this config: {len(wrong)} weights do not fit, {wrong[0]} ...")
     return model.eval()
+
+
+@torch.no_grad()
+def collect_energy(model: Any, contexts: Tensor) -> dict[str, Tensor]:
+    """Mean squares of the inputs of each linear layer's columns, by the name of its weights: what ``energy`` and
+    ``--activations`` take.
+
+    Args:
+        model: any torch module that takes token ids.
+        contexts: token ids, int64 (contexts, length).
+
+    Returns:
+        float32, shape (columns,) each; layers that nothing went through are missing.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def note(layer: nn.Linear, given: tuple[Tensor, ...]) -> None:
+        rows = given[0].detach().reshape(-1, layer.in_features).double()
+        name = names[id(layer.weight)]
+        sums[name] = sums.get(name, torch.zeros(())) + rows.square().sum(0).cpu()
+        counts[name] = counts.get(name, 0) + len(rows)
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in model.modules() if type(layer) is nn.Linear]
+    try:
+        for ids in contexts:
+            model(ids[None].to(next(model.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: (total / max(counts[name], 1)).float() for name, total in sums.items()}

@@ -6,9 +6,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from contract.subject import Cases, Variant
+from contract.subject import Cases, Golden, Variant
 from rdcodec.codecs.tensor import TensorCodec, Tensors, TensorSettings
 from rdcodec.codecs.tensor.file_api import base_of
+from rdcodec.codecs.tensor.header import MODES
 from rdcodec.codecs.tensor.torch_types import NAMES, words_of
 
 TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -62,6 +63,22 @@ def array(signal: Tensors) -> np.ndarray:
     return np.concatenate([x.to(torch.complex64).real.flatten().numpy() for x in signal.tensors.values()])
 
 
+def golden_tensors(turn: int = 0) -> Tensors:
+    """From integer arithmetic; of another ``turn`` nearly the same."""
+
+    def numbers(*shape: int) -> torch.Tensor:
+        n = torch.arange(np.prod(shape))
+        wide = (n * 7919 % 2003 + n * 104729 % 1999 + n * 1299709 % 1997) - 3000  # somewhat like a bell
+        return ((wide + turn * (n % 3)) / 2**16).reshape(shape)
+
+    tensors = {"a.weight": numbers(33, 40), "b.weight": numbers(40, 31).bfloat16(), "h.weight": numbers(36, 30).half()}
+    return Tensors(tensors | {"norm": torch.ones(7) + turn / 8, "ids": torch.arange(9)}, {"format": "pt"})
+
+
+def settings_of(mode: str) -> TensorSettings:
+    return TensorSettings(mode=mode, base=base_of(golden_tensors().tensors) if mode == "delta" else None)
+
+
 TENSOR = Cases(
     stream_id=5,
     variants={mode: Variant(load=partial(TensorCodec, TensorSettings(mode=mode))) for mode in ("lossless", "nested")}
@@ -78,4 +95,8 @@ TENSOR = Cases(
     large=lambda: model(1100, 500, torch.bfloat16),
     same=same,
     array=array,
+    golden={
+        f"tensor/{mode}": Golden(load=lambda mode=mode: TensorCodec(settings_of(mode)), signal=partial(golden_tensors, 1))
+        for mode in MODES
+    },
 )

@@ -12,8 +12,8 @@ from model_cases import VOCABULARY, tiny
 from rdcodec.codecs.tensor import save_file
 from rdcodec.codecs.tensor.evaluation import report
 from rdcodec.codecs.tensor.evaluation.fidelity import Evaluation
-from rdcodec.codecs.tensor.evaluation.methods import METHODS, installed
-from rdcodec.codecs.tensor.hf import load_model, model_of
+from rdcodec.codecs.tensor.evaluation.methods import METHODS, chosen
+from rdcodec.codecs.tensor.hf import collect_energy, load_model, model_of
 from rdcodec.entropy_models.errors import InputError
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -43,7 +43,7 @@ def test_the_command_measures_every_way(folder, run, tmp_path):
     code, out, err = run(*line.split(), "-o", str(tmp_path / "report"))
     assert code == 0, err
     points = {(row["method"], float(row["setting"])): row for row in rows(tmp_path / "report" / report.POINTS)}
-    assert {name for name, _ in points} == installed().keys()
+    assert {name for name, _ in points} == chosen("").keys()
     assert (tmp_path / "report" / report.PLOT).stat().st_size > 10_000
     exact, coarse, fine = (points[key] for key in (("lossless", 0), ("quantized", 40), ("quantized", 70)))
     assert float(exact["kl_bits"]) == 0 < float(fine["kl_bits"]) < float(coarse["kl_bits"])
@@ -60,6 +60,7 @@ def test_what_cannot_be_measured_is_said(folder, run, tmp_path):
         (f"{folder}/model.safetensors --model {folder}", "--model and --text belong together"),
         (f"{folder}/text.txt", "no safetensors file"),
         (f"{folder}/model.safetensors --model {folder} --text {folder}/text.txt --contexts 99", "99 contexts of 512 need"),
+        (f"{folder}/model.safetensors --methods zstd,int3", "no method int3; there are lossless, quantized"),
     ):
         code, _, err = run("eval", "tensor", *line.split(), "-o", str(tmp_path / "other"))
         assert code == 1 and message in err.replace("\n", " "), err
@@ -119,3 +120,50 @@ def test_a_model_loads_from_an_rdc_file(folder, tmp_path):
     save_file(part, tmp_path / "two.rdc")
     with pytest.raises(InputError, match="2 .rdc files; need one"):
         load_model(tmp_path)
+
+
+def test_energy_is_the_mean_square_of_what_a_layer_meets(folder, run, tmp_path):
+    model, ids = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), torch.arange(24).view(3, 8)
+    found = collect_energy(model, ids)
+    assert {name for name in found if "embed" not in name} == {
+        name for name, x in model.named_parameters() if x.dim() == 2 and "embed" not in name
+    }
+    with torch.no_grad():
+        states = model.model(ids).last_hidden_state.flatten(0, 1)
+    assert torch.allclose(found["lm_head.weight"], states.square().mean(0), rtol=1e-3)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    line = f"eval tensor {folder}/model.safetensors --model {folder} --text {folder}/text.txt --contexts 2 --length 30"
+    more = f"--calibration {folder}/text.txt --methods zstd -o {tmp_path / 'report'}"
+    assert run(*line.split(), *more.split())[0] == 0
+    points = rows(tmp_path / "report" / report.POINTS)
+    assert {row["method"] for row in points} == {"zstd", "quantized, by activations"}
+    activations = str(tmp_path / "report" / report.ENERGY)
+    file = str(folder / "model.safetensors")
+    assert run("encode", file, "--activations", activations, "-q", "60", "-o", str(tmp_path / "m.rdc"))[0] == 0
+    (row,) = (row for row in points if row["setting"] == "60")
+    assert (tmp_path / "m.rdc").stat().st_size == int(row["bytes"])
+
+
+def test_capacity_is_the_formula_of_its_terms(folder, run, tmp_path):
+    save_file(AutoModelForCausalLM.from_pretrained(folder).state_dict(), tmp_path / "two.rdc", mode="quantized", bits=2)
+    line = f"eval capacity --model {folder} --text {folder}/text.txt --contexts 3 --length 40 --bias -3 -o {tmp_path / 'r'}"
+    code, out, err = run(*line.split(), "--weights", str(tmp_path / "two.rdc"))
+    assert code == 0, err
+    own, coarse = (
+        {key: float(value) for key, value in row.items() if key != "weights"} for row in rows(tmp_path / "r/capacity.csv")
+    )
+    for row in (own, coarse):
+        top = row["text_bits_per_token"] - row["entropy_bits_per_token"]
+        assert math.isclose(row["capacity_without_bias"], top / math.log2(row["flops_per_token"]), rel_tol=1e-4)
+        assert math.isclose(row["capacity"], (top - 3) / row["log2_flops"], rel_tol=1e-4)
+        claimed = row["coded_entropy_bits_per_token"]
+        assert claimed - 0.01 < row["coded_bits_per_token"] < claimed + 2 * 32 / 39  # two words of the coder at most
+    assert (
+        own["bits_per_weight"] > 15 > 4 > coarse["bits_per_weight"] and own["flops_per_token"] == coarse["flops_per_token"]
+    )
+    words = (folder / "text.txt").read_text().split()
+    assert 8 * 2 < own["text_bits_per_token"] < 8 * 4 and len(words) == 400
+    matrices = sum(x.numel() for name, x in tiny().named_parameters() if x.dim() == 2 and "embed" not in name)
+    attention = 3 * 4 * 16 * 40 * 2
+    assert own["flops_per_token"] == 2 * (matrices + attention)
+    assert "fitted, not universal" in out

@@ -17,6 +17,7 @@ import torch
 import zstandard
 from torch import Tensor
 
+from ....entropy_models.errors import UnknownName
 from ..codec import TensorCodec
 from ..rates import is_quantised
 from ..sources import SafetensorsSource
@@ -45,7 +46,9 @@ class Method:
     lossy: bool = False
 
 
-def _ours(lossy: bool, settings: tuple[float, ...], make: Callable[[float], TensorSettings]) -> Method:
+def ours(lossy: bool, settings: tuple[float, ...], make: Callable[[float], TensorSettings]) -> Method:
+    """A mode of ours, by the settings of each point."""
+
     def encode(raw: bytes, setting: float) -> bytes:
         file = io.BytesIO()
         write_stream(file, SafetensorsSource(raw), make(setting))
@@ -161,11 +164,11 @@ def _unpacked(packed: Tensor) -> Tensor:
 
 
 METHODS = {
-    "lossless": _ours(False, (0,), lambda _: TensorSettings()),
-    "quantized": _ours(
+    "lossless": ours(False, (0,), lambda _: TensorSettings()),
+    "quantized": ours(
         True, (40, 45, 50, 55, 60, 65, 70), lambda quality: TensorSettings(mode="quantized", quality=int(quality))
     ),
-    "nested": _ours(True, (0,), lambda _: TensorSettings(mode="nested")),
+    "nested": ours(True, (0,), lambda _: TensorSettings(mode="nested")),
     "zstd": Method(encode=_zstd, size=len, decode=_unzstd, settings=(3,)),
     "zipnn": Method(encode=_zipnn, size=lambda coded: len(coded[1]), decode=_unzipnn),
     "int8": _grouped(_int8, _from_int8, 0),
@@ -173,9 +176,17 @@ METHODS = {
     "nf4 g64": _grouped(_nf4, _from_nf4, 64),
 }
 """By name; ours first."""
-QUANTIZED = "quantized"
+QUANTIZED, WEIGHTED = "quantized", "quantized, by activations"
 
 
-def installed() -> dict[str, Method]:
-    """Those that run here."""
-    return {name: method for name, method in METHODS.items() if name != "zipnn" or find_spec("zipnn")}
+def chosen(names: str) -> dict[str, Method]:
+    """Methods of a comma-separated list; of an empty one all that run here.
+
+    Raises:
+        UnknownName: there is no such method, or it is not installed.
+    """
+    here = {name: method for name, method in METHODS.items() if name != "zipnn" or find_spec("zipnn")}
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if unknown := [name for name in wanted if name not in here]:
+        raise UnknownName(f"no method {', '.join(unknown)}; there are {', '.join(here)}")
+    return {name: here[name] for name in wanted} or here

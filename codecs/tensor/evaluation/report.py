@@ -14,6 +14,7 @@ import torch
 from rich.box import SIMPLE
 from rich.progress import Progress
 from rich.table import Table
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ....entropy_models.errors import InputError
@@ -21,13 +22,45 @@ from ...evaluation.plot import Panel, plot
 from ...evaluation.points import OURS, write_csv
 from ...text.contexts import contexts_of
 from ..header import Index
+from ..hf import collect_energy, model_of
 from ..rates import is_quantised
 from ..sources import SafetensorsSource
+from ..writing import TensorSettings
 from .fidelity import Evaluation
-from .methods import METHODS, QUANTIZED, Method, State, installed
+from .methods import METHODS, QUANTIZED, WEIGHTED, Method, State, chosen, ours
 
 POINTS, MATCHED, PLOT = "tensor_points.csv", "tensor_matched.csv", "tensor_rate.png"
-FILES = POINTS, MATCHED, PLOT
+ENERGY = "tensor_energy.safetensors"
+"""What ``codec encode --activations`` takes."""
+FILES = POINTS, MATCHED, PLOT, ENERGY
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A model that reads texts; without one there is no KL."""
+
+    model: Path | None
+    """Folder of the transformers model that the file is of."""
+    text: Path | None
+    calibration: Path | None
+    """Another text, for steps by activations."""
+    count: int
+    """Contexts of a text."""
+    length: int
+    """Tokens of a context."""
+
+    def contexts(self) -> Tensor | None:
+        """Token ids of the text, (count, length); InputError for a model without a text, or what `contexts_of` raises."""
+        if (self.model is None) != (self.text is None) or self.calibration and self.model is None:
+            raise InputError("--model and --text belong together, and --calibration to both")
+        return contexts_of(self.model, self.text, self.count, self.length) if self.model and self.text else None
+
+    def energy(self, tensors: State) -> State:
+        """Mean squares of inputs on the text for calibration; empty without one."""
+        if not self.model or not self.calibration:
+            return {}
+        model = model_of(tensors, self.model, torch.float32)
+        return collect_energy(model, contexts_of(self.model, self.calibration, self.count, self.length))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,34 +82,30 @@ class Point:
     perplexity: float = math.nan
 
 
-def evaluate_file(
-    file: Path, model: Path | None, text: Path | None, output: Path, contexts: int, length: int, progress: Progress
-) -> Table:
+def evaluate_file(file: Path, reading: Reading, names: str, output: Path, progress: Progress) -> Table:
     """Store a file in every way there is; write tensor_points.csv, tensor_matched.csv and tensor_rate.png.
 
     Args:
         file: safetensors.
-        model: folder of the transformers model that it is of; None: no KL.
-        text: what the model reads; with ``model``.
+        names: of `methods.METHODS`, comma-separated; empty: all that run here.
         output: folder, made if missing.
-        contexts: of the text.
-        length: of a context in tokens.
         progress: bars are added to it.
 
     Raises:
         InputError: no such file, or the model or text do not suit it.
         MissingPackage: transformers is not installed, and there is a model.
     """
-    if (model is None) != (text is None):
-        raise InputError("--model and --text belong together")
+    methods = chosen(names)
+    contexts = reading.contexts()
     raw = file.read_bytes()
     source = SafetensorsSource(raw)
     before: State = {name: tensor.clone() for name, tensor in _tensors(raw).items()}
-    methods = installed()
     task = progress.add_task("loading", total=sum(len(method.settings) for method in methods.values()))
-    evaluation = None
-    if model and text:
-        evaluation = Evaluation(before, model, contexts_of(model, text, contexts, length))
+    evaluation = Evaluation(before, reading.model, contexts) if reading.model and contexts is not None else None
+    output.mkdir(parents=True, exist_ok=True)
+    if energy := reading.energy(before):
+        save_file(energy, output / ENERGY)
+        methods = _with_energy(methods, {name: mean.numpy() for name, mean in energy.items()})
     points, threads = [], torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -87,13 +116,20 @@ def evaluate_file(
                 progress.advance(task)
     finally:
         torch.set_num_threads(threads)
-    output.mkdir(parents=True, exist_ok=True)
     write_csv(output / POINTS, [_row(point) for point in points])
     if matched := _matched(points):
         write_csv(output / MATCHED, matched)
-    _draw(output / PLOT, points, evaluation)
+    if any(method.lossy for method in methods.values()):
+        _draw(output / PLOT, points, evaluation)
     own = f"; perplexity of the model itself {evaluation.perplexity:.3f}" if evaluation else ""
     return _table(points, f"{file.name}, {source.index.raw_bytes / 1e6:.1f} MB{own}", matched)
+
+
+def _with_energy(methods: dict[str, Method], energy: dict[str, np.ndarray]) -> dict[str, Method]:
+    """Mode quantized by activations beside what there is."""
+    settings = METHODS[QUANTIZED].settings
+    weighted = ours(True, settings, lambda quality: TensorSettings(mode="quantized", quality=int(quality), energy=energy))
+    return methods | {WEIGHTED: weighted}
 
 
 def _tensors(raw: bytes) -> State:
@@ -152,27 +188,34 @@ def _row(point: Point) -> dict[str, Any]:
 
 def _matched(points: Sequence[Point]) -> list[dict[str, Any]]:
     """Bits that mode quantized needs for each quantiser's error, and for its KL; nothing where the curve ends before."""
-    curve, rows = [point for point in points if point.method == QUANTIZED], []
+    by_error = [(p.snr_db, p.bits_per_weight) for p in points if p.method == QUANTIZED]
+    by_kl, by_kl_weighted = (
+        [(math.log(p.kl_bits), p.bits_per_weight) for p in points if p.method == name and p.kl_bits > 0]
+        for name in (QUANTIZED, WEIGHTED)
+    )
+    rows = []
     for other in points:
         if other.method.startswith(("int", "nf")):
             row: dict[str, Any] = {"method": other.method, "bits_per_weight": other.bits_per_weight, "snr_db": other.snr_db}
-            row |= _saving("snr", [(p.snr_db, p.bits_per_weight) for p in curve], other.snr_db, other.bits_per_weight)
+            at = math.log(other.kl_bits) if other.kl_bits > 0 else math.nan
+            row |= _saving("snr", by_error, other.snr_db, other.bits_per_weight)
             row["kl_bits"] = other.kl_bits if other.kl_bits > 0 else ""
-            row |= _saving(
-                "kl", [(math.log(max(p.kl_bits, 1e-12)), p.bits_per_weight) for p in curve if p.kl_bits > 0],
-                math.log(other.kl_bits) if other.kl_bits > 0 else math.nan, other.bits_per_weight,
-            )  # fmt: skip
+            row |= _saving("kl", by_kl, at, other.bits_per_weight)
+            row |= _saving("kl_by_activations", by_kl_weighted, at, other.bits_per_weight)
             rows.append(row)
     return rows
 
 
 def _saving(name: str, curve: list[tuple[float, float]], at: float, bits: float) -> dict[str, Any]:
-    x, y = np.array(sorted(curve)).T if curve else (np.zeros(1), np.zeros(1))
-    ours = float(np.interp(at, x, y, left=math.nan, right=math.nan)) if curve else math.nan
-    known = not math.isnan(ours)
+    """Bits of ours between the points of a curve, (where, bits), and how many per cent less; nothing outside them."""
+    needed = math.nan
+    if curve and not math.isnan(at):
+        x, y = np.array(sorted(curve)).T
+        needed = float(np.interp(at, x, y, left=math.nan, right=math.nan))
+    known = not math.isnan(needed)
     return {
-        f"quantized_bits_at_{name}": ours if known else "",
-        f"fewer_bits_at_{name}_percent": 100 * (1 - ours / bits) if known else "",
+        f"quantized_bits_at_{name}": needed if known else "",
+        f"fewer_bits_at_{name}_percent": 100 * (1 - needed / bits) if known else "",
     }
 
 
@@ -180,7 +223,7 @@ def _draw(path: Path, points: Sequence[Point], evaluation: Evaluation | None) ->
     names = {QUANTIZED: OURS}
     lossy: dict[str, list[Point]] = {}
     for point in points:
-        if METHODS[point.method].lossy:
+        if point.method == WEIGHTED or METHODS[point.method].lossy:
             lossy.setdefault(names.get(point.method, point.method), []).append(point)
     rates = {name: [point.bits_per_weight for point in line] for name, line in lossy.items()}
     panels = [Panel(label="SNR (dB)", lines={name: (rates[name], [p.snr_db for p in line]) for name, line in lossy.items()})]

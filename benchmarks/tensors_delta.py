@@ -1,0 +1,89 @@
+"""Mode delta on a short fine-tune: checkpoints against the model they began with, and against each other.
+
+    python benchmarks/tensors_delta.py --model MODEL --text TEXT.txt
+
+Trains MODEL on TEXT.txt with AdamW at a learning rate of 1e-5, twice: with weights in float32, whose checkpoints are kept in
+float32 and rounded to bfloat16; and with weights in bfloat16, where an update below half a unit in the last place is lost.
+Writes benchmarks/results/tensors_delta.csv (-o: elsewhere): per cent of raw, lossless and delta, for pairs of checkpoints.
+Some minutes on one core.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rdcodec.codecs.evaluation.points import write_csv
+from rdcodec.codecs.tensor import TensorCodec, Tensors, TensorSettings
+from rdcodec.codecs.tensor.file_api import base_of
+from rdcodec.codecs.text.contexts import contexts_of
+from transformers import AutoModelForCausalLM
+
+RESULTS = Path(__file__).parent / "results"
+LEARNING_RATE = 1e-5
+BATCH, LENGTH = 2, 128
+STEPS = 0, 10, 50, 100
+PAIRS = (0, 10), (0, 100), (50, 100)
+
+State = dict[str, torch.Tensor]
+
+
+def checkpoints(model: Path, text: Path, dtype: torch.dtype) -> dict[int, State]:
+    """Weights after each of `STEPS`."""
+    torch.manual_seed(0)
+    tuned = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).train()
+    optimizer = torch.optim.AdamW(tuned.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    batches = contexts_of(model, text, STEPS[-1] * BATCH, LENGTH)[torch.randperm(STEPS[-1] * BATCH)].split(BATCH)
+    found = {0: state_of(tuned)}
+    for step, ids in enumerate(batches, 1):
+        tuned(ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step in STEPS:
+            found[step] = state_of(tuned)
+    return found
+
+
+def state_of(model: Any) -> State:
+    """Weights, each once."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def row(name: str, before: State, after: State, pair: tuple[int, int]) -> dict[str, Any]:
+    """Sizes of a checkpoint."""
+    signal = Tensors(after)
+    raw = sum(x.numel() * x.element_size() for x in after.values())
+    lossless = len(TensorCodec().encode(signal))
+    codec = TensorCodec(TensorSettings(mode="delta", base=base_of(before)))
+    data = codec.encode(signal)
+    found = codec.decode(data).tensors
+    if not all(torch.equal(found[key], x) for key, x in after.items()):
+        raise ValueError("decoding gives other numbers")
+    return {
+        "weights": name, "steps": f"{pair[0]} to {pair[1]}", "raw_bytes": raw,
+        "lossless_percent": 100 * lossless / raw, "delta_percent": 100 * len(data) / raw,
+        "delta_over_lossless": len(data) / lossless,
+    }  # fmt: skip
+
+
+def main(
+    model: Annotated[Path, typer.Option(help="Folder of a transformers model and its tokenizer.")],
+    text: Annotated[Path, typer.Option(help="Text file to train on.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The CSV to write.")] = RESULTS / "tensors_delta.csv",
+) -> None:
+    """Fine-tune, and code the checkpoints."""
+    torch.set_num_threads(1)
+    runs = {"float32": checkpoints(model, text, torch.float32)}
+    runs["float32, rounded to bfloat16"] = {
+        step: {name: x.bfloat16() for name, x in state.items()} for step, state in runs["float32"].items()
+    }
+    runs["bfloat16"] = checkpoints(model, text, torch.bfloat16)
+    rows = [row(name, states[pair[0]], states[pair[1]], pair) for name, states in runs.items() for pair in PAIRS]
+    write_csv(output, rows)
+    print(Path(output).read_text())
+
+
+if __name__ == "__main__":
+    typer.run(main)
