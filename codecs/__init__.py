@@ -37,6 +37,14 @@ class Registered:
 
 
 REGISTRY = {
+    # before images, so that a GIF that moves is a video
+    "video": Registered(
+        stream_id=3,
+        codec="video.codec:VideoCodec",
+        face="video.face:FACE",
+        task="video.evaluation:TASK",
+        summary="video, quality 0..100, any frame to be had",
+    ),
     "image": Registered(
         stream_id=1,
         codec="image.codec:ImageCodec",

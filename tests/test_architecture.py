@@ -51,11 +51,16 @@ ARROWS = {
         "evaluation", "terminal",
     },
     "tensor": {*BASE, "contract", "weights", "evaluation", "terminal", "text"},
+    "video": {
+        *BASE, "contract", "weights", "weights_file", "device", "symbols", "rate_control", "torch_state",
+        "evaluation", "terminal", "image", "speech",
+    },
     "text": {*BASE, "contract", "terminal"},
     "kv_cache": {*BASE, "contract", "weights", "evaluation", "terminal", "tensor", "text"},
     "kv_store": {*BASE, "contract", "terminal", "kv_cache"},
-    "video": {*BASE, "image"},
-    "training": {*BASE, "contract", "registry", "weights", "weights_file", "device", "evaluation", "image", "speech"},
+    "training": {
+        *BASE, "contract", "registry", "weights", "weights_file", "device", "evaluation", "image", "speech", "video",
+    },
 }  # fmt: skip
 """Which room may know of which: a folder or module of codecs/, or a whole part. The registry is `rdcodec.codecs` itself.
 

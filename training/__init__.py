@@ -33,6 +33,7 @@ TRAININGS = {
     "speech": Training(
         module="speech.module:SpeechTraining", data="speech.data:SpeechData", export="speech.export:SpeechExport"
     ),
+    "video": Training(module="video.module:VideoTraining", data="video.data:VideoData", export="video.export:VideoExport"),
 }
 """Trainings by the codec's name in `rdcodec.codecs.REGISTRY`."""
 

@@ -42,10 +42,17 @@ class Train:
     beyond its reach costs 30 bits however far it lies, where `Measure` counts an escape of 25 and more. Below the skip level
     an encoder codes nothing and decodes zero: here such a symbol is charged like any other and returned as it is, so that a
     level that is too low learns to rise; a zero there costs less than 0.0003 bits.
+
+    Args:
+        honest: charge symbols as if there were no dead zone, so that levels learn the residuals' true scale, and return what
+            a decoder will know, zeros below the skip level among it. A lower level has a wider dead zone, which makes more
+            zeros, for which a still lower level is best: where no distortion holds against it, as in the video codec's
+            training, levels sink until nothing is coded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, honest: bool = False) -> None:
         self._charges: list[Charge] = []
+        self._honest = honest
 
     def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None, *, side: bool = False) -> Tensor:
         """Symbols with the residual's gradient, of any shape (batch, ...), as `Coder.code` says.
@@ -58,8 +65,8 @@ class Train:
             residual, level = residual * mask, level * mask
         fixed, pull = residual.detach(), deadzone(residual.device)[level.detach().clamp(0, LEVELS - 1).long()]
         symbols = (fixed - fixed.clamp(-pull, pull)).round()
-        self._charges.append(Charge(residual, symbols, level, active, side))
-        return straight_through(symbols, residual)
+        self._charges.append(Charge(residual, fixed.round() if self._honest else symbols, level, active, side))
+        return straight_through(symbols * (level.detach() >= SKIP_LEVEL) if self._honest else symbols, residual)
 
     def side_bits(self) -> Tensor:
         """Bits of what was coded as side information, shape (batch,); zero if nothing was."""

@@ -11,9 +11,10 @@ from contract.speech import SPEECH
 from contract.subject import Cases
 from contract.tensor import TENSOR
 from contract.toy import TOY
+from contract.video import VIDEO
 from rdcodec.codecs.contract import Codec
 
-CASES: dict[str, Cases] = {"image": IMAGE, "speech": SPEECH, "kv": KV, "tensor": TENSOR, "toy": TOY}
+CASES: dict[str, Cases] = {"image": IMAGE, "speech": SPEECH, "video": VIDEO, "kv": KV, "tensor": TENSOR, "toy": TOY}
 
 each_codec = pytest.mark.parametrize("name", CASES)
 each_variant = pytest.mark.parametrize(

@@ -1,0 +1,355 @@
+"""The video codec: clips to .rdc files and back. The file is specified in `header` and `container`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from fractions import Fraction
+from itertools import islice, pairwise
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+
+from ...entropy_models.coder import Measure
+from ...entropy_models.errors import BitstreamError, Corrupt, InputError, raise_first
+from ...entropy_models.tables import Tables
+from .. import container, weights
+from ..contract import Estimate, Progress
+from ..device import resolve_device
+from ..image.architectures import ARCHITECTURES as IMAGE_ARCHITECTURES
+from ..image.dcvc_rt import ImageNetwork
+from ..rate_control import checked_quality
+from ..symbols import LEAST_BYTES, chunk_of, new_writer, reading
+from ..torch_state import THREADED_WORK, checked_threads, own_state
+from ..weights_file import read_weights
+from .architectures import ARCHITECTURES
+from .clip import RATE, Clip
+from .groups import GroupEncoder, GroupPass, shown
+from .header import GROUP, QUALITY, STREAM_ID, TAG_BYTES, VideoHeader, checked_range, extras_of, parse
+from .stem import StemNetwork
+
+GREY = 128
+"""Level of all pixels of a frame that is lost, where no frame before it can be shown."""
+Source = Clip | np.ndarray
+"""A clip, or frames, uint8 (frames, height, width, 3)."""
+
+
+class VideoCodec:
+    """Variable-rate learned video codec: the image codec's transforms, and an entropy model of what changes; see `stem`.
+
+    Use ``VideoCodec.load()``. Quality 0..100 is that of the image codec.
+    """
+
+    stream_id: ClassVar[int] = STREAM_ID
+
+    def __init__(
+        self,
+        image: ImageNetwork,
+        stem: StemNetwork,
+        tables: Tables,
+        stream_hash: bytes,
+        device: str = "cpu",
+        threads: int | None = None,
+    ) -> None:
+        self.image = image.eval().requires_grad_(False).to(device)
+        self.stem = stem.eval().requires_grad_(False).to(device)
+        self.tables, self.stream_hash, self.device = tables, stream_hash, torch.device(device)
+        self.threads = checked_threads(threads)
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        model: str | None = None,
+        stream_hash: bytes | None = None,
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> Self:
+        """Weights by model name, or by the hash in a stream; else the default model. They name the image weights they need.
+
+        Args:
+            device: ``cpu``, ``cuda`` or ``auto`` (CUDA if there is one).
+            threads: of the networks on a CPU; None: one for small frames, else as many as torch has been given.
+
+        Raises:
+            KeyError: no such model.
+            Unsupported: no such weights.
+            ValueError: CUDA asked for and not available, or a damaged weights file.
+        """
+        line = weights.line_for("video", model=model, stream_hash=stream_hash)
+        stem, tables = read_weights(weights.verified_bytes(line), ARCHITECTURES)
+        image_line = weights.line_of_stream("image", bytes.fromhex(stem.config.image))
+        image, _ = read_weights(weights.verified_bytes(image_line), IMAGE_ARCHITECTURES)
+        return cls(image, stem, tables, line.stream_hash, resolve_device(device), threads)
+
+    def encode(
+        self,
+        signal: Source,
+        *,
+        rate: Fraction | float = RATE,
+        quality: int | None = None,
+        group: int = GROUP,
+        progress: Progress | None = None,
+    ) -> bytes:
+        """Compress a clip to the bytes of an .rdc file.
+
+        Args:
+            rate: of an array, in frames per second; a `Clip` knows its own.
+            quality: 0..100; None: 50.
+            group: frames from one that can be decoded on its own to the next.
+            progress: called with (frames done, frames in all).
+
+        Raises:
+            ValueError: not frames this codec takes, or quality or group out of range.
+        """
+        clip = clip_of(signal, rate)
+        header = header_of(clip, quality, group)
+        groups = self.encode_groups(clip.frames, header, progress=progress)
+        chunks = [(container.DATA, body) for body in groups]
+        chunks += [(container.METADATA, tag + body) for tag, body in clip.extras.items()]
+        return container.write(stream_id=STREAM_ID, weights=self.stream_hash, signal=header.pack(), chunks=chunks)
+
+    def encode_groups(
+        self, frames: Iterable[np.ndarray], header: VideoHeader, *, progress: Progress | None = None
+    ) -> Iterator[bytes]:
+        """The chunk of each group, of frames that come one by one; no more than one is kept.
+
+        Raises:
+            ValueError: frames are of another size or number than the header says.
+        """
+        packed, coming, done = header.pack(), iter(frames), 0
+        for index in range(header.groups):
+            writer = new_writer(self.tables, packed)
+            encoder = GroupEncoder(self.image, self.stem, self.tables, header)
+            for frame in islice(coming, len(header.frames_of(index))):
+                with self._at_work(header):
+                    encoder.code(writer, checked_frame(frame, header))
+                done += 1
+                if progress:
+                    progress(done, header.frames)
+            yield chunk_of(writer)
+        if done != header.frames or next(coming, None) is not None:
+            raise InputError(f"{done} frames or more; the header says {header.frames}")
+
+    def encode_batch(self, signals: Iterable[Source], *, quality: int | None = None) -> list[bytes]:
+        """Encode several clips; the very bytes `encode` gives for each."""
+        return [self.encode(signal, quality=quality) for signal in signals]
+
+    def decode(
+        self,
+        data: bytes | container.Stream,
+        *,
+        start: int | None = None,
+        stop: int | None = None,
+        every: int = 1,
+        salvage: bool = False,
+        progress: Progress | None = None,
+    ) -> Clip:
+        """Decompress to frames and what travels with them.
+
+        Symbols are the same on every machine; pixels may differ by one grey level where float rounding ties.
+
+        Args:
+            start, stop: only these frames; only the groups they need are decoded, each from its beginning.
+            every: of these, every so many.
+            salvage: grey frames for damaged groups, with ``notices`` and ``lost`` of them.
+            progress: called with (frames done, frames that must be decoded).
+
+        Raises:
+            BitstreamError: anything wrong with the data that salvage does not cover, or nothing left to salvage.
+            ValueError: the frames do not lie in the video.
+        """
+        stream, header = self.parsed(data, salvage=salvage)
+        wanted = checked_range(start, stop, header)[:: checked_every(every)]
+        if not salvage:
+            stream.check()
+        lost: dict[int, BitstreamError] = {}
+        frames = np.empty((len(wanted), header.height, header.width, 3), np.uint8)
+        for index, frame in enumerate(self.frames(stream, header, wanted, lost if salvage else None, progress)):
+            frames[index] = frame
+        try:
+            extras = extras_of(stream, header)
+            notices: list[str] = []
+        except BitstreamError as error:
+            if not salvage:
+                raise
+            extras, notices = {}, [f"what travels with the frames is lost ({error})"]
+        notices = [f"{header.group_name(index)} is lost ({error})" for index, error in lost.items()] + notices
+        if lost and len(lost) == len({number // header.group for number in wanted}):
+            raise Corrupt(f"no group is undamaged; {notices[0]}")
+        return Clip(
+            frames=frames, rate=header.rate, extras=extras, source=header.source, notices=tuple(notices), lost=tuple(lost)
+        )
+
+    def decode_batch(self, streams: Iterable[bytes]) -> list[Clip]:
+        """Decode several streams."""
+        return [self.decode(data) for data in streams]
+
+    def frames(
+        self,
+        stream: container.Stream,
+        header: VideoHeader,
+        wanted: range,
+        lost: dict[int, BitstreamError] | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[np.ndarray]:
+        """The wanted frames, uint8 (height, width, 3), one by one; groups without any are not read.
+
+        Args:
+            lost: is told damaged groups, whose frames are grey; None: they raise.
+        """
+        groups = sorted({number // header.group for number in wanted})
+        ends = {index: max(n for n in header.frames_of(index) if n in wanted) + 1 for index in groups}
+        total = sum(ends[index] - header.frames_of(index)[0] for index in groups)
+        done = 0
+        for index in groups:
+            numbers = range(header.frames_of(index)[0], ends[index])
+            for number, frame in zip(numbers, self._group(stream, header, index, numbers, lost), strict=True):
+                done += 1
+                if progress:
+                    progress(done, total)
+                if number in wanted:
+                    yield frame
+
+    def estimate(
+        self, signal: Source, *, rate: Fraction | float = RATE, quality: int | None = None, group: int = GROUP
+    ) -> Estimate[Clip]:
+        """Ideal bits of the groups' symbols and what `decode` will return, without a stream. Errors as `encode`."""
+        clip = clip_of(signal, rate)
+        header = header_of(clip, quality, group)
+        frames, bits = np.empty_like(clip.frames), 0.0
+        with self._at_work(header):
+            for index in range(header.groups):
+                measure = Measure(self.tables)
+                encoder = GroupEncoder(self.image, self.stem, self.tables, header)
+                for number in header.frames_of(index):
+                    encoder.code(measure, clip.frames[number])
+                    frames[number] = encoder.shown
+                bits += float(measure.bits[0])
+        return Estimate(bits, Clip(frames=frames, rate=clip.rate, extras=clip.extras, source=clip.source))
+
+    def frame_bits(self, frames: Iterable[np.ndarray], header: VideoHeader) -> list[float]:
+        """Ideal bits of each frame of the beginning of a group."""
+        measure, totals = Measure(self.tables), [0.0]
+        encoder = GroupEncoder(self.image, self.stem, self.tables, header)
+        for frame in frames:
+            with self._at_work(header):
+                encoder.code(measure, checked_frame(frame, header))
+            totals.append(float(measure.bits[0]))
+        return [after - before for before, after in pairwise(totals)]
+
+    def verify(self, data: bytes | container.Stream) -> list[str]:
+        """Check every chunk and decode every symbol, but no pixels. Returns an empty list: nothing is left unchecked.
+
+        Raises:
+            BitstreamError: anything wrong with the data; names the first damaged group, and how many more there are.
+        """
+        stream, header = self.parsed(data)
+        errors: list[BitstreamError] = []
+        for index in range(header.groups):
+            try:
+                for _ in self._read(stream, header, index, header.frames_of(index), blank=True):
+                    pass
+            except BitstreamError as error:
+                errors.append(type(error)(f"{header.group_name(index)}: {error}"))
+        raise_first(errors, header.groups)
+        extras_of(stream, header)
+        return []
+
+    def measurer(self, signal: Source, *, rate: Fraction | float = RATE, group: int = GROUP) -> Callable[[int], int]:
+        """A function from quality to the bytes that `encode` writes at least: a few a group fewer."""
+        clip = clip_of(signal, rate)
+        extra = sum(container.ENTRY_BYTES + TAG_BYTES + len(body) for body in clip.extras.values())
+
+        def measure(quality: int) -> int:
+            header = header_of(clip, quality, group)
+            fixed = container.table_end(len(header.pack()), header.groups) + LEAST_BYTES * header.groups
+            return int(self.estimate(clip, quality=quality, group=group).bits / 8) + fixed + extra
+
+        return measure
+
+    def parsed(self, data: bytes | container.Stream, *, salvage: bool = False) -> tuple[container.Stream, VideoHeader]:
+        """Container and header of a file for these weights. Errors as `decode`."""
+        stream, header = parse(data, salvage=salvage)
+        stream.check_weights(self.stream_hash)
+        return stream, header
+
+    def _group(
+        self,
+        stream: container.Stream,
+        header: VideoHeader,
+        index: int,
+        numbers: range,
+        lost: dict[int, BitstreamError] | None,
+    ) -> Iterator[np.ndarray]:
+        """Frames of a group from its first on. Where ``lost`` is told of damage, all is read before one is shown."""
+        try:
+            if lost is not None:
+                for _ in self._read(stream, header, index, header.frames_of(index), blank=True):
+                    pass
+            for group in self._read(stream, header, index, numbers):
+                yield shown(group, header)
+        except BitstreamError as error:
+            if lost is None:
+                raise type(error)(f"{header.group_name(index)}: {error}") from None
+            lost[index] = error
+            yield from (np.full((header.height, header.width, 3), GREY, np.uint8) for _ in numbers)
+
+    def _read(
+        self, stream: container.Stream, header: VideoHeader, index: int, numbers: range, *, blank: bool = False
+    ) -> Iterator[GroupPass]:
+        """The pass after each frame of a group. The group's check is made only where all of it is read."""
+        chunk, whole = stream.chunk(index), header.frames_of(index)
+        group = GroupPass(self.image, self.stem, header, blank=blank)
+        with reading(self.tables, header.pack(), chunk) as reader:
+            for _ in numbers:
+                with self._at_work(header):
+                    group.code(reader)
+                yield group
+            if len(numbers) < len(whole):  # the rest counts for the check
+                rest = GroupPass(self.image, self.stem, header, blank=True)
+                rest.picture = group.picture
+                for _ in range(len(numbers), len(whole)):
+                    with self._at_work(header):
+                        rest.code(reader)
+
+    def _at_work(self, header: VideoHeader) -> AbstractContextManager[None]:
+        """torch's state for as long as networks run."""
+        pixels = header.width * header.height
+        return own_state(pixels, self.threads) if self.device.type == "cpu" else own_state(THREADED_WORK, self.threads)
+
+
+def clip_of(signal: Source, rate: Fraction | float) -> Clip:
+    """The clip that a source holds; ValueError if it is none."""
+    return signal if isinstance(signal, Clip) else Clip(frames=signal, rate=Fraction(rate).limit_denominator(100_000))
+
+
+def header_of(clip: Clip, quality: int | None, group: int) -> VideoHeader:
+    """The header of a clip.
+
+    Raises:
+        ValueError: size, quality or group is out of range.
+    """
+    frames, height, width, _ = clip.frames.shape
+    quality = checked_quality(quality, QUALITY)
+    try:
+        return VideoHeader(
+            width=width, height=height, frames=frames, quality=quality, rate=clip.rate, group=group, source=clip.source
+        )
+    except Corrupt as error:
+        raise InputError(str(error)) from None
+
+
+def checked_frame(frame: np.ndarray, header: VideoHeader) -> np.ndarray:
+    """A frame; ValueError if it is not of the header's size."""
+    if frame.dtype != np.uint8 or frame.shape != (header.height, header.width, 3):
+        raise InputError(f"a frame is {frame.dtype} {frame.shape}; need uint8 ({header.height}, {header.width}, 3)")
+    return frame
+
+
+def checked_every(every: int) -> int:
+    """A step between frames; ValueError if it is none."""
+    if every < 1:
+        raise InputError(f"every {every} frames; need at least 1")
+    return every

@@ -1,0 +1,349 @@
+"""The video codec on the command line: options, files in and out, and what is told of them. No numpy, no torch here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from ...entropy_models.errors import BitstreamError, Corrupt, InputError
+from .. import container, weights
+from ..contract import Desk, Result, Streamed
+from ..terminal.files import parse_size, show_size
+from ..terminal.options import Model, Quality, Size, Threads, check_targets, names_of, suffix_for
+from .formats import READ_ONLY, WRITTEN, looks_like_video
+from .header import GROUP, GROUP_MAX, QUALITY, SOUND, TAGS, TIMES, VideoHeader, checked_range, extras_of, parse
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .codec import VideoCodec
+    from .frames import Format
+    from .reading import VideoFile
+
+KBPS_MAX = 1e6
+AUDIO = "copy", "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeOptions:
+    """Options of `codec encode`."""
+
+    quality: Quality = None
+    kbps: Annotated[float | None, typer.Option(help="The highest whole quality of at most this many kbit/s of file.")] = None
+    size: Size = None
+    gop: Annotated[
+        int | None,
+        typer.Option(min=1, max=GROUP_MAX, help=f"Frames from one that decodes on its own to the next; default {GROUP}."),
+    ] = None
+    audio: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"Sound track: {' or '.join(AUDIO)}; copied as it is by default.")
+    ] = None
+    model: Model = None
+    threads: Threads = None
+
+    def __post_init__(self) -> None:
+        check_targets(self.quality, ("--kbps", self.kbps), KBPS_MAX, "500", self.size)
+        if self.audio not in (None, *AUDIO):
+            raise InputError(f"--audio {self.audio}; need {' or '.join(AUDIO)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeOptions:
+    """Options of `codec decode`."""
+
+    format: Annotated[
+        str | None, typer.Option("--format", metavar="NAME", help=f"{names_of(WRITTEN)}; default OUT's, else mkv.")
+    ] = None
+    frames: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Only frames A until B, counted from 0, like 100:164.")
+    ] = None
+    start_s: Annotated[float | None, typer.Option("--from", metavar="S", help="Only from this second on, like 12.5.")] = None
+    end_s: Annotated[float | None, typer.Option("--to", metavar="S", help="Only up to this second.")] = None
+    every: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only every Nth frame.")] = None
+    salvage: Annotated[
+        bool,
+        typer.Option("--salvage", help="Recover what is undamaged: grey frames for lost groups; a note names them."),
+    ] = False
+    threads: Threads = None
+
+    def __post_init__(self) -> None:
+        if self.frames is not None:
+            parse_frames(self.frames)
+            if (self.start_s, self.end_s) != (None, None):
+                raise typer.BadParameter("give --frames or --from and --to, not both")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyOptions:
+    """Options of `codec verify`."""
+
+    threads: Threads = None
+
+
+class VideoFace(Streamed):
+    """`contract.Face` of the video codec."""
+
+    people = "videos"
+    single = "a video"
+    reads = READ_ONLY | WRITTEN.keys()
+    writes = WRITTEN
+    chunk_kinds: dict[int, str] = {}
+    examples = {
+        "Encode": (
+            f"codec encode clip.mp4                    clip.rdc, quality {QUALITY}, sound copied",
+            "codec encode clip.mp4 --kbps 500         at most 500 kbit/s, sound and all",
+        ),
+        "Decode": ("codec decode clip.rdc --frames 100:164 -o part.mp4",),
+    }
+    cuda = True
+    Encode, Decode, Verify = EncodeOptions, DecodeOptions, VerifyOptions
+
+    def takes(self, data: bytes, suffix: str) -> bool:
+        """Whether its first bytes are those of a video."""
+        return looks_like_video(data)
+
+    def encode_file(self, source: BinaryIO, target: BinaryIO, options: EncodeOptions, desk: Desk) -> Result:
+        """A video file to a stream, frame by frame.
+
+        Raises:
+            ValueError: no video, a damaged one, or a target out of reach.
+            KeyError: no such model.
+        """
+        from .codec import VideoCodec
+        from .reading import VideoFile
+        from .targets import written_at, written_within
+
+        codec = desk.codec(
+            "encode video", lambda: VideoCodec.load(model=options.model, device=desk.device, threads=options.threads)
+        )
+        with VideoFile(source) as video:
+            times = video.times()
+            header = header_of(video, len(times), options)
+            extras = extras_from(video, sound=options.audio != "none")
+            duration_s = video_duration_s(video)
+            size = parse_size(options.size) if options.size else None
+            size = size if options.kbps is None else int(options.kbps * 1000 * duration_s / 8)
+            if size is None:
+                written = written_at(codec, video, header, extras, target, desk.progress)
+            else:
+                header = written_within(codec, video, header, extras, target, size, desk.progress)
+                written = target.seek(0, 2)
+            notices = tuple(video.notices)
+        rate_kbps = written * 8 / duration_s / 1000
+        raw_bytes = 3 * header.width * header.height * header.frames
+        if source.seek(0, 2) < written:
+            notices += (f"larger than the input of {show_size(source.tell())}; keep that, or take a lower quality",)
+        facts = {
+            "quality": header.quality, "rate_kbps": rate_kbps, "frames": header.frames, "width": header.width,
+            "height": header.height, "duration_s": duration_s, "sound_bytes": len(extras.get(SOUND, b"")),
+            "bpp": written * 8 / (header.width * header.height * header.frames), "raw_bytes": raw_bytes,
+        }  # fmt: skip
+        return Result(b"", facts, f"{header.frames} frames, {rate_kbps:.0f} kbit/s", notices)
+
+    def suffix(self, options: DecodeOptions) -> str:
+        """``.mkv``, or what --format says."""
+        return suffix_for(options.format, WRITTEN, self.people, ".mkv")
+
+    def decode_file(
+        self, stream: container.Stream, target: Path | None, file: BinaryIO, options: DecodeOptions, desk: Desk
+    ) -> Result:
+        """A stream to a video file, frame by frame; for standard output an MKV, unless --format says otherwise.
+
+        Raises:
+            BitstreamError: anything wrong with the data.
+            ValueError: frames outside the video, or a format that cannot hold it.
+        """
+        from .timing import unpack_times
+        from .writing import VideoWriter
+
+        suffix = self.suffix(options)
+        if target and not options.format:
+            suffix = target.suffix.lower()
+        if suffix not in WRITTEN:
+            raise InputError(f"the output {target}; its name must end in one of {', '.join(WRITTEN)}")
+        stream, header = parse(stream, salvage=options.salvage)
+        codec = codec_of(stream, desk, options.threads)
+        extras, notices = extras_or_notice(stream, header, salvage=options.salvage)
+        video = format_of(header)
+        times, durations = unpack_times(extras[TIMES], header.frames) if TIMES in extras else even_times(header, video)
+        wanted = wanted_frames(options, header, video, times)
+        if not options.salvage:
+            stream.check()
+        lost: dict[int, BitstreamError] = {}
+        frames = codec.frames(stream, header, wanted, lost if options.salvage else None, desk.progress)
+        whole = wanted == range(header.frames)
+        with VideoWriter(file, video, extras.get(SOUND) if whole else None, suffix=suffix, tags=tags_of(extras)) as writer:
+            for number, frame in zip(wanted, frames, strict=True):
+                writer.write(frame_of(frame, number, wanted, times, durations))
+        if SOUND in extras and not whole:
+            notices += ("the sound track is written with whole videos only",)
+        notices += tuple(writer.notices)
+        notices += tuple(f"{header.group_name(index)} is lost ({error})" for index, error in lost.items())
+        facts = {
+            "frames": len(wanted), "width": header.width, "height": header.height, "lost_groups": tuple(lost),
+        }  # fmt: skip
+        return Result(b"", facts, f"{len(wanted)} frames of {header.width}x{header.height}", notices)
+
+    def verify(self, stream: container.Stream, options: VerifyOptions, desk: Desk) -> list[str]:
+        """Every checksum and every symbol, no pixels."""
+        parse(stream)
+        return codec_of(stream, desk, options.threads).verify(stream)
+
+    def describe(self, stream: container.Stream) -> dict[str, Any]:
+        """Size, rate, groups, bits, sound, model; also of a video cut short or with more behind it."""
+        stream, header = parse(stream, salvage=True)
+        duration_s = float(header.frames / header.rate)
+        extras = stream.entries[header.groups :]
+        groups = [8 * entry.length for entry in stream.entries[: header.groups]]
+        return {
+            "width": header.width,
+            "height": header.height,
+            "frames": header.frames,
+            "rate_fps": round(float(header.rate), 4),
+            "duration_s": round(duration_s, 4),
+            "quality": header.quality,
+            "rate_kbps": round(stream.expected_bytes * 8 / duration_s / 1000, 4),
+            "bpp": round(sum(groups) / (header.width * header.height * header.frames), 5),
+            "group_frames": header.group,
+            "group_bits": groups,
+            "metadata_bytes": sum(entry.length for entry in extras),
+            "weights": stream.weights.hex(),
+            "model": weights.model_of("video", stream.weights),
+        }
+
+    def rows(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """What `describe` returned, for people."""
+        groups = facts["group_bits"]
+        return {
+            "video": f"{facts['width']}x{facts['height']}, {facts['frames']} frames, {facts['rate_fps']:g} a second",
+            "duration": f"{facts['duration_s']:.2f} s",
+            "quality": facts["quality"],
+            "rate_kbps": facts["rate_kbps"],
+            "bpp": facts["bpp"],
+            "groups": f"{len(groups)} of {facts['group_frames']} frames, {min(groups) // 8} to {max(groups) // 8} bytes",
+            "sound, times, tags": show_size(facts["metadata_bytes"]),
+            "weights": weights.shown(facts["model"], facts["weights"]),
+        }
+
+
+def parse_frames(text: str) -> tuple[int | None, int | None]:
+    """First frame and the one after the last of ``A:B``; either may be left out.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    first, colon, last = text.partition(":")
+    if not colon or not all(part.isdecimal() or not part for part in (first, last)):
+        raise InputError(f"--frames {text}; need two numbers from 0 with a colon, like 100:164")
+    return int(first) if first else None, int(last) if last else None
+
+
+def header_of(video: VideoFile, frames: int, options: EncodeOptions) -> VideoHeader:
+    """The header of a video's stream."""
+    return VideoHeader(
+        width=video.format.width, height=video.format.height, frames=frames, rate=video.format.rate,
+        quality=QUALITY if options.quality is None else options.quality, group=options.gop or GROUP,
+        source=video.format.pack(),
+    )  # fmt: skip
+
+
+def extras_from(video: VideoFile, *, sound: bool) -> dict[bytes, bytes]:
+    """What travels with a video's frames, but their times, which are known when all were read."""
+    tags = {TAGS: json.dumps(dict(video.tags), ensure_ascii=False).encode()} if video.tags else {}
+    track = video.sound() if sound else None
+    return tags if track is None else tags | {SOUND: track}
+
+
+def video_duration_s(video: VideoFile) -> float:
+    """Of the frames, as far as their times tell: the last one counts as long as the mean."""
+    times = video.times()
+    return float((int(times[-1]) - int(times[0])) * video.format.time_base + 1 / video.format.rate)
+
+
+def extras_or_notice(
+    stream: container.Stream, header: VideoHeader, *, salvage: bool
+) -> tuple[dict[bytes, bytes], tuple[str, ...]]:
+    """What travels with the frames; with ``salvage`` nothing and a notice where that is damaged."""
+    try:
+        return extras_of(stream, header), ()
+    except BitstreamError as error:
+        if not salvage:
+            raise
+        return {}, (f"times, tags and sound are lost ({error})",)
+
+
+def tags_of(extras: dict[bytes, bytes]) -> dict[str, str]:
+    """Tags of the video.
+
+    Raises:
+        Corrupt: they are no JSON object of strings.
+    """
+    try:
+        tags = json.loads(extras.get(TAGS, b"{}"))
+    except ValueError as error:
+        raise Corrupt(f"tags are no JSON: {error}") from None
+    if not isinstance(tags, dict) or not all(isinstance(value, str) for value in tags.values()):
+        raise Corrupt("tags are no JSON object of strings")
+    return tags
+
+
+def format_of(header: VideoHeader) -> Format:
+    """Of the source, or where it was an array, what suits its frames."""
+    from .frames import Format
+
+    if header.source:
+        return Format.unpack(header.source)
+    return Format(width=header.width, height=header.height, time_base=1 / header.rate, rate=header.rate)
+
+
+def even_times(header: VideoHeader, video: Format) -> tuple[np.ndarray, np.ndarray]:
+    """Times and durations of frames that are evenly spaced."""
+    import numpy as np
+
+    step = Fraction(1) / (header.rate * video.time_base)
+    ends = np.array([round(number * step) for number in range(header.frames + 1)], np.int64)
+    return ends[:-1], np.diff(ends)
+
+
+def wanted_frames(options: DecodeOptions, header: VideoHeader, video: Format, times: np.ndarray) -> range:
+    """Numbers of the frames that are asked for.
+
+    Raises:
+        ValueError: there are none.
+    """
+    start, stop = parse_frames(options.frames) if options.frames else (None, None)
+    if options.start_s is not None or options.end_s is not None:
+        seconds = (times - times[0]) * float(video.time_base)
+        first_s, last_s = options.start_s or 0.0, float("inf") if options.end_s is None else options.end_s
+        shown = [number for number, second in enumerate(seconds) if first_s <= second < last_s]
+        if not shown:
+            raise InputError(f"no frame from {first_s:g} to {last_s:g} s; the last one is at {seconds[-1]:.2f} s")
+        start, stop = shown[0], shown[-1] + 1
+    return checked_range(start, stop, header)[:: options.every or 1]
+
+
+def frame_of(pixels: np.ndarray, number: int, wanted: range, times: np.ndarray, durations: np.ndarray) -> Any:
+    """A frame with its time from the first that is wanted on; it lasts until the next that is."""
+    from .frames import Frame
+
+    following = number + wanted.step
+    ends = times[following] if following in wanted else times[number] + durations[number]
+    return Frame(pixels, int(times[number] - times[wanted[0]]), max(1, int(ends - times[number])))
+
+
+def codec_of(stream: container.Stream, desk: Desk, threads: int | None) -> VideoCodec:
+    """The codec with the weights that a stream names."""
+    from .codec import VideoCodec
+
+    codec: VideoCodec = desk.codec(
+        stream.weights, lambda: VideoCodec.load(stream_hash=stream.weights, device=desk.device, threads=threads)
+    )
+    return codec
+
+
+FACE = VideoFace()

@@ -1,0 +1,178 @@
+"""A group of frames between pixels and symbols: the first on its own, each other with the frame before it as its past.
+
+A frame is of one of three kinds. INTER: motion, then the latent under `StemNetwork`. INTRA: the latent under the image
+network, for what nothing before resembles. SAME: the frame before once more.
+
+The picture that is moved is the decoded one as shown, in whole grey levels: rounding keeps the last bits of float means,
+which differ between machines, from adding up over a group.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...entropy_models.coder import Coder, Measure
+from ...entropy_models.errors import Corrupt
+from ...entropy_models.tables import Tables
+from ..image.dcvc_rt import ImageNetwork
+from ..image.tile_coder import to_pixels, to_signal
+from ..image.tiles import LATENT_STRIDE
+from .header import VideoHeader
+from .motion import code_field, moved
+from .motion_search import searched
+from .stem import Past, Remembered, StemNetwork
+
+INTRA, INTER, SAME = -1, 0, 1
+KIND_LEVEL = 8
+"""Level of the symbol that tells a frame's kind: scale 0.25, so INTER costs a twentieth of a bit."""
+NEW_SHARE = 0.6
+"""Error of the moved frame, as a share of the frame's own deviation, from where a frame is tried on its own, too."""
+
+
+class Picture:
+    """A decoded frame, and what the next one may know of it."""
+
+    def __init__(self, pixels: Tensor, past: Past, field: Tensor) -> None:
+        self.pixels, self.past, self.field = pixels, past, field
+        """Pixels: uint8 (1, rows, columns, 3), sides whole blocks."""
+
+    @property
+    def signal(self) -> Tensor:
+        return to_signal(self.pixels)
+
+
+class GroupPass:
+    """The coding pass of a group, frame by frame. The only description of its bitstream.
+
+    Args:
+        blank: decode symbols alone: pictures are empty, and no transform runs. Levels do not depend on pictures.
+    """
+
+    def __init__(self, image: ImageNetwork, stem: StemNetwork, header: VideoHeader, *, blank: bool = False) -> None:
+        self._image, self._stem, self._blank = image, stem, blank
+        self._device = next(image.parameters()).device
+        self._quality = torch.tensor([header.quality], device=self._device)
+        self._rows, self._columns = (-(-side // LATENT_STRIDE) for side in (header.height, header.width))
+        self.picture: Picture | None = None
+        """The frame that was coded last; None before the first of a group."""
+
+    @torch.inference_mode()
+    def code(self, coder: Coder, kind: int = INTER, frame: Tensor | None = None, field: Tensor | None = None) -> int:
+        """Code the next frame; its kind.
+
+        Args:
+            kind: of the frame; a reader reads it.
+            frame: (1, rows, columns, 3), -0.5..0.5, sides whole blocks; None: for a reader.
+            field: motion of an INTER frame; None: for a reader.
+        """
+        before = self.picture
+        if before is None:
+            kind = INTRA
+        else:
+            told = torch.full((1, 1), float(kind), device=self._device)
+            kind = int(coder.code(told, torch.full_like(told, KIND_LEVEL)))
+            if kind not in (INTRA, INTER, SAME):
+                raise Corrupt(f"a frame of kind {kind}; there are {INTRA}, {INTER} and {SAME}")
+        if kind == INTRA:
+            self.picture = self._intra(coder, frame)
+        elif kind == INTER:
+            assert before is not None
+            self.picture = self._inter(coder, frame, field, before)
+        return kind
+
+    def _intra(self, coder: Coder, frame: Tensor | None) -> Picture:
+        y = self._empty() if frame is None else self._image.to_latent(frame, self._quality)
+        remembered = Remembered(coder)
+        y_hat = self._image.coding_pass(remembered, y, self._quality)
+        return Picture(self._shown(y_hat), remembered.past(y_hat), self._still())
+
+    def _inter(self, coder: Coder, frame: Tensor | None, field: Tensor | None, before: Picture) -> Picture:
+        # vectors as changes since the frame before, if that tells them in fewer bits, is for the encoder to see
+        wanted, changes = (self._still(), False) if field is None else (field, changes_pay(field, before.field))
+        field = code_field(coder, wanted, before.field, self._stem.motion_levels, changes=changes)
+        expected = self._empty() if self._blank else self._latent(moved(before.signal, field))
+        y = expected if frame is None else self._latent(frame)
+        remembered = Remembered(coder)
+        y_hat = self._stem.coding_pass(remembered, y, self._quality, expected, before.past)
+        return Picture(self._shown(y_hat), remembered.past(y_hat), field)
+
+    def _latent(self, picture: Tensor) -> Tensor:
+        return self._stem.to_synthesis(self._image.to_latent(picture, self._quality), self._quality)
+
+    def _shown(self, y_hat: Tensor) -> Tensor:
+        if self._blank:
+            return torch.empty(0, dtype=torch.uint8)
+        return to_pixels(self._image.to_image(y_hat, self._quality))
+
+    def _empty(self) -> Tensor:
+        shape = 1, self._rows, self._columns, self._image.config.latent_channels
+        return torch.zeros(shape, device=self._device)
+
+    def _still(self) -> Tensor:
+        return torch.zeros(1, self._rows, self._columns, 2, device=self._device)
+
+
+class GroupEncoder:
+    """Chooses kinds and motion of a group's frames, and codes them."""
+
+    def __init__(self, image: ImageNetwork, stem: StemNetwork, tables: Tables, header: VideoHeader) -> None:
+        self._image, self._stem, self._tables, self._header = image, stem, tables, header
+        self._device = next(image.parameters()).device
+        self._pass = GroupPass(image, stem, header)
+        self._source: np.ndarray | None = None
+
+    def code(self, coder: Coder, pixels: np.ndarray) -> int:
+        """Code the next frame, uint8 (height, width, 3); its kind."""
+        before, same = self._pass.picture, self._source is not None and np.array_equal(pixels, self._source)
+        self._source = pixels
+        if same:
+            return self._pass.code(coder, SAME)
+        frame = self._signal(pixels)
+        if before is None:
+            return self._pass.code(coder, INTRA, frame)
+        with torch.inference_mode():
+            field = searched(frame, before.signal, before.field, self._header.quality)
+            error = (moved(before.signal, field) - frame).abs().mean()
+            kind = INTER
+            if error > NEW_SHARE * (frame - frame.mean((1, 2), keepdim=True)).abs().mean():
+                kind = min((INTER, INTRA), key=lambda kind: self._bits(kind, frame, field, before))
+        return self._pass.code(coder, kind, frame, field)
+
+    @property
+    def shown(self) -> np.ndarray:
+        """The frame that was coded last as a decoder shows it."""
+        return shown(self._pass, self._header)
+
+    def _bits(self, kind: int, frame: Tensor, field: Tensor, before: Picture) -> float:
+        """Bits of a frame as one kind."""
+        trial, measure = GroupPass(self._image, self._stem, self._header), Measure(self._tables)
+        trial.picture = before
+        trial.code(measure, kind, frame, field)
+        return float(measure.bits[0])
+
+    def _signal(self, pixels: np.ndarray) -> Tensor:
+        """A frame as a transform takes it; the last pixels repeat beyond it."""
+        height, width = pixels.shape[:2]
+        signal = to_signal(torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)).permute(2, 0, 1)[None]
+        below, right = -height % LATENT_STRIDE, -width % LATENT_STRIDE
+        return F.pad(signal, (0, right, 0, below), mode="replicate").permute(0, 2, 3, 1)
+
+
+def shown(group: GroupPass, header: VideoHeader) -> np.ndarray:
+    """The frame that a pass has coded last, uint8 (height, width, 3)."""
+    assert group.picture is not None
+    return group.picture.pixels[0, : header.height, : header.width].cpu().numpy()
+
+
+def changes_pay(field: Tensor, before: Tensor) -> bool:
+    """Whether vectors as changes since the frame before are likely to take fewer bits."""
+    if not before.any():
+        return False
+    costs = []
+    for vectors in (field, field - before):
+        across = [vectors.diff(dim=axis).abs() for axis in (1, 2)]
+        costs.append(sum(float(torch.log2(1 + difference).sum()) for difference in across))
+    return costs[1] < costs[0]

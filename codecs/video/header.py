@@ -1,0 +1,140 @@
+"""What a video's .rdc file holds beyond the container (`rdcodec.codecs.container`). No torch here.
+
+Signal header (little-endian)::
+
+    offset  size  field
+    0       2     width in pixels, 1..16384
+    2       2     height in pixels, 1..16384
+    4       4     frames, 1..2^31 - 1
+    8       2     frames a group, 1..1024; the last group may have fewer
+    10      1     quality, 0..100
+    11      1     reserved, 0
+    12      4, 4  mean rate in frames per second, numerator and denominator, 1..2^31 - 1
+    20      ...   what the source was, `frames.Format`; empty: not known
+
+Chunks: one of kind 0 for every group: the CRC-32 of its symbols, started with the CRC-32 of the signal header (4 bytes),
+then the entropy-coded symbols of `groups.GroupPass`, frame by frame. Then any of kind 1, a 4-byte tag and its bytes:
+``TIME``, times of frames (`timing`; without them they are evenly spaced), ``TAGS``, a UTF-8 JSON object of strings, and
+``SOUN``, a Matroska file with the sound track.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from fractions import Fraction
+
+from ...entropy_models.errors import Corrupt, InputError, Unsupported
+from .. import container
+
+STREAM_ID = 3
+QUALITY = 50
+"""Where none is asked for."""
+GROUP = 32
+"""Frames a group, where no number is asked for."""
+SIDE_MAX = 16384
+PIXELS_MAX = 1 << 26
+FRAMES_MAX = (1 << 31) - 1
+GROUP_MAX = 1024
+RATE_PART_MAX = (1 << 31) - 1
+TAG_BYTES = 4
+TIMES, TAGS, SOUND = b"TIME", b"TAGS", b"SOUN"
+_SIGNAL = struct.Struct("<HHIHBBII")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoHeader:
+    """The signal header. Raises Corrupt on a value out of range."""
+
+    width: int
+    height: int
+    frames: int
+    quality: int
+    rate: Fraction
+    """Mean rate in frames per second."""
+    group: int = GROUP
+    source: bytes = b""
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.width <= SIDE_MAX and 1 <= self.height <= SIDE_MAX) or self.width * self.height > PIXELS_MAX:
+            raise Corrupt(f"size {self.width}x{self.height}; sides up to {SIDE_MAX}, {PIXELS_MAX} pixels in all")
+        if not 1 <= self.frames <= FRAMES_MAX or not 1 <= self.group <= GROUP_MAX or not 0 <= self.quality <= 100:
+            raise Corrupt(
+                f"{self.frames} frames in groups of {self.group} at quality {self.quality}; "
+                f"need 1..{FRAMES_MAX}, 1..{GROUP_MAX} and 0..100"
+            )
+        if not (0 < self.rate.numerator <= RATE_PART_MAX and self.rate.denominator <= RATE_PART_MAX):
+            raise Corrupt(f"{self.rate} frames per second; need a positive fraction of numbers up to {RATE_PART_MAX}")
+
+    def pack(self) -> bytes:
+        return _SIGNAL.pack(
+            self.width, self.height, self.frames, self.group, self.quality, 0, self.rate.numerator, self.rate.denominator
+        ) + self.source  # fmt: skip
+
+    @classmethod
+    def unpack(cls, signal: bytes) -> VideoHeader:
+        if len(signal) < _SIGNAL.size:
+            raise Corrupt(f"a video's signal header has at least {_SIGNAL.size} bytes, this one {len(signal)}")
+        width, height, frames, group, quality, reserved, numerator, denominator = _SIGNAL.unpack_from(signal)
+        if reserved:
+            raise Unsupported(f"reserved byte {reserved}; this program knows 0")
+        if not denominator:
+            raise Corrupt("a rate of frames without a denominator")
+        rate = Fraction(numerator, denominator)
+        return cls(
+            width=width, height=height, frames=frames, group=group, quality=quality, rate=rate,
+            source=signal[_SIGNAL.size :],
+        )  # fmt: skip
+
+    @property
+    def groups(self) -> int:
+        return -(-self.frames // self.group)
+
+    def frames_of(self, index: int) -> range:
+        """Numbers of a group's frames."""
+        return range(index * self.group, min(self.frames, (index + 1) * self.group))
+
+    def group_name(self, index: int) -> str:
+        """A group for people, counted from 0 as the chunks are: group i is chunk i."""
+        frames = self.frames_of(index)
+        return f"group {index} (frames {frames[0]} to {frames[-1]} of 0..{self.frames - 1})"
+
+
+def parse(data: bytes | memoryview | container.Stream, *, salvage: bool = False) -> tuple[container.Stream, VideoHeader]:
+    """Container, header, and the checks that tie them together; nothing is decoded."""
+    stream = container.parse(data, salvage=salvage)
+    if stream.stream_id != STREAM_ID:
+        raise Unsupported(f"stream id {stream.stream_id}, the video codec is {STREAM_ID}")
+    header = VideoHeader.unpack(stream.signal)
+    kinds = [entry.kind for entry in stream.entries]
+    if kinds[: header.groups] != [container.DATA] * header.groups or set(kinds[header.groups :]) - {container.METADATA}:
+        raise Corrupt(f"{len(kinds)} chunks do not fit {header.frames} frames in groups of {header.group}")
+    return stream, header
+
+
+def extras_of(stream: container.Stream, header: VideoHeader) -> dict[bytes, bytes]:
+    """Bodies of the metadata chunks by their tags.
+
+    Raises:
+        BitstreamError: one is damaged, or has no tag, or a tag comes twice.
+    """
+    found: dict[bytes, bytes] = {}
+    for index in range(header.groups, len(stream.entries)):
+        body = bytes(stream.chunk(index))
+        tag = body[:TAG_BYTES]
+        if len(tag) < TAG_BYTES or tag in found:
+            raise Corrupt(f"chunk {index}: {tag!r} is no tag of its own")
+        found[tag] = body[TAG_BYTES:]
+    return found
+
+
+def checked_range(start: int | None, stop: int | None, header: VideoHeader) -> range:
+    """Numbers of the frames from ``start`` until ``stop``; all where none are asked for.
+
+    Raises:
+        ValueError: there are none, or they leave the video.
+    """
+    first, last = 0 if start is None else start, header.frames if stop is None else stop
+    if not 0 <= first < last <= header.frames:
+        raise InputError(f"frames {first} to {last}; the video has 0 to {header.frames}")
+    return range(first, last)

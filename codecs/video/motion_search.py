@@ -1,0 +1,137 @@
+"""Search for block motion, by the encoder alone: from large blocks to small, as vectors are coded.
+
+At a quarter of the resolution all vectors up to `REACH` pixels are tried; then, for each size of blocks, the larger block's
+vector, the neighbours', the frame before's, none, and finer steps around the best. What counts is the absolute difference of
+luma and what telling a vector costs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...entropy_models.hyperprior import QUALITY_MAX
+from .motion import BLOCK, LARGEST, UNIT, VECTOR_MAX, Field, enlarged, middle, padded, sampled
+
+REACH = 32
+"""Farthest vector of the first search, in pixels."""
+COARSE = 4
+"""Pixels of the first search's step."""
+STEPS_OF_SCALES = ((2 * UNIT, UNIT), (UNIT, UNIT // 2), (UNIT, UNIT // 2, UNIT // 4))
+"""Steps tried around the best vectors of blocks of 64, 32 and 16 pixels."""
+PRICE_HIGH, PRICE_LOW = 0.7, 0.04
+"""Price of a bit in grey levels of a block's mean difference, at quality 0 and 100; log-linear between."""
+LUMA = (0.299, 0.587, 0.114)
+GREY_LEVELS = 255
+
+
+def searched(frame: Tensor, reference: Tensor, before: Field, quality: int) -> Field:
+    """Vectors (1, rows, columns, 2) by which ``reference`` resembles ``frame`` best.
+
+    Args:
+        frame, reference: float (1, height, width, 3), -0.5..0.5, sides multiples of `BLOCK`.
+        before: vectors of the frame before.
+        quality: the higher, the cheaper vectors are.
+    """
+    _, rows, columns, _ = before.shape
+    down, right = -rows % LARGEST * BLOCK, -columns % LARGEST * BLOCK
+    target, source = (F.pad(_luma(x), (0, right, 0, down), mode="replicate") for x in (frame, reference))
+    price = PRICE_HIGH * (PRICE_LOW / PRICE_HIGH) ** (quality / QUALITY_MAX) / GREY_LEVELS
+    first, before = _first(target, source), padded(before)
+    parent = torch.zeros_like(middle(middle(before)))
+    for scale, steps in enumerate(STEPS_OF_SCALES):
+        blocks = LARGEST >> scale
+        shrunk = 1 if blocks == 1 else 2  # larger blocks are compared at half the resolution
+        small_target, small_source = (F.avg_pool2d(x, shrunk) for x in (target, source))
+        best = _Best(small_target, small_source, parent, price / blocks**2, shrunk)
+        best.offer(first[blocks])
+        best.offer(torch.zeros_like(parent))
+        best.offer(_every(before, blocks))
+        best.offer_neighbours()
+        for step in steps:
+            best.offer_around(step)
+        best.offer_neighbours()
+        parent = enlarged(best.field) if blocks > 1 else best.field
+    return parent[:, :rows, :columns]
+
+
+def _every(field: Field, blocks: int) -> Field:
+    """The vectors at the middle of every so many blocks."""
+    return field[:, blocks // 2 :: blocks, blocks // 2 :: blocks]
+
+
+class _Best:
+    """The best vector of each block so far, at the price of telling how it differs from its larger block's.
+
+    Args:
+        parent: the larger blocks' vectors.
+        price: of a bit, in mean difference of a block.
+        shrunk: by how much planes are smaller than the frame.
+    """
+
+    def __init__(self, target: Tensor, source: Tensor, parent: Field, price: float, shrunk: int) -> None:
+        self._target, self._source, self._parent, self._price, self._shrunk = target, source, parent, price, shrunk
+        self._block = target.shape[2] // parent.shape[1]
+        self.field = parent
+        self._cost = self._costs(parent)
+
+    def offer(self, field: Field) -> None:
+        """Take vectors where they are better."""
+        field = field.clamp(-VECTOR_MAX, VECTOR_MAX)
+        if torch.equal(field, self.field):
+            return
+        cost = self._costs(field)
+        better = cost < self._cost
+        self.field = torch.where(better[..., None], field, self.field)
+        self._cost = torch.where(better, cost, self._cost)
+
+    def offer_around(self, step: int) -> None:
+        """The eight vectors around the best."""
+        centre = self.field
+        for down in (-step, 0, step):
+            for right in (-step, 0, step):
+                if down or right:
+                    self.offer(centre + centre.new_tensor([down, right]))
+
+    def offer_neighbours(self) -> None:
+        """The vectors of the four neighbours."""
+        for axis in (1, 2):
+            for shift in (-1, 1):
+                self.offer(self.field.roll(shift, axis))
+
+    def _costs(self, field: Field) -> Tensor:
+        """Mean absolute difference of each block and its vector's price, (1, rows, columns)."""
+        vectors = (field / self._shrunk).repeat_interleave(self._block, 1).repeat_interleave(self._block, 2)
+        difference = (sampled(self._source, vectors, "bilinear") - self._target).abs()
+        bits = torch.log2(1 + (field - self._parent).abs()).mul(2).add(2) * (field != self._parent)
+        return F.avg_pool2d(difference, self._block)[:, 0] + self._price * bits.sum(-1)
+
+
+def _luma(picture: Tensor) -> Tensor:
+    return (picture @ picture.new_tensor(LUMA))[:, None]
+
+
+def _first(target: Tensor, source: Tensor) -> dict[int, Field]:
+    """The best vectors in steps of `COARSE` pixels, compared at so much lower a resolution; by blocks in a block's side."""
+    small_target, small_source = (F.avg_pool2d(x, COARSE) for x in (target, source))
+    reach = REACH // COARSE
+    height, width = small_target.shape[2:]
+    wide = F.pad(small_source, (reach, reach, reach, reach), mode="replicate")
+    least: dict[int, Tensor] = {}
+    fields: dict[int, Field] = {}
+    for down in range(2 * reach + 1):
+        for right in range(2 * reach + 1):
+            errors = (wide[:, :, down : down + height, right : right + width] - small_target).abs()
+            vector = errors.new_tensor([down - reach, right - reach]) * COARSE * UNIT
+            side = BLOCK // COARSE
+            for blocks in (1, 2, LARGEST):
+                errors = F.avg_pool2d(errors, side)
+                error, side = errors[:, 0], 2
+                if blocks not in least:
+                    least[blocks], fields[blocks] = error, vector.expand(*error.shape, 2)
+                    continue
+                better = error < least[blocks]
+                least[blocks] = torch.where(better, error, least[blocks])
+                fields[blocks] = torch.where(better[..., None], vector, fields[blocks])
+    return fields

@@ -1,0 +1,125 @@
+"""Videos written frame by frame: at a quality, or at the highest quality whose file is small enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from ...entropy_models.errors import InputError
+from .. import container
+from ..contract import Progress
+from ..rate_control import highest_quality
+from .header import TIMES, VideoHeader
+from .timing import pack_times
+
+if TYPE_CHECKING:
+    from .codec import VideoCodec
+    from .reading import VideoFile
+
+SAMPLES, SAMPLE_FRAMES = 4, 4
+"""Places in a video where some frames in a row are measured, to guess the quality of a size."""
+TRIALS = 5
+"""Times that a video is encoded for a size, at most."""
+
+
+def written_at(
+    codec: VideoCodec,
+    video: VideoFile,
+    header: VideoHeader,
+    extras: Mapping[bytes, bytes],
+    target: BinaryIO,
+    progress: Progress | None,
+) -> int:
+    """Encode a video at the header's quality into a file; its bytes.
+
+    Raises:
+        ValueError: the video is damaged.
+    """
+    times: list[int] = []
+    last = [1]
+
+    def frames() -> Iterator[np.ndarray]:
+        for frame in video.frames():
+            times.append(frame.time)
+            last[0] = frame.duration
+            yield frame.rgb
+
+    target.seek(0)
+    target.truncate()
+    count = header.groups + len(extras) + 1
+    writer = container.Writer(
+        target, stream_id=codec.stream_id, weights=codec.stream_hash, signal=header.pack(), count=count
+    )
+    for group in codec.encode_groups(frames(), header, progress=progress):
+        writer.add(container.DATA, group)
+    for tag, body in ({TIMES: pack_times([t - times[0] for t in times], last[0])} | dict(extras)).items():
+        writer.add(container.METADATA, tag + body)
+    writer.close()
+    return target.seek(0, 2)
+
+
+def written_within(
+    codec: VideoCodec,
+    video: VideoFile,
+    header: VideoHeader,
+    extras: Mapping[bytes, bytes],
+    target: BinaryIO,
+    size: int,
+    progress: Progress | None,
+) -> VideoHeader:
+    """Encode a video at the highest quality of at most ``size`` bytes; the header that it got.
+
+    A guess from samples is corrected by what the whole takes.
+
+    Raises:
+        ValueError: quality 0 has more.
+    """
+    more = sum(map(len, extras.values()))
+    guess = Guess(codec, video, header, more)
+    fitting, least, scale, written = -1, 101, 1.0, 0
+    for _ in range(TRIALS):
+        quality = highest_quality(guess.bytes_of, int(size / scale))
+        quality = min(max(quality, fitting + 1), least - 1)
+        written = written_at(codec, video, replace(header, quality=quality), extras, target, progress)
+        scale = written / guess.bytes_of(quality)
+        fitting, least = (quality, least) if written <= size else (fitting, quality)
+        if fitting + 1 >= least:
+            break
+    if fitting < 0 and least > 0:
+        fitting = 0
+        written = written_at(codec, video, replace(header, quality=0), extras, target, progress)
+        least = 0 if written > size else least
+    if least == 0:
+        raise InputError(f"{size} bytes are too few: quality 0 needs {written}, {more} of them sound and tags")
+    found = replace(header, quality=fitting)
+    if quality != fitting:
+        written_at(codec, video, found, extras, target, progress)
+    return found
+
+
+class Guess:
+    """Bytes of a video at any quality, guessed from some frames here and there."""
+
+    def __init__(self, codec: VideoCodec, video: VideoFile, header: VideoHeader, more: int) -> None:
+        self._codec, self._header, self._more = codec, header, more
+        places = np.unique(np.linspace(0, max(0, header.frames - SAMPLE_FRAMES), SAMPLES).astype(int))
+        self._samples = [[frame.rgb for frame in islice(video.frames(int(at)), SAMPLE_FRAMES)] for at in places]
+        self._known: dict[int, float] = {}
+
+    def bytes_of(self, quality: int) -> int:
+        """Bytes, about."""
+        if quality not in self._known:
+            header = replace(self._header, quality=quality)
+            first, later = [], []
+            for sample in self._samples:
+                bits = self._codec.frame_bits(sample, header)
+                first.append(bits[0])
+                later += bits[1:]
+            rest = header.frames - header.groups
+            bits_in_all = header.groups * np.mean(first) + rest * (np.mean(later) if later else 0)
+            self._known[quality] = float(bits_in_all) / 8 + self._more + 20 * header.groups
+        return int(self._known[quality])

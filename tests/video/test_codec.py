@@ -1,0 +1,148 @@
+"""The video codec beyond its contract: kinds of frames, parts, damage, bounded memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from clips import drawn_clip
+from rdcodec.codecs import container, load
+from rdcodec.codecs.video.clip import Clip
+from rdcodec.codecs.video.groups import INTER, INTRA, SAME, GroupEncoder
+from rdcodec.codecs.video.header import VideoHeader, extras_of, parse
+from rdcodec.entropy_models.coder import Measure
+from rdcodec.entropy_models.errors import BitstreamError, Corrupt, InputError, Unsupported
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return load("video", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def clip() -> np.ndarray:
+    """Ten frames, a repeated one and a cut among them."""
+    frames = drawn_clip(10, 48, 80, speed=1)
+    frames[4] = frames[3]
+    frames[7:] = 255 - frames[7:, ::-1, ::-1]
+    return frames
+
+
+@pytest.fixture(scope="module")
+def stream(codec, clip) -> bytes:
+    return codec.encode(clip, quality=40, group=4)
+
+
+def test_kinds_of_frames(codec, clip):
+    header = VideoHeader(width=80, height=48, frames=10, quality=40, rate=Fraction(25))
+    encoder, measure = GroupEncoder(codec.image, codec.stem, codec.tables, header), Measure(codec.tables)
+    kinds, bits = [], [0.0]
+    for frame in clip:
+        kinds.append(encoder.code(measure, frame))
+        bits.append(float(measure.bits[0]))
+    assert kinds[0] == INTRA and kinds[4] == SAME and kinds[7] == INTRA
+    assert {kinds[i] for i in (1, 2, 3, 5, 6, 8, 9)} == {INTER}
+    cost = np.diff(bits)
+    assert cost[4] < 8 and cost[1] < 0.7 * cost[0]
+
+
+def test_a_frame_looks_as_it_would_on_its_own(codec):
+    """No residual picture, no drift: quality is that of the first frame, all along."""
+    frames = drawn_clip(8, 64, 96, speed=1)
+    shown = codec.estimate(frames, quality=40).signal.frames
+    errors = [np.square(a.astype(float) - b).mean() for a, b in zip(shown, frames, strict=True)]
+    assert max(errors) < 1.5 * errors[0]
+
+
+@pytest.mark.parametrize(("start", "stop", "every"), [(0, 1, 1), (3, 4, 1), (2, 9, 1), (0, 10, 3), (9, 10, 1)])
+def test_parts_are_those_of_the_whole(codec, stream, start, stop, every):
+    whole = codec.decode(stream).frames
+    part = codec.decode(stream, start=start, stop=stop, every=every)
+    assert np.array_equal(part.frames, whole[start:stop:every])
+
+
+def test_only_the_groups_that_are_needed_are_read(codec, stream):
+    damaged = bytearray(stream)
+    damaged[container.parse(stream).entries[0].offset] ^= 1
+    assert len(codec.decode(bytes(damaged), start=4, salvage=True).frames) == 6
+    with pytest.raises(Corrupt, match="group|chunk"):
+        codec.decode(bytes(damaged), start=0)
+
+
+def test_parts_outside_are_refused(codec, stream):
+    for start, stop in ((0, 11), (5, 5), (-1, 3), (10, None)):
+        with pytest.raises(InputError, match="0 to 10"):
+            codec.decode(stream, start=start, stop=stop)
+    with pytest.raises(InputError, match="at least 1"):
+        codec.decode(stream, every=0)
+
+
+def test_damage_costs_its_own_group(codec, stream):
+    whole, entry = codec.decode(stream).frames, container.parse(stream).entries[1]
+    damaged = bytearray(stream)
+    damaged[entry.offset + entry.length // 2] ^= 4
+    with pytest.raises(BitstreamError):
+        codec.decode(bytes(damaged))
+    found = codec.decode(bytes(damaged), salvage=True)
+    assert found.lost == (1,) and "frames 4 to 7" in found.notices[0]
+    assert np.array_equal(found.frames[:4], whole[:4]) and np.array_equal(found.frames[8:], whole[8:])
+    assert (found.frames[4:8] == 128).all()
+
+
+def test_symbols_that_are_not_those_written_are_found(codec, stream):
+    """A chunk that is read for another header passes its CRC, but not the check of its symbols."""
+    parsed, header = parse(stream)
+    other = replace(header, quality=41)
+    chunks = [(entry.kind, bytes(parsed.chunk(i))) for i, entry in enumerate(parsed.entries)]
+    forged = container.write(stream_id=3, weights=parsed.weights, signal=other.pack(), chunks=chunks)
+    for read in (codec.decode, codec.verify):
+        with pytest.raises(BitstreamError, match="group 0"):
+            read(forged)
+
+
+def test_frames_come_one_by_one(codec, clip, stream):
+    """An encoder takes frames as they come, and gives the same chunks."""
+    asked = []
+
+    def frames():
+        for index, frame in enumerate(clip):
+            asked.append(index)
+            yield frame
+
+    header = parse(stream)[1]
+    groups = codec.encode_groups(frames(), header)
+    first = next(groups)
+    assert asked == [0, 1, 2, 3]
+    assert [first, *groups] == [bytes(container.parse(stream).chunk(i)) for i in range(3)]
+    with pytest.raises(InputError, match="the header says 10"):
+        list(codec.encode_groups(iter(clip[:9]), header))
+    with pytest.raises(InputError, match="a frame is"):
+        list(codec.encode_groups(iter(clip[:, :40]), header))
+
+
+def test_what_travels_with_the_frames(codec, clip):
+    given = Clip(frames=clip[:2], rate=Fraction(24000, 1001), extras={b"SOUN": b"\x00\x01", b"TIME": b""}, source=b"s")
+    found = codec.decode(codec.encode(given))
+    assert (found.extras, found.rate, found.source) == (given.extras, given.rate, given.source)
+
+
+def test_headers_out_of_range_are_refused(stream):
+    parsed, header = parse(stream)
+    for change in ({"width": 0}, {"quality": 101}, {"group": 0}, {"frames": 0}, {"rate": Fraction(0)}, {"height": 20000}):
+        with pytest.raises(Corrupt):
+            replace(header, **change)
+    for signal, error in ((header.pack()[:19], Corrupt), (header.pack()[:11] + b"\x01" + header.pack()[12:], Unsupported)):
+        with pytest.raises(error):
+            VideoHeader.unpack(signal)
+    twice = [(container.DATA, b"")] * 3 + [(container.METADATA, b"TAGSx")] * 2
+    data = container.write(stream_id=3, weights=bytes(8), signal=header.pack(), chunks=twice)
+    with pytest.raises(Corrupt, match="TAGS"):
+        extras_of(*parse(data))
+
+
+@pytest.mark.parametrize("frames", [np.zeros((2, 4, 4), np.uint8), np.zeros((0, 4, 4, 3), np.uint8), np.zeros((1, 4, 4, 3))])
+def test_what_is_no_clip_is_refused(codec, frames):
+    with pytest.raises(InputError, match="need uint8"):
+        codec.encode(frames)

@@ -1,0 +1,174 @@
+"""Chains of frames as the entropy model meets them: latents and motion, computed once with the frozen image codec.
+
+A chain is a crop of some frames that follow one another, at one quality. The first is coded on its own; of the others, the
+decoded frame before them is moved by block motion and analysed. Training on chains costs no transform.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from ...codecs.image.codec import ImageCodec
+from ...codecs.image.tile_coder import to_pixels, to_signal
+from ...codecs.image.tiles import LATENT_STRIDE
+from ...codecs.video.motion import moved
+from ...codecs.video.motion_search import searched
+from ...codecs.video.stem import Remembered
+from ...entropy_models.coder import Measure
+from ...entropy_models.errors import InputError
+from ...entropy_models.hyperprior import QUALITY_MAX
+
+SUFFIXES = {".mkv", ".mp4", ".webm", ".y4m", ".avi", ".mov"}
+SKIPS, SKIP_SHARES = (1, 2, 3), (0.75, 0.17, 0.08)
+"""Frames from one of a chain to the next, and how often."""
+
+
+class Chain(NamedTuple):
+    """A chain, or a batch of them with one more axis at the front."""
+
+    quality: Tensor
+    """Integer 0..100."""
+    y: Tensor
+    """Latents, float16 (frames, rows, columns, latent)."""
+    moved: Tensor
+    """Latents of the decoded frames before after motion, float16 (frames - 1, rows, columns, latent)."""
+    y_hat: Tensor
+    """Decoded latent of the first frame, float16 (rows, columns, latent)."""
+    symbols: Tensor
+    """Symbols of the first frame, int16."""
+    levels: Tensor
+    """Levels of the first frame, uint8."""
+    intra_bits: Tensor
+    """Bits of each frame on its own, float32 (frames,)."""
+    motion_bits: Tensor
+    """Bits of each frame's motion, but the first's, float32 (frames - 1,)."""
+
+
+class ChainMaker:
+    """Chains of crops of videos.
+
+    Args:
+        image: name of the image model.
+        frames: of a chain.
+        crop: side in pixels, a multiple of 16.
+    """
+
+    def __init__(self, files: list[Path], image: str, frames: int, crop: int) -> None:
+        self.files, self.frames, self.crop = files, frames, crop
+        self.codec = ImageCodec.load(model=image, device="cpu")
+
+    def __call__(self, random: np.random.Generator, quality: int) -> Chain:
+        """A random chain."""
+        while True:
+            clip = clip_of(self.files[random.integers(len(self.files))])
+            skip = min(int(random.choice(SKIPS, p=SKIP_SHARES)), (len(clip) - 1) // (self.frames - 1))
+            if skip and min(clip.shape[1:3]) >= self.crop:
+                break
+        start = random.integers(len(clip) - skip * (self.frames - 1))
+        part = clip[start : start + skip * (self.frames - 1) + 1 : skip][:: random.choice([-1, 1])]
+        top, left = (random.integers(size - self.crop + 1) for size in clip.shape[1:3])
+        part = part[:, top : top + self.crop, left : left + self.crop]
+        part = part[:, :, :: random.choice([-1, 1])][:, :: random.choice([-1, 1])]
+        return self.chain(torch.from_numpy(np.ascontiguousarray(part)), quality)
+
+    @torch.inference_mode()
+    def chain(self, pixels: Tensor, quality: int) -> Chain:
+        """Of pixels, uint8 (frames, rows, columns, 3)."""
+        network, tables = self.codec.network, self.codec.tables
+        qualities = torch.tensor([quality])
+        before = torch.zeros(1, pixels.shape[1] // LATENT_STRIDE, pixels.shape[2] // LATENT_STRIDE, 2)
+        y, after_motion, bits, motion_bits = [], [], [], []
+        first = reference = None
+        for frame in to_signal(pixels)[:, None]:
+            y.append(network.to_latent(frame, qualities))
+            if reference is not None:
+                measure = Measure(tables)
+                before = searched(frame, reference, before, quality)
+                after_motion.append(network.to_latent(moved(reference, before), qualities))
+                motion_bits.append(0.0)
+            coder = Remembered(measure := Measure(tables))
+            y_hat = network.coding_pass(coder, y[-1], qualities)
+            bits.append(float(measure.bits[0]))
+            reference = to_signal(to_pixels(network.to_image(y_hat, qualities)))
+            first = first or coder.past(y_hat)
+        assert first is not None
+        return Chain(
+            torch.tensor(quality), torch.cat(y).half(), torch.cat(after_motion).half(), first.y_hat[0].half(),
+            first.symbols[0].clamp(-32768, 32767).short(), first.levels[0].byte(), torch.tensor(bits),
+            torch.tensor(motion_bits),
+        )  # fmt: skip
+
+
+class ChainCache:
+    """Chains of a source in one memory-mapped file; made when they are first asked for, and kept."""
+
+    def __init__(self, source: Path, folder: Path, *, count: int, image: str, frames: int, crop: int, seed: int) -> None:
+        files = videos_of(source)
+        side, channels = crop // LATENT_STRIDE, 384
+        state = [image, count, frames, crop, seed, *((str(path.resolve()), path.stat().st_size) for path in files)]
+        key = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+        latent = (side, side, channels)
+        self.kind = np.dtype(
+            [
+                ("quality", "i8"), ("y", "f2", (frames, *latent)), ("moved", "f2", (frames - 1, *latent)),
+                ("y_hat", "f2", latent), ("symbols", "i2", latent), ("levels", "u1", latent),
+                ("intra_bits", "f4", (frames,)), ("motion_bits", "f4", (frames - 1,)),
+            ]
+        )  # fmt: skip
+        path, self.count = folder / f"video-{key}.bin", count
+        done = path.stat().st_size // self.kind.itemsize if path.exists() else 0
+        if done < count:
+            folder.mkdir(parents=True, exist_ok=True)
+            make, random = ChainMaker(files, image, frames, crop), np.random.default_rng([seed, done])
+            with path.open("ab") as file:
+                file.truncate(done * self.kind.itemsize)
+                for index in track(range(done, count), "coding chains of frames"):
+                    made = make(random, quality_at(index, seed))
+                    file.write(np.array([tuple(x.numpy() for x in made)], self.kind).tobytes())
+        self.chains: np.ndarray = np.memmap(path, self.kind, "r", shape=(count,))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Chain:
+        return Chain(*(torch.from_numpy(np.array(self.chains[index][name])) for name in self.kind.names or ()))
+
+
+def quality_at(index: int, seed: int) -> int:
+    """Qualities that fill 0..100 evenly, however many there are."""
+    return int((index * 0.6180339887 + seed * 0.37) % 1 * (QUALITY_MAX + 1))
+
+
+def videos_of(source: Path) -> list[Path]:
+    """Videos of a folder (recursive), or the one file; sorted.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise FileNotFoundError(f"{source}: no videos ({', '.join(sorted(SUFFIXES))}) for training")
+    return found
+
+
+@lru_cache(maxsize=64)
+def clip_of(path: Path) -> np.ndarray:
+    """All frames of a short video, uint8 (frames, height, width, 3).
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with av.open(str(path)) as file:
+            return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+    except (av.FFmpegError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from None

@@ -1,0 +1,177 @@
+"""Training of the video codec's entropy model: ``codec train video --config recipe.yaml``.
+
+The image codec is frozen. The loss is what an encoder minimises, symbol by symbol: rate, and squared error of the latent at
+an exchange rate; of each frame of a chain but the first, as a share of the rate of that frame on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from ...codecs import weights
+from ...codecs.image.architectures import ARCHITECTURES as IMAGE_ARCHITECTURES
+from ...codecs.video.architectures import ARCHITECTURES
+from ...codecs.video.stem import Past, Remembered, StemNetwork
+from ...codecs.weights_file import read_weights
+from ...entropy_models.coder import Coder, Measure
+from ..coder import LAGRANGIAN, Train, start_tables
+from ..freeze import frozen, thawed
+from ..loop import CodecTraining
+from .chains import Chain
+
+SHARED = ("gain", "inverse_gain", "hyper_analysis", "hyper_prior", "mean_synthesis", "level_synthesis", "mean_context",
+          "level_context")  # fmt: skip
+"""Parts that start as the image network's."""
+C = TypeVar("C", bound=Coder)
+FRESH_SHARE = 0.4
+"""Share of the steps whose chains begin a group."""
+MEAN_SHARE = 0.2
+"""Share of the image network's means that stay at the start: most of a frame is known."""
+
+
+class VideoTraining(CodecTraining):
+    """Trains the entropy model of frames that follow one another.
+
+    Args:
+        image: name of the image model whose latents are coded, and whose entropy model is the start.
+        exchange: squared error, in squared steps, that is worth a bit; less than in an encoder's dead zone, for an error
+            stays in the frames that follow.
+        loop: what every codec's training takes.
+    """
+
+    codec = "video"
+    architectures = ARCHITECTURES
+
+    def __init__(self, image: str = "image-10", exchange: float = 0.04, **loop: Any) -> None:
+        super().__init__(**loop)
+
+    def start(self) -> None:
+        """Begin as the entropy model of pictures, where sizes agree."""
+        network, _ = read_weights(
+            weights.verified_bytes(weights.line_named("image", self.hparams["image"])), IMAGE_ARCHITECTURES
+        )
+        start_as_image(self.network, thawed(network))
+
+    def loss(self, batch: Chain) -> tuple[Tensor, dict[str, Tensor]]:
+        shares, errors = [], []
+        for index, frame in enumerate(coded(self.network, batch, self.new_coder, self.inherited(batch))):
+            bits, _ = self.charged_bits(frame.coder)
+            intra = batch.intra_bits[:, index + 1]
+            shares.append(bits / intra)
+            errors.append(frame.distortion / self.hparams["exchange"] / intra)
+        share, distortion = torch.stack(shares), torch.stack(errors)
+        figures = {"share_first": share[0].mean(), "share_last": share[-1].mean(), "distortion": distortion.mean()}
+        return (share + distortion).mean(), figures
+
+    def new_coder(self) -> Train:
+        return Train(honest=True)
+
+    @torch.no_grad()
+    def inherited(self, batch: Chain) -> Tensor | float:
+        """Error of the first frame as if there had been frames before it: half of the time that of the last, coded first."""
+        if torch.rand(()) < FRESH_SHARE:
+            return 0.0
+        *_, last = coded(self.network, batch, self.new_coder)
+        return last.error
+
+    def validation(self) -> VideoValidation:
+        return VideoValidation(frozen(self.network, self.architecture))
+
+
+class VideoValidation:
+    """Collects the bits of frames as a share of what they cost on their own."""
+
+    def __init__(self, network: StemNetwork) -> None:
+        self.network = network
+        self.shares: list[tuple[int, float]] = []
+        """Quality of each chain, and its share."""
+        self.distortions: list[float] = []
+        self.tables = start_tables().with_deadzone(LAGRANGIAN)
+
+    def new_coder(self) -> Measure:
+        return Measure(self.tables)
+
+    def add(self, batch: Chain) -> None:
+        """One chain, as a batch of one."""
+        with torch.inference_mode():
+            *_, last = coded(self.network, batch, self.new_coder)
+            frames = list(coded(self.network, batch, self.new_coder, last.error))
+        bits, error = sum(float(f.coder.bits[0]) for f in frames), sum(float(f.distortion) for f in frames)
+        intra = float(batch.intra_bits[:, 1:].sum())
+        self.shares.append((int(batch.quality[0]), bits / intra))
+        self.distortions.append(error / LAGRANGIAN / intra)
+
+    def figures(self) -> dict[str, float]:
+        """Mean share, of all chains and by thirds of quality."""
+        thirds = {"low": range(34), "middle": range(34, 67), "high": range(67, 101)}
+        figures = {"share": sum(share for _, share in self.shares) / len(self.shares)}
+        figures["distortion"] = sum(self.distortions) / len(self.distortions)
+        for name, qualities in thirds.items():
+            if found := [share for quality, share in self.shares if quality in qualities]:
+                figures[f"share_{name}"] = sum(found) / len(found)
+        return figures
+
+
+class Erring(Remembered):
+    """`Remembered`, and the squared error of the latent, with a gradient for means."""
+
+    error: Tensor | None = None
+
+    def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None, *, side: bool = False) -> Tensor:
+        """`Coder.code`."""
+        symbols = super().code(residual, level, active, side=side)
+        if not side:
+            error = (residual - symbols.detach()).square().flatten(1).sum(1)
+            self.error = error if self.error is None else self.error + error
+        return symbols
+
+
+class Coded(NamedTuple, Generic[C]):
+    """A frame that was coded."""
+
+    coder: C
+    """A new coder, which has coded it."""
+    distortion: Tensor
+    """Squared error of its latent, in steps of the quantiser, (batch,)."""
+    error: Tensor
+    """Of its latent, (batch, rows, columns, latent)."""
+
+
+def coded(network: Any, batch: Chain, new_coder: Callable[[], C], error: Tensor | float = 0.0) -> Iterator[Coded[C]]:
+    """The frames of chains but the first, one after the other.
+
+    An error of a frame's latent moves on into the next one's expectation: the frames of a chain were moved as decoded on
+    their own, so what they are off by now comes on top.
+
+    Args:
+        error: of the first frame's latent, on top of its own.
+    """
+    first = batch.y_hat.float() + error
+    past = Past(first, batch.symbols.to(first.dtype), batch.levels.to(first.dtype))
+    for index in range(batch.moved.shape[1]):
+        coder = new_coder()
+        remembered = Erring(coder)
+        latents = batch.y[:, index + 1], batch.moved[:, index]
+        y, moved = (network.to_synthesis(latent.float(), batch.quality) for latent in latents)
+        past = remembered.past(network.coding_pass(remembered, y, batch.quality, moved + error, past))
+        assert remembered.error is not None
+        yield Coded(coder, remembered.error, left := past.y_hat - y)
+        error = left
+
+
+def start_as_image(network: StemNetwork, image: dict[str, Tensor]) -> None:
+    """Take over the entropy model of an image network, from its trainable state. Gains stay as they are, for good: with them
+    a frame's quality does not depend on how it is coded."""
+    own = network.state_dict()
+    taken = {name: value for name, value in image.items() if name.split(".")[0] in SHARED and name in own}
+    taken = {name: value for name, value in taken.items() if value.shape == own[name].shape}
+    for name in taken:
+        if name.startswith("mean_context.mean."):
+            taken[name] = taken[name] * MEAN_SHARE
+    network.load_state_dict(own | taken)
+    network.gain.requires_grad_(False)
+    network.inverse_gain.requires_grad_(False)
