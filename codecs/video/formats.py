@@ -22,7 +22,6 @@ _STILLS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 _MATROSKA, _AVI, _FLASH, _ASF = b"\x1a\x45\xdf\xa3", b"AVI ", b"FLV\x01", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"
 _MATROSKA_VIDEO = re.compile(rb"\x83\x81\x01|V_[A-Z]")
 """A track of the kind video, or its codec's name."""
-_FRAMES_OF_GIF = re.compile(rb"\x21\xf9\x04.{4}\x00[\x2c\x21]", re.DOTALL)
 _TRANSPORT_PACKET = 188
 
 
@@ -39,8 +38,33 @@ def looks_like_video(head: bytes) -> bool:
     if head.startswith(_MATROSKA):
         return _MATROSKA_VIDEO.search(head) is not None
     if head.startswith((b"GIF87a", b"GIF89a")):
-        return len(_FRAMES_OF_GIF.findall(head)) > 1
+        return _moves(head)
     if head.startswith(b"RIFF"):
         return head[8:12] == _AVI and b"vids" in head
     packets = head[: 3 * _TRANSPORT_PACKET : _TRANSPORT_PACKET]
     return head.startswith((b"YUV4MPEG2", _FLASH, b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")) or packets == b"GGG"
+
+
+def _moves(gif: bytes) -> bool:
+    """Whether a GIF has a second picture, or, where its beginning does not reach that far, says that it repeats."""
+    place, pictures = 13 + _colours(gif[10:11]), 0
+    while place < len(gif):
+        kind = gif[place : place + 1]
+        if kind == b"\x2c":
+            pictures += 1
+            place += 11 + _colours(gif[place + 9 : place + 10])
+        elif kind == b"\x21":
+            place += 2
+        else:
+            break
+        while place < len(gif) and gif[place]:  # blocks of data
+            place += 1 + gif[place]
+        place += 1
+        if pictures > 1:
+            return True
+    return place >= len(gif) and b"NETSCAPE2.0" in gif
+
+
+def _colours(flags: bytes) -> int:
+    """Bytes of a colour table."""
+    return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from .codec import VideoCodec
     from .reading import VideoFile
 
-SAMPLES, SAMPLE_FRAMES = 4, 4
+SAMPLES, SAMPLE_FRAMES = 3, 3
 """Places in a video where some frames in a row are measured, to guess the quality of a size."""
+KNOTS = 0, 25, 50, 75, 100
+"""Qualities at which they are."""
 TRIALS = 5
 """Times that a video is encoded for a size, at most."""
 
@@ -102,7 +104,7 @@ def written_within(
 
 
 class Guess:
-    """Bytes of a video at any quality, guessed from some frames here and there."""
+    """Bytes of a video at any quality, guessed from some frames here and there; log-linear between `KNOTS`."""
 
     def __init__(self, codec: VideoCodec, video: VideoFile, header: VideoHeader, more: int) -> None:
         self._codec, self._header, self._more = codec, header, more
@@ -111,7 +113,15 @@ class Guess:
         self._known: dict[int, float] = {}
 
     def bytes_of(self, quality: int) -> int:
-        """Bytes, about."""
+        """Bytes, about; more at every higher quality."""
+        below = max(knot for knot in KNOTS if knot <= quality)
+        above = min(knot for knot in KNOTS if knot >= quality)
+        if below == above:
+            return int(self._measured(quality))
+        share = (quality - below) / (above - below)
+        return int(self._measured(below) ** (1 - share) * self._measured(above) ** share)
+
+    def _measured(self, quality: int) -> float:
         if quality not in self._known:
             header = replace(self._header, quality=quality)
             first, later = [], []
@@ -122,4 +132,4 @@ class Guess:
             rest = header.frames - header.groups
             bits_in_all = header.groups * np.mean(first) + rest * (np.mean(later) if later else 0)
             self._known[quality] = float(bits_in_all) / 8 + self._more + 20 * header.groups
-        return int(self._known[quality])
+        return self._known[quality]

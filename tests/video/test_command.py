@@ -1,0 +1,154 @@
+"""Videos through the command: what people have comes back with its times, sound and orientation."""
+
+from __future__ import annotations
+
+import io
+import json
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from clips import drawn_clip
+from PIL import Image
+from rdcodec.codecs.video.formats import looks_like_video
+from rdcodec.codecs.video.reading import VideoFile
+from video_clips import encoded, moving, packets_of
+
+PHONE_TIMES = [0, 3000, 6700, 11100, 14100, 17800, 22200, 25200]
+
+
+@pytest.fixture
+def phone(tmp_path):
+    """Lying on its side, of variable frame rate, with AAC sound."""
+    data = encoded(
+        moving(8), times=PHONE_TIMES, time_base=Fraction(1, 90000), last=3000, rotation=90, tone_hz=440,
+        muxer={"video_track_timescale": "90000"},
+    )  # fmt: skip
+    (tmp_path / "phone.mp4").write_bytes(data)
+    return data
+
+
+def frames_of(path) -> tuple[VideoFile, list[np.ndarray], list[int]]:
+    video = VideoFile(path)
+    frames = list(video.frames())
+    return video, [frame.rgb for frame in frames], [frame.time for frame in frames]
+
+
+def psnr_db(a, b) -> float:
+    return float(-10 * np.log10(np.mean((np.stack(a) / 255.0 - np.stack(b) / 255.0) ** 2)))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_phone_clip_survives(run, tmp_path, phone, suffix):
+    assert run("encode", "phone.mp4", "-q", "70")[0] == 0
+    code, out, _ = run("decode", "phone.rdc", "-o", f"back{suffix}", "--json")
+    assert code == 0 and json.loads(out)["frames"] == 8
+    source, pictures, times = frames_of(tmp_path / "phone.mp4")
+    found, shown, back = frames_of(tmp_path / f"back{suffix}")
+    assert shown[0].shape == pictures[0].shape == (64, 48, 3), "upright"
+    scale = source.format.time_base / found.format.time_base
+    assert np.abs(np.array(back) - [float(t * scale) for t in times]).max() <= (0 if suffix == ".mp4" else 1)
+    assert psnr_db(shown, pictures) > 28
+    assert packets_of((tmp_path / f"back{suffix}").read_bytes()) == packets_of(phone), "the sound is copied"
+
+
+def test_sound_is_left_out_where_it_is_asked_for(run, tmp_path, phone):
+    sizes = {}
+    for audio in ("copy", "none"):
+        assert run("encode", "phone.mp4", "-f", "--audio", audio, "-o", f"{audio}.rdc")[0] == 0
+        sizes[audio] = (tmp_path / f"{audio}.rdc").stat().st_size
+    assert sizes["copy"] - sizes["none"] > 1000
+    assert run("encode", "phone.mp4", "-f", "--audio", "loud")[0] != 0
+
+
+def test_a_recording_of_a_screen_costs_what_changes(run, tmp_path):
+    """Thirty seconds, mostly still."""
+    screen = np.full((64, 96, 3), 250, np.uint8)
+    frames = []
+    for index in range(150):
+        if index % 50 == 49:
+            screen = screen.copy()
+            screen[8:20, 10 : 10 + index // 3] = (20, 60, 140)
+        frames.append(screen)
+    data = encoded(frames, time_base=Fraction(1, 5))
+    (tmp_path / "screen.mp4").write_bytes(data)
+    assert run("encode", "screen.mp4", "-q", "60", "--gop", "200")[0] == 0
+    assert run("decode", "screen.rdc", "-o", "screen.mkv")[0] == 0
+    source, pictures, _ = frames_of(tmp_path / "screen.mp4")
+    found, shown, back = frames_of(tmp_path / "screen.mkv")
+    assert len(shown) == 150 and abs(back[-1] * found.format.time_base - 149 / 5) < 0.002
+    assert psnr_db(shown[::10], pictures[::10]) > 32
+    assert (tmp_path / "screen.rdc").stat().st_size < 0.5 * len(data) + 3000
+
+
+def test_a_moving_gif_survives(run, tmp_path):
+    pictures = [Image.fromarray(frame) for frame in drawn_clip(5, 40, 56)]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=[80, 120, 80, 80, 200], loop=0)
+    assert run("encode", "a.gif", "-q", "80")[0] == 0
+    assert run("decode", "a.rdc", "-o", "b.gif")[0] == 0
+    with Image.open(tmp_path / "b.gif") as back:
+        durations = []
+        for index in range(back.n_frames):
+            back.seek(index)
+            durations.append(back.info["duration"])
+    assert durations == [80, 120, 80, 80, 200]
+    pictures[0].save(tmp_path / "still.gif")
+    assert json.loads(run("encode", "still.gif", "--json")[1])["codec"] == "image"
+
+
+def test_parts(run, tmp_path, phone):
+    run("encode", "phone.mp4", "--gop", "3")
+    run("decode", "phone.rdc", "-o", "all.mkv")
+    whole = frames_of(tmp_path / "all.mkv")[1]
+    for options, wanted in (
+        (("--frames", "2:5"), range(2, 5)), (("--frames", "6:"), range(6, 8)), (("--every", "3"), range(0, 8, 3)),
+        (("--from", "0.1", "--to", "0.2"), [i for i, t in enumerate(PHONE_TIMES) if 9000 <= t < 18000]),
+    ):  # fmt: skip
+        assert run("decode", "phone.rdc", "-f", "-o", "part.mkv", *options)[0] == 0
+        assert np.array_equal(np.stack(frames_of(tmp_path / "part.mkv")[1]), np.stack([whole[i] for i in wanted]))
+    for options in (("--frames", "5"), ("--frames", "5:99"), ("--from", "9"), ("--frames", "1:2", "--from", "0")):
+        code, _, error = run("decode", "phone.rdc", "-f", "-o", "no.mkv", *options)
+        assert code != 0 and error and not (tmp_path / "no.mkv").exists()
+
+
+def test_a_rate_is_met_from_below(run, tmp_path):
+    data = encoded(list(drawn_clip(8, 96, 128, speed=3)))
+    (tmp_path / "pan.mp4").write_bytes(data)
+    run("encode", "pan.mp4", "-q", "50")
+    size = (tmp_path / "pan.rdc").stat().st_size
+    code, out, _ = run("encode", "pan.mp4", "-f", "--size", str(size), "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["bytes"] <= size and facts["quality"] >= 50
+    code, _, error = run("encode", "pan.mp4", "-f", "--kbps", "0.1", "-o", "no.rdc")
+    assert code == 1 and "too few" in error and not (tmp_path / "no.rdc").exists()
+
+
+def test_a_damaged_file_is_named_and_salvaged(run, tmp_path, phone):
+    run("encode", "phone.mp4", "--gop", "3")
+    stream = bytearray((tmp_path / "phone.rdc").read_bytes())
+    info = json.loads(run("info", "phone.rdc", "--json")[1])
+    stream[info["chunks"][1]["offset"] + 5] ^= 1
+    (tmp_path / "damaged.rdc").write_bytes(stream)
+    code, _, error = run("decode", "damaged.rdc", "-o", "no.mkv")
+    assert code == 1 and "chunk 1" in error and not (tmp_path / "no.mkv").exists()
+    code, out, _ = run("decode", "damaged.rdc", "--salvage", "-o", "most.mkv", "--json")
+    assert code == 0 and json.loads(out)["lost_groups"] == [1]
+    assert (frames_of(tmp_path / "most.mkv")[1][4] == 128).all()
+
+
+def test_what_looks_like_a_video():
+    still, moving_gif = io.BytesIO(), io.BytesIO()
+    picture = Image.new("RGB", (8, 8))
+    picture.save(still, "GIF")
+    picture.save(moving_gif, "GIF", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
+    sound = io.BytesIO()
+    with av.open(sound, "w", format="mp4") as out:
+        track = out.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        out.mux(track.encode(frame))
+        out.mux(track.encode())
+    mkv = encoded(moving(2), container="matroska")
+    assert [looks_like_video(data) for data in (encoded(moving(2)), mkv, moving_gif.getvalue())] == [True] * 3
+    assert [looks_like_video(data) for data in (still.getvalue(), b"RIFF....WAVEfmt ", b"", b"plain text")] == [False] * 4
