@@ -18,6 +18,7 @@ from ...codecs.video.architectures import ARCHITECTURES
 from ...codecs.video.stem import Past, Remembered, StemNetwork
 from ...codecs.weights_file import read_weights
 from ...entropy_models.coder import Coder, Measure
+from ...entropy_models.hyperprior import float_knot_weights
 from ..coder import LAGRANGIAN, Train, start_tables
 from ..freeze import frozen, thawed
 from ..loop import CodecTraining
@@ -27,6 +28,8 @@ SHARED = ("gain", "inverse_gain", "hyper_analysis", "hyper_prior", "mean_synthes
           "level_context")  # fmt: skip
 """Parts that start as the image network's."""
 C = TypeVar("C", bound=Coder)
+HYPER_DEVIATION, HYPER_DEAD = 1.0, 0.3
+"""Deviation in steps that hyper-latents start with, and below which they are dead."""
 FRESH_SHARE = 0.4
 """Share of the steps whose chains begin a group."""
 MEAN_SHARE = 0.2
@@ -55,6 +58,12 @@ class VideoTraining(CodecTraining):
             weights.verified_bytes(weights.line_named("image", self.hparams["image"])), IMAGE_ARCHITECTURES
         )
         start_as_image(self.network, thawed(network))
+
+    def on_fit_start(self) -> None:
+        """Starts that need data."""
+        data = getattr(self.trainer, "datamodule", None)
+        if self.global_step == 0 and data is not None:
+            revive_hyper_latents(self.network, next(iter(data.train_dataloader())))
 
     def loss(self, batch: Chain) -> tuple[Tensor, dict[str, Tensor]]:
         shares, errors = [], []
@@ -161,6 +170,19 @@ def coded(network: Any, batch: Chain, new_coder: Callable[[], C], error: Tensor 
         assert remembered.error is not None
         yield Coded(coder, remembered.error, left := past.y_hat - y)
         error = left
+
+
+@torch.no_grad()
+def revive_hyper_latents(network: StemNetwork, batch: Chain) -> None:
+    """Scale hyper-latents to `HYPER_DEVIATION` where they are dead: what an image network says of a whole latent is next to
+    nothing for the difference of two, rounds to zero, tells the decoder nothing, and so is never worth its bits."""
+    latents = batch.y[:, 1].float(), batch.moved[:, 0].float()
+    y, moved = (network.to_synthesis(latent, batch.quality) for latent in latents)
+    knot_weights = float_knot_weights(batch.quality, network.config.knots, y.dtype)
+    deviation = network.hyper_analysis(y - moved, knot_weights).flatten(0, -2).std(0)
+    scale = torch.where(deviation < HYPER_DEAD, HYPER_DEVIATION / deviation.clamp(min=1e-4), 1.0)
+    network.hyper_analysis.last.weight.mul_(scale[:, None])
+    network.hyper_analysis.last.bias.mul_(scale)
 
 
 def start_as_image(network: StemNetwork, image: dict[str, Tensor]) -> None:
