@@ -42,7 +42,6 @@ REGISTRY = {
         stream_id=3,
         codec="video.codec:VideoCodec",
         face="video.face:FACE",
-        task="video.evaluation:TASK",
         summary="video, quality 0..100, any frame to be had",
     ),
     "image": Registered(
