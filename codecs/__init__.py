@@ -37,19 +37,18 @@ class Registered:
 
 
 REGISTRY = {
-    # before images, so that a GIF that moves is a video
-    "video": Registered(
-        stream_id=3,
-        codec="video.codec:VideoCodec",
-        face="video.face:FACE",
-        summary="video, quality 0..100, any frame to be had",
-    ),
     "image": Registered(
         stream_id=1,
         codec="image.codec:ImageCodec",
         face="image.face:FACE",
         task="image.evaluation:TASK",
         summary="photographs, quality 0..100, any size",
+    ),
+    "video": Registered(
+        stream_id=3,
+        codec="video.codec:VideoCodec",
+        face="video.face:FACE",
+        summary="video, quality 0..100, any frame to be had",
     ),
     "speech": Registered(
         stream_id=2,

@@ -15,7 +15,7 @@ from ..contract import Desk, Result
 from ..terminal.files import parse_size, show_size
 from ..terminal.options import Effort, Model, Quality, Size, Threads, check_targets, names_of, suffix_for
 from .effort import SHARES, TUNED_EFFORT, effort_of
-from .formats import FORMATS, READ_ONLY, SHOWN
+from .formats import FORMATS, READ_ONLY, SHOWN, moves
 from .header import ALPHA, QUALITY, parse
 from .tiles import Box
 
@@ -107,10 +107,10 @@ class ImageFace:
     Encode, Decode, Verify = EncodeOptions, DecodeOptions, VerifyOptions
 
     def takes(self, data: bytes, suffix: str) -> bool:
-        """Whether Pillow knows the format."""
+        """Whether Pillow knows the format. A GIF that moves is a video."""
         from .pictures import looks_like_image
 
-        return looks_like_image(data)
+        return looks_like_image(data) and not (data.startswith(b"GIF8") and moves(data))
 
     def encode(self, data: bytes, options: EncodeOptions, desk: Desk) -> Result:
         """An image file to a stream.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from ..image.formats import moves
+
 WRITTEN = {
     ".mkv": "FFV1, without loss", ".mp4": "H.264, nearly without loss", ".webm": "VP9, nearly without loss",
     ".y4m": "plain YCbCr", ".gif": "animation of 256 colours a frame", ".png": "pictures, numbered as %05d.png",
@@ -38,33 +40,8 @@ def looks_like_video(head: bytes) -> bool:
     if head.startswith(_MATROSKA):
         return _MATROSKA_VIDEO.search(head) is not None
     if head.startswith((b"GIF87a", b"GIF89a")):
-        return _moves(head)
+        return moves(head)
     if head.startswith(b"RIFF"):
         return head[8:12] == _AVI and b"vids" in head
     packets = head[: 3 * _TRANSPORT_PACKET : _TRANSPORT_PACKET]
     return head.startswith((b"YUV4MPEG2", _FLASH, b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")) or packets == b"GGG"
-
-
-def _moves(gif: bytes) -> bool:
-    """Whether a GIF has a second picture, or, where its beginning does not reach that far, says that it repeats."""
-    place, pictures = 13 + _colours(gif[10:11]), 0
-    while place < len(gif):
-        kind = gif[place : place + 1]
-        if kind == b"\x2c":
-            pictures += 1
-            place += 11 + _colours(gif[place + 9 : place + 10])
-        elif kind == b"\x21":
-            place += 2
-        else:
-            break
-        while place < len(gif) and gif[place]:  # blocks of data
-            place += 1 + gif[place]
-        place += 1
-        if pictures > 1:
-            return True
-    return place >= len(gif) and b"NETSCAPE2.0" in gif
-
-
-def _colours(flags: bytes) -> int:
-    """Bytes of a colour table."""
-    return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0

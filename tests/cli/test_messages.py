@@ -19,7 +19,10 @@ def test_options_of_the_other_codec_are_refused_by_name(run, photo, tmp_path):
     run("encode", "c.safetensors", "-o", "packed.rdc")
     run("encode", "photo.png", "-o", "picture.rdc")
     for arguments, given in (
-        (["encode", "c.safetensors", "--size", "50kB"], "--size: only for images and sounds, and this is a KV cache"),
+        (
+            ["encode", "c.safetensors", "--size", "50kB"],
+            "--size: only for images and videos and sounds, and this",
+        ),
         (["encode", "c.safetensors", "--bpp", "1", "--device", "cuda"], "--bpp, --device: only for images"),
         (["decode", "packed.rdc", "-o", "out.safetensors", "--crop", "0,0,1,1", "--salvage"], "--crop, --salvage: only for"),
         (["verify", "packed.rdc", "--device", "cuda"], "--device: only for images"),
