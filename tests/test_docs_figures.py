@@ -114,7 +114,30 @@ def reading(name: str) -> list[float]:
     return [figure("datasets.csv", "value", what, "speed") for what in whats]
 
 
+def matched_tensors(method: str) -> list[float]:
+    """Per cent of bits that mode quantized of tensors saves at a quantiser's error and KL."""
+    return [figure("tensor_matched.csv", f"fewer_bits_at_{at}_percent", method) for at in ("snr", "kl")]
+
+
 CLAIMS = [
+    (
+        "docs/tensors.md",
+        r"int4 in groups of 128 `quantized` takes ([\d.]+) % fewer bits, at its KL ([\d.]+) %; .* ([\d.]+) % and ([\d.]+) %",
+        lambda: [*matched_tensors("int4 g128"), *matched_tensors("nf4 g64")],
+    ),
+    (
+        "README.md",
+        r"(\d+) % fewer bits than int4 in groups of 128 at equal error, (\d+) % at equal KL",
+        lambda: matched_tensors("int4 g128"),
+    ),
+    (
+        "docs/tensors.md",
+        r"in fp32 `lossless` takes ([\d.]+) % of raw, zipnn ([\d.]+) %, zstd ([\d.]+) %",
+        lambda: [
+            figure("tensor_fp32_points.csv", "percent_of_raw", name, setting)
+            for name, setting in (("lossless", "0"), ("zipnn", "0"), ("zstd", "3"))
+        ],
+    ),
     (
         "docs/datasets.md",
         r"`-j 2` does ([\d.]+) pictures a second, `-j 1` ([\d.]+), and .* each other, ([\d.]+)\.",
@@ -381,6 +404,32 @@ def test_cache_modes():
         first = int(float(row["greedy_first_divergence"]) + 0.5), round(float(row["greedy_first_divergence"]))
         assert cells[6] in {f"{count} of 64" for count in first}, name
     assert checked >= 12
+
+
+TENSOR_METHODS = {"zstd -3": "zstd", "int4": "int4 g128", "NF4": "nf4 g64"}
+TENSOR_COLUMNS = "bits_per_weight", "percent_of_raw", "snr_db", "kl_bits", "perplexity"
+
+
+def test_modes_of_tensors():
+    listed = table("docs/tensors.md", "| stored as |")
+    assert {name.split()[0] for name in listed} >= {"lossless", "quantized", "nested", "zipnn"} and len(listed) >= 10
+    for name, cells in listed.items():
+        mode, _, quality = name.partition(" q")
+        keys = (TENSOR_METHODS.get(mode, mode), quality) if quality else (TENSOR_METHODS.get(mode, mode),)
+        row = [row for row in rows("tensor_points.csv") if tuple(row.values())[: len(keys)] == keys]
+        assert len(row) == 1, name
+        for cell, column in zip(cells, TENSOR_COLUMNS, strict=False):
+            number = cell.removesuffix(" %")
+            assert number == ("exact" if row[0][column] == "inf" else shown(float(row[0][column]), number)), (name, column)
+        assert cells[-1] == f"{float(row[0]['encode_mb_s']):.0f}, {float(row[0]['decode_mb_s']):.0f}", name
+
+
+def test_deltas_of_tensors():
+    text = page("docs/tensors.md")
+    for row in rows("tensors_delta.csv"):
+        cells = [f"{float(row[name]):.1f} %" for name in ("lossless_percent", "delta_percent")]
+        cells = [row["weights"], row["steps"], *cells, f"{float(row['delta_over_lossless']):.2f}"]
+        assert f"| {' | '.join(cells)} |" in text
 
 
 def test_speed_of_cache_modes():

@@ -14,10 +14,11 @@ import torch
 from rich.box import SIMPLE
 from rich.progress import Progress
 from rich.table import Table
-from safetensors.torch import save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ....entropy_models.errors import InputError
+from ...container import write_file
 from ...evaluation.plot import Panel, plot
 from ...evaluation.points import OURS, write_csv
 from ...text.contexts import contexts_of
@@ -99,12 +100,12 @@ def evaluate_file(file: Path, reading: Reading, names: str, output: Path, progre
     contexts = reading.contexts()
     raw = file.read_bytes()
     source = SafetensorsSource(raw)
-    before: State = {name: tensor.clone() for name, tensor in _tensors(raw).items()}
+    before: State = {name: tensor.clone() for name, tensor in load(raw).items()}
     task = progress.add_task("loading", total=sum(len(method.settings) for method in methods.values()))
     evaluation = Evaluation(before, reading.model, contexts) if reading.model and contexts is not None else None
     output.mkdir(parents=True, exist_ok=True)
     if energy := reading.energy(before):
-        save_file(energy, output / ENERGY)
+        write_file(output / ENERGY, save(energy))
         methods = _with_energy(methods, {name: mean.numpy() for name, mean in energy.items()})
     points, threads = [], torch.get_num_threads()
     torch.set_num_threads(1)
@@ -130,12 +131,6 @@ def _with_energy(methods: dict[str, Method], energy: dict[str, np.ndarray]) -> d
     settings = METHODS[QUANTIZED].settings
     weighted = ours(True, settings, lambda quality: TensorSettings(mode="quantized", quality=int(quality), energy=energy))
     return methods | {WEIGHTED: weighted}
-
-
-def _tensors(raw: bytes) -> State:
-    from safetensors.torch import load
-
-    return load(raw)
 
 
 def _measured(
