@@ -132,6 +132,23 @@ CLAIMS = [
     ),
     (
         "docs/tensors.md",
+        r"the KL of int4 ([\d.]+) % fewer bits instead of ([\d.]+) %, at that of NF4 ([\d.]+) % instead of ([\d.]+) %",
+        lambda: [
+            figure(file, column, method)
+            for method in ("int4 g128", "nf4 g64")
+            for file, column in (
+                ("tensor_activations_matched.csv", "fewer_bits_at_kl_by_activations_percent"),
+                ("tensor_matched.csv", "fewer_bits_at_kl_percent"),
+            )
+        ],
+    ),
+    (
+        "docs/tensors.md",
+        r"Text bits are ([\d.]+) per token, log2 of the FLOPs ([\d.]+):",
+        lambda: [figure("capacity.csv", column, "as they are") for column in ("text_bits_per_token", "log2_flops")],
+    ),
+    (
+        "docs/tensors.md",
         r"in fp32 `lossless` takes ([\d.]+) % of raw, zipnn ([\d.]+) %, zstd ([\d.]+) %",
         lambda: [
             figure("tensor_fp32_points.csv", "percent_of_raw", name, setting)
@@ -422,6 +439,16 @@ def test_modes_of_tensors():
             number = cell.removesuffix(" %")
             assert number == ("exact" if row[0][column] == "inf" else shown(float(row[0][column]), number)), (name, column)
         assert cells[-1] == f"{float(row[0]['encode_mb_s']):.0f}, {float(row[0]['decode_mb_s']):.0f}", name
+
+
+def test_capacity():
+    listed = table("docs/tensors.md", "| weights | bits per weight |")
+    found = {"as they are": "as they are"} | {f"quantized, {bits} bits": f"llama-{bits}.rdc" for bits in (4, 3, 2)}
+    assert listed.keys() == found.keys() and len(rows("capacity.csv")) == 4
+    columns = "bits_per_weight", "entropy_bits_per_token", "coded_bits_per_token", "coded_entropy_bits_per_token"
+    for name, cells in listed.items():
+        for cell, column in zip(cells, (*columns, "capacity", "capacity_without_bias"), strict=True):
+            assert cell == shown(figure("capacity.csv", column, found[name]), cell), (name, column)
 
 
 def test_deltas_of_tensors():

@@ -176,7 +176,7 @@ METHODS = {
     "nf4 g64": _grouped(_nf4, _from_nf4, 64),
 }
 """By name; ours first."""
-QUANTIZED, WEIGHTED = "quantized", "quantized, by activations"
+QUANTIZED, WEIGHTED = "quantized", "by activations"
 
 
 def chosen(names: str) -> dict[str, Method]:
