@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Self
 
@@ -21,17 +22,21 @@ from ..device import resolve_device
 from ..symbols import LEAST_BYTES, chunk_of, new_writer
 from ..torch_state import THREADED_WORK, checked_threads, own_state
 from ..weights_file import read_weights
+from . import drawn
 from .architectures import ARCHITECTURES
+from .choice import layer_of
 from .dcvc_rt import ImageNetwork
+from .drawn import Layer, filled
 from .effort import effort_of
 from .extras import extra_chunks, with_extras
 from .header import STREAM_ID, ImageHeader, checked_crop, header_of, parse
 from .pictures import Picture, as_picture
-from .tile_coder import NO_EFFORT, C, TileDecoder, TileEncoder
+from .tile_coder import NO_EFFORT, C, TileDecoder, TileEncoder, learned
 from .tiles import Box, inner
 
 Source = Picture | np.ndarray | str | Path | BinaryIO
-"""A picture, a uint8 array (height, width) or (height, width, 1..4) with alpha last, or an image file, open or its path."""
+"""A picture, a uint8 or uint16 array (height, width) or (height, width, 1..4) with alpha last, or an image file, open or
+its path."""
 Bytes = bytes | container.Stream | str | Path | BinaryIO
 """A stream: its bytes, parsed or not, or its file, open or by its path."""
 
@@ -54,7 +59,7 @@ class ImageCodec:
     ) -> None:
         self.network = network.eval().requires_grad_(False).to(device)
         self.tables, self.stream_hash, self.device = tables, stream_hash, torch.device(device)
-        self.effort, self.threads = NO_EFFORT, checked_threads(threads)
+        self.effort, self.threads, self.layers = NO_EFFORT, checked_threads(threads), True
 
     @classmethod
     def load(
@@ -97,6 +102,12 @@ class ImageCodec:
         other.effort = effort_of(effort, tune)
         return other
 
+    def without_layers(self) -> Self:
+        """This codec with an encoder that draws nothing (`drawn`): latents stand for all of a picture, be it a drawing."""
+        other = copy(self)
+        other.layers = False
+        return other
+
     def encode(self, signal: Source, *, quality: int | None = None, progress: Progress | None = None) -> bytes:
         """Compress one image to the bytes of an .rdc file.
 
@@ -108,13 +119,16 @@ class ImageCodec:
             ValueError: not an image this codec takes, or quality out of range.
         """
         picture = as_picture(signal)
-        header = _header(picture, quality)
+        header, pixels, layers = self._divided(picture, quality)
         packed, tiles = header.pack(), len(header.grid)
-        encoder = self._encoder(picture, header, lambda: new_writer(self.tables, packed))
+        encoder = self._encoder(header, pixels, layers, lambda: new_writer(self.tables, packed))
         chunks = []
         with self._at_work(header):
             for index in range(tiles):
-                chunks.append((container.DATA, chunk_of(encoder.encode(index))))
+                layer = layers.get(index)
+                start = (layer.write(packed) if layer else drawn.NONE) if header.layers else b""
+                symbols = b"" if layer and layer.whole else chunk_of(encoder.encode(index))
+                chunks.append((container.DATA, start + symbols))
                 if progress:
                     progress(index + 1, tiles)
         chunks += extra_chunks(picture)
@@ -135,7 +149,7 @@ class ImageCodec:
         salvage: bool = False,
         progress: Progress | None = None,
     ) -> Picture:
-        """Decompress to pixels, alpha and metadata; ``.array()`` of it is a uint8 array.
+        """Decompress to pixels, alpha and metadata; ``.array()`` of it is a uint8 array, or uint16.
 
         Symbols are the same on every machine; pixels may differ by one grey level where float rounding ties.
 
@@ -176,14 +190,20 @@ class ImageCodec:
     def estimate(self, signal: Source, *, quality: int | None = None) -> Estimate[Picture]:
         """Ideal bits of the tiles' symbols and what `decode` will return, without a stream. Errors as `encode`."""
         picture = as_picture(signal)
-        header = _header(picture, quality)
-        encoder = self._encoder(picture, header, lambda: Measure(self.tables))
+        header, source, layers = self._divided(picture, quality)
+        encoder = self._encoder(header, source, layers, lambda: Measure(self.tables))
         whole, bits = (0, 0, header.height, header.width), 0.0
         pixels = _blank(whole, header)
         with self._at_work(header):
             for index in range(len(header.grid)):
+                layer, part = layers.get(index), inner(header.grid.pixel_box(index), whole)
+                bits += 8.0 * len(layer.write(b"")) if layer else 0.0
+                if layer and layer.whole:
+                    pixels[part] = layer.pixels[..., : header.channels]
+                    continue
                 bits += float(encoder.encode(index).bits[0])
-                pixels[inner(header.grid.pixel_box(index), whole)] = encoder.pixels(index)
+                shown = encoder.pixels(index)
+                pixels[part] = layer.over(shown) if layer else shown
         return Estimate(bits, replace(picture, pixels=pixels, notices=()))
 
     def verify(self, data: Bytes) -> list[str]:
@@ -217,23 +237,44 @@ class ImageCodec:
         extra = sum(container.ENTRY_BYTES + len(body) for _, body in extra_chunks(picture))
 
         def measure(quality: int) -> int:
-            header = _header(picture, quality)
+            header, pixels, layers = self._divided(picture, quality)
             tiles = len(header.grid)
-            encoder = self._encoder(picture, header, lambda: Measure(self.tables))
+            encoder = self._encoder(header, pixels, layers, lambda: Measure(self.tables))
+            learned = [index for index in range(tiles) if not (index in layers and layers[index].whole)]
             with self._at_work(header):
-                bits = sum(float(encoder.encode_latent(index).bits[0]) for index in range(tiles))
-            fixed = container.table_end(len(header.pack()), tiles) + LEAST_BYTES * tiles
+                bits = sum(float(encoder.encode_latent(index).bits[0]) for index in learned)
+            fixed = container.table_end(len(header.pack()), tiles) + LEAST_BYTES * len(learned)
+            fixed += sum(len(layers[i].write(b"") if i in layers else drawn.NONE) for i in range(tiles) if header.layers)
             return int(bits / 8) + fixed + extra
 
         return measure
+
+    def _divided(self, picture: Picture, quality: int | None) -> tuple[ImageHeader, np.ndarray, dict[int, Layer]]:
+        """The header of a picture, the pixels that latents stand for, and what is drawn of each tile."""
+        header, layers, pixels = _header(picture, quality), dict[int, Layer](), picture.pixels
+        if not self.layers or header.depth != 8:
+            return header, pixels, layers
+        whole = (0, 0, header.height, header.width)
+        learn = partial(learned, self.network, self.tables, header.quality)
+        for index in range(len(header.grid)):
+            part = inner(header.grid.pixel_box(index), whole)
+            with self._at_work(header):
+                layer = layer_of(picture.pixels[part], header.quality, learn)
+            if layer:
+                pixels = pixels.copy() if not layers else pixels
+                layers[index], pixels[part] = layer, filled(pixels[part], layer.mask)
+        return replace(header, layers=bool(layers)), pixels, layers
 
     def _at_work(self, header: ImageHeader) -> AbstractContextManager[None]:
         """torch's state for as long as networks run. A tile at a time is worked on."""
         pixels = header.width * header.height
         return own_state(pixels, self.threads) if self.device.type == "cpu" else own_state(THREADED_WORK, self.threads)
 
-    def _encoder(self, picture: Picture, header: ImageHeader, new_coder: Callable[[], C]) -> TileEncoder[C]:
-        return TileEncoder(self.network, self.tables, header, picture.pixels, new_coder, self.effort)
+    def _encoder(
+        self, header: ImageHeader, pixels: np.ndarray, layers: dict[int, Layer], new_coder: Callable[[], C]
+    ) -> TileEncoder[C]:
+        blank = [index for index, layer in layers.items() if layer.whole]
+        return TileEncoder(self.network, self.tables, header, pixels, new_coder, self.effort, blank)
 
     def _parsed(self, data: Bytes, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:
         if isinstance(data, str | Path):
@@ -246,9 +287,11 @@ class ImageCodec:
 
 
 def _header(picture: Picture, quality: int | None) -> ImageHeader:
-    return header_of(picture.pixels.shape, alpha=picture.alpha is not None, quality=quality)
+    return header_of(
+        picture.pixels.shape, depth=8 * picture.pixels.itemsize, alpha=picture.alpha is not None, quality=quality
+    )
 
 
 def _blank(box: Box, header: ImageHeader) -> np.ndarray:
     """Pixels of a part of an image, yet to be filled in."""
-    return np.empty((box[2] - box[0], box[3] - box[1], header.channels), np.uint8)
+    return np.empty((box[2] - box[0], box[3] - box[1], header.channels), np.uint8 if header.depth == 8 else np.uint16)

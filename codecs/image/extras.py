@@ -19,12 +19,15 @@ from .header import ALPHA, TAGS, ImageHeader
 from .pictures import Picture
 from .tiles import Box
 
+_MODES = {8: "L", 16: "I;16"}
+"""Pillow's modes of alpha planes by depth."""
+
 
 def extra_chunks(picture: Picture) -> list[tuple[int, bytes]]:
     """Kind and body of each chunk after the tiles; compresses the alpha plane."""
     chunks = []
     if picture.alpha is not None:
-        chunks.append((ALPHA, CHECK.pack(zlib.crc32(picture.alpha.tobytes())) + _png(picture.alpha)))
+        chunks.append((ALPHA, CHECK.pack(_crc(picture.alpha)) + _png(picture.alpha)))
     fields = ((tag, getattr(picture, name)) for tag, name in TAGS.items())
     return chunks + [(container.METADATA, tag + body) for tag, body in fields if body]
 
@@ -60,6 +63,10 @@ def with_extras(
     return replace(picture, **found)
 
 
+def _crc(alpha: np.ndarray) -> int:
+    return zlib.crc32(alpha.astype(alpha.dtype.newbyteorder("<")).tobytes())
+
+
 def _png(alpha: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(alpha).save(buffer, "PNG", optimize=True)
@@ -71,10 +78,11 @@ def _alpha(body: bytes, header: ImageHeader) -> np.ndarray:
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(body[CHECK.size :]), formats=["PNG"]) as plane:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            if plane.size != (header.width, header.height) or plane.mode != "L":
-                raise Corrupt(f"alpha is {plane.size} {plane.mode}, the image {header.width}x{header.height}")
+            if plane.size != (header.width, header.height) or plane.mode != _MODES[header.depth]:
+                found = f"alpha is {plane.size} {plane.mode}"
+                raise Corrupt(f"{found}, the image {header.width}x{header.height} of {header.depth} bits")
             alpha = np.asarray(plane)
-        if CHECK.pack(zlib.crc32(alpha.tobytes())) != body[: CHECK.size]:
+        if CHECK.pack(_crc(alpha)) != body[: CHECK.size]:
             raise Corrupt("the alpha plane does not match its checksum")
         return alpha
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error, zlib.error) as error:

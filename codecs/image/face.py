@@ -15,7 +15,7 @@ from ..contract import Desk, Result
 from ..terminal.files import parse_size, show_size
 from ..terminal.options import Effort, Model, Quality, Size, Threads, check_targets, names_of, suffix_for
 from .effort import SHARES, TUNED_EFFORT, effort_of
-from .formats import FORMATS, READ_ONLY, SHOWN, moves
+from .formats import FORMATS, READ_ONLY, SHOWN, STRIPS, moves
 from .header import ALPHA, QUALITY, parse
 from .tiles import Box
 
@@ -34,6 +34,10 @@ class EncodeOptions:
     size: Size = None
     model: Model = None
     effort: Effort = None
+    strip: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"Leave out metadata: {', '.join(STRIPS)}. Colours and orientation stay."),
+    ] = None
     tune: Annotated[
         str | None,
         typer.Option(
@@ -46,6 +50,8 @@ class EncodeOptions:
     def __post_init__(self) -> None:
         check_targets(self.quality, ("--bpp", self.bpp), BPP_MAX, "0.5", self.size)
         effort_of(self.effort, self.tune)
+        if self.strip not in (None, *STRIPS):
+            raise typer.BadParameter(f"--strip {self.strip}; need one of {', '.join(STRIPS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +65,10 @@ class DecodeOptions:
         str | None,
         typer.Option(metavar="X,Y,W,H", help="Only this part, as stored (not turned by EXIF); all is checked."),
     ] = None
+    background: Annotated[
+        str | None,
+        typer.Option(metavar="COLOUR", help="Put alpha on a colour, like white or #336699, for formats that hold none."),
+    ] = None
     salvage: Annotated[
         bool,
         typer.Option(
@@ -71,6 +81,8 @@ class DecodeOptions:
     def __post_init__(self) -> None:
         if self.crop is not None:
             parse_crop(self.crop)
+        if self.background is not None:
+            parse_colour(self.background)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +134,10 @@ class ImageFace:
         from ..rate_control import encode_to_size
         from .codec import ImageCodec
         from .pictures import read_picture
+        from .stripping import stripped
 
         picture = read_picture(data)
+        picture = stripped(picture, options.strip) if options.strip else picture
         plain = desk.codec(
             "encode", lambda: ImageCodec.load(model=options.model, device=desk.device, threads=options.threads)
         )
@@ -143,7 +157,7 @@ class ImageFace:
                 codec, picture, size, progress=desk.progress, shown=shown, draft=plain if codec.effort.steps else None
             )
         rate_bpp = len(stream) * 8 / pixels
-        raw_bytes = picture.pixels.size + (picture.alpha.size if picture.alpha is not None else 0)
+        raw_bytes = picture.pixels.nbytes + (picture.alpha.nbytes if picture.alpha is not None else 0)
         notices = picture.notices
         if len(stream) > len(data):
             notices += (f"larger than the input of {show_size(len(data))}; keep that, or take a lower quality",)
@@ -161,7 +175,7 @@ class ImageFace:
             BitstreamError: anything wrong with the data.
             ValueError: a crop outside the image, or a format that cannot hold it.
         """
-        from .picture_writing import check_sides, fitting, format_of, write_picture
+        from .picture_writing import check_sides, fitting, flattened, format_of, write_picture
 
         image_format = FORMATS[self.suffix(options)] if options.format or not target else format_of(target)
         if target and FORMATS.get(target.suffix.lower(), image_format) != image_format:
@@ -173,6 +187,8 @@ class ImageFace:
             check_sides(header.height, header.width, image_format)
         codec = _codec_of(stream, desk, options.threads)
         picture = codec.decode(stream, crop=box, salvage=options.salvage, progress=desk.progress)
+        if options.background is not None:
+            picture = flattened(picture, parse_colour(options.background))
         picture = fitting(picture, image_format)
         height, width = picture.pixels.shape[:2]
         facts = {"width": width, "height": height, "lost_tiles": picture.lost_tiles}
@@ -196,7 +212,7 @@ class ImageFace:
             "height": header.height,
             "channels": header.channels,
             "alpha": header.alpha,
-            "bits_per_channel": 8,
+            "bits_per_channel": header.depth,
             "quality": header.quality,
             "rate_bpp": round(stream.expected_bytes * 8 / (header.width * header.height), 4),
             "weights": stream.weights.hex(),
@@ -261,6 +277,24 @@ def parse_crop(text: str) -> Box:
     if width < 1 or height < 1 or x < 0 or y < 0:
         raise InputError(f"crop {text!r}; X and Y start at 0, W and H at 1")
     return y, x, y + height, x + width
+
+
+def parse_colour(text: str) -> tuple[int, int, int]:
+    """A colour's name in CSS or its number, as red, green and blue.
+
+    >>> parse_colour("#336699")
+    (51, 102, 153)
+
+    Raises:
+        ValueError: no such colour.
+    """
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise InputError(f"colour {text!r}; write a name like white, or #rrggbb") from None
+    return red, green, blue
 
 
 FACE = ImageFace()

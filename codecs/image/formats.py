@@ -7,8 +7,10 @@ FORMATS = {
     ".bmp": "BMP", ".ppm": "PPM", ".pgm": "PGM",
 }  # fmt: skip
 """Suffixes, with Pillow's names of their formats, and PGM for its PPM in grey."""
-READ_ONLY = frozenset({".gif", ".jp2", ".ico"})
+READ_ONLY = frozenset({".gif", ".jp2", ".ico", ".jfif", ".jpe", ".tga", ".dib"})
 """Suffixes of more images that folders are searched for."""
+STRIPS = "gps", "exif", "all"
+"""Metadata that people leave out: places; all EXIF; all that tells no colours. The orientation stays."""
 QUALITIES = (15, 40, 70)
 """Qualities of the demonstration."""
 ORIGINAL, SHEET = "original.png", "sheet.png"

@@ -7,13 +7,21 @@ Signal header (little-endian, 12 bytes)::
     4       4     height in pixels, 1..2^20; width * height at most 2^27
     8       1     quality, 0..100
     9       1     channels: 1 grey, 3 RGB (sRGB unless an ICC profile says otherwise)
-    10      1     flags: 1 = an alpha chunk follows the tiles
-    11      1     bits per channel, 8
+    10      1     flags: 1 = an alpha chunk follows the tiles; 2 = tiles begin with a drawn layer
+    11      1     bits per channel, 8 or 16: the pixels' range; latents and symbols know none
 
 Chunks: one of kind 0 per tile (`tiles.TileGrid`, row by row): the CRC-32 of its symbols, started with the CRC-32 of
 the signal header (4 bytes), then the entropy-coded symbols of `ImageNetwork.coding_pass` and, if the weights hold
-corrections, of `Correction.code`. Then, if flagged, one of kind 2: the CRC-32 of the alpha plane (4 bytes) and the plane
-as an 8-bit grey PNG. Then any of kind 1: a 4-byte tag (``ICCP``, ``EXIF``, ``XMP_``) and its bytes.
+corrections, of `Correction.code`.
+
+With flag 2 a tile begins with a drawn layer (`drawn`): the length L of its WebP file (4 bytes), the CRC-32 of its pixels
+and mask, started with that of the signal header (4), and the lossless file, whose alpha is the mask (L); zeros, where the
+tile has none. The CRC is of 8-bit RGB with zeros where nothing is drawn, then of the mask, a bit a pixel. Symbols follow
+unless all of the tile is drawn; then its latent counts as zeros for its neighbours.
+
+Then, if flagged, one of kind 2: the CRC-32 of the alpha plane (4 bytes) and the plane as a grey PNG of as many bits. Then
+any of kind 1: a 4-byte tag and its bytes (``ICCP`` an ICC profile, ``EXIF``, ``XMP_``, ``IPTC`` IPTC-IIM records, ``TEXT`` a
+JSON object of names and texts in UTF-8).
 """
 
 from __future__ import annotations
@@ -30,7 +38,8 @@ STREAM_ID = 1
 QUALITY = 60
 """Where none is asked for."""
 ALPHA = 2
-TAGS = {b"ICCP": "icc", b"EXIF": "exif", b"XMP_": "xmp"}
+TAGS = {b"ICCP": "icc", b"EXIF": "exif", b"XMP_": "xmp", b"IPTC": "iptc", b"TEXT": "texts"}
+DEPTHS = 8, 16
 SIDE_MAX = 1 << 20
 PIXELS_MAX = 1 << 27
 _SIGNAL = struct.Struct("<IIBBBB")
@@ -45,26 +54,33 @@ class ImageHeader:
     quality: int
     channels: int
     alpha: bool
+    depth: int = 8
+    """Bits per channel."""
+    layers: bool = False
+    """Whether each tile begins with a drawn layer, or none."""
 
     def __post_init__(self) -> None:
         if not (1 <= self.width <= SIDE_MAX and 1 <= self.height <= SIDE_MAX):
             raise Corrupt(f"size {self.width}x{self.height}; each side must be 1..{SIDE_MAX}")
         if self.width * self.height > PIXELS_MAX:
             raise Corrupt(f"size {self.width}x{self.height} is more than {PIXELS_MAX} pixels")
+        if self.layers and self.depth != 8:
+            raise Corrupt(f"drawn layers in a picture of {self.depth} bits; they have 8")
         if self.quality > 100 or self.channels not in (1, 3):
             raise Corrupt(f"quality {self.quality}, {self.channels} channels; need 0..100 and 1 or 3")
 
     def pack(self) -> bytes:
-        return _SIGNAL.pack(self.width, self.height, self.quality, self.channels, self.alpha, 8)
+        return _SIGNAL.pack(self.width, self.height, self.quality, self.channels, self.alpha | 2 * self.layers, self.depth)
 
     @classmethod
     def unpack(cls, signal: bytes) -> ImageHeader:
         if len(signal) != _SIGNAL.size:
             raise Corrupt(f"an image's signal header has {_SIGNAL.size} bytes, this one {len(signal)}")
         width, height, quality, channels, flags, depth = _SIGNAL.unpack(signal)
-        if flags > 1 or depth != 8:
-            raise Unsupported(f"flags {flags:#x}, {depth} bits per channel; this program knows flag 1 and 8 bits")
-        return cls(width=width, height=height, quality=quality, channels=channels, alpha=bool(flags))
+        if flags > 3 or depth not in DEPTHS:
+            raise Unsupported(f"flags {flags:#x}, {depth} bits per channel; this program knows flags 1 and 2, 8 and 16 bits")
+        fields = {"width": width, "height": height, "quality": quality, "channels": channels, "depth": depth}
+        return cls(**fields, alpha=bool(flags & 1), layers=bool(flags & 2))
 
     @property
     def grid(self) -> TileGrid:
@@ -75,8 +91,8 @@ class ImageHeader:
         return f"tile {index} (of 0..{len(self.grid) - 1})"
 
 
-def header_of(shape: tuple[int, ...], *, alpha: bool, quality: int | None) -> ImageHeader:
-    """The signal header of pixels of a shape (height, width, channels), at a quality; None: `QUALITY`.
+def header_of(shape: tuple[int, ...], *, alpha: bool, quality: int | None, depth: int = 8) -> ImageHeader:
+    """The signal header of pixels of a shape (height, width, channels) and a depth, at a quality; None: `QUALITY`.
 
     Raises:
         ValueError: there are too many pixels, or that is no quality.
@@ -85,7 +101,7 @@ def header_of(shape: tuple[int, ...], *, alpha: bool, quality: int | None) -> Im
     height, width, channels = shape
     if max(height, width) > SIDE_MAX or height * width > PIXELS_MAX:
         raise InputError(f"{width}x{height} pixels; at most {PIXELS_MAX} in all and {SIDE_MAX} a side")
-    return ImageHeader(width=width, height=height, quality=quality, channels=channels, alpha=alpha)
+    return ImageHeader(width=width, height=height, quality=quality, channels=channels, alpha=alpha, depth=depth)
 
 
 def parse(data: bytes | memoryview | container.Stream, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:

@@ -7,7 +7,7 @@ then its correction's, in a stream of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -16,16 +16,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...entropy_models.coder import Coder, Measure, Write
-from ...entropy_models.errors import BitstreamError
+from ...entropy_models.errors import BitstreamError, Corrupt
 from ...entropy_models.layers import space_to_depth
+from ...entropy_models.relaxed import gaussian_bits
 from ...entropy_models.tables import Tables
 from ..container import Stream
 from ..refinement import Replay, refined
 from ..symbols import reading
+from . import drawn
+from .choice import Learned
 from .dcvc_rt import PATCH, ImageNetwork
 from .distortion import distortion_bits
+from .drawn import Layer
 from .effort import Effort
-from .header import ImageHeader
+from .header import ImageHeader, header_of
 from .tiles import LATENT_STRIDE, Box, RecentTiles, clip, grown, inner, scaled, unscaled
 
 C = TypeVar("C", Write, Measure)
@@ -33,13 +37,14 @@ NO_EFFORT = Effort()
 
 
 def to_signal(pixels: Tensor) -> Tensor:
-    """uint8 0..255 to float -0.5..0.5."""
-    return pixels.to(torch.float32) / 255 - 0.5
+    """uint8 or uint16 in full range to float -0.5..0.5."""
+    return pixels.to(torch.float32) / torch.iinfo(pixels.dtype).max - 0.5
 
 
-def to_pixels(signal: Tensor) -> Tensor:
-    """Float to uint8, rounded to nearest and clamped."""
-    return ((signal.float() + 0.5) * 255).round().clamp(0, 255).to(torch.uint8)
+def to_pixels(signal: Tensor, depth: int = 8) -> Tensor:
+    """Float to uint8 or uint16, rounded to nearest and clamped."""
+    peak = (1 << depth) - 1
+    return ((signal.float() + 0.5) * peak).round().clamp(0, peak).to(torch.uint8 if depth == 8 else torch.uint16)
 
 
 class _Tiles:
@@ -56,6 +61,12 @@ class _Tiles:
         """`ImageNetwork.coding_pass` of one tile."""
         return self.network.coding_pass(coder, y, self._quality, self.grid.margins(index))
 
+    def blank(self, index: int) -> Tensor:
+        """An empty latent of a tile's shape, which is all that a reader has to tell of it."""
+        top, left, bottom, right = self.grid.latent_box(index)
+        shape = 1, bottom - top, right - left, self.network.config.latent_channels
+        return torch.zeros(shape, dtype=torch.float32, device=self.device)
+
     @torch.inference_mode()
     def _features(self, window: Box) -> Tensor:
         """What the last layer of the synthesis gets, for a window of latent positions whose tiles are known."""
@@ -63,23 +74,24 @@ class _Tiles:
 
     @torch.inference_mode()
     def _shown(self, features: Tensor, correction: Tensor | None, window: Box, part: Box) -> np.ndarray:
-        """The pixels of ``part`` of a tile, uint8 (rows, columns, channels), from the features of a window around it."""
+        """The pixels of ``part`` of a tile (rows, columns, channels), from the features of a window around it."""
         signal = self.network.from_features(features, self._quality, correction)
         rows, columns = inner(part, scaled(window, LATENT_STRIDE))
         signal = signal[0, rows, columns]
         if self.header.channels == 1:
             signal = signal.mean(-1, keepdim=True)
-        return to_pixels(signal).cpu().numpy()
+        return to_pixels(signal, self.header.depth).cpu().numpy()
 
 
 class TileEncoder(_Tiles, Generic[C]):
     """Codes a picture's tiles, in order, each with a coder of its own.
 
     Args:
-        pixels: uint8 (height, width, 1 or 3).
+        pixels: of the header's depth (height, width, 1 or 3).
         new_coder: makes it.
         effort: spent on each tile's symbols. A tile is refined without its neighbours' symbols: in their place stand
             unrounded latents, so that tiles may be coded in any order, and alone.
+        blank: numbers of tiles that are drawn, so that their latents are zeros and not coded.
     """
 
     def __init__(
@@ -90,9 +102,10 @@ class TileEncoder(_Tiles, Generic[C]):
         pixels: np.ndarray,
         new_coder: Callable[[], C],
         effort: Effort = NO_EFFORT,
+        blank: Collection[int] = (),
     ) -> None:
         super().__init__(network, tables, header)
-        self._effort = effort
+        self._effort, self._blank = effort, blank
         self._pixels = pixels
         self._new_coder: Callable[[], C] = new_coder
         self._coders: dict[int, C] = {}
@@ -115,7 +128,7 @@ class TileEncoder(_Tiles, Generic[C]):
         return coder
 
     def pixels(self, index: int) -> np.ndarray:
-        """The pixels that a decoder shows of the tile that was encoded last, uint8 (rows, columns, channels)."""
+        """The pixels that a decoder shows of the tile that was encoded last (rows, columns, channels)."""
         window = self._window(index)
         features, correction = self._in_work or (self._features(window), None)
         return self._shown(features, correction, window, self.grid.pixel_box(index))
@@ -128,6 +141,8 @@ class TileEncoder(_Tiles, Generic[C]):
     def _code(self, index: int) -> tuple[C, Tensor]:
         """A new coder that has coded the latent of a tile, and that latent, decoded."""
         coder = self._new_coder()
+        if index in self._blank:
+            return coder, self.blank(index)
         if not self._effort.steps:
             return coder, self.coding_pass(coder, self.latent(index), index)
         y, symbols = self._refined(index)
@@ -187,6 +202,32 @@ class TileEncoder(_Tiles, Generic[C]):
         return correction.solve(features, given, target, knot_weights, self.tables, grey=grey)
 
 
+class _BlockBits(Measure):
+    """Measure that also tells about which block of a picture costs how much."""
+
+    def __init__(self, tables: Tables) -> None:
+        super().__init__(tables)
+        self.map = np.zeros((1, 1))
+
+    def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None, *, side: bool = False) -> Tensor:
+        coded = super().code(residual, level, active, side=side)
+        if not side and coded.dim() == 4:
+            counted = level >= self.tables.skip_level if active is None else (level >= self.tables.skip_level) & active
+            bits = gaussian_bits(coded, level.expand(coded.shape)) * counted
+            self.map = self.map + bits.sum(-1)[0].double().cpu().numpy()
+        return coded
+
+
+def learned(network: ImageNetwork, tables: Tables, quality: int, pixels: np.ndarray) -> Learned:
+    """What the learned codec makes of pixels that are one tile: bits of its blocks, and what is shown."""
+    header = header_of(pixels.shape, alpha=False, quality=quality)
+    encoder = TileEncoder(network, tables, header, pixels, lambda: _BlockBits(tables))
+    coder = encoder.encode(0)
+    assert isinstance(coder, _BlockBits), "what it was given"
+    left = coder.bits[0] - coder.map.sum()  # side information and correction
+    return Learned(coder.map + left / coder.map.size, encoder.pixels(0))
+
+
 class TileDecoder(_Tiles):
     """Reads a picture's tiles from a stream, in order.
 
@@ -199,11 +240,11 @@ class TileDecoder(_Tiles):
     ) -> None:
         super().__init__(network, tables, header)
         self._stream, self._salvage = stream, salvage
-        self._corrections: dict[int, Tensor | None] = {}
+        self._beside: dict[int, tuple[Tensor | None, Layer | None]] = {}
         self.lost: dict[int, BitstreamError] = {}
 
     def decode(self, index: int, part: Box) -> np.ndarray:
-        """Pixels of a part of a tile, uint8 (rows, columns, channels). Reads the latents around it that are not read yet.
+        """Pixels of a part of a tile (rows, columns, channels). Reads the latents around it that are not read yet.
 
         Raises:
             BitstreamError: a damaged tile, by name.
@@ -211,12 +252,18 @@ class TileDecoder(_Tiles):
         window = clip(grown(unscaled(part, LATENT_STRIDE), self.network.config.halo), self.grid.latent_bounds)
         self._recent.start(index)
         for near in self._recent.missing(window):
-            latent, self._corrections[near] = self._read_or_blank(near)
+            latent, correction, layer = self._read_or_blank(near)
+            self._beside[near] = correction, layer
             self._recent.put(near, latent)
-        return self._shown(self._features(window), self._corrections.pop(index), window, part)
+        correction, layer = self._beside.pop(index)
+        layer = layer and layer.part(*inner(part, self.grid.pixel_box(index)))
+        if layer and layer.whole:
+            return layer.pixels[..., : self.header.channels]
+        shown = self._shown(self._features(window), correction, window, part)
+        return layer.over(shown) if layer else shown
 
-    def read(self, index: int) -> tuple[Tensor, Tensor | None]:
-        """Latent and correction of one tile.
+    def read(self, index: int) -> tuple[Tensor, Tensor | None, Layer | None]:
+        """Latent, correction and drawn layer of one tile.
 
         Raises:
             BitstreamError: the tile is damaged; says which it is.
@@ -226,24 +273,25 @@ class TileDecoder(_Tiles):
         except BitstreamError as error:
             raise type(error)(f"{self.header.tile_name(index)}: {error}") from None
 
-    def blank(self, index: int) -> Tensor:
-        """An empty latent of a tile's shape, which is all that a reader has to tell of it."""
-        top, left, bottom, right = self.grid.latent_box(index)
-        shape = 1, bottom - top, right - left, self.network.config.latent_channels
-        return torch.zeros(shape, dtype=torch.float32, device=self.device)
-
     @torch.inference_mode()
-    def _read(self, index: int) -> tuple[Tensor, Tensor | None]:
-        correction = self.network.correction
-        with reading(self.tables, self.header.pack(), self._stream.chunk(index)) as reader:
+    def _read(self, index: int) -> tuple[Tensor, Tensor | None, Layer | None]:
+        correction, layer, chunk, head = self.network.correction, None, self._stream.chunk(index), self.header.pack()
+        if self.header.layers:
+            top, left, bottom, right = self.grid.pixel_box(index)
+            layer, chunk = drawn.read(chunk, head, bottom - top, right - left)
+        if layer and layer.whole:
+            if chunk:
+                raise Corrupt(f"{len(chunk)} bytes of symbols in a tile that is drawn")
+            return self.blank(index), None, layer
+        with reading(self.tables, head, chunk) as reader:
             latent = self.coding_pass(reader, self.blank(index), index)
-            return latent, None if correction is None else correction.code(reader, correction.none())
+            return latent, None if correction is None else correction.code(reader, correction.none()), layer
 
-    def _read_or_blank(self, index: int) -> tuple[Tensor, Tensor | None]:
+    def _read_or_blank(self, index: int) -> tuple[Tensor, Tensor | None, Layer | None]:
         if not self._salvage:
             return self.read(index)
         try:
             return self._read(index)
         except BitstreamError as error:
             self.lost[index] = error
-            return self.blank(index), None
+            return self.blank(index), None, None

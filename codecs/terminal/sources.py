@@ -15,6 +15,8 @@ from .paths import find, is_url, path_of
 STDIO = "-"
 LIST = ".txt"
 """Suffix of files that list inputs."""
+APPLE_DOUBLE = "._"
+"""Beginning of names under which macOS keeps what a file system cannot: no file of a folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def _expanded(name: str, suffixes: frozenset[str] | None, note: Callable[[str], 
 
 
 def _of_folder(name: str, folder: Path, suffixes: frozenset[str] | None, note: Callable[[str], None]) -> list[Source]:
-    every = find(folder)
+    every = [file for file in find(folder) if not file.rpartition("/")[2].startswith(APPLE_DOUBLE)]
     endings = [os.path.splitext(file)[1] for file in every]
     inside = [file for file, ending in zip(every, endings, strict=True) if suffixes is None or ending.lower() in suffixes]
     if not inside:

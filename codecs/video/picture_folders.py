@@ -100,7 +100,7 @@ class PictureFolder:
             picture: Picture = upright(read_picture(path.read_bytes()))
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        if picture.alpha is not None and picture.alpha.min() < 255:
+        if picture.alpha is not None:
             raise InputError(f"{path} is not opaque, and the codec holds no alpha channel; lay it on a background first")
         self.notices.extend(notice for notice in picture.notices if notice not in self.notices)
         return picture.rgb()

@@ -51,6 +51,8 @@ def golden_scene(kind: str) -> np.ndarray:
     planes = [(x * 5 + y * 3 + 90 * (x > y)) % 256, (x * y // 7) % 256, 255 - 3 * y, 4 * ((x // 8 + y // 8) % 2) * 63]
     image = np.stack(planes, -1).clip(0, 255).astype(np.uint8)
     squares = np.repeat(255 * ((x // 8 + y // 8) % 2)[..., None], 3, 2).astype(np.uint8)
+    if kind == "drawn":
+        return np.where(x[..., None] < 48, squares, image[..., :3])
     kinds = {"rgb": image[..., :3], "grey": image[..., 0], "alpha": image, "corrected": squares, "tiles": image[..., :3]}
     return kinds[kind]
 
@@ -59,6 +61,11 @@ def near(found: np.ndarray, expected: np.ndarray) -> bool:
     """The pixel path is float: a grey level here and there; symbols are exact."""
     off = np.abs(found.astype(int) - expected)
     return off.max() <= 1 and (off > 0).mean() < 0.01
+
+
+def undivided(name: str) -> ImageCodec:
+    """An encoder that draws nothing: these pictures are drawings, and the streams hold their latents."""
+    return ImageCodec.load(model=name, device="cpu").without_layers()
 
 
 def refined() -> ImageCodec:
@@ -80,7 +87,7 @@ IMAGE = Cases(
     array=array,
     golden={
         f"{name}-{kind}": Golden(
-            load=partial(ImageCodec.load, model=name, device="cpu"),
+            load=partial(undivided, name),
             signal=partial(golden_scene, kind),
             quality=40,
             near=near,
@@ -88,6 +95,16 @@ IMAGE = Cases(
         for name, line in manifest().items()
         if line.codec == "image"
         for kind in ("rgb", "grey", "alpha", "corrected", "tiles")
+    }
+    | {
+        f"{name}-drawn": Golden(
+            load=partial(ImageCodec.load, model=name, device="cpu"),
+            signal=partial(golden_scene, "drawn"),
+            quality=40,
+            near=near,
+        )
+        for name, line in manifest().items()
+        if line.codec == "image"
     },
     network=Network(
         module=lambda codec: codec.network,

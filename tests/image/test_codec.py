@@ -79,8 +79,8 @@ def test_foreign_weights_codecs_and_versions_are_named(image_codec, scene):
     ("image", "message"),
     [
         (np.zeros((4, 4, 3), np.float32), "uint8"),
-        (np.zeros((4, 4, 5), np.uint8), "uint8 array"),
-        (np.zeros((0, 4, 3), np.uint8), "uint8 array"),
+        (np.zeros((4, 4, 5), np.uint8), "uint8 or uint16 array"),
+        (np.zeros((0, 4, 3), np.uint8), "uint8 or uint16 array"),
     ],
 )
 def test_bad_arrays_are_refused(image_codec, image, message):
@@ -124,7 +124,7 @@ def test_the_synthesis_does_not_run_away():
 @pytest.mark.parametrize("kind", ["text", "noise", "dots", "squares", "lines"])
 def test_what_is_no_photograph_is_coded_all_the_same(kind):
     """The loop of means and residuals stays bounded: nothing is refused, and text and shapes gain from quality."""
-    codec, image = load("image", device="cpu"), drawn(kind)
+    codec, image = load("image", device="cpu").without_layers(), drawn(kind)
     found = []
     for quality in (0, 60, 100):
         decoded = codec.decode(codec.encode(image, quality=quality)).array()

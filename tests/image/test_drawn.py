@@ -1,0 +1,161 @@
+"""Drawn layers: what is drawn stays as it is, and photographs are coded as ever."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+from rdcodec.codecs import container
+from rdcodec.codecs.image import choice, drawn
+from rdcodec.codecs.image.codec import ImageCodec
+from rdcodec.codecs.image.drawn import Layer, filled
+from rdcodec.codecs.image.header import parse
+from rdcodec.entropy_models.errors import BitstreamError, Corrupt
+
+
+@pytest.fixture(scope="module")
+def codec() -> ImageCodec:
+    return ImageCodec.load(device="cpu")
+
+
+def page(height: int, width: int) -> np.ndarray:
+    """Text on white, uint8 (height, width, 3)."""
+    image = Image.new("RGB", (width, height), "white")
+    for top in range(2, height, 16):
+        text = "The quick brown fox jumps over 0123456789" * 3
+        ImageDraw.Draw(image).text((4, top), text, fill=(0, 0, 120), font=ImageFont.load_default(12))
+    return np.asarray(image)
+
+
+def mixed(photograph: np.ndarray) -> np.ndarray:
+    """Text left, a photograph right; (112, 208, 3)."""
+    return np.concatenate([page(112, 96), photograph[200:312, 200:312]], axis=1)
+
+
+def psnr(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max(np.square(found.astype(float) - expected).mean(), 1e-9)))
+
+
+@pytest.mark.parametrize("quality", [20, 90])
+@pytest.mark.parametrize("colour", [(255, 255, 255), (255, 0, 0), (0, 0, 255), (128, 128, 128), (200, 60, 90)])
+def test_flat_stays_flat(codec, colour, quality):
+    flat = np.full((70, 90, 3), colour, np.uint8)
+    found = codec.decode(codec.encode(flat, quality=quality)).array()
+    assert np.abs(found.astype(int) - flat).max() <= 1
+
+
+@pytest.mark.parametrize("quality", [20, 60])
+def test_text_costs_less_and_looks_better(codec, quality):
+    text = page(128, 192)
+    ours, plain = codec.encode(text, quality=quality), codec.without_layers().encode(text, quality=quality)
+    assert len(ours) < 0.7 * len(plain)
+    assert psnr(codec.decode(ours).array(), text) > psnr(codec.decode(plain).array(), text) + 5
+
+
+def test_at_the_highest_quality_drawings_are_exact(codec):
+    text = page(64, 96)
+    data = codec.encode(text, quality=100)
+    np.testing.assert_array_equal(codec.decode(data).array(), text)
+    assert len(data) <= len(drawn.webp(text, np.ones((64, 96), bool), best=True)) + 60
+    grey = text[..., :1]
+    np.testing.assert_array_equal(codec.decode(codec.encode(grey, quality=100)).array(), grey[..., 0])
+
+
+def test_a_page_with_a_photograph_has_both(codec, photograph):
+    image = mixed(photograph)
+    data = codec.encode(image, quality=50)
+    stream, header = parse(data)
+    layer, symbols = drawn.read(stream.chunk(0), header.pack(), *image.shape[:2])
+    assert header.layers and layer.mask[:, :64].mean() > 0.9 and layer.mask[:, 112:].mean() < 0.1 and symbols
+    found = codec.decode(data)
+    np.testing.assert_array_equal(found.array(), codec.estimate(image, quality=50).signal.array())
+    np.testing.assert_array_equal(codec.decode(data, crop=(10, 80, 90, 130)).array(), found.array()[10:90, 80:130])
+    assert codec.verify(data) == [] and codec.measurer(image)(50) <= len(data)
+    plain = codec.without_layers()
+    other = plain.encode(image, quality=50)
+    assert len(data) < len(other) and psnr(found.array(), image) > psnr(plain.decode(other).array(), image)
+
+
+def test_a_tile_that_is_all_drawn_beside_one_that_is_not(codec, photograph):
+    image = np.concatenate([page(40, 1024), photograph[300:340, 100:180]], axis=1)
+    data = codec.encode(image, quality=40)
+    _, header = parse(data)
+    found = codec.decode(data).array()
+    assert header.layers and len(header.grid) == 2
+    np.testing.assert_array_equal(found, codec.estimate(image, quality=40).signal.array())
+    assert psnr(found[:, :1024], image[:, :1024]) > 33 and psnr(found[:, 1024:], image[:, 1024:]) > 25
+    np.testing.assert_array_equal(codec.decode(data, crop=(0, 1000, 40, 1050)).array(), found[:, 1000:1050])
+    broken = bytearray(data)
+    broken[parse(data)[0].entries[0].offset + 20] ^= 1
+    saved = codec.decode(bytes(broken), salvage=True)
+    assert saved.lost_tiles == (0,)
+
+
+def test_a_photograph_is_coded_as_ever(codec, photograph):
+    part = photograph[100:228, 100:260]
+    assert codec.encode(part, quality=50) == codec.without_layers().encode(part, quality=50)
+
+
+def test_effort_goes_to_what_is_learned(codec, photograph):
+    image = mixed(photograph)
+    data = codec.with_effort(2).encode(image, quality=50)
+    assert parse(data)[1].layers and psnr(codec.decode(data).array(), image) > 30
+
+
+def layer_and_chunk() -> tuple[Layer, bytes]:
+    mask = np.zeros((20, 24), bool)
+    mask[:16, :16] = True
+    layer = Layer(page(20, 24) * mask[..., None].astype(np.uint8), mask)
+    return layer, layer.write(b"head")
+
+
+def test_a_layer_is_read_as_it_was_written():
+    layer, chunk = layer_and_chunk()
+    found, rest = drawn.read(chunk + b"rest", b"head", 20, 24)
+    assert rest == b"rest" and not found.whole
+    np.testing.assert_array_equal(found.pixels, layer.pixels)
+    np.testing.assert_array_equal(found.mask, layer.mask)
+    assert drawn.read(drawn.NONE + b"rest", b"head", 20, 24) == (None, b"rest")
+
+
+def test_damaged_layers_are_refused():
+    _, chunk = layer_and_chunk()
+    for bad, head, size in ((chunk, b"other", (20, 24)), (chunk, b"head", (24, 20)), (chunk[:-1], b"head", (20, 24)),
+                            (chunk[:5], b"head", (20, 24)), (b"\0\0\0\0\1\0\0\0", b"head", (20, 24))):  # fmt: skip
+        with pytest.raises(BitstreamError):
+            drawn.read(bad, head, *size)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        body = bytearray(chunk)
+        body[rng.integers(len(body))] ^= 1 << rng.integers(8)
+        try:
+            found, _ = drawn.read(bytes(body), b"head", 20, 24)
+            assert found is None or np.array_equal(found.pixels, layer_and_chunk()[0].pixels)
+        except BitstreamError:
+            pass
+
+
+def test_symbols_after_a_tile_that_is_all_drawn_are_refused(codec):
+    stream = container.parse(codec.encode(page(32, 48), quality=100))
+    data = container.write(
+        stream_id=1, weights=stream.weights, signal=stream.signal, chunks=[(container.DATA, stream.chunk(0) + b"more")]
+    )
+    with pytest.raises(Corrupt, match="drawn"):
+        codec.decode(data)
+
+
+def test_what_is_filled_is_smooth(photograph):
+    part = photograph[:50, :70]
+    mask = np.zeros((50, 70), bool)
+    mask[16:32, 16:48] = True
+    found = filled(part, mask)
+    np.testing.assert_array_equal(found[~mask], part[~mask])
+    edge = part[14:34, 14:50].astype(int)
+    assert found[mask].min() >= edge.min() - 40 and found[mask].max() <= edge.max() + 40
+    assert (filled(np.full((9, 9, 3), 77, np.uint8), np.eye(9, dtype=bool)) == 77).all()
+
+
+def test_prices_tell_drawings_from_photographs(photograph):
+    text, photo = (choice.drawn_bits(pixels) for pixels in (page(128, 128), photograph[:256, :256]))
+    assert (text <= choice.CANDIDATE_BITS).all() and (text <= choice.CERTAIN_BITS).mean() > choice.CERTAIN_LEAST
+    assert (photo <= choice.CERTAIN_BITS).mean() < choice.CERTAIN_LEAST
