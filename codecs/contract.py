@@ -199,6 +199,48 @@ class Streamed(ABC):
         return replace(result, data=file.getvalue())
 
 
+class Readable(Protocol):
+    """What has ``read``; it may give fewer bytes than asked for, and none only at its end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Writable(Protocol):
+    """What has ``write``, and tells whether it can also seek."""
+
+    def write(self, data: bytes, /) -> Any: ...
+    def flush(self) -> Any: ...
+    def seekable(self) -> bool: ...
+
+
+LIVE_HEAD_BYTES = 42
+"""Bytes that a `Live` face is shown of what comes through a pipe: more might not come before it answers."""
+
+
+class Live(Streamed):
+    """A face that codes from standard input to standard output while the input comes."""
+
+    @abstractmethod
+    def claims(self, options: Any) -> bool:
+        """Whether an option of ``Encode`` says that the input is this codec's, whatever its bytes are."""
+
+    @abstractmethod
+    def encodes_live(self, head: bytes, options: Any) -> bool:
+        """Whether a signal that begins like this is coded live; else it is read as a whole, as files are."""
+
+    @abstractmethod
+    def encode_live(self, source: Readable, target: Writable, options: Any, desk: Desk) -> Result:
+        """A signal to a live stream, each part of which is written as soon as it can be."""
+
+    @abstractmethod
+    def decodes_live(self, head: bytes) -> bool:
+        """Whether a live stream begins like this."""
+
+    @abstractmethod
+    def decode_live(self, source: Readable, target: Writable, options: Any, desk: Desk) -> Result:
+        """A live stream to a file that cannot seek, each part of which is written as soon as it can be."""
+
+
 class Demonstrated(Protocol):
     """A face with ``demo``: shows what its codec does, without a file of the user's."""
 

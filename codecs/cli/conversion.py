@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -15,14 +15,16 @@ from rich.console import Group
 
 from ...entropy_models.errors import BitstreamError, InputError
 from .. import REGISTRY, container, load_face, name_of
-from ..contract import HEAD_BYTES, Desk, Face, Result, Slicing, Streamed
+from ..contract import HEAD_BYTES, LIVE_HEAD_BYTES, Desk, Face, Live, Result, Slicing, Streamed
 from ..terminal.console import message
-from ..terminal.files import Job, one_line, show_size
+from ..terminal.files import Job, Outlet, Pipe, one_line, show_size
 from ..terminal.sources import STDIO
 from .info import chunk_table, describe, field_table, rows
 from .signature import Given, faces, options_of, refuse_others
 
 RDC = ".rdc"
+LiveConversion = Callable[..., Result]
+"""Takes a pipe, an outlet, and by its name the desk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,14 @@ class Conversion:
         """The face of a file, what it made of it, and the bytes of the output, which is written unless it is collected."""
         raise NotImplementedError
 
+    def live(self, head: bytes) -> tuple[Face, LiveConversion] | None:
+        """The face that converts live what begins like this, and how; None: none does."""
+        raise NotImplementedError
+
+    def pipes(self, job: Job) -> tuple[Pipe, Outlet] | None:
+        """As `Job.pipes`, where outputs are not collected."""
+        return None if self.collect else job.pipes()
+
     def streams(self, face: Face) -> Streamed | None:
         """The face, if it is to write into an open file."""
         return face if isinstance(face, Streamed) and not self.collect else None
@@ -106,9 +116,17 @@ class Conversion:
             Exception: whatever is wrong with this file; others may fare better.
         """
         start = time.perf_counter()
-        with job.opened() as file:
-            source = Opened(file)
-            face, result, size = self.convert(job, source, desk)
+        pipe, out = self.pipes(job) or (None, None)
+        live = self.live(pipe.head(LIVE_HEAD_BYTES)) if pipe else None
+        if live and pipe and out:
+            face, convert = live
+            result = convert(pipe, out, desk=desk)
+            read_bytes, size = pipe.taken, out.given
+        else:
+            with job.opened(pipe) as file:
+                source = Opened(file)
+                face, result, size = self.convert(job, source, desk)
+                read_bytes = source.size
         facts = {"codec": codec_of(face), **result.facts, "notices": result.notices}
         facts |= {"input": job.name, "output": str(job.target or STDIO), "bytes": size}
         if raw_bytes := result.facts.get("raw_bytes"):
@@ -118,7 +136,7 @@ class Conversion:
             facts=facts,
             line=result.line,
             notices=result.notices,
-            read_bytes=source.size,
+            read_bytes=read_bytes,
             data=result.data if self.collect else None,
         )
 
@@ -131,12 +149,21 @@ class Encoding(Conversion):
 
     def convert(self, job: Job, source: Opened, desk: Desk) -> tuple[Face, Result, int]:
         check_suffix(job.target, RDC, frozenset({RDC}))
-        face = face_for(source, job.source.suffix.lower() if job.source else "")
+        claiming = (face for face, live in live_faces() if live.claims(options_of(face, self.verb, self.given)))
+        face = next(claiming, None) or face_for(source, job.source.suffix.lower() if job.source else "")
         refuse_others(face, self.verb, self.given, self.device)
         options = options_of(face, self.verb, self.given)
         if streamed := self.streams(face):
             return face, *written(job, lambda file: streamed.encode_file(source.file, file, options, desk))
         return face, *self.whole(job, face.encode(source.data, options, desk))
+
+    def live(self, head: bytes) -> tuple[Face, LiveConversion] | None:
+        for face, live in live_faces():
+            options = options_of(face, self.verb, self.given)
+            if live.encodes_live(head, options):
+                refuse_others(face, self.verb, self.given, self.device)
+                return face, partial(live.encode_live, options=options)
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,13 +173,20 @@ class Decoding(Conversion):
     verb = "Decode"
 
     def convert(self, job: Job, source: Opened, desk: Desk) -> tuple[Face, Result, int]:
-        face, stream = opened(source, salvage=True)
+        face, stream = opened(source)
         refuse_others(face, self.verb, self.given, self.device)
         options = options_of(face, self.verb, self.given)
         check_suffix(job.target, face.suffix(options), frozenset(face.writes))
         if streamed := self.streams(face):
             return face, *written(job, lambda file: streamed.decode_file(stream, job.target, file, options, desk))
         return face, *self.whole(job, face.decode(stream, job.target, options, desk))
+
+    def live(self, head: bytes) -> tuple[Face, LiveConversion] | None:
+        for face, live in live_faces():
+            if live.decodes_live(head):
+                refuse_others(face, self.verb, self.given, self.device)
+                return face, partial(live.decode_live, options=options_of(face, self.verb, self.given))
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +199,8 @@ class Verifying(Conversion):
         with job.opened() as file:
             source = Opened(file)
             face, stream = opened(source)
+            if not isinstance(face, Live):
+                stream.of_right_length()
             refuse_others(face, self.verb, self.given, self.device)
             notices = face.verify(stream, options_of(face, self.verb, self.given), desk)
         facts = {"input": job.name, "ok": True, "notices": notices}
@@ -178,7 +214,7 @@ class Describing(Conversion):
     def __call__(self, job: Job, desk: Desk) -> Report:
         with job.opened() as file:
             source = Opened(file)
-            face, stream = opened(source, salvage=True)
+            face, stream = opened(source)
             fields = describe(face, stream)
         tables = field_table(one_line(job.name), rows(fields)), chunk_table(fields["chunks"])
         return Report(facts={"input": job.name, **fields}, tables=tables, read_bytes=source.size)
@@ -216,13 +252,18 @@ def face_for(source: Opened, suffix: str) -> Face:
     raise InputError(f"starts with {source.head[:8]!r}: neither {' nor '.join(kinds)}")
 
 
-def opened(source: Opened, *, salvage: bool = False) -> tuple[Face, container.Stream]:
-    """A stream and its face, which reads it from the open file, or has all of it in memory.
+def live_faces() -> list[tuple[Face, Live]]:
+    """The faces that code live, as what they are and as what they are besides."""
+    return [(face, face) for face in faces() if isinstance(face, Live)]
+
+
+def opened(source: Opened) -> tuple[Face, container.Stream]:
+    """A stream, of any length, and its face, which reads it from the open file, or has all of it in memory.
 
     Raises:
-        BitstreamError: the header or table is damaged; unless ``salvage``, also if the length is another.
+        BitstreamError: the header or table is damaged.
     """
-    stream = container.parse(container.FileBytes(source.file), salvage=salvage)
+    stream = container.parse(container.FileBytes(source.file), salvage=True)
     face = load_face(name_of(stream.stream_id))
     return face, stream if isinstance(face, Streamed) else replace(stream, data=source.data)
 

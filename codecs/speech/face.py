@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from io import BytesIO
 from os import SEEK_END
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 
 import typer
 
-from ...entropy_models.errors import BitstreamError, InputError
+from ...entropy_models.errors import BitstreamError, Corrupt, InputError, Truncated
 from .. import container, weights
-from ..contract import Desk, Result, Streamed
+from ..contract import Desk, Live, Readable, Result, Writable
 from ..terminal.files import parse_size, show_size
 from ..terminal.options import Model, Quality, Size, check_targets, names_of, suffix_for
-from .formats import READ_ONLY, WRITTEN, looks_like_sound
-from .header import QUALITY, SAMPLE_RATE, SEGMENT_SAMPLES, parse, tags_of
+from .formats import RAW, READ_ONLY, WRITTEN, looks_like_sound
+from .header import QUALITY, SAMPLE_RATE, SEGMENT_SAMPLES, SpeechHeader, parse, tags_of
+from .packets import begins_live, is_live, live_samples, packets_of
 
 if TYPE_CHECKING:
     from .codec import SpeechCodec
+    from .pcm import Layout
 
 KBPS_MAX = 1000.0
+FORMATS = {**WRITTEN, RAW: "samples"}
+"""Suffixes of files that are written: ``.pcm`` cannot be told from others when it is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +38,27 @@ class EncodeOptions:
     kbps: Annotated[float | None, typer.Option(help="The highest whole quality of at most this many kbit/s of file.")] = None
     size: Size = None
     mono: Annotated[bool, typer.Option("--mono", help="Mix two channels to one.")] = False
+    pcm: Annotated[
+        str | None,
+        typer.Option(metavar="RATE[xN]", help="The input is raw 16-bit samples of N channels, like 16000 or 48000x2."),
+    ] = None
     model: Model = None
 
     def __post_init__(self) -> None:
         check_targets(self.quality, ("--kbps", self.kbps), KBPS_MAX, "3", self.size)
+        if self.pcm is not None:
+            self.layout()
+
+    def layout(self) -> Layout | None:
+        """How raw samples lie; None: they are in a file that says so itself."""
+        from .pcm import parse_layout
+
+        return None if self.pcm is None else parse_layout(self.pcm)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the whole sound must be known before it is coded."""
+        return self.kbps is not None or self.size is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +66,7 @@ class DecodeOptions:
     """Options of `codec decode`."""
 
     format: Annotated[
-        str | None, typer.Option("--format", metavar="NAME", help=f"{names_of(WRITTEN)}; default OUT's, else wav.")
+        str | None, typer.Option("--format", metavar="NAME", help=f"{names_of(FORMATS)}; default OUT's, else wav.")
     ] = None
     start_s: Annotated[float | None, typer.Option("--from", metavar="S", help="Only from this second on, like 12.5.")] = None
     end_s: Annotated[float | None, typer.Option("--to", metavar="S", help="Only up to this second.")] = None
@@ -61,20 +84,21 @@ class VerifyOptions:
     """`codec verify` takes no options of sounds."""
 
 
-class SpeechFace(Streamed):
+class SpeechFace(Live):
     """`contract.Face` of the speech codec."""
 
     people = "sounds"
     single = "a sound"
     reads = READ_ONLY | WRITTEN.keys()
-    writes = WRITTEN
+    writes = FORMATS
     chunk_kinds: dict[int, str] = {}
     examples = {
         "Encode": (
             f"codec encode talk.wav                    talk.rdc, quality {QUALITY}",
             "codec encode talk.m4a --kbps 3 --mono    at most 3 kbit/s",
+            "arecord -f S16_LE -r 16000 | codec encode - --pcm 16000 > live.rdc",
         ),
-        "Decode": ("codec decode talk.rdc --from 12.5 --to 30 -o part.flac",),
+        "Decode": ("codec decode talk.rdc --from 12.5 --to 30 -o part.flac", "nc -l 9000 | codec decode - | aplay"),
     }
     cuda = True
     shown = (
@@ -98,7 +122,7 @@ class SpeechFace(Streamed):
         from .codec import SpeechCodec
         from .sounds import sound_on_file
 
-        sound = sound_on_file(source, mono=options.mono)
+        sound = sound_on_file(source, mono=options.mono, layout=options.layout())
         codec = desk.codec("encode speech", lambda: SpeechCodec.load(model=options.model, device=desk.device))
         size = parse_size(options.size) if options.size else None
         size = size if options.kbps is None else int(options.kbps * 1000 * sound.duration_s / 8)
@@ -114,20 +138,69 @@ class SpeechFace(Streamed):
             target.write(stream)
         source_bytes, stream_bytes = source.seek(0, SEEK_END), target.seek(0, SEEK_END)
         rate_kbps = stream_bytes * 8 / sound.duration_s / 1000
-        notices = sound.notices
-        if sound.sample_rate > SAMPLE_RATE:
-            notices += (f"{sound.sample_rate} Hz; what lies above {SAMPLE_RATE // 2000} kHz is lost",)
+        notices = sound.notices + lost_above(sound.sample_rate)
         if stream_bytes > source_bytes:
             notices += (f"larger than the input of {show_size(source_bytes)}; keep that, or take a lower quality",)
-        facts = {
-            "quality": quality, "rate_kbps": rate_kbps, "duration_s": sound.duration_s, "channels": sound.channels,
-            "raw_bytes": 2 * sound.frames * sound.channels,
-        }  # fmt: skip
+        facts = facts_of(quality, rate_kbps, sound.duration_s, sound.channels, 2 * sound.frames * sound.channels)
         return Result(facts=facts, line=f"{rate_kbps:.2f} kbit/s", notices=notices)
 
     def suffix(self, options: DecodeOptions) -> str:
         """``.wav``, or what --format says."""
-        return suffix_for(options.format, WRITTEN, self.people, ".wav")
+        return suffix_for(options.format, FORMATS, self.people, ".wav")
+
+    def claims(self, options: EncodeOptions) -> bool:
+        """Raw samples say nothing of themselves."""
+        return options.pcm is not None
+
+    def encodes_live(self, head: bytes, options: EncodeOptions) -> bool:
+        """Raw samples and WAV, unless a size of the whole is asked for."""
+        wav = head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE"
+        return (options.pcm is not None or wav) and not options.whole
+
+    def encode_live(self, source: Readable, target: Writable, options: EncodeOptions, desk: Desk) -> Result:
+        """Samples to packets, each as soon as it is complete."""
+        from .codec import SpeechCodec
+        from .live import encode_live
+        from .sounds import open_pcm, open_sound
+
+        codec = desk.codec("encode speech", lambda: SpeechCodec.load(model=options.model, device=desk.device))
+        quality = QUALITY if options.quality is None else options.quality
+        layout = options.layout()
+        counted = Counted(target)
+        if layout:
+            opened = open_pcm(source, layout, mono=options.mono)
+        else:
+            opened = open_sound(cast("BinaryIO", source), mono=options.mono)
+        with opened as sound:
+            taken = encode_live(codec, sound, counted, quality)
+        duration_s = taken / SAMPLE_RATE
+        rate_kbps = counted.bytes * 8 / duration_s / 1000
+        notices = (*sound.notices, *lost_above(sound.sample_rate))
+        if sound.frames:
+            notices += ("coded live, packet by packet, at 16 kHz; with -o FILE it becomes a file with parts",)
+        raw_bytes = 2 * sound.channels * round(duration_s * sound.sample_rate)
+        facts = facts_of(quality, rate_kbps, duration_s, sound.channels, raw_bytes)
+        return Result(facts=facts, line=f"{rate_kbps:.2f} kbit/s", notices=notices)
+
+    def decodes_live(self, head: bytes) -> bool:
+        """What `encode_live` writes."""
+        return begins_live(head)
+
+    def decode_live(self, source: Readable, target: Writable, options: DecodeOptions, desk: Desk) -> Result:
+        """Packets to a WAV, or to raw samples, each as soon as it is there."""
+        return self._played(source, target, self.suffix(options), options, desk)
+
+    def _played(self, source: Readable, target: Writable, suffix: str, options: DecodeOptions, desk: Desk) -> Result:
+        from .live import decode_live
+
+        if options.start_s is not None or options.end_s is not None:
+            raise InputError("a live stream has no parts; leave out --from and --to")
+        played = decode_live(source, target, suffix, lambda head: codec_of(head, desk), salvage=options.salvage)
+        duration_s = played.frames / SAMPLE_RATE
+        facts = {
+            "duration_s": duration_s, "sample_rate": SAMPLE_RATE, "channels": played.channels, "lost_s": played.lost,
+        }  # fmt: skip
+        return Result(facts=facts, line=f"{duration_s:.2f} s", notices=played.notices)
 
     def decode_file(
         self, stream: container.Stream, target: Path | None, file: BinaryIO, options: DecodeOptions, desk: Desk
@@ -143,8 +216,10 @@ class SpeechFace(Streamed):
         suffix = self.suffix(options)
         if target and not options.format:
             suffix = target.suffix.lower()
-        if suffix not in WRITTEN:
-            raise InputError(f"the output {target}; its name must end in one of {', '.join(WRITTEN)}")
+        if suffix not in FORMATS:
+            raise InputError(f"the output {target}; its name must end in one of {', '.join(FORMATS)}")
+        if is_live(stream):
+            return self._played(whole_of(stream), file, suffix, options, desk)
         stream, header = parse(stream, salvage=options.salvage)
         check_rate_of(header.sample_rate, suffix)
         sound = codec_of(stream, desk).play(
@@ -160,23 +235,36 @@ class SpeechFace(Streamed):
 
     def verify(self, stream: container.Stream, options: VerifyOptions, desk: Desk) -> list[str]:
         """Every checksum and every symbol, no samples."""
+        if is_live(stream):
+            from .live import decode_live
+
+            if notices := decode_live(whole_of(stream), None, RAW, lambda head: codec_of(head, desk)).notices:
+                raise Corrupt(notices[0])
+            return []
         parse(stream)
         return codec_of(stream, desk).verify(stream)
 
     def describe(self, stream: container.Stream) -> dict[str, Any]:
         """Duration, kbit/s, model, tags; also of a sound cut short or with more behind it."""
-        stream, header = parse(stream, salvage=True)
+        if live := is_live(stream):
+            header, size = SpeechHeader.of(stream), len(stream.data)
+            header = replace(header, frames=samples_of(stream), chunk_segments=1)
+        else:
+            stream, header = parse(stream, salvage=True)
+            size = stream.expected_bytes
         try:
             tags = tags_of(stream)
         except BitstreamError:
             tags = {}
         return {
+            "live": live,
+            "expected_bytes": size,
             "duration_s": round(header.duration_s, 4),
             "sample_rate": header.sample_rate,
             "channels": header.channels,
             "samples": header.frames,
             "quality": header.quality,
-            "rate_kbps": round(stream.expected_bytes * 8 / header.duration_s / 1000, 4),
+            "rate_kbps": round(size * 8 / header.duration_s / 1000, 4) if header.frames else 0.0,
             "weights": stream.weights.hex(),
             "model": weights.model_of("speech", stream.weights),
             "chunk_s": header.chunk_segments * SEGMENT_SAMPLES / SAMPLE_RATE,
@@ -193,7 +281,7 @@ class SpeechFace(Streamed):
             "quality": facts["quality"],
             "rate_kbps": facts["rate_kbps"],
             "weights": weights.shown(facts["model"], facts["weights"]),
-            "chunk": f"{facts['chunk_s']:g} s",
+            "packet" if facts["live"] else "chunk": f"{facts['chunk_s']:g} s",
             "tags": ", ".join(f"{name}: {value}" for name, value in tags.items()) or "none",
         }
 
@@ -203,6 +291,54 @@ class SpeechFace(Streamed):
         from .demo import PAGE, run
 
         return run(SpeechCodec.load(device=desk.device), source, folder, note), f"the page to listen: {folder / PAGE}"
+
+
+class Counted:
+    """A file that is written, and its bytes."""
+
+    def __init__(self, file: Writable) -> None:
+        self._file, self.bytes = file, 0
+
+    def write(self, data: bytes) -> None:
+        self.bytes += len(data)
+        self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def seekable(self) -> bool:
+        return False
+
+
+def facts_of(quality: int, rate_kbps: float, duration_s: float, channels: int, raw_bytes: int) -> dict[str, Any]:
+    """What ``--json`` tells of a sound that was encoded."""
+    return {
+        "quality": quality, "rate_kbps": rate_kbps, "duration_s": duration_s, "channels": channels, "raw_bytes": raw_bytes,
+    }  # fmt: skip
+
+
+def lost_above(sample_rate: int) -> tuple[str, ...]:
+    """The notice of what a sound of this rate loses."""
+    if sample_rate <= SAMPLE_RATE:
+        return ()
+    return (f"{sample_rate} Hz; what lies above {SAMPLE_RATE // 2000} kHz is lost",)
+
+
+def whole_of(stream: container.Stream) -> Readable:
+    """All bytes of a live stream's file, from its beginning."""
+    return BytesIO(stream.data[:])
+
+
+def samples_of(stream: container.Stream) -> int:
+    """Samples of a live stream's file, up to where it ends."""
+    packets = packets_of(whole_of(stream))
+    next(packets)
+
+    def there() -> Iterator[bytes]:
+        with suppress(Truncated):
+            yield from packets
+
+    return live_samples(there())
 
 
 def codec_of(stream: container.Stream, desk: Desk) -> SpeechCodec:

@@ -6,6 +6,8 @@ import re
 
 WRITTEN = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".opus": "OGG", ".mp3": "MP3", ".aiff": "AIFF"}
 """Suffixes of files that are written, with libsndfile's names of their formats: Vorbis in ``.ogg``, Opus in ``.opus``."""
+RAW = ".pcm"
+"""Suffix of 16-bit samples, little-endian, channels beside each other, without a header."""
 READ_ONLY = frozenset({
     ".oga", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".sph", ".voc", ".m4a", ".m4b", ".aac", ".amr", ".3gp",
     ".weba", ".wma", ".mka", ".mp2", ".ac3",

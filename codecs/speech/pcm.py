@@ -8,11 +8,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from ...entropy_models.errors import InputError
+from ..contract import Readable
 from .sound import CHANNELS_MAX, check_rate
 
 ENDLESS = 0xFFFF_FFFF
@@ -27,12 +27,6 @@ _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _DTYPES = {
     (_PCM, 8): "u1", (_PCM, 16): "<i2", (_PCM, 24): "u1", (_PCM, 32): "<i4", (_FLOAT, 32): "<f4", (_FLOAT, 64): "<f8",
 }  # fmt: skip
-
-
-class Readable(Protocol):
-    """What has ``read``; it may give fewer bytes than asked for, and none only at its end."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
 import soundfile
 
 from ...entropy_models.errors import InputError
-from .formats import WRITTEN
+from ..contract import Writable
+from .formats import RAW, WRITTEN
 from .pcm import ENDLESS, to_int16, wav_header
 from .sound import Sound
 from .sounds import TAGS
@@ -28,8 +29,8 @@ class SoundWriter:
     """Writer of a sound file, 16 bits where it has bits; a context manager. What is beyond full scale is cut off.
 
     Args:
-        file: open for writing; one that cannot seek takes ``.wav`` only.
-        suffix: one of `WRITTEN`.
+        file: open for writing; one that cannot seek takes ``.wav`` and ``.pcm`` only.
+        suffix: one of `WRITTEN`, or `RAW`.
         frames: how many will come, if it is known: a WAV of more than 4 GiB becomes an RF64, and one in a pipe tells its
             length.
 
@@ -39,7 +40,7 @@ class SoundWriter:
 
     def __init__(
         self,
-        file: BinaryIO,
+        file: Writable,
         suffix: str,
         *,
         sample_rate: int,
@@ -50,10 +51,12 @@ class SoundWriter:
         check_rate_of(sample_rate, suffix)
         self.clipped = 0
         """Samples that were beyond full scale."""
-        self._pipe = None if file.seekable() else file
+        self._pipe = None if file.seekable() and suffix != RAW else file
         if self._pipe:
+            if suffix == RAW:
+                return
             if suffix != ".wav":
-                raise InputError(f"{suffix} cannot be written into a pipe by blocks, but .wav can")
+                raise InputError(f"{suffix} cannot be written into a pipe by blocks, but .wav and .pcm can")
             self._pipe.write(wav_header(sample_rate, channels, frames))
             return
         large = 2 * channels * (frames or 0) > ENDLESS - _HEADERS_MAX

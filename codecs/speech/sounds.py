@@ -18,6 +18,7 @@ import numpy as np
 import soundfile
 
 from ...entropy_models.errors import InputError
+from ..contract import Readable
 from .pcm import Layout, ends_early, pcm_blocks, read_wav_header
 from .resampling import regrouped
 from .sound import CHANNELS_MAX, Sound, check_rate, check_samples, mixed
@@ -109,7 +110,7 @@ def open_sound(source: Input, *, mono: bool = False) -> SoundSource:
 class SoundOnFile:
     """A sound in an open file that can seek, read by blocks as often as it is asked for (`sound.Recording`)."""
 
-    file: BinaryIO
+    open: Callable[[], SoundSource]
     sample_rate: int
     channels: int
     frames: int
@@ -117,7 +118,6 @@ class SoundOnFile:
     tags: Mapping[str, str]
     notices: tuple[str, ...]
     """Notices of what is converted or left out."""
-    mono: bool
 
     @property
     def duration_s(self) -> float:
@@ -125,21 +125,29 @@ class SoundOnFile:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Blocks as `SoundSource.blocks`."""
-        with open_sound(self.file, mono=self.mono) as sound:
+        with self.open() as sound:
             yield from sound.blocks()
 
 
-def sound_on_file(file: BinaryIO, *, mono: bool = False) -> SoundOnFile:
+def sound_on_file(file: BinaryIO, *, mono: bool = False, layout: Layout | None = None) -> SoundOnFile:
     """A sound in a file that can seek, which is read through once: what is wrong with it is found before work begins.
+
+    Args:
+        layout: of raw samples.
 
     Raises:
         ValueError: as `open_sound` and `SoundSource.blocks`.
     """
-    with open_sound(file, mono=mono) as sound:
+
+    def opened() -> SoundSource:
+        file.seek(0)
+        return open_pcm(file, layout, mono=mono) if layout else open_sound(file, mono=mono)
+
+    with opened() as sound:
         frames = sum(block.shape[1] for block in sound.blocks())
         return SoundOnFile(
-            file=file, sample_rate=sound.sample_rate, channels=sound.channels, frames=frames, tags=sound.tags,
-            notices=tuple(sound.notices), mono=mono,
+            open=opened, sample_rate=sound.sample_rate, channels=sound.channels, frames=frames, tags=sound.tags,
+            notices=tuple(sound.notices),
         )  # fmt: skip
 
 
@@ -154,7 +162,7 @@ def read_sound(source: Input, *, mono: bool = False) -> Sound:
         return Sound(samples=samples, sample_rate=sound.sample_rate, tags=sound.tags, notices=tuple(sound.notices))
 
 
-def open_pcm(file: BinaryIO, layout: Layout, *, mono: bool = False) -> SoundSource:
+def open_pcm(file: Readable, layout: Layout, *, mono: bool = False) -> SoundSource:
     """Raw samples, to be read by blocks as they come."""
     channels = 1 if mono else layout.channels
     return SoundSource(sample_rate=layout.sample_rate, channels=channels, read=pcm_blocks(file, layout))

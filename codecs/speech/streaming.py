@@ -9,26 +9,10 @@
         play(decoder.push(packet))
     play(decoder.finish())
 
-A packet holds one segment and needs no other:
-
-======  ====  ==========================================================================================
-offset  size  field
-======  ====  ==========================================================================================
-0       1     number of the packet modulo 128; and 128 more in the last one of a sound
-(1)     (2)   only in the last one: how many of its samples are the sound's, 1..5120
-1 or 3  2     lower half of the CRC-32 of its symbols, started as in a file (`header`)
-...           entropy-coded symbols of `SpeechNetwork.coding_pass`, channel by channel, without zeros at their end
-======  ====  ==========================================================================================
-
-Through a pipe or into a file (`live_bytes`, `packets_of`) they go after their head, an .rdc file without chunks whose length
-is zero, each with its size in bytes (2, little-endian) before it.
+Packets, and how they go through a pipe, are specified in `packets`.
 """
 
 from __future__ import annotations
-
-import struct
-from collections.abc import Iterable, Iterator
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -40,18 +24,14 @@ from .. import container
 from ..symbols import chunk_of, new_writer, reading
 from ..torch_state import own_state
 from .codec import SpeechCodec
-from .header import FRAME, SAMPLE_RATE, SEGMENT, SEGMENT_SAMPLES, SIGNAL_BYTES, STREAM_ID, SpeechHeader
+from .header import FRAME, SAMPLE_RATE, SEGMENT, SEGMENT_SAMPLES, STREAM_ID, SpeechHeader
+from .packets import CHECK_BYTES, COUNT, LAST, NUMBERS
 from .segments import LATE, Segment, SegmentAnalysis, SegmentSynthesis
 
 DELAY_S = (SEGMENT_SAMPLES + 2 * LATE) / SAMPLE_RATE
 """Algorithmic delay, 0.5 s: between a sample's going in and its coming out, if computing and sending take no time."""
-NUMBERS = 128
-"""Packets are numbered modulo this."""
-LAST = 128
-CHECK_BYTES = 2
 HELD = 0.8
 """Factor from frame to frame on the last latent that is known, where the first packet of a gap is replaced."""
-_COUNT = struct.Struct("<H")
 
 
 class StreamEncoder:
@@ -114,7 +94,7 @@ class StreamEncoder:
             self._codec.network.coding_pass(writer, segment.y, self._quality, silent)
         number = self._number % NUMBERS
         self._number += 1
-        start = bytes([number]) if last_count is None else bytes([number + LAST]) + _COUNT.pack(last_count)
+        start = bytes([number]) if last_count is None else bytes([number + LAST]) + COUNT.pack(last_count)
         return start + chunk_of(writer, CHECK_BYTES).rstrip(b"\0")
 
 
@@ -143,6 +123,11 @@ class StreamDecoder:
         self.lost: list[tuple[int, str]] = []
         """Numbers of the segments that were concealed, from 0, and why."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether the sound's last packet has come."""
+        return self._samples is not None
+
     @own_state(0)
     def push(self, packet: bytes) -> np.ndarray:
         """Samples (channels, n) that are complete now, n perhaps 0; at 16 kHz."""
@@ -169,9 +154,9 @@ class StreamDecoder:
         """Latents and silence of each channel, and how many frames are the signal's."""
         count, start = SEGMENT_SAMPLES, 1
         if last := packet[0] >= LAST:
-            if len(packet) < 1 + _COUNT.size:
+            if len(packet) < 1 + COUNT.size:
                 raise Truncated(f"a last packet of {len(packet)} bytes")
-            (count,), start = _COUNT.unpack_from(packet, 1), 1 + _COUNT.size
+            (count,), start = COUNT.unpack_from(packet, 1), 1 + COUNT.size
             if not 1 <= count <= SEGMENT_SAMPLES:
                 raise Corrupt(f"{count} samples in a segment; need 1..{SEGMENT_SAMPLES}")
         body = packet[start:].ljust(CHECK_BYTES, b"\0")
@@ -208,31 +193,3 @@ class StreamDecoder:
             joined = joined[:, : max(0, self._samples - self._given)]
         self._given += joined.shape[1]
         return joined
-
-
-def live_bytes(head: bytes, packets: Iterable[bytes]) -> Iterator[bytes]:
-    """A live stream in bytes, piece by piece: the head, then each packet behind its size."""
-    yield head
-    for packet in packets:
-        yield _COUNT.pack(len(packet)) + packet
-
-
-def packets_of(file: BinaryIO) -> Iterator[bytes]:
-    """The head of a live stream, then each of its packets as soon as it is there.
-
-    Raises:
-        BitstreamError: the stream begins with something else, or ends in the middle of a packet.
-    """
-    head_bytes = container.table_end(SIGNAL_BYTES, 0)
-    yield _exactly(file, head_bytes)
-    while size := file.read(_COUNT.size):
-        if len(size) < _COUNT.size:
-            raise Truncated("a live stream ends in the size of a packet")
-        yield _exactly(file, _COUNT.unpack(size)[0])
-
-
-def _exactly(file: BinaryIO, size: int) -> bytes:
-    data = file.read(size)
-    if len(data) < size:
-        raise Truncated(f"a live stream ends after {len(data)} of {size} bytes")
-    return data

@@ -26,6 +26,54 @@ PREFIXES = ("", "k", "m", "g", "t")
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*((?P<prefix>[kmgt])(?P<binary>i)?)?b?", re.IGNORECASE | re.ASCII)
 
 
+class Pipe:
+    """Standard input that is no file: it gives what has come so far, and its beginning can be looked at before."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._ahead = getattr(file, "raw", file), b""
+        self.taken = 0
+        """Bytes that were read."""
+
+    def head(self, size: int) -> bytes:
+        """The next bytes, which stay to be read; waits for so many, or the end."""
+        while len(self._ahead) < size and (more := self._file.read(size - len(self._ahead))):
+            self._ahead += more
+        return self._ahead
+
+    def read(self, size: int = -1) -> bytes:
+        """At most ``size`` bytes, those that are there; -1: all up to the end."""
+        if size < 0:
+            data, self._ahead = self._ahead + self._file.read(), b""
+        elif self._ahead:
+            data, self._ahead = self._ahead[:size], self._ahead[size:]
+        else:
+            data = self._file.read(size) or b""
+        self.taken += len(data)
+        return data
+
+    def seekable(self) -> bool:
+        return False
+
+
+class Outlet:
+    """Standard output that what is written leaves at once."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.given = file, 0
+
+    def write(self, data: bytes) -> int:
+        self._file.write(data)
+        self._file.flush()
+        self.given += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def seekable(self) -> bool:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One input and where its result goes; None stands for standard input or output."""
@@ -47,9 +95,18 @@ class Job:
             raise OSError("it is closed")
         return self.source.read_bytes() if self.source else sys.stdin.buffer.read()
 
+    def pipes(self) -> tuple[Pipe, Outlet] | None:
+        """Standard input and output, where one goes into the other and the first is no file."""
+        if self.source or self.target or not sys.stdin or not sys.stdout or _is_whole_file(sys.stdin):
+            return None
+        return Pipe(sys.stdin.buffer), Outlet(sys.stdout.buffer)
+
     @contextmanager
-    def opened(self) -> Iterator[BinaryIO]:
+    def opened(self, pipe: Pipe | None = None) -> Iterator[BinaryIO]:
         """The input as a file that can seek; what comes through a pipe or from a URL is in memory.
+
+        Args:
+            pipe: standard input, where something has been read of it.
 
         Raises:
             OSError: it cannot be read.
@@ -60,7 +117,7 @@ class Job:
         elif self.source is None and _is_whole_file(sys.stdin):
             yield sys.stdin.buffer
         else:
-            yield io.BytesIO(self.read())
+            yield io.BytesIO(pipe.read() if pipe else self.read())
 
     @contextmanager
     def written(self) -> Iterator[BinaryIO]:

@@ -48,8 +48,8 @@ def check_targets(
         raise typer.BadParameter(f"give --quality, {name} or --size, not {' and '.join(given)}")
     if value is not None and not 0 < value <= rate_max:
         raise InputError(f"{name} {value}; need a number above 0 and at most {rate_max:.0f}, like {example}")
-    if size is not None:
-        parse_size(size)
+    if size is not None and not parse_size(size):
+        raise InputError(f"--size {size}; need a size above 0, like 50kB")
 
 
 def names_of(suffixes: Collection[str]) -> str:

@@ -9,7 +9,8 @@ import pytest
 from rdcodec.codecs import Corrupt, Truncated, Unsupported
 from rdcodec.codecs.speech.codec import SpeechCodec
 from rdcodec.codecs.speech.header import SEGMENT_SAMPLES
-from rdcodec.codecs.speech.streaming import DELAY_S, StreamDecoder, StreamEncoder, live_bytes, packets_of
+from rdcodec.codecs.speech.packets import live_bytes, packets_of
+from rdcodec.codecs.speech.streaming import DELAY_S, StreamDecoder, StreamEncoder
 from rdcodec.entropy_models.errors import InputError
 from voices import RATE, voice
 

@@ -1,0 +1,103 @@
+"""Live sounds on the command line: samples in, packets out as soon as they are complete, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ...entropy_models.errors import Truncated
+from .. import container
+from ..contract import Readable, Writable
+from .codec import SpeechCodec
+from .header import SAMPLE_RATE, SEGMENT_SAMPLES
+from .packets import live_bytes, packets_of
+from .resampling import resampled_blocks
+from .sound_writing import SoundWriter
+from .sounds import SoundSource
+from .streaming import StreamDecoder, StreamEncoder
+
+
+def encode_live(codec: SpeechCodec, sound: SoundSource, out: Writable, quality: int | None) -> int:
+    """Write a live stream. Returns how many samples at 16 kHz each channel had.
+
+    Raises:
+        ValueError: as `SoundSource.blocks`, after what came before has been written.
+    """
+    encoder = StreamEncoder(codec, quality=quality, channels=sound.channels)
+    taken = 0
+
+    def packets() -> Iterator[bytes]:
+        nonlocal taken
+        for block in resampled_blocks(sound.blocks(), sound.sample_rate, SAMPLE_RATE, sound.channels):
+            taken += block.shape[1]
+            yield from encoder.push(block)
+        yield from encoder.finish()
+
+    for piece in live_bytes(encoder.head, packets()):
+        out.write(piece)
+    return taken
+
+
+class Played(NamedTuple):
+    """What came of a live stream."""
+
+    frames: int
+    """Samples of each channel, at 16 kHz."""
+    channels: int
+    lost: tuple[tuple[float, float], ...]
+    """Spans in seconds that were concealed."""
+    notices: tuple[str, ...]
+
+
+def decode_live(
+    source: Readable,
+    out: Writable | None,
+    suffix: str,
+    codec_for: Callable[[container.Stream], SpeechCodec],
+    *,
+    salvage: bool = False,
+) -> Played:
+    """Write the samples of a live stream; what is lost or damaged is concealed, and told.
+
+    Args:
+        out: None: nothing is written.
+        suffix: of its format, as `SoundWriter` takes them.
+        codec_for: the codec for the stream's head.
+        salvage: a stream may end in the middle of a packet.
+
+    Raises:
+        BitstreamError: the head is damaged, or the stream ends in the middle of a packet; after what came before.
+    """
+    packets = packets_of(source)
+    head = next(packets)
+    decoder = StreamDecoder(codec_for(container.parse(head)), head)
+    channels, frames, notices = decoder.header.channels, 0, list[str]()
+    writer = SoundWriter(out, suffix, sample_rate=SAMPLE_RATE, channels=channels) if out else None
+    try:
+        for block in _blocks(decoder, packets, notices if salvage else None):
+            frames += block.shape[1]
+            if writer:
+                writer.write(block)
+    finally:
+        if writer:
+            writer.close()
+    if not decoder.ended:
+        notices.append("the stream ends without its last packet")
+    second = SEGMENT_SAMPLES / SAMPLE_RATE
+    told = [f"{n * second:.2f} to {(n + 1) * second:.2f} s are concealed ({why})" for n, why in decoder.lost]
+    lost = tuple((n * second, (n + 1) * second) for n, _ in decoder.lost)
+    return Played(frames, channels, lost, (*told, *notices))
+
+
+def _blocks(decoder: StreamDecoder, packets: Iterator[bytes], notices: list[str] | None) -> Iterator[np.ndarray]:
+    """Samples as they come; with ``notices``, a packet that is cut off goes into them."""
+    try:
+        for packet in packets:
+            yield decoder.push(packet)
+    except Truncated as error:
+        if notices is None:
+            raise
+        notices.append(str(error))
+    yield decoder.finish()

@@ -1,0 +1,104 @@
+"""Sounds on the command line: files, and pipes that stay open while they are coded."""
+
+from __future__ import annotations
+
+import json
+import select
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import soundfile
+from command import CODEC
+from rdcodec.codecs.cli import main as cli
+from rdcodec.codecs.speech.pcm import wav_header
+from typer.testing import CliRunner
+from voices import RATE, voice
+
+TALK = np.round(voice(3.0) * 32767).astype("<i2")
+WAIT_S = 120
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write(tmp_path / "talk.wav", TALK, RATE)
+
+    def run(*arguments: str, stdin: bytes = b"") -> tuple[int, bytes, str]:
+        done = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(cli.app, list(arguments), input=stdin)
+        return done.exit_code, done.stdout_bytes, done.stderr or str(done.exception)
+
+    return run
+
+
+def test_a_file_and_a_live_stream_hold_the_same_sound(run, tmp_path):
+    assert run("encode", "talk.wav", "-q", "30")[0] == 0 and run("decode", "talk.rdc", "-o", "file.wav")[0] == 0
+    for given, options in (((tmp_path / "talk.wav").read_bytes(), ()), (TALK.tobytes(), ("--pcm", "16000"))):
+        code, live, err = run("encode", "-", "-q", "30", *options, stdin=given)
+        assert code == 0 and "kbit/s" in err
+        assert ("with -o FILE it becomes a file" in err) == (not options), "of a WAV that knows its length"
+        code, wav, _ = run("decode", "-", stdin=live)
+        (tmp_path / "live.wav").write_bytes(wav)
+        np.testing.assert_array_equal(*(soundfile.read(tmp_path / name)[0] for name in ("file.wav", "live.wav")))
+        code, raw, _ = run("decode", "-", "--format", "pcm", stdin=live)
+        assert code == 0 and raw == wav[44:]
+
+
+def test_a_live_stream_in_a_file_is_read_as_others_are(run, tmp_path):
+    live = run("encode", "-", "--pcm", "16000", stdin=TALK.tobytes())[1]
+    (tmp_path / "live.rdc").write_bytes(live)
+    facts = json.loads(run("info", "live.rdc", "--json")[1])
+    assert (facts["samples"], facts["live"], facts["chunk_s"]) == (len(TALK), True, 0.32)
+    assert facts["rate_kbps"] == pytest.approx(len(live) * 8 / 3000, rel=1e-3)
+    assert "packet" in str(run("info", "live.rdc")[1]) and "damage" not in str(run("info", "live.rdc")[1])
+    assert run("verify", "live.rdc")[0] == 0
+    assert run("decode", "live.rdc", "-o", "live.flac")[0] == 0 and soundfile.info("live.flac").frames == len(TALK)
+    assert "no parts" in run("decode", "live.rdc", "-o", "part.wav", "--from", "1")[2]
+    damaged = bytearray(live)
+    damaged[len(live) // 2] ^= 255
+    (tmp_path / "live.rdc").write_bytes(damaged)
+    code, _, err = run("verify", "live.rdc")
+    assert code == 1 and "corrupt" in err and "concealed" in err
+    (tmp_path / "live.rdc").write_bytes(live[:-3])
+    code, _, err = run("decode", "live.rdc", "-o", "cut.wav")
+    assert code == 1 and "truncated" in err and not (tmp_path / "cut.wav").exists()
+    code, _, err = run("decode", "live.rdc", "-o", "cut.wav", "--salvage")
+    assert code == 0 and "ends" in err and 2 < soundfile.info("cut.wav").duration < 3
+
+
+def test_raw_samples_are_taken_from_files_as_well(run, tmp_path):
+    (tmp_path / "talk.raw").write_bytes(TALK.tobytes())
+    assert run("encode", "talk.raw", "--pcm", "16000", "-o", "raw.rdc")[0] == run("encode", "talk.wav")[0] == 0
+    assert (tmp_path / "raw.rdc").read_bytes() == (tmp_path / "talk.rdc").read_bytes()
+    assert run("decode", "raw.rdc", "-o", "back.pcm")[0] == 0 and (tmp_path / "back.pcm").stat().st_size == 2 * len(TALK)
+    code, _, err = run("encode", "talk.raw", "--pcm", "loud", "-o", "x.rdc")
+    assert code != 0 and "need RATE or RATExCHANNELS" in err
+    code, out, _ = run("encode", "-", "--pcm", "16000", "--kbps", "3", stdin=TALK.tobytes())
+    assert code == 0 and len(out) * 8 / 3 <= 3000 and out[18:22] != bytes(4), "a target needs the whole: a file with chunks"
+
+
+@pytest.mark.parametrize("kind", ["pcm", "wav"])
+def test_a_pipe_is_coded_and_decoded_while_it_is_open(kind):
+    """Samples go in at one end; before it is closed, they come out of the other, through two processes."""
+    options = ["--pcm", "16000"] if kind == "pcm" else []
+    encoder = subprocess.Popen([CODEC, "encode", "-", *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    decoder = subprocess.Popen([CODEC, "decode", "-"], stdin=encoder.stdout, stdout=subprocess.PIPE)
+    try:
+        encoder.stdin.write((b"" if kind == "pcm" else wav_header(RATE, 1, None)) + TALK.tobytes())
+        encoder.stdin.flush()
+        played, until = b"", time.monotonic() + WAIT_S
+        while len(played) < 44 + RATE * 2 * 2 and time.monotonic() < until:
+            if select.select([decoder.stdout], [], [], 1)[0]:
+                played += decoder.stdout.read1(1 << 16)
+        assert len(played) >= 44 + RATE * 2 * 2, "two of three seconds, and the input is open"
+        encoder.stdin.close()
+        played += decoder.stdout.read()
+        assert len(played) == 44 + 2 * len(TALK) and played.startswith(b"RIFF")
+        assert encoder.wait(WAIT_S) == decoder.wait(WAIT_S) == 0
+    finally:
+        for process in (encoder, decoder):
+            process.kill()
+            process.wait()
+            for end in (process.stdin, process.stdout):
+                end.close() if end else None
