@@ -48,6 +48,7 @@ REGISTRY = {
         stream_id=3,
         codec="video.codec:VideoCodec",
         face="video.face:FACE",
+        task="video.evaluation:TASK",
         summary="video, quality 0..100, any frame to be had",
     ),
     "speech": Registered(

@@ -17,6 +17,7 @@ from .task import Reference, S, Task
 
 Progress = Callable[[str], None]
 """Told what is coded next."""
+Clock = Callable[[], float]
 LeftOut = Callable[[Path, Exception], None]
 
 
@@ -46,13 +47,13 @@ def chosen(task: Task[S], names: Iterable[str]) -> dict[str, Reference[S]]:
     return found
 
 
-def code(reference: Reference[S], signal: S, setting: float) -> Coded[S]:
+def code(reference: Reference[S], signal: S, setting: float, clock: Clock = time.perf_counter) -> Coded[S]:
     """Encode and decode once, with a stopwatch. Errors as `Reference.encode`."""
-    start = time.perf_counter()
+    start = clock()
     data = reference.encode(signal, setting)
-    middle = time.perf_counter()
+    middle = clock()
     decoded = reference.decode(data)
-    end = time.perf_counter()
+    end = clock()
     return Coded(data, reference.counted(data), decoded, middle - start, end - middle)
 
 
@@ -81,6 +82,7 @@ def evaluate(
     runs: int = 1,
     progress: Progress = lambda text: None,
     left_out: LeftOut | None = None,
+    clock: Clock = time.perf_counter,
 ) -> list[Point]:
     """Code every file with every codec at each of its settings.
 
@@ -89,6 +91,7 @@ def evaluate(
         runs: how often each is coded; times are medians, and a run codes with all codecs before the next one.
         left_out: called with a file that is damaged or that some codec cannot take, and the error; none of its points is
             kept, so that every mean is over the same files. None: the error is raised.
+        clock: wall time, or ``time.process_time`` where neighbours on the machine would disturb it.
 
     Raises:
         InputError: no file is left.
@@ -98,7 +101,7 @@ def evaluate(
     for path in paths:
         name = str(path.relative_to(folder))  # two folders may hold files of one name
         try:
-            points += points_of(task, codecs, task.read(path), name, runs, progress)
+            points += points_of(task, codecs, task.read(path), name, runs, progress, clock)
         except (InputError, BitstreamError, OSError) as error:
             if left_out is None:
                 raise
@@ -109,7 +112,13 @@ def evaluate(
 
 
 def points_of(
-    task: Task[S], codecs: Mapping[str, Reference[S]], signal: S, file: str, runs: int, progress: Progress
+    task: Task[S],
+    codecs: Mapping[str, Reference[S]],
+    signal: S,
+    file: str,
+    runs: int,
+    progress: Progress,
+    clock: Clock = time.perf_counter,
 ) -> list[Point]:
     """Every point of one file."""
     found: dict[tuple[str, float], Point] = {}
@@ -118,7 +127,7 @@ def points_of(
         for name, reference in codecs.items():
             for setting in reference.settings:
                 progress(f"{file} {name} {setting:g}")
-                coded = code(reference, signal, setting)
+                coded = code(reference, signal, setting, clock)
                 seconds[name, setting].append((coded.encode_s, coded.decode_s))
                 if (name, setting) not in found:
                     found[name, setting] = point(task, name, setting, file, signal, coded)

@@ -81,10 +81,11 @@ def write_page(
     metrics: Sequence[Metric[np.ndarray]],
 ) -> None:
     """The page to listen, of some of the sounds."""
+    from ..evaluation.page import spread
     from ..evaluation.points import OURS
-    from .listening import listening_page, spread
+    from .listening import CLIPS_MAX, listening_page
 
-    clips = {source.stem: read_speech(source) for source in spread(sources)}
+    clips = {source.stem: read_speech(source) for source in spread(sources, CLIPS_MAX)}
     listening_page(path, title, clips, codecs[OURS], metrics)
 
 

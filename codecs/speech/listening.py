@@ -5,10 +5,8 @@ Sounds are embedded as FLAC, spectrograms as PNG. It takes some 60 kB for each s
 
 from __future__ import annotations
 
-import base64
 import html
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +18,7 @@ import soundfile
 from PIL import Image
 
 from ..container import write_file
+from ..evaluation.page import data_uri, scores_list
 from ..evaluation.points import OURS
 from ..evaluation.task import Metric, Reference
 from .header import SAMPLE_RATE
@@ -51,15 +50,6 @@ class Take:
     """Its rate and size."""
     scores: Mapping[str, float]
     """Values by the metrics' titles."""
-
-
-def spread(paths: Sequence[Path], count: int = CLIPS_MAX) -> list[Path]:
-    """So many of the paths, evenly over all.
-
-    >>> spread(list(range(10)), 3)
-    [0, 3, 6]
-    """
-    return [paths[i * len(paths) // count] for i in range(count)] if len(paths) > count else list(paths)
 
 
 def listening_page(
@@ -143,31 +133,15 @@ def quality_of_rate(ours: Reference[np.ndarray], samples: np.ndarray, kbps: floa
 def _figure(take: Take, top: float, key: str, rate_index: int | None) -> str:
     """One player with its spectrogram; ``rate_index`` None: shown at every rate."""
     rate = "" if rate_index is None else f' data-rate="{rate_index}"'
-    scores = "".join(
-        f"<div><dt>{html.escape(name)}</dt><dd>{_shown(value)}</dd></div>" for name, value in take.scores.items()
-    )
     label = html.escape(take.name)
     return (
         f'<figure data-key="{key}"{rate}>'
         f"<figcaption><kbd>{key}</kbd> {label} <small>{html.escape(take.note)}</small></figcaption>"
-        f'<img alt="Spectrogram, 0 to 8 kHz, {label}" src="{_uri("image/png", spectrogram_png(take.samples, top))}">'
+        f'<img alt="Spectrogram, 0 to 8 kHz, {label}" src="{data_uri("image/png", spectrogram_png(take.samples, top))}">'
         f'<audio controls preload="metadata" aria-label="{label}" data-seconds="{len(take.samples) / SAMPLE_RATE:.4f}"'
-        f' src="{_uri("audio/flac", _flac(take.samples))}"></audio>'
-        f"<dl>{scores}</dl></figure>"
+        f' src="{data_uri("audio/flac", _flac(take.samples))}"></audio>'
+        f"{scores_list(take.scores)}</figure>"
     )
-
-
-def _shown(value: float) -> str:
-    """Two digits behind the point, three below 1.
-
-    >>> _shown(3.8), _shown(0.9514), _shown(math.nan)
-    ('3.80', '0.951', '–')
-    """
-    return "–" if math.isnan(value) else f"{value:.{2 if value >= 1 else 3}f}"
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _flac(samples: np.ndarray) -> bytes:

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rdcodec.codecs.evaluation.page import spread
 from rdcodec.codecs.evaluation.task import Metric, Reference
-from rdcodec.codecs.speech.listening import listening_page, quality_of_rate, rate_of, spectrogram, spread
+from rdcodec.codecs.speech.listening import listening_page, quality_of_rate, rate_of, spectrogram
 from rdcodec.codecs.speech.metrics import SAMPLE_RATE
 
 soundfile = pytest.importorskip("soundfile")
