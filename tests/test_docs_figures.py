@@ -371,6 +371,15 @@ def test_opus():
             assert cell == shown(figure("speech_anchors_means.csv", column, "opus", asked), cell), (asked, column)
 
 
+def test_video_anchors():
+    listed = table("docs/video.md", "| reference and its factor |")
+    assert len(listed) == len(rows("video_anchors_means.csv")) >= 20
+    columns = "rate_bpp", "psnr_rgb_db", "psnr_yuv_db", "ms_ssim", "flicker"
+    for name, cells in listed.items():
+        for cell, column in zip(cells, columns, strict=True):
+            assert cell == shown(figure("video_anchors_means.csv", column, *name.split()), cell), (name, column)
+
+
 def test_speed_of_whole_processes():
     listed = table("docs/image.md", "| as a whole process")
     assert len(listed) == 5
