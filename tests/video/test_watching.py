@@ -6,8 +6,10 @@ import base64
 import io
 import json
 import math
+import os
 import re
 import shutil
+import signal
 import subprocess
 from dataclasses import replace
 from fractions import Fraction
@@ -159,11 +161,13 @@ def in_browser(page: bytes, profile: Path) -> Any:
         Thread(target=server.serve_forever, daemon=True).start()
         command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
         command += ["--remote-debugging-port=0", f"http://127.0.0.1:{server.server_port}/"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as browser:
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        ) as browser:
             try:
                 return posted.get(timeout=240)
             finally:
-                browser.terminate()
+                os.killpg(browser.pid, signal.SIGKILL)  # with its children
                 server.shutdown()
 
 
