@@ -48,9 +48,7 @@ class VideoExport:
             yield list(islice(chains, BATCH))
 
     def code(self, coder: Measure, batch: list[Chain]) -> None:
-        chains = default_collate(batch)
-        *_, last = coded(self.network, chains, lambda: Measure(coder.tables, BATCH))
-        for _ in coded(self.network, chains, lambda: coder, last.error):
+        for _ in coded(self.network, default_collate(batch), lambda: coder):
             pass
 
     def last_fits(self, tables: Tables, batches: Iterable[list[Chain]]) -> tuple[dict[str, Any], dict[str, Tensor]]:

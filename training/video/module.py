@@ -30,8 +30,6 @@ SHARED = ("gain", "inverse_gain", "hyper_analysis", "hyper_prior", "mean_synthes
 C = TypeVar("C", bound=Coder)
 HYPER_DEVIATION, HYPER_DEAD = 1.0, 0.3
 """Deviation in steps that hyper-latents start with, and below which they are dead."""
-FRESH_SHARE = 0.4
-"""Share of the steps whose chains begin a group."""
 MEAN_SHARE = 0.2
 """Share of the image network's means that stay at the start: most of a frame is known."""
 
@@ -67,7 +65,7 @@ class VideoTraining(CodecTraining):
 
     def loss(self, batch: Chain) -> tuple[Tensor, dict[str, Tensor]]:
         shares, errors = [], []
-        for index, frame in enumerate(coded(self.network, batch, self.new_coder, self.inherited(batch))):
+        for index, frame in enumerate(coded(self.network, batch, self.new_coder)):
             bits, _ = self.charged_bits(frame.coder)
             intra = batch.intra_bits[:, index + 1]
             shares.append(bits / intra)
@@ -78,14 +76,6 @@ class VideoTraining(CodecTraining):
 
     def new_coder(self) -> Train:
         return Train(honest=True)
-
-    @torch.no_grad()
-    def inherited(self, batch: Chain) -> Tensor | float:
-        """Error of the first frame as if there had been frames before it: half of the time that of the last, coded first."""
-        if torch.rand(()) < FRESH_SHARE:
-            return 0.0
-        *_, last = coded(self.network, batch, self.new_coder)
-        return last.error
 
     def validation(self) -> VideoValidation:
         return VideoValidation(frozen(self.network, self.architecture))
@@ -107,8 +97,7 @@ class VideoValidation:
     def add(self, batch: Chain) -> None:
         """One chain, as a batch of one."""
         with torch.inference_mode():
-            *_, last = coded(self.network, batch, self.new_coder)
-            frames = list(coded(self.network, batch, self.new_coder, last.error))
+            frames = list(coded(self.network, batch, self.new_coder))
         bits, error = sum(float(f.coder.bits[0]) for f in frames), sum(float(f.distortion) for f in frames)
         intra = float(batch.intra_bits[:, 1:].sum())
         self.shares.append((int(batch.quality[0]), bits / intra))
@@ -146,30 +135,24 @@ class Coded(NamedTuple, Generic[C]):
     """A new coder, which has coded it."""
     distortion: Tensor
     """Squared error of its latent, in steps of the quantiser, (batch,)."""
-    error: Tensor
-    """Of its latent, (batch, rows, columns, latent)."""
 
 
-def coded(network: Any, batch: Chain, new_coder: Callable[[], C], error: Tensor | float = 0.0) -> Iterator[Coded[C]]:
+def coded(network: Any, batch: Chain, new_coder: Callable[[], C]) -> Iterator[Coded[C]]:
     """The frames of chains but the first, one after the other.
 
-    An error of a frame's latent moves on into the next one's expectation: the frames of a chain were moved as decoded on
-    their own, so what they are off by now comes on top.
-
-    Args:
-        error: of the first frame's latent, on top of its own.
+    They were moved as decoded on their own. Quality does not depend on how a frame is coded, so that is what a decoder has
+    to move; errors on top, of the frames before as they are coded here, taught a network to trust no past.
     """
-    first = batch.y_hat.float() + error
+    first = batch.y_hat.float()
     past = Past(first, batch.symbols.to(first.dtype), batch.levels.to(first.dtype))
     for index in range(batch.moved.shape[1]):
         coder = new_coder()
         remembered = Erring(coder)
         latents = batch.y[:, index + 1], batch.moved[:, index]
         y, moved = (network.to_synthesis(latent.float(), batch.quality) for latent in latents)
-        past = remembered.past(network.coding_pass(remembered, y, batch.quality, moved + error, past))
+        past = remembered.past(network.coding_pass(remembered, y, batch.quality, moved, past))
         assert remembered.error is not None
-        yield Coded(coder, remembered.error, left := past.y_hat - y)
-        error = left
+        yield Coded(coder, remembered.error)
 
 
 @torch.no_grad()
