@@ -32,6 +32,10 @@ SKIPS, SKIP_SHARES = (1, 2, 3), (0.75, 0.17, 0.08)
 """Frames from one of a chain to the next, and how often."""
 
 
+DRAWS_MAX = 200
+"""Videos that are drawn for a chain before none is found to be fit."""
+
+
 class Chain(NamedTuple):
     """A chain, or a batch of them with one more axis at the front."""
 
@@ -67,12 +71,18 @@ class ChainMaker:
         self.codec = ImageCodec.load(model=image, device="cpu")
 
     def __call__(self, random: np.random.Generator, quality: int) -> Chain:
-        """A random chain."""
-        while True:
+        """A random chain.
+
+        Raises:
+            InputError: hardly a video is long and large enough.
+        """
+        for _ in range(DRAWS_MAX):
             clip = clip_of(self.files[random.integers(len(self.files))])
             skip = min(int(random.choice(SKIPS, p=SKIP_SHARES)), (len(clip) - 1) // (self.frames - 1))
             if skip and min(clip.shape[1:3]) >= self.crop:
                 break
+        else:
+            raise InputError(f"no video of at least {self.frames} frames and {self.crop}x{self.crop} pixels was found")
         start = random.integers(len(clip) - skip * (self.frames - 1))
         part = clip[start : start + skip * (self.frames - 1) + 1 : skip][:: random.choice([-1, 1])]
         top, left = (random.integers(size - self.crop + 1) for size in clip.shape[1:3])

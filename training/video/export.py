@@ -28,6 +28,8 @@ class VideoOptions:
     """Options of the command."""
 
     chains: int = option(160, "chains of frames that tables are counted from")
+    chain_frames: int = option(4, "frames of a chain")
+    chain_crop: int = option(256, "side of a chain's frames, in pixels")
 
 
 class VideoExport:
@@ -39,7 +41,10 @@ class VideoExport:
         self, deployed: StemNetwork, hyper_parameters: Mapping[str, Any], source: Source, options: VideoOptions
     ) -> None:
         self.network, self.image = deployed, hyper_parameters["image"]
-        self.data = VideoData(source.train, chains=options.chains, image=self.image, cache=source.cache, seed=SEED)
+        self.data = VideoData(
+            source.train, image=self.image, chains=options.chains, frames=options.chain_frames, crop=options.chain_crop,
+            cache=source.cache, seed=SEED,
+        )  # fmt: skip
 
     def batches(self) -> Iterator[list[Chain]]:
         self.data.prepare_data()
