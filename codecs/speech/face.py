@@ -139,6 +139,8 @@ class SpeechFace(Live):
         source_bytes, stream_bytes = source.seek(0, SEEK_END), target.seek(0, SEEK_END)
         rate_kbps = stream_bytes * 8 / sound.duration_s / 1000
         notices = sound.notices + lost_above(sound.sample_rate)
+        if sound.music:
+            notices += ("sounds like music; the model knows speech alone, and music comes back rough",)
         if stream_bytes > source_bytes:
             notices += (f"larger than the input of {show_size(source_bytes)}; keep that, or take a lower quality",)
         facts = facts_of(quality, rate_kbps, sound.duration_s, sound.channels, 2 * sound.frames * sound.channels)

@@ -19,8 +19,10 @@ import soundfile
 
 from ...entropy_models.errors import InputError
 from ..contract import Readable
+from . import music
+from .music import MusicMeter
 from .pcm import Layout, ends_early, pcm_blocks, read_wav_header
-from .resampling import regrouped
+from .resampling import regrouped, resampled_blocks
 from .sound import CHANNELS_MAX, Sound, check_rate, check_samples, mixed
 
 TAGS = ("title", "artist", "album", "date", "tracknumber", "genre", "comment", "copyright", "license")
@@ -118,6 +120,8 @@ class SoundOnFile:
     tags: Mapping[str, str]
     notices: tuple[str, ...]
     """Notices of what is converted or left out."""
+    music: bool
+    """Whether it sounds like music, and not like speech."""
 
     @property
     def duration_s(self) -> float:
@@ -143,11 +147,20 @@ def sound_on_file(file: BinaryIO, *, mono: bool = False, layout: Layout | None =
         file.seek(0)
         return open_pcm(file, layout, mono=mono) if layout else open_sound(file, mono=mono)
 
+    frames, meter = 0, MusicMeter()
+
+    def heard(sound: SoundSource) -> Iterator[np.ndarray]:
+        nonlocal frames
+        for block in sound.blocks():
+            frames += block.shape[1]
+            yield mixed(block)
+
     with opened() as sound:
-        frames = sum(block.shape[1] for block in sound.blocks())
+        for block in resampled_blocks(heard(sound), sound.sample_rate, music.RATE, 1):
+            meter.push(block[0])
         return SoundOnFile(
             open=opened, sample_rate=sound.sample_rate, channels=sound.channels, frames=frames, tags=sound.tags,
-            notices=tuple(sound.notices),
+            notices=tuple(sound.notices), music=meter.music,
         )  # fmt: skip
 
 

@@ -78,6 +78,15 @@ def test_raw_samples_are_taken_from_files_as_well(run, tmp_path):
     assert code == 0 and len(out) * 8 / 3 <= 3000 and out[18:22] != bytes(4), "a target needs the whole: a file with chunks"
 
 
+def test_music_is_coded_with_a_word_on_what_to_expect(run, tmp_path):
+    chord = sum(np.sin(2 * np.pi * hertz * np.arange(3 * RATE) / RATE) for hertz in (262, 330, 392)) / 4
+    soundfile.write(tmp_path / "chord.wav", chord, RATE)
+    code, _, err = run("encode", "chord.wav")
+    assert code == 0 and "sounds like music" in err and run("decode", "chord.rdc", "-o", "back.wav")[0] == 0
+    code, _, err = run("encode", "talk.wav")
+    assert code == 0 and "music" not in err
+
+
 @pytest.mark.parametrize("kind", ["pcm", "wav"])
 def test_a_pipe_is_coded_and_decoded_while_it_is_open(kind):
     """Samples go in at one end; before it is closed, they come out of the other, through two processes."""
