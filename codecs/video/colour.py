@@ -96,11 +96,14 @@ class ToRgb:
             raise InputError("it is not opaque, and the codec holds no alpha channel; lay it on a background first")
         if self._rgb:
             return np.ascontiguousarray(self._converted(frame, "rgb24").to_ndarray())
-        deep = self._converted(frame, "gbrp16le").to_ndarray()
-        values = deep.astype(np.float32)
-        values *= np.float32(self._scale)
-        values += np.float32(self._offset)
-        return np.clip(np.rint(values, out=values), 0, 255, out=values).astype(np.uint8)
+        deep = self._converted(frame, "gbrp16le")
+        rgb = np.empty((frame.height, frame.width, 3), np.uint8)
+        for plane, channel in zip(deep.planes, (1, 2, 0), strict=True):  # green, blue, red
+            values = np.frombuffer(plane, "<u2").reshape(plane.height, -1)[:, : plane.width].astype(np.float32)
+            values *= np.float32(self._scale)
+            values += np.float32(self._offset)
+            rgb[..., channel] = np.clip(np.rint(values, out=values), 0, 255, out=values)
+        return rgb
 
     def _converted(self, frame: Any, form: str) -> Any:
         space = _SWSCALE[self._space]
