@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
@@ -95,7 +94,6 @@ class Film:
         found = {name.lower(): value.strip("\0 ") for name, value in {**track.metadata, **container.metadata}.items()}
         self.tags = {name: found[name] for name in TAGS if found.get(name)}
         self._origin = self._origin_of(container, track, first)
-        self._end = _end_of(track, self._origin)
         self._note(container, first)
 
     def _origin_of(self, container: Any, track: Any, first: Any) -> int:
@@ -141,8 +139,7 @@ class Film:
         if waiting is not None:
             time, rgb, own = waiting
             mean = max(1, round(1 / (self.format.rate * self.format.time_base)))
-            left = (self._end or 0) - time
-            yield Frame(rgb, time, mean if self._counted else left if left > 0 else own if own > 0 else mean)
+            yield Frame(rgb, time, own if own > 0 and not self._counted else mean)
 
     def _read(self, skipped: int, start: int | None) -> Iterator[tuple[int, np.ndarray, int]]:
         """Time, pixels and the file's own duration of frames; those before the first wanted one are not converted.
@@ -288,14 +285,6 @@ def _first_frame(container: Any, track: Any) -> Any:
 def _is_shown(packet: Any, track: Any) -> bool:
     """Whether a packet holds a frame that is shown; VP8's may be for reference alone (RFC 6386, 9.1)."""
     return not packet.is_discard and (track.codec_context.name not in ("vp8", "libvpx") or bool(bytes(packet)[0] >> 4 & 1))
-
-
-def _end_of(track: Any, origin: int) -> int | None:
-    """Where a Matroska track says that it ends, in ticks; MP4's frames tell it better."""
-    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", track.metadata.get("DURATION", "").strip("\0 "))
-    if not match:
-        return None
-    return round((3600 * int(match[1]) + 60 * int(match[2]) + Fraction(match[3])) / track.time_base) - origin
 
 
 def _turn_of(frame: Any, notices: list[str]) -> tuple[bool, bool, bool]:
