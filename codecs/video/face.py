@@ -158,6 +158,7 @@ class VideoFace(Streamed):
             BitstreamError: anything wrong with the data.
             ValueError: frames outside the video, or a format that cannot hold it.
         """
+        from .sound_track import cut
         from .timing import unpack_times
         from .writing import VideoWriter
 
@@ -176,12 +177,14 @@ class VideoFace(Streamed):
             stream.check()
         lost: dict[int, BitstreamError] = {}
         frames = codec.frames(stream, header, wanted, lost if options.salvage else None, desk.progress)
-        whole = wanted == range(header.frames)
-        with VideoWriter(file, video, extras.get(SOUND) if whole else None, suffix=suffix, tags=tags_of(extras)) as writer:
+        origin = 0 if wanted[0] == 0 else int(times[wanted[0]])  # the first frame may come after the sound's beginning
+        sound = extras.get(SOUND)
+        if sound is not None and len(wanted) < header.frames:
+            end = int(times[wanted[-1]] + durations[wanted[-1]])
+            sound = cut(sound, origin * video.time_base, end * video.time_base)
+        with VideoWriter(file, video, sound, suffix=suffix, tags=tags_of(extras)) as writer:
             for number, frame in zip(wanted, frames, strict=True):
-                writer.write(frame_of(frame, number, wanted, times, durations))
-        if SOUND in extras and not whole:
-            notices += ("the sound track is written with whole videos only",)
+                writer.write(frame_of(frame, number, wanted, times, durations, origin))
         notices += tuple(writer.notices)
         notices += tuple(f"{header.group_name(index)} is lost ({error})" for index, error in lost.items())
         facts = {
@@ -327,13 +330,13 @@ def wanted_frames(options: DecodeOptions, header: VideoHeader, video: Format, ti
     return checked_range(start, stop, header)[:: options.every or 1]
 
 
-def frame_of(pixels: np.ndarray, number: int, wanted: range, times: np.ndarray, durations: np.ndarray) -> Any:
-    """A frame with its time from the first that is wanted on; it lasts until the next that is."""
+def frame_of(pixels: np.ndarray, number: int, wanted: range, times: np.ndarray, durations: np.ndarray, origin: int) -> Any:
+    """A frame with its time, counted from ``origin``; it lasts until the next that is wanted."""
     from .frames import Frame
 
     following = number + wanted.step
     ends = times[following] if following in wanted else times[number] + durations[number]
-    return Frame(pixels, int(times[number] - times[wanted[0]]), max(1, int(ends - times[number])))
+    return Frame(pixels, int(times[number]) - origin, max(1, int(ends - times[number])))
 
 
 def codec_of(stream: container.Stream, desk: Desk, threads: int | None) -> VideoCodec:

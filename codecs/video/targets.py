@@ -58,7 +58,7 @@ def written_at(
     )
     for group in codec.encode_groups(frames(), header, progress=progress):
         writer.add(container.DATA, group)
-    for tag, body in ({TIMES: pack_times([t - times[0] for t in times], last[0])} | dict(extras)).items():
+    for tag, body in ({TIMES: pack_times(times, last[0])} | dict(extras)).items():
         writer.add(container.METADATA, tag + body)
     writer.close()
     return target.seek(0, 2)

@@ -4,7 +4,7 @@
 suffix        pixels                                                    times
 ============  ========================================================  ==============================================
 ``.mkv``      RGB, exactly (FFV1)                                       to the nearest millisecond, as Matroska has it
-``.mp4``      the source's matrix, range, subsampling (H.264, CRF 10)   exact
+``.mp4``      the source's matrix, range, subsampling (H.264, CRF 10)   exact; the first to the millisecond
 ``.webm``     likewise (VP9, CRF 10)                                    as ``.mkv``
 ``.y4m``      likewise, with no loss but rounding to YCbCr              a constant rate
 ``.gif``      256 colours a frame, dithered                             hundredths of a second, at least two a frame

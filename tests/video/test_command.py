@@ -53,6 +53,22 @@ def test_a_phone_clip_survives(run, tmp_path, phone, suffix):
     assert packets_of((tmp_path / f"back{suffix}").read_bytes()) == packets_of(phone), "the sound is copied"
 
 
+def test_a_part_has_its_own_sound(run, tmp_path, phone):
+    assert run("encode", "phone.mp4", "-q", "20")[0] == 0
+    assert run("decode", "phone.rdc", "--frames", "3:6", "-o", "part.mp4")[0] == 0
+    assert frames_of(tmp_path / "part.mp4")[2] == [0, 3000, 6700]
+    # seconds 0.1233 to 0.2467; a packet begins at 1024 / 48000 s times its number, less one
+    assert packets_of((tmp_path / "part.mp4").read_bytes()) == packets_of(phone)[7:13]
+
+
+def test_a_picture_that_comes_after_the_sound_still_does(run, tmp_path):
+    source = encoded(moving(8), container="mpegts", tone_hz=440)
+    (tmp_path / "late.ts").write_bytes(source)
+    first = frames_of(tmp_path / "late.ts")[2][0]
+    assert run("encode", "late.ts", "-q", "20")[0] == 0 and run("decode", "late.rdc", "-o", "late.mp4")[0] == 0
+    assert abs(frames_of(tmp_path / "late.mp4")[2][0] - first) <= 90 < first, "MP4 delays a track by whole milliseconds"
+
+
 def test_sound_is_left_out_where_it_is_asked_for(run, tmp_path, phone):
     sizes = {}
     for audio in ("copy", "none"):
