@@ -31,7 +31,7 @@ NAMES = sorted(
     for part in (rdcodec.codecs, rdcodec.entropy_models, rdcodec.training)
     for module in pkgutil.walk_packages(part.__path__, f"{part.__name__}.")
 )
-ELSEWHERE = {"git", "pip", "python3", "source", "pre-commit", "tensorboard", "cat", "cd"}
+ELSEWHERE = {"arecord", "nc", "git", "pip", "python3", "source", "pre-commit", "tensorboard", "cat", "cd"}
 """Programs whose command lines are not ours to check."""
 
 

@@ -308,11 +308,10 @@ class VideoCodec:
                     group.code(reader)
                 yield group
             if len(numbers) < len(whole):  # the rest counts for the check
-                rest = GroupPass(self.image, self.stem, header, blank=True)
-                rest.picture = group.picture
+                group.blank = True
                 for _ in range(len(numbers), len(whole)):
                     with self._at_work(header):
-                        rest.code(reader)
+                        group.code(reader)
 
     def _at_work(self, header: VideoHeader) -> AbstractContextManager[None]:
         """torch's state for as long as networks run."""

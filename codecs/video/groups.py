@@ -27,7 +27,7 @@ from .stem import Past, Remembered, StemNetwork
 
 INTRA, INTER, SAME = -1, 0, 1
 KIND_LEVEL = 8
-"""Level of the symbol that tells a frame's kind: scale 0.25, so INTER costs a twentieth of a bit."""
+"""Level of the symbol that tells a frame's kind: scale 0.25, so what is likely costs a twentieth of a bit, others a byte."""
 NEW_SHARE = 0.6
 """Error of the moved frame, as a share of the frame's own deviation, from where a frame is tried on its own, too."""
 
@@ -52,10 +52,11 @@ class GroupPass:
     """
 
     def __init__(self, image: ImageNetwork, stem: StemNetwork, header: VideoHeader, *, blank: bool = False) -> None:
-        self._image, self._stem, self._blank = image, stem, blank
+        self._image, self._stem, self.blank = image, stem, blank
         self._device = next(image.parameters()).device
         self._quality = torch.tensor([header.quality], device=self._device)
         self._rows, self._columns = (-(-side // LATENT_STRIDE) for side in (header.height, header.width))
+        self._rests = False
         self.picture: Picture | None = None
         """The frame that was coded last; None before the first of a group."""
 
@@ -72,16 +73,21 @@ class GroupPass:
         if before is None:
             kind = INTRA
         else:
-            told = torch.full((1, 1), float(kind), device=self._device)
-            kind = int(coder.code(told, torch.full_like(told, KIND_LEVEL)))
+            told = torch.full((1, 1), float(self._turned(kind)), device=self._device)
+            kind = self._turned(int(coder.code(told, torch.full_like(told, KIND_LEVEL))))
             if kind not in (INTRA, INTER, SAME):
                 raise Corrupt(f"a frame of kind {kind}; there are {INTRA}, {INTER} and {SAME}")
+            self._rests = kind == SAME
         if kind == INTRA:
             self.picture = self._intra(coder, frame)
         elif kind == INTER:
             assert before is not None
             self.picture = self._inter(coder, frame, field, before)
         return kind
+
+    def _turned(self, kind: int) -> int:
+        """A kind as it is coded, and back: what repeats goes on to repeat, so then that is what costs next to nothing."""
+        return SAME - kind if self._rests and kind in (INTER, SAME) else kind
 
     def _intra(self, coder: Coder, frame: Tensor | None) -> Picture:
         y = self._empty() if frame is None else self._image.to_latent(frame, self._quality)
@@ -93,7 +99,7 @@ class GroupPass:
         # vectors as changes since the frame before, if that tells them in fewer bits, is for the encoder to see
         wanted, changes = (self._still(), False) if field is None else (field, changes_pay(field, before.field))
         field = code_field(coder, wanted, before.field, self._stem.motion_levels, changes=changes)
-        expected = self._empty() if self._blank else self._latent(moved(before.signal, field))
+        expected = self._empty() if self.blank else self._latent(moved(before.signal, field))
         y = expected if frame is None else self._latent(frame)
         remembered = Remembered(coder)
         y_hat = self._stem.coding_pass(remembered, y, self._quality, expected, before.past)
@@ -103,7 +109,7 @@ class GroupPass:
         return self._stem.to_synthesis(self._image.to_latent(picture, self._quality), self._quality)
 
     def _shown(self, y_hat: Tensor) -> Tensor:
-        if self._blank:
+        if self.blank:
             return torch.empty(0, dtype=torch.uint8)
         return to_pixels(self._image.to_image(y_hat, self._quality))
 

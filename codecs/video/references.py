@@ -80,7 +80,7 @@ def encode(footage: Footage, crf: float, *, encoder: Encoder, preset: str, group
     buffer = io.BytesIO()
     try:
         with av.open(buffer, "w", format="matroska", options={"fflags": "bitexact"}) as container:
-            stream = container.add_stream(encoder.name, rate=footage.rate, options=options)
+            stream: Any = container.add_stream(encoder.name, rate=footage.rate, options=options)
             stream.height, stream.width = footage.rgb.shape[1:3]
             context = stream.codec_context
             context.pix_fmt, context.gop_size, context.thread_count = "yuv420p", group, 1

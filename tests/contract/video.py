@@ -93,7 +93,7 @@ VIDEO = Cases(
     },
     network=Network(
         module=lambda codec: nn.ModuleList([codec.image, codec.stem]),
-        level_layer=lambda codec: codec.stem.level_context.level[0],
+        level_layer=lambda codec: codec.image.level_context.level[0],
         signals=some,
         qualities=(5, 50, 95),
     ),
