@@ -371,6 +371,19 @@ def test_opus():
             assert cell == shown(figure("speech_anchors_means.csv", column, "opus", asked), cell), (asked, column)
 
 
+def test_video():
+    listed = table("docs/video.md", "| quality | bpp |")
+    assert len(listed) == len([row for row in rows("video_means.csv") if row["codec"] == "rdcodec"]) >= 4
+    columns = "rate_bpp", "psnr_rgb_db", "psnr_yuv_db", "ms_ssim", "flicker"
+    for quality, cells in listed.items():
+        for cell, column in zip(cells, columns, strict=True):
+            assert cell == shown(figure("video_means.csv", column, "rdcodec", quality), cell), (quality, column)
+    (against,) = [r for r in rows("video_bd_rate.csv") if (r["anchor"], r["clip"]) == ("x265-veryfast-g12", "all")]
+    for name, where in (("psnr_rgb", ("README.md", "docs/video.md")), ("ms_ssim", ("docs/video.md",))):
+        more = f"{float(against[f'bd_rate_{name}_percent']):.0f} %"
+        assert all(more in " ".join(page(path).split()) for path in where), (name, more)
+
+
 def test_video_anchors():
     listed = table("docs/video.md", "| reference and its factor |")
     assert len(listed) == len(rows("video_anchors_means.csv")) >= 20

@@ -13,6 +13,7 @@ from rdcodec.codecs import weights
 from rdcodec.codecs.image.architectures import ARCHITECTURES
 from rdcodec.codecs.image.dcvc_rt import ImageConfig, ImageNetwork
 from rdcodec.codecs.speech.architectures import ARCHITECTURES as SPEECH_ARCHITECTURES
+from rdcodec.codecs.video.architectures import ARCHITECTURES as VIDEO_ARCHITECTURES
 from rdcodec.codecs.weights_file import packed, read_weights, unpacked, weights_bytes
 from rdcodec.entropy_models.errors import Unsupported
 from rdcodec.entropy_models.tables import gaussian_tables
@@ -76,7 +77,7 @@ def test_the_architecture_is_named_and_looked_up_in_the_codecs_table(blob):
 
 
 def test_shipped_weights_name_an_architecture_of_their_table():
-    tables = {"image": ARCHITECTURES, "speech": SPEECH_ARCHITECTURES}
+    tables = {"image": ARCHITECTURES, "speech": SPEECH_ARCHITECTURES, "video": VIDEO_ARCHITECTURES}
     for line in weights.manifest().values():
         name = metadata(weights.verified_bytes(line)).get("architecture", "dcvc-rt")
         assert name in tables[line.codec]
