@@ -86,9 +86,9 @@ def test_help_has_its_options_in_a_panel_of_their_own_and_its_example(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", "5kB"], "--size: only for images and sounds, and this is a text"),
+        (["--size", "5kB"], "--size: only for images and videos and sounds, and this is a text"),
         (["--tokens", "ids"], "--tokens: only for KV caches, and this is a text"),
-        (["--device", "cuda"], "--device: only for images and sounds, and this is a text"),
+        (["--device", "cuda"], "--device: only for images and videos and sounds, and this is a text"),
     ],
 )
 def test_options_of_other_codecs_are_refused(run, letter, arguments, message):

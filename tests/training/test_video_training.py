@@ -22,6 +22,7 @@ from rdcodec.training.coder import SKIP_LEVEL, Train, start_tables
 from rdcodec.training.export import export
 from rdcodec.training.main import train
 from rdcodec.training.quantisation import LAYERS
+from rdcodec.training.video import module
 from rdcodec.training.video.chains import ChainCache, ChainMaker, quality_at, videos_of
 from rdcodec.training.video.data import VideoData
 from rdcodec.training.video.module import HYPER_DEAD, HYPER_DEVIATION, VideoTraining, coded, revive_hyper_latents
@@ -53,6 +54,11 @@ def test_the_recipe_learns_and_exports(videos, tmp_path, monkeypatch):
     train("video", ["fit", "--config", str(RECIPES / "video_tiny.yaml"), *more, "--trainer.max_steps=11"])
     last = tmp_path / "runs/video_tiny/last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 11
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "revive_hyper_latents", None)  # a training that goes on must not start again
+        resume = "--trainer.max_steps=12", f"--ckpt_path={last}"
+        train("video", ["fit", "--config", str(RECIPES / "video_tiny.yaml"), *more, *resume])
+    assert torch.load(last, weights_only=True)["global_step"] == 12
     image = weights.line_named("image", "image-10")
     export(
         last,

@@ -69,9 +69,9 @@ class SpeechTraining(CodecTraining):
             raise InputError(f"crops of {frames} frames; need a multiple of {SEGMENT}")
 
     def on_fit_start(self) -> None:
-        """Starts that need data."""
+        """Starts that need data; of a training that goes on, whose step is not known yet, nothing."""
         data = getattr(self.trainer, "datamodule", None)
-        if self.global_step or data is None:
+        if self.elapsed_s or data is None:
             return
         if self.hparams["principal_start"] and not self.hparams["init"]:
             start_as_principal_components(self.network, data)

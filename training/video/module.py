@@ -58,9 +58,9 @@ class VideoTraining(CodecTraining):
         start_as_image(self.network, thawed(network))
 
     def on_fit_start(self) -> None:
-        """Starts that need data."""
+        """Starts that need data; of a training that goes on, whose step is not known yet, nothing."""
         data = getattr(self.trainer, "datamodule", None)
-        if self.global_step == 0 and data is not None:
+        if not self.elapsed_s and data is not None:
             revive_hyper_latents(self.network, next(iter(data.train_dataloader())))
 
     def loss(self, batch: Chain) -> tuple[Tensor, dict[str, Tensor]]:
