@@ -349,13 +349,22 @@ def test_bd_rates():
             assert figures == f"{bd_rate(name, metric):+.1f}", (name, metric)
 
 
+def same_as_csv(listed: dict[str, list[str]], csv: str, columns: tuple[str, ...], codec: str | None = None) -> None:
+    """Cells of a table are those of a CSV: of one codec by its settings, or, without one, by codec and setting."""
+    for name, cells in listed.items():
+        row = (codec, name) if codec else name.split()
+        for cell, column in zip(cells, columns, strict=True):
+            assert cell == shown(figure(csv, column, *row), cell), (name, column)
+
+
+SPEECH_COLUMNS = "rate_kbps", "pesq_wb", "stoi", "estoi", "visqol_lattice", "visqol_polynomial"
+VIDEO_COLUMNS = "rate_bpp", "psnr_rgb_db", "psnr_yuv_db", "ms_ssim", "flicker"
+
+
 def test_speech():
     listed = table("docs/speech.md", "| quality | kbit/s |")
     assert len(listed) == len([row for row in rows("speech_means.csv") if row["codec"] == "rdcodec"]) >= 10
-    columns = "rate_kbps", "pesq_wb", "stoi", "estoi", "visqol_lattice", "visqol_polynomial"
-    for quality, cells in listed.items():
-        for cell, column in zip(cells, columns, strict=True):
-            assert cell == shown(figure("speech_means.csv", column, "rdcodec", quality), cell), (quality, column)
+    same_as_csv(listed, "speech_means.csv", SPEECH_COLUMNS, "rdcodec")
     (against,) = [row for row in rows("speech_bd_rate.csv") if row["anchor"] == "opus"]
     less = f"{-float(against['bd_rate_pesq_wb_percent']):.0f} %"
     assert f"-{less} of rate against Opus at equal PESQ" in page("README.md")
@@ -365,19 +374,13 @@ def test_speech():
 def test_opus():
     listed = table("docs/speech.md", "| asked for, kbit/s |")
     assert len(listed) == len([row for row in rows("speech_anchors_means.csv") if row["codec"] == "opus"]) >= 10
-    columns = "rate_kbps", "pesq_wb", "stoi", "estoi", "visqol_lattice", "visqol_polynomial"
-    for asked, cells in listed.items():
-        for cell, column in zip(cells, columns, strict=True):
-            assert cell == shown(figure("speech_anchors_means.csv", column, "opus", asked), cell), (asked, column)
+    same_as_csv(listed, "speech_anchors_means.csv", SPEECH_COLUMNS, "opus")
 
 
 def test_video():
     listed = table("docs/video.md", "| quality | bpp |")
     assert len(listed) == len([row for row in rows("video_means.csv") if row["codec"] == "rdcodec"]) >= 4
-    columns = "rate_bpp", "psnr_rgb_db", "psnr_yuv_db", "ms_ssim", "flicker"
-    for quality, cells in listed.items():
-        for cell, column in zip(cells, columns, strict=True):
-            assert cell == shown(figure("video_means.csv", column, "rdcodec", quality), cell), (quality, column)
+    same_as_csv(listed, "video_means.csv", VIDEO_COLUMNS, "rdcodec")
     (against,) = [r for r in rows("video_bd_rate.csv") if (r["anchor"], r["clip"]) == ("x265-veryfast-g12", "all")]
     for name, where in (("psnr_rgb", ("README.md", "docs/video.md")), ("ms_ssim", ("docs/video.md",))):
         more = f"{float(against[f'bd_rate_{name}_percent']):.0f} %"
@@ -387,10 +390,7 @@ def test_video():
 def test_video_anchors():
     listed = table("docs/video.md", "| reference and its factor |")
     assert len(listed) == len(rows("video_anchors_means.csv")) >= 20
-    columns = "rate_bpp", "psnr_rgb_db", "psnr_yuv_db", "ms_ssim", "flicker"
-    for name, cells in listed.items():
-        for cell, column in zip(cells, columns, strict=True):
-            assert cell == shown(figure("video_anchors_means.csv", column, *name.split()), cell), (name, column)
+    same_as_csv(listed, "video_anchors_means.csv", VIDEO_COLUMNS)
 
 
 def test_speed_of_whole_processes():

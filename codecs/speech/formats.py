@@ -21,7 +21,7 @@ _IFF = {
     b"RIFF": (b"WAVE", b"AVI "), b"RIFX": (b"WAVE",), b"RF64": (b"WAVE",), b"BW64": (b"WAVE",),
     b"FORM": (b"AIFF", b"AIFC", b"8SVX"),
 }  # fmt: skip
-_STILLS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+STILLS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 """Brands of MP4 files that hold pictures without sound."""
 _MPEG_AUDIO = re.compile(
     rb"\xff(?:([\xe2\xe3\xf2-\xf5\xfa-\xfd])[\x10-\xef].{1,2880}?\xff\1[\x10-\xef]|([\xf0\xf1\xf8\xf9].).{3,8188}?\xff\2)",
@@ -31,7 +31,8 @@ _MPEG_AUDIO = re.compile(
 _MPEG_HEADER = re.compile(rb"\xff(?:[\xe2\xe3\xf2-\xf5\xfa-\xfd][\x10-\xef]|[\xf0\xf1\xf8\xf9].)", re.DOTALL)
 _TWO_FRAMES = 8192
 """Bytes that hold two headers; of fewer, one is enough."""
-_TRANSPORT_PACKET = 188
+TRANSPORT_PACKET = 188
+"""Bytes of a packet of an MPEG transport stream."""
 
 
 def looks_like_sound(data: bytes) -> bool:
@@ -43,9 +44,9 @@ def looks_like_sound(data: bytes) -> bool:
     if data.startswith(_STARTS) or data[8:12] in _IFF.get(bytes(data[:4]), ()):
         return True
     if data[4:8] == b"ftyp":
-        return data[8:12] not in _STILLS
+        return data[8:12] not in STILLS
     if data[4:8] in (b"moov", b"mdat", b"wide"):
         return True
-    packets = data[: 3 * _TRANSPORT_PACKET : _TRANSPORT_PACKET]
+    packets = data[: 3 * TRANSPORT_PACKET : TRANSPORT_PACKET]
     pattern = _MPEG_AUDIO if len(data) >= _TWO_FRAMES else _MPEG_HEADER
     return packets == b"GGG" or pattern.match(data) is not None

@@ -296,11 +296,18 @@ def tags_of(extras: dict[bytes, bytes]) -> dict[str, str]:
 
 
 def format_of(header: VideoHeader) -> Format:
-    """Of the source, or where it was an array, what suits its frames."""
+    """Of the source, or where it was an array, what suits its frames.
+
+    Raises:
+        Corrupt: it is not one of frames of this size.
+    """
     from .frames import Format
 
     if header.source:
-        return Format.unpack(header.source)
+        found = Format.unpack(header.source)
+        if (found.width, found.height) != (header.width, header.height):
+            raise Corrupt(f"a source of {found.width}x{found.height}, but frames of {header.width}x{header.height}")
+        return found
     return Format(width=header.width, height=header.height, time_base=1 / header.rate, rate=header.rate)
 
 

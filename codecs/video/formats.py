@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ..image.formats import moves
+from ..speech.formats import STILLS, TRANSPORT_PACKET
 
 WRITTEN = {
     ".mkv": "FFV1, without loss", ".mp4": "H.264, nearly without loss", ".webm": "VP9, nearly without loss",
@@ -19,12 +20,9 @@ READ_ONLY = frozenset({
 })  # fmt: skip
 """Suffixes of more videos that folders are searched for."""
 _AUDIO_BRANDS = (b"M4A ", b"M4B ", b"M4P ")
-_STILLS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
-"""Brands of MP4 files that hold pictures."""
 _MATROSKA, _AVI, _FLASH, _ASF = b"\x1a\x45\xdf\xa3", b"AVI ", b"FLV\x01", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"
 _MATROSKA_VIDEO = re.compile(rb"\x83\x81\x01|V_[A-Z]")
 """A track of the kind video, or its codec's name."""
-_TRANSPORT_PACKET = 188
 
 
 def looks_like_video(head: bytes) -> bool:
@@ -34,7 +32,7 @@ def looks_like_video(head: bytes) -> bool:
     (True, False, True)
     """
     if head[4:8] == b"ftyp":
-        return head[8:12] not in (*_AUDIO_BRANDS, *_STILLS) and (b"moov" not in head or b"vide" in head)
+        return head[8:12] not in (*_AUDIO_BRANDS, *STILLS) and (b"moov" not in head or b"vide" in head)
     if head[4:8] in (b"moov", b"mdat", b"wide"):
         return True
     if head.startswith(_MATROSKA):
@@ -43,5 +41,5 @@ def looks_like_video(head: bytes) -> bool:
         return moves(head)
     if head.startswith(b"RIFF"):
         return head[8:12] == _AVI and b"vids" in head
-    packets = head[: 3 * _TRANSPORT_PACKET : _TRANSPORT_PACKET]
+    packets = head[: 3 * TRANSPORT_PACKET : TRANSPORT_PACKET]
     return head.startswith((b"YUV4MPEG2", _FLASH, b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")) or packets == b"GGG"

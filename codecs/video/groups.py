@@ -38,10 +38,17 @@ class Picture:
     def __init__(self, pixels: Tensor, past: Past, field: Tensor) -> None:
         self.pixels, self.past, self.field = pixels, past, field
         """Pixels: uint8 (1, rows, columns, 3), sides whole blocks."""
+        self._moved: tuple[Tensor, Tensor] | None = None
 
     @property
     def signal(self) -> Tensor:
         return to_signal(self.pixels)
+
+    def moved(self, field: Tensor) -> Tensor:
+        """`moved` by these vectors; kept, for an encoder looks at it before it codes a frame by it."""
+        if self._moved is None or not torch.equal(self._moved[0], field):
+            self._moved = field, moved(self.signal, field)
+        return self._moved[1]
 
 
 class GroupPass:
@@ -99,7 +106,7 @@ class GroupPass:
         # vectors as changes since the frame before, if that tells them in fewer bits, is for the encoder to see
         wanted, changes = (self._still(), False) if field is None else (field, changes_pay(field, before.field))
         field = code_field(coder, wanted, before.field, self._stem.motion_levels, changes=changes)
-        expected = self._empty() if self.blank else self._latent(moved(before.signal, field))
+        expected = self._empty() if self.blank else self._latent(before.moved(field))
         y = expected if frame is None else self._latent(frame)
         remembered = Remembered(coder)
         y_hat = self._stem.coding_pass(remembered, y, self._quality, expected, before.past)
@@ -141,7 +148,7 @@ class GroupEncoder:
             return self._pass.code(coder, INTRA, frame)
         with torch.inference_mode():
             field = searched(frame, before.signal, before.field, self._header.quality)
-            error = (moved(before.signal, field) - frame).abs().mean()
+            error = (before.moved(field) - frame).abs().mean()
             kind = INTER
             if error > NEW_SHARE * (frame - frame.mean((1, 2), keepdim=True)).abs().mean():
                 kind = min((INTER, INTRA), key=lambda kind: self._bits(kind, frame, field, before))

@@ -16,10 +16,11 @@ from rdcodec.codecs.speech.codec import SpeechCodec
 from rdcodec.codecs.speech.ecc import SpeechConfig, SpeechNetwork
 from rdcodec.entropy_models.errors import InputError
 from rdcodec.training.export import export
+from rdcodec.training.hyper import DEAD
 from rdcodec.training.main import train
 from rdcodec.training.quantisation import LAYERS
 from rdcodec.training.speech.data import Crops, SampleCache, SpeechData
-from rdcodec.training.speech.initialise import HYPER_DEAD, HYPER_DEVIATION, revive_hyper_latents
+from rdcodec.training.speech.initialise import HYPER_DEVIATION, revive_hyper_latents
 from rdcodec.training.speech.intelligibility import Unintelligibility
 from rdcodec.training.speech.losses import RESOLUTIONS, spectral_errors
 from rdcodec.training.speech.perceptual import Disturbance
@@ -118,7 +119,7 @@ def test_dead_hyper_latents_are_revived(voices, tmp_path):
     for _ in range(3):
         torch.manual_seed(0)
         revive_hyper_latents(network, data)
-    assert spread[0].max() < HYPER_DEAD
+    assert spread[0].max() < DEAD
     torch.testing.assert_close(spread[1], torch.full_like(spread[1], HYPER_DEVIATION), rtol=0.3, atol=0)
     torch.testing.assert_close(spread[2], spread[1], rtol=0.3, atol=0)
 

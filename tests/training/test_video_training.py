@@ -20,12 +20,13 @@ from rdcodec.entropy_models.coder import Measure
 from rdcodec.entropy_models.hyperprior import float_knot_weights
 from rdcodec.training.coder import SKIP_LEVEL, Train, start_tables
 from rdcodec.training.export import export
+from rdcodec.training.hyper import DEAD
 from rdcodec.training.main import train
 from rdcodec.training.quantisation import LAYERS
 from rdcodec.training.video import module
-from rdcodec.training.video.chains import ChainCache, ChainMaker, quality_at, videos_of
+from rdcodec.training.video.chains import ChainCache, ChainMaker, quality_at
 from rdcodec.training.video.data import VideoData
-from rdcodec.training.video.module import HYPER_DEAD, HYPER_DEVIATION, VideoTraining, coded, revive_hyper_latents
+from rdcodec.training.video.module import HYPER_DEVIATION, VideoTraining, coded, revive_hyper_latents
 from torch.utils.data import default_collate
 from video_clips import encoded
 
@@ -131,7 +132,7 @@ def test_dead_hyper_latents_are_revived(cache):
     with torch.no_grad():
         z = training.network.hyper_analysis(y - moved, float_knot_weights(batch.quality, 9, torch.float32))
     deviation = z.flatten(0, -2).std(0)
-    assert deviation.min() > HYPER_DEAD * 0.99 and deviation.median() <= HYPER_DEVIATION * 1.5
+    assert deviation.min() > DEAD * 0.99 and deviation.median() <= HYPER_DEVIATION * 1.5
 
 
 def test_an_honest_coder_charges_what_the_dead_zone_takes():
@@ -159,7 +160,7 @@ def test_a_remembered_pass_knows_symbols_and_levels():
 
 def test_what_is_no_video_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no videos"):
-        videos_of(tmp_path)
+        VideoData(tmp_path, cache=tmp_path).prepare_data()
     (tmp_path / "x.mp4").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"x\.mp4"):
         VideoData(tmp_path, cache=tmp_path, chains=1, crop=64).prepare_data()

@@ -22,6 +22,7 @@ from ...codecs.container import write_file
 from ...codecs.speech.evaluation import read_speech
 from ...codecs.speech.header import FRAME, SAMPLE_RATE
 from ...entropy_models.errors import InputError
+from ..files import files_of
 
 SUFFIXES = {".flac", ".ogg", ".opus", ".wav", ".mp3"}
 SPEED_SHARE, SPEED_SPAN = 0.4, 0.16
@@ -32,18 +33,6 @@ MIX_SHARE, MIX_DB = 0.1, (-20.0, 0.0)
 GAIN_DB = (-16.0, 8.0)
 LONGEST_S = 10.0
 """A file is drawn in proportion to its length, up to this."""
-
-
-def files_of(source: Path) -> list[Path]:
-    """Sound files of a folder (recursive), or the one file; sorted.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    found = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not found:
-        raise FileNotFoundError(f"{source}: no sound files ({', '.join(sorted(SUFFIXES))}) for training")
-    return found
 
 
 def samples_of(path: Path) -> np.ndarray:
@@ -63,7 +52,7 @@ class SampleCache:
     """All sounds of a source as one memory-mapped file of int16, with an index of (offset, length)."""
 
     def __init__(self, source: Path, folder: Path) -> None:
-        files = files_of(source)
+        files = files_of(source, SUFFIXES, "sound files")
         state = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         key = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
         self.samples_path, index_path = folder / f"speech-{key}.bin", folder / f"speech-{key}.npy"

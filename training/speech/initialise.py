@@ -18,14 +18,15 @@ from ...codecs.speech.ecc import SpeechNetwork
 from ...codecs.speech.header import SEGMENT
 from ...codecs.speech.spectrum import EDGE, to_spectrum
 from ...entropy_models.hyperprior import float_knot_weights
+from ..hyper import revive
 from ..losses import stratified_qualities
 from .signals import latent
 
 BATCHES = 24
 BRANCH_SHARE = 0.1
 """Share of the usual random weights that is left to the networks beside the linear maps."""
-HYPER_DEVIATION, HYPER_DEAD = 1.5, 0.3
-"""Deviation in steps that hyper-latents start with, and below which they are dead."""
+HYPER_DEVIATION = 1.5
+"""Deviation in steps that hyper-latents start with."""
 
 
 @torch.no_grad()
@@ -51,13 +52,9 @@ def principal_components(batches: islice[Tensor], count: int) -> Tensor:
 
 @torch.no_grad()
 def revive_hyper_latents(network: SpeechNetwork, data: L.LightningDataModule) -> None:
-    """Scale hyper-latents to `HYPER_DEVIATION` where they are dead: those of random layers stand at a twentieth of a step,
-    round to zero, tell the decoder nothing, and so are never worth their bits."""
+    """`revive` hyper-latents: those of random layers stand at a twentieth of a step."""
     batch = next(iter(data.train_dataloader()))
     quality = stratified_qualities(len(batch))
     y = latent(network, batch, quality).reshape(-1, SEGMENT, network.config.latent_channels)
     knots = float_knot_weights(quality, network.config.knots, y.dtype).repeat_interleave(len(y) // len(batch), dim=0)
-    deviation = network.hyper_analysis(y, knots).flatten(0, -2).std(0)
-    scale = torch.where(deviation < HYPER_DEAD, HYPER_DEVIATION / deviation.clamp(min=1e-4), 1.0)
-    network.hyper_analysis.last.weight.mul_(scale[:, None])
-    network.hyper_analysis.last.bias.mul_(scale)
+    revive(network.hyper_analysis.last, network.hyper_analysis(y, knots), HYPER_DEVIATION)

@@ -22,10 +22,11 @@ from ...codecs.image.tile_coder import to_pixels, to_signal
 from ...codecs.image.tiles import LATENT_STRIDE
 from ...codecs.video.motion import moved
 from ...codecs.video.motion_search import searched
-from ...codecs.video.stem import Remembered
+from ...codecs.video.stem import Remembered, StemConfig
 from ...entropy_models.coder import Measure
 from ...entropy_models.errors import InputError
 from ...entropy_models.hyperprior import QUALITY_MAX
+from ..files import files_of
 
 SUFFIXES = {".mkv", ".mp4", ".webm", ".y4m", ".avi", ".mov"}
 SKIPS, SKIP_SHARES = (1, 2, 3), (0.75, 0.17, 0.08)
@@ -53,8 +54,6 @@ class Chain(NamedTuple):
     """Levels of the first frame, uint8."""
     intra_bits: Tensor
     """Bits of each frame on its own, float32 (frames,)."""
-    motion_bits: Tensor
-    """Bits of each frame's motion, but the first's, float32 (frames - 1,)."""
 
 
 class ChainMaker:
@@ -96,16 +95,15 @@ class ChainMaker:
         network, tables = self.codec.network, self.codec.tables
         qualities = torch.tensor([quality])
         before = torch.zeros(1, pixels.shape[1] // LATENT_STRIDE, pixels.shape[2] // LATENT_STRIDE, 2)
-        y, after_motion, bits, motion_bits = [], [], [], []
+        y, after_motion, bits = [], [], []
         first = reference = None
         for frame in to_signal(pixels)[:, None]:
             y.append(network.to_latent(frame, qualities))
             if reference is not None:
-                measure = Measure(tables)
                 before = searched(frame, reference, before, quality)
                 after_motion.append(network.to_latent(moved(reference, before), qualities))
-                motion_bits.append(0.0)
-            coder = Remembered(measure := Measure(tables))
+            measure = Measure(tables)
+            coder = Remembered(measure)
             y_hat = network.coding_pass(coder, y[-1], qualities)
             bits.append(float(measure.bits[0]))
             reference = to_signal(to_pixels(network.to_image(y_hat, qualities)))
@@ -114,7 +112,6 @@ class ChainMaker:
         return Chain(
             torch.tensor(quality), torch.cat(y).half(), torch.cat(after_motion).half(), first.y_hat[0].half(),
             first.symbols[0].clamp(-32768, 32767).short(), first.levels[0].byte(), torch.tensor(bits),
-            torch.tensor(motion_bits),
         )  # fmt: skip
 
 
@@ -122,16 +119,16 @@ class ChainCache:
     """Chains of a source in one memory-mapped file; made when they are first asked for, and kept."""
 
     def __init__(self, source: Path, folder: Path, *, count: int, image: str, frames: int, crop: int, seed: int) -> None:
-        files = videos_of(source)
-        side, channels = crop // LATENT_STRIDE, 384
-        state = [image, count, frames, crop, seed, *((str(path.resolve()), path.stat().st_size) for path in files)]
+        files = files_of(source, SUFFIXES, "videos")
+        side, channels = crop // LATENT_STRIDE, StemConfig().latent_channels
+        state = [image, frames, crop, seed, *((str(path.resolve()), path.stat().st_size) for path in files)]
         key = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
         latent = (side, side, channels)
         self.kind = np.dtype(
             [
                 ("quality", "i8"), ("y", "f2", (frames, *latent)), ("moved", "f2", (frames - 1, *latent)),
                 ("y_hat", "f2", latent), ("symbols", "i2", latent), ("levels", "u1", latent),
-                ("intra_bits", "f4", (frames,)), ("motion_bits", "f4", (frames - 1,)),
+                ("intra_bits", "f4", (frames,)),
             ]
         )  # fmt: skip
         path, self.count = folder / f"video-{key}.bin", count
@@ -156,18 +153,6 @@ class ChainCache:
 def quality_at(index: int, seed: int) -> int:
     """Qualities that fill 0..100 evenly, however many there are."""
     return int((index * 0.6180339887 + seed * 0.37) % 1 * (QUALITY_MAX + 1))
-
-
-def videos_of(source: Path) -> list[Path]:
-    """Videos of a folder (recursive), or the one file; sorted.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    found = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not found:
-        raise FileNotFoundError(f"{source}: no videos ({', '.join(sorted(SUFFIXES))}) for training")
-    return found
 
 
 @lru_cache(maxsize=64)

@@ -21,6 +21,7 @@ from ...entropy_models.coder import Coder, Measure
 from ...entropy_models.hyperprior import float_knot_weights
 from ..coder import LAGRANGIAN, Train, start_tables
 from ..freeze import frozen, thawed
+from ..hyper import revive
 from ..loop import CodecTraining
 from .chains import Chain
 
@@ -28,8 +29,8 @@ SHARED = ("gain", "inverse_gain", "hyper_analysis", "hyper_prior", "mean_synthes
           "level_context")  # fmt: skip
 """Parts that start as the image network's."""
 C = TypeVar("C", bound=Coder)
-HYPER_DEVIATION, HYPER_DEAD = 1.0, 0.3
-"""Deviation in steps that hyper-latents start with, and below which they are dead."""
+HYPER_DEVIATION = 1.0
+"""Deviation in steps that hyper-latents start with."""
 MEAN_SHARE = 0.2
 """Share of the image network's means that stay at the start: most of a frame is known."""
 
@@ -157,15 +158,11 @@ def coded(network: Any, batch: Chain, new_coder: Callable[[], C]) -> Iterator[Co
 
 @torch.no_grad()
 def revive_hyper_latents(network: StemNetwork, batch: Chain) -> None:
-    """Scale hyper-latents to `HYPER_DEVIATION` where they are dead: what an image network says of a whole latent is next to
-    nothing for the difference of two, rounds to zero, tells the decoder nothing, and so is never worth its bits."""
+    """`revive` hyper-latents: what an image network says of a whole latent is next to nothing for the difference of two."""
     latents = batch.y[:, 1].float(), batch.moved[:, 0].float()
     y, moved = (network.to_synthesis(latent, batch.quality) for latent in latents)
     knot_weights = float_knot_weights(batch.quality, network.config.knots, y.dtype)
-    deviation = network.hyper_analysis(y - moved, knot_weights).flatten(0, -2).std(0)
-    scale = torch.where(deviation < HYPER_DEAD, HYPER_DEVIATION / deviation.clamp(min=1e-4), 1.0)
-    network.hyper_analysis.last.weight.mul_(scale[:, None])
-    network.hyper_analysis.last.bias.mul_(scale)
+    revive(network.hyper_analysis.last, network.hyper_analysis(y - moved, knot_weights), HYPER_DEVIATION)
 
 
 def start_as_image(network: StemNetwork, image: dict[str, Tensor]) -> None:
