@@ -22,21 +22,32 @@ from typing import Annotated
 
 import typer
 from rdcodec.codecs.evaluation.points import (
-    OURS,
     Point,
     curves,
     means,
-    read_points,
     write_csv,
     write_means,
     write_points,
 )
 from rdcodec.codecs.evaluation.report import against_references, plot_curves, table_of
-from rdcodec.codecs.evaluation.run import chosen, evaluate
 from rdcodec.codecs.video.evaluation import QUALITIES, TASK
+from references import (
+    RESULTS,
+    Device,
+    From,
+    Model,
+    Names,
+    Only,
+    Output,
+    Qualities,
+    files_for,
+    listed,
+    measure_references,
+    measured,
+)
 from rich.console import Console
-from rich.progress import track
 
+NAMES, OURS_AT = ",".join(TASK.references), ",".join(map(str, QUALITIES))
 ANCHORS = "video_anchors_points.csv", "video_anchors_means.csv"
 SCENES = {"mobile_cif.mkv": "mobile, calendar", "vid4_calendar_352x288.mkv": "mobile, calendar"}
 """Scenes by the names of their clips, where they have several."""
@@ -64,19 +75,6 @@ def _averaged(scene: str, group: list[Point]) -> Point:
     )
 
 
-def measure_references(files: Sequence[Path], names: Sequence[str], output: Path) -> None:
-    """Points and means of the references, kept after every clip and codec, so that a second call goes on."""
-    path = output / ANCHORS[0]
-    points = read_points(path, TASK) if path.exists() else []
-    done = {(point.codec, point.file) for point in points}
-    for name, reference in chosen(TASK, names).items():
-        for file in track(files, name):
-            if (name, file.name) not in done:
-                points += evaluate(TASK, {name: reference}, [file], clock=time.process_time)
-                write_points(path, TASK, points)
-    write_means(output / ANCHORS[1], TASK, means(by_scene(points)))
-
-
 def write_bd_rates(path: Path, points: Sequence[Point], names: Sequence[str]) -> None:
     """BD-rates of ours against each reference, of the means over scenes (clip ``all``) and of each clip."""
     parts = {"all": by_scene(points)} | {file: [p for p in points if p.file == file] for file in {p.file for p in points}}
@@ -91,31 +89,23 @@ def write_bd_rates(path: Path, points: Sequence[Point], names: Sequence[str]) ->
 
 def main(
     folder: Annotated[Path, typer.Argument(help="Folder with the clips.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")] = Path("benchmarks/results"),
-    names: Annotated[str, typer.Option("--references", help="Comma-separated.")] = ",".join(TASK.references),
-    only: Annotated[bool, typer.Option("--references-only", help="Only measure the references, or go on.")] = False,
-    source: Annotated[
-        Path | None, typer.Option("--references-from", help="Take the references' points from this file.")
-    ] = None,
-    qualities: Annotated[str, typer.Option(help="Ours.")] = ",".join(map(str, QUALITIES)),
-    model: Annotated[str | None, typer.Option(help="Weights by name; default: the shipped ones.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
+    output: Output = RESULTS,
+    names: Names = NAMES,
+    only: Only = False,
+    source: From = None,
+    qualities: Qualities = OURS_AT,
+    model: Model = None,
+    device: Device = "cpu",
 ) -> None:
     """Measure, and write video_points.csv, video_means.csv, video_bd_rate.csv and video.png."""
-    files = TASK.find(folder)
-    if not files:
-        raise typer.BadParameter(f"{folder} holds no videos")
-    output.mkdir(parents=True, exist_ok=True)
-    wanted = [name for name in names.split(",") if name]
+    files, wanted = files_for(TASK, folder, output, "videos"), listed(names)
     if only:
-        measure_references(files, wanted, output)
+        paths = output / ANCHORS[0], output / ANCHORS[1]
+        measure_references(TASK, files, wanted, paths, averaged=by_scene, clock=time.process_time)
         return
-    ours = replace(TASK.ours(model, device), settings=tuple(int(quality) for quality in qualities.split(",")))
-    codecs = {OURS: ours} | ({} if source else chosen(TASK, wanted))
-    points = [point for file in track(files, "videos") for point in evaluate(TASK, codecs, [file], clock=time.process_time)]
-    if source:
-        own = {file.name for file in files}
-        points += [p for p in read_points(source, TASK) if p.codec in wanted and p.file in own]
+    points = measured(
+        TASK, files, wanted, source, "videos", qualities=qualities, model=model, device=device, clock=time.process_time
+    )
     scenes = by_scene(points)
     by_metric = curves(scenes, TASK.metrics)
     write_points(output / "video_points.csv", TASK, points)
