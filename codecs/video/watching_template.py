@@ -1,51 +1,24 @@
 """The watching page around its frames: for `string.Template`."""
 
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-:root {
-  color-scheme: light dark;
-  --back: #f7f6f3; --card: #fff; --text: #1d1d20; --soft: #66666e; --line: #dddbd4; --mark: #b5367a;
-}
-@media (prefers-color-scheme: dark) {
-  :root { --back: #141417; --card: #1d1d22; --text: #ececf0; --soft: #9c9ca6; --line: #34343c; --mark: #fc8961; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--back); color: var(--text); font: 15px/1.5 system-ui, sans-serif; }
-header, main { max-width: 1500px; margin: 0 auto; padding: 16px 20px; }
-h1 { font-size: 22px; margin: 8px 0; }
-h2 { font-size: 15px; margin: 0 0 10px; overflow-wrap: anywhere; }
-p { margin: 4px 0; color: var(--soft); max-width: 75ch; }
-nav { position: sticky; top: 0; z-index: 1; background: var(--back); border-bottom: 1px solid var(--line); }
+from __future__ import annotations
+
+from ..evaluation.page import HEAD
+
+PAGE = (
+    HEAD
+    + """header, main { max-width: 1500px; margin: 0 auto; padding: 16px 20px; }
 nav div { max-width: 1500px; margin: 0 auto; padding: 10px 20px; display: flex; flex-wrap: wrap; gap: 6px 28px; }
 fieldset { border: 0; margin: 0; padding: 0; display: flex; gap: 6px 18px; }
-legend { float: left; margin-right: 8px; }
-label { cursor: pointer; }
-input { accent-color: var(--mark); }
-.clip { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 14px; margin-bottom: 16px; }
-.clip:focus-within, .clip:focus { outline: 2px solid var(--mark); outline-offset: 1px; }
 .controls { display: flex; gap: 12px; align-items: center; margin-bottom: 10px; }
 .controls input { flex: 1; }
 button { min-width: 5em; font: inherit; color: inherit; background: var(--back); cursor: pointer; }
 button { border: 1px solid var(--line); border-radius: 4px; padding: 2px 10px; }
 output { min-width: 6em; color: var(--soft); font-variant-numeric: tabular-nums; }
 .takes { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 14px; }
-figure { margin: 0; }
-figure[hidden] { display: none; }
-figcaption { display: flex; gap: 8px; align-items: baseline; flex-wrap: wrap; margin-bottom: 6px; font-weight: 600; }
-small { color: var(--soft); font-weight: 400; font-variant-numeric: tabular-nums; }
-kbd { border: 1px solid var(--line); border-radius: 4px; padding: 0 6px; font: 13px ui-monospace, monospace; }
-kbd { color: var(--soft); }
 canvas { display: block; width: 100%; border-radius: 4px; image-rendering: pixelated; }
 .alone .takes { grid-template-columns: 1fr; }
 .alone figure:not(.top) { display: none; }
 dl { display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 6px 0 0; font-variant-numeric: tabular-nums; }
-dl div { display: flex; gap: 6px; }
-dt { color: var(--soft); }
-dd { margin: 0; font-weight: 600; }
 </style>
 <header>
 <h1>$title</h1>
@@ -157,3 +130,4 @@ showAll();
 </script>
 </html>
 """
+)
