@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,8 @@ def encode(footage: Footage, crf: float, *, encoder: Encoder, preset: str, group
             context = stream.codec_context
             context.pix_fmt, context.gop_size, context.thread_count = "yuv420p", group, 1
             context.colorspace, context.color_range = footage.colours.matrix, 1 + footage.colours.full_range
+            context.open()
+            leave_realtime()
             packets: list[Packet] = []
             for frame in _frames(footage):
                 packets += stream.encode(frame)
@@ -98,6 +101,17 @@ def encode(footage: Footage, crf: float, *, encoder: Encoder, preset: str, group
     except av.FFmpegError as error:
         raise InputError(f"{encoder.people} cannot encode it: {error}") from None
     return buffer.getvalue()
+
+
+def leave_realtime() -> None:
+    """Give up the real-time priority that SVT-AV1, where it runs as root, gives its threads, the caller, and so whatever
+    that starts later: nothing else would get a turn on their cores, not even what should end them."""
+    if not hasattr(os, "SCHED_FIFO"):  # Linux alone has it
+        return
+    for thread in os.listdir("/proc/self/task"):
+        with suppress(ProcessLookupError):
+            if os.sched_getscheduler(int(thread)) == os.SCHED_FIFO:
+                os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
 
 
 def _frames(footage: Footage) -> list[VideoFrame]:

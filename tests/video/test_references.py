@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 
@@ -73,3 +74,13 @@ def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ValueError, match="SVT-AV1 needs more packages .* pip install av"):
         REFERENCES["svtav1-p6-g32"].check()
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "SCHED_FIFO") or os.geteuid() != 0, reason="SVT-AV1 takes real-time priority as root on Linux"
+)
+def test_no_thread_keeps_realtime_priority(moving):
+    """It would be inherited by every program that is started from then on."""
+    REFERENCES["svtav1-p6-g32"].encode(moving, 60)
+    policies = {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+    assert policies == {os.SCHED_OTHER}
