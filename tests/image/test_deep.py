@@ -14,6 +14,7 @@ from rdcodec.codecs.image import deep
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.picture_writing import fitting, flattened, write_picture
 from rdcodec.codecs.image.pictures import Picture, as_picture, eight_bits, read_picture
+from rdcodec.codecs.video.references import leave_realtime
 
 PEAK = 1023
 
@@ -44,6 +45,8 @@ def coded(frame: av.VideoFrame, codec: str, **options: object) -> bytes:
         )
         for name, value in options.items():
             setattr(stream.codec_context, name, value)
+        stream.codec_context.open()
+        leave_realtime()  # libsvtav1's, as root
         file.mux([*stream.encode(frame), *stream.encode(None)])
     return buffer.getvalue()
 
