@@ -97,6 +97,8 @@ def check_script(path: Path, words: list[str]) -> None:
     """A script that exists, and options that its source knows: argparse's by name, typer's as a parameter."""
     assert path.is_file(), path
     source = path.read_text()
+    if "from references import" in source:
+        source += path.with_name("references.py").read_text()
     for option in options_of(words):
         name = option.removeprefix("--").replace("-", "_")
         assert f'"{option}"' in source or re.search(rf"^    {name}:", source, re.MULTILINE), (path.name, option)

@@ -100,13 +100,12 @@ def test_a_bug_is_not_taken_for_a_signal_that_a_codec_refuses(numbers):
         evaluate(task(), {OURS: broken}, [numbers / "a.txt"], left_out=lambda path, error: pytest.fail("left out"))
 
 
-def test_times_are_medians_of_runs_in_turns(numbers, monkeypatch):
+def test_times_are_medians_of_runs_in_turns(numbers):
     """Each call of the clock takes a second more than the one before: a later run is slower by a known amount."""
-    clock = iter(np.cumsum(np.arange(100.0)).tolist())
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    seconds = iter(np.cumsum(np.arange(100.0)).tolist())
     told: list[str] = []
     settings = {OURS: codec(0, (1.0,)), "fat": codec(100, (4.0,))}
-    ours, fat = evaluate(task(), settings, [numbers / "a.txt"], runs=3, progress=told.append)
+    ours, fat = evaluate(task(), settings, [numbers / "a.txt"], runs=3, progress=told.append, clock=lambda: next(seconds))
     assert told == ["a.txt rdcodec 1", "a.txt fat 4"] * 3
     assert (ours.encode_s, ours.decode_s) == (7, 8) and (fat.encode_s, fat.decode_s) == (10, 11)  # the second of three
 

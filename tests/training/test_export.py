@@ -116,10 +116,12 @@ def test_the_command_exports_and_says_what_is_wrong_in_a_line(checkpoint, tmp_pa
 def test_help_shows_each_codecs_options_under_its_name(monkeypatch):
     monkeypatch.setitem(TRAININGS, "waves", LINE)
     monkeypatch.setenv("COLUMNS", "120")
-    general, image, speech, own = command_line().format_help().replace("checkpoints of", "\0checkpoints of").split("\0")
+    shown = command_line().format_help().replace("checkpoints of", "\0checkpoints of").split("\0")
+    general, image, speech, video, own = shown
     assert all(option in general for option in ("--name", "--train", "--folder", "--batches"))
     assert image.startswith("checkpoints of image:") and "coefficients of a tile's correction; 0: none (224)" in image
     assert speech.startswith("checkpoints of speech:") and "--frames" in speech
+    assert video.startswith("checkpoints of video:")
     assert own.startswith("checkpoints of waves:") and "--offset" in own and "--offset" not in image
 
 
