@@ -54,11 +54,14 @@ class TensorCodec:
         """The tensors of a file, on the CPU; BitstreamError for anything wrong with it, or a base not its own."""
         file, tensors, done = self._file(data), dict[str, Tensor](), 0
         for number, entry in enumerate(file.index.entries):
-            words = np.empty(entry.words, f"<u{WORDS[entry.dtype].word}")
+            words = np.empty(entry.words if entry.pieces != 1 else 0, f"<u{WORDS[entry.dtype].word}")
             for index in range(entry.pieces):
-                inside = entry.piece(index)
-                words[inside.start : inside.stop] = file.piece(number, index)
-                done += len(inside) * words.itemsize
+                inside, piece = entry.piece(index), file.piece(number, index)
+                if entry.pieces == 1:
+                    words = piece if piece.flags.writeable else piece.copy()
+                else:
+                    words[inside.start : inside.stop] = piece
+                done += piece.nbytes
                 if progress:
                     progress(done, file.index.raw_bytes)
             tensors[entry.name] = tensor_of(words, entry.dtype, entry.shape)

@@ -33,6 +33,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ...entropy_models.errors import Corrupt, InputError, Unsupported
@@ -76,7 +77,7 @@ WORDS = {
 """Types of numbers by their names in safetensors. A complex number is two words, one of 4 or 6 bits a part of a byte."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Entry:
     """A tensor's line of the index."""
 
@@ -86,34 +87,34 @@ class Entry:
     start: int
     """Offset in the tensors' bytes."""
 
-    @property
+    @cached_property
     def elements(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def raw_bytes(self) -> int:
         """Bytes of its numbers."""
         return self.elements * WORDS[self.dtype].bits // 8
 
-    @property
+    @cached_property
     def words(self) -> int:
         """Number of its words."""
         return self.raw_bytes // WORDS[self.dtype].word
 
-    @property
+    @cached_property
     def row_words(self) -> int:
         """Words of a row of the first dimension; of all where rows do not end at words."""
         rows = self.shape[0] if self.shape else 1
         return self.words // rows if rows and self.words % rows == 0 else self.words
 
-    @property
+    @cached_property
     def piece_words(self) -> int:
         """Words of every piece but the last."""
         row = self.row_words
         return PIECE_WORDS // row * row if 0 < row <= PIECE_WORDS else PIECE_WORDS
 
-    @property
+    @cached_property
     def pieces(self) -> int:
         """Number of its pieces."""
         return -(-self.words // self.piece_words)
@@ -162,12 +163,12 @@ class Index:
         text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
         return cls.parse(text + b" " * (-len(text) % 8))
 
-    @property
+    @cached_property
     def raw_bytes(self) -> int:
         """Bytes of all tensors' numbers."""
         return sum(entry.raw_bytes for entry in self.entries)
 
-    @property
+    @cached_property
     def words(self) -> int:
         """Words of all tensors."""
         return sum(entry.words for entry in self.entries)

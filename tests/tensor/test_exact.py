@@ -52,6 +52,18 @@ def test_gaussian_weights_take_what_their_exponents_have(dtype, bits):
     assert 0.98 * bits < 8 * len(chunk_of(words, dtype)) / len(words) < bits
 
 
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+@pytest.mark.parametrize("count", [512, 515, 4 * exact._BLOCK, 4 * exact._BLOCK + 1, 300_007])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_heads_come_back(dtype, count, gaps):
+    x = torch.randn(count, generator=torch.Generator().manual_seed(count)) * 0.05
+    x = torch.where(torch.arange(count) % 97 == 0, 1e30 if gaps else -0.05, x)
+    name = {"BF16": torch.bfloat16, "F32": torch.float32}[dtype]
+    words = x.to(name).view(torch.uint8).numpy().view(f"<u{WORDS[dtype].word}")
+    chunk = chunk_of(words, dtype)
+    assert chunk[4] == exact.HEADS and np.array_equal(read(chunk, dtype, count), words)
+
+
 def test_heads_with_gaps_and_patterns_in_the_mantissa_pay():
     x = torch.randn(100_000, generator=torch.Generator().manual_seed(4)) * 0.05
     with_zeros = torch.where(torch.arange(100_000) % 3 == 0, 0.0, x).to(torch.bfloat16)
