@@ -5,9 +5,11 @@
 
 Crops of 256x256 from a folder of photographs. In the first run:
 
-* ``codec encode`` with ``-j 2``, and without, where one process has all threads; that one is stopped after ``--budget-s``
-  and the pictures it has done by then are counted, since on a busy machine it can take an hour;
-* a DataLoader over the .rdc files beside Pillow's JPEG of the same pictures (quality 90), whole and crops of 128x128.
+* ``codec encode`` with ``-j 2``, without ``-j``, with ``-j 0``, which is one process, and with all threads in that one; a
+  command is stopped after ``--budget-s`` and the pictures it has done by then are counted, since threads that wait for
+  each other can take an hour on a busy machine;
+* a DataLoader over the .rdc files beside JPEG of the same pictures (quality 90) through Pillow and torchvision, whole and
+  crops of 128x128.
 
 In the second ``codec encode -j 2 --skip-existing`` is killed with all its processes after random numbers of files, and then
 run to its end: are the files those of a run that nothing disturbs?
@@ -25,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +38,7 @@ from PIL import Image
 from rdcodec.codecs.evaluation.points import write_csv
 from rdcodec.codecs.torch_data import RandomCrop, RdcDataset
 from torch.utils.data import DataLoader, Dataset
+from torchvision.io import ImageReadMode, decode_jpeg
 
 SIDE, CROP = 256, 128
 CODEC = Path(sys.executable).with_name("codec")
@@ -79,15 +83,18 @@ def free_threads() -> dict[str, str]:
 
 
 def command_rows(folder: Path, scratch: Path, budget_s: float) -> list[Row]:
-    """The command with two processes, with one of one thread, and as it is without options."""
-    rows = []
-    for name, options in (("-j 2", ["-j", "2"]), ("-j 1", ["-j", "1"]), ("without -j", [])):
+    """The command with two processes, without options, in one process, and with a thread for each CPU in that one."""
+    rows, threads = list[Row](), ["-j", "0", "--threads", str(os.cpu_count())]
+    for options in (["-j", "2"], [], ["-j", "0"], threads):
+        name = " ".join(options) or "without -j"
         done, seconds = run_command(folder, scratch / f"packed {name}", options, budget_s)
         rows += [(f"encode {name}", "pictures", done, ""), (f"encode {name}", "duration", seconds, "s")]
         rows.append((f"encode {name}", "speed", done / seconds, "pictures/s"))
         print(*rows[-3:], sep="\n", flush=True)
     speeds = {row[0]: row[2] for row in rows if row[1] == "speed"}
-    rows.append(("encode -j 2", "time against without -j", speeds["encode without -j"] / speeds["encode -j 2"], ""))
+    for options in (["-j", "0"], threads):
+        name = " ".join(options)
+        rows.append(("encode -j 2", f"time against {name}", speeds[f"encode {name}"] / speeds["encode -j 2"], ""))
     return rows
 
 
@@ -118,49 +125,56 @@ def pairs(whole: dict[str, bytes], found: dict[str, bytes]) -> list[tuple[bytes 
 
 
 class JpegDataset(Dataset[torch.Tensor]):
-    """JPEG files through Pillow, whole or a crop of the middle."""
+    """JPEG files through a function from bytes to uint8 (3, height, width), whole or their upper left corner."""
 
-    def __init__(self, folder: Path, crop: int | None) -> None:
-        self._paths, self._crop = sorted(folder.glob("*.jpg")), crop
+    def __init__(self, folder: Path, decode: Callable[[bytes], torch.Tensor], crop: int | None) -> None:
+        self._paths, self._decode, self._crop = sorted(folder.glob("*.jpg")), decode, crop
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        with Image.open(io.BytesIO(self._paths[index].read_bytes())) as image:
-            part = image.convert("RGB")
-            if self._crop:
-                part = part.crop((0, 0, self._crop, self._crop))
-            return torch.from_numpy(np.array(part)).permute(2, 0, 1)
+        return self._decode(self._paths[index].read_bytes())[:, : self._crop, : self._crop].contiguous()
 
 
-def speed_of(data: Dataset[Any], pictures: int, workers: int) -> float:
-    """Pictures per second of a DataLoader, without its start and first batch."""
-    loader = DataLoader(data, batch_size=16, num_workers=workers, drop_last=True)
-    batches = iter(loader)
-    next(batches)
+def through_pillow(data: bytes) -> torch.Tensor:
+    """A JPEG file's pixels."""
+    with Image.open(io.BytesIO(data)) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def through_torchvision(data: bytes) -> torch.Tensor:
+    """A JPEG file's pixels."""
+    return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+
+
+def speed_of(data: Dataset[Any], seconds: float, workers: int) -> float:
+    """Pictures per second of a DataLoader, pass after pass, without its start and first pass."""
+    loader = DataLoader(data, batch_size=16, num_workers=workers, drop_last=True, persistent_workers=workers > 0)
+    for _ in loader:
+        pass
     start, seen = time.perf_counter(), 0
-    for batch in batches:
-        seen += len(batch)
-        if seen >= pictures:
-            break
+    while time.perf_counter() < start + seconds:
+        seen += sum(len(batch) for batch in loader)
     return seen / (time.perf_counter() - start)
 
 
-def loader_rows(folder: Path, packed: Path, scratch: Path, pictures: int) -> list[Row]:
+def loader_rows(folder: Path, packed: Path, scratch: Path, pictures: int, seconds: float) -> list[Row]:
     """Reading back, beside JPEG."""
     (scratch / "jpeg").mkdir()
-    for path in sorted(folder.iterdir())[: 2 * pictures]:
+    for path in sorted(folder.iterdir())[:pictures]:
         Image.open(path).save(scratch / "jpeg" / f"{path.stem}.jpg", quality=JPEG_QUALITY)
     torch.set_num_threads(1)
+    files = sorted(packed.iterdir())[:pictures]
     kinds: dict[str, Callable[[], Dataset[Any]]] = {
-        "rdc, whole": lambda: RdcDataset(packed),
-        f"rdc, crops of {CROP}x{CROP}": lambda: RdcDataset(packed, part=RandomCrop(CROP, CROP)),
-        "JPEG through Pillow, whole": lambda: JpegDataset(scratch / "jpeg", None),
-        f"JPEG through Pillow, crops of {CROP}x{CROP}": lambda: JpegDataset(scratch / "jpeg", CROP),
+        "rdc, whole": lambda: RdcDataset(files),
+        f"rdc, crops of {CROP}x{CROP}": lambda: RdcDataset(files, part=RandomCrop(CROP, CROP)),
     }
+    for through, decode in (("Pillow", through_pillow), ("torchvision", through_torchvision)):
+        for what, crop in (("whole", None), (f"crops of {CROP}x{CROP}", CROP)):
+            kinds[f"JPEG through {through}, {what}"] = partial(JpegDataset, scratch / "jpeg", decode, crop)
     return [
-        (f"DataLoader, {workers} workers: {name}", "speed", speed_of(data(), pictures, workers), "pictures/s")
+        (f"DataLoader, {workers} workers: {name}", "speed", speed_of(data(), seconds, workers), "pictures/s")
         for workers in (0, 2)
         for name, data in kinds.items()
     ] + [
@@ -187,7 +201,8 @@ def main(
     count: Annotated[int, typer.Option(help="Pictures to encode.")] = 1000,
     budget_s: Annotated[float, typer.Option(help="Longest that one run of the command may take.")] = 3600,
     kills: Annotated[int, typer.Option(help="Instead, kill runs so often, and write OUTPUT_kills.csv.")] = 0,
-    read: Annotated[int, typer.Option(help="Pictures to read back.")] = 96,
+    read: Annotated[int, typer.Option(help="Pictures to read back, again and again.")] = 96,
+    read_s: Annotated[float, typer.Option(help="Seconds to read them in each way.")] = 10,
 ) -> None:
     """Measure and write the CSV."""
     scratch = Path(tempfile.mkdtemp())
@@ -197,7 +212,7 @@ def main(
             write_rows(output.with_stem(f"{output.stem}_kills"), kill_rows(scratch / "in", scratch, count, kills))
         else:
             rows = command_rows(scratch / "in", scratch, budget_s)
-            write_rows(output, rows + loader_rows(scratch / "in", scratch / "packed -j 2", scratch, read))
+            write_rows(output, rows + loader_rows(scratch / "in", scratch / "packed -j 2", scratch, read, read_s))
     finally:
         shutil.rmtree(scratch)
 

@@ -39,7 +39,7 @@ ARROWS = {
     "refinement": {"entropy_models"},
     "evaluation": {*BASE, "contract"},
     "terminal": BASE,
-    "cli": {*BASE, "contract", "registry", "weights", "evaluation", "terminal", "training"},
+    "cli": {*BASE, "contract", "device", "registry", "weights", "evaluation", "terminal", "training"},
     "image": {
         *BASE, "contract", "weights", "weights_file", "device", "symbols", "rate_control", "refinement", "torch_state",
         "evaluation", "terminal",

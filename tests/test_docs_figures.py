@@ -156,6 +156,19 @@ CLAIMS = [
         ],
     ),
     (
+        "docs/tensors.md",
+        r"it takes ([\d.]+) % in E4M3 and ([\d.]+) % in E5M2, as zstd does",
+        lambda: [figure("tensors_fp8.csv", "lossless_percent", name) for name in ("float8_e4m3fn", "float8_e5m2")],
+    ),
+    (
+        "docs/datasets.md",
+        r"killed ten times with all its processes, after (\d+) to (\d+) files, left (\d+) and none that differs",
+        lambda: [
+            figure("datasets_kills.csv", "value", "killed runs", what)
+            for what in ("files after kill 1", "files after kill 10", "files at the end")
+        ],
+    ),
+    (
         "docs/datasets.md",
         r"`-j 2` does ([\d.]+) pictures a second, `-j 1` ([\d.]+), and .* each other, ([\d.]+)\.",
         lambda: [figure("datasets.csv", "value", f"encode {how}", "speed") for how in ("-j 2", "-j 1", "without -j")],
@@ -478,6 +491,7 @@ def test_deltas_of_tensors():
     for row in rows("tensors_delta.csv"):
         cells = [f"{float(row[name]):.1f} %" for name in ("lossless_percent", "delta_percent")]
         cells = [row["weights"], row["steps"], *cells, f"{float(row['delta_over_lossless']):.2f}"]
+        cells.append(f"{float(row['entropy_percent']):.1f} %")
         assert f"| {' | '.join(cells)} |" in text
 
 

@@ -236,7 +236,7 @@ def written(job: Job, convert: Callable[[BinaryIO], Result]) -> tuple[Result, in
 
 
 def face_for(source: Opened, suffix: str) -> Face:
-    """The face that takes a file: those whose suffix it has are asked first.
+    """The face that takes a file: those whose suffix it has are asked first, then those that need not have all of it.
 
     Raises:
         ValueError: none does; the message says what was found and expected.
@@ -246,7 +246,7 @@ def face_for(source: Opened, suffix: str) -> Face:
         raise InputError(f"the input is empty; expected {' or '.join(kinds)}")
     if source.head.startswith(container.MAGIC):
         raise InputError("is an .rdc file already; `codec decode` reads it")
-    for face in sorted(faces(), key=lambda face: suffix not in face.reads):
+    for face in sorted(faces(), key=lambda face: (suffix not in face.reads, not isinstance(face, Slicing))):
         if face.takes(source.for_face(face), suffix):
             return face
     raise InputError(f"starts with {source.head[:8]!r}: neither {' nor '.join(kinds)}")

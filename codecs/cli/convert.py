@@ -76,7 +76,7 @@ def info(inputs: Inputs, as_json: AsJson = False) -> None:
     A file cut short, or with more behind it, is described as far as its codec can, and what is wrong is said.
     """
     planned = reading(expand(inputs, frozenset({RDC}), note))
-    run_all(Describing(given={}, device="cpu"), planned, Workers(), verb="reading", as_json=as_json, to=out)
+    run_all(Describing(given={}, device="cpu"), planned, Workers(jobs=0), verb="reading", as_json=as_json, to=out)
 
 
 def reading(sources: list[Source]) -> list[Job]:

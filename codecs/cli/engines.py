@@ -72,7 +72,8 @@ def processes(jobs: Iterable[Job], conversion: Conversion, count: int) -> Done:
                 waiting = deque((job, old if _is_done(old) else _submit(pool, job)) for job, old in waiting)
             yield job, report
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        # one that has nothing left to do is waited for: its thread would find its pipe closed when the program ends
+        pool.shutdown(wait=not waiting, cancel_futures=True)
 
 
 def _pool(conversion: Conversion, count: int) -> ProcessPoolExecutor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,10 @@ from .conversion import Conversion, Report
 from .engines import Done, one_process, processes
 
 PANEL = "Many files"
+MANY = 64
+"""Files that justify processes, each of which takes seconds to start."""
+_PROCESS_BYTES = 3 << 30
+"""Of memory for each process that is started unasked."""
 Engine = Literal["local", "ray"]
 
 
@@ -31,7 +36,15 @@ class Workers:
 
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", "-j", metavar="N", min=1, help="N processes of one thread each.", rich_help_panel=PANEL),
+        typer.Option(
+            "--jobs",
+            "-j",
+            metavar="N",
+            min=0,
+            help=f"N processes of one thread each, or 0: this one, with all threads. Default: of {MANY} files and more "
+            "one for each CPU.",
+            rich_help_panel=PANEL,
+        ),
     ] = None
     failures: Annotated[
         Path | None,
@@ -52,8 +65,8 @@ class Workers:
 
     @property
     def others(self) -> bool:
-        """Whether other processes do the work."""
-        return self.jobs is not None or self.engine != "local"
+        """Whether other processes are asked for."""
+        return bool(self.jobs) or self.engine != "local"
 
     def __post_init__(self) -> None:
         if self.gpus is not None and self.engine != "ray":
@@ -166,16 +179,38 @@ def run_all(
 
 
 def started(conversion: Conversion, planned: Sequence[Job], workers: Workers, progress: Progress) -> Done:
-    """The engine that was asked for, at work."""
-    if not workers.others:
-        return one_process(planned, conversion, progress)
-    if any(job.source is None for job in planned):
+    """The engine that was asked for, or the one that suits the jobs, at work."""
+    piped = any(job.source is None for job in planned)
+    if piped and workers.others:
         raise InputError("standard input cannot be read by other processes; leave out -j and --engine")
     if workers.engine == "ray":
         from .ray_engine import cluster
 
         return cluster(planned, conversion, workers.jobs, workers.gpus)
-    return processes(planned, conversion, workers.jobs or 1)
+    count = workers.jobs
+    if count is None:
+        count = 0 if piped else processes_for(len(planned), conversion.device)
+    return processes(planned, conversion, count) if count else one_process(planned, conversion, progress)
+
+
+def processes_for(files: int, device: str) -> int:
+    """Processes for so many files where none are asked for; 0: this one does it all.
+
+    Networks on a GPU want one process, and ``--traceback`` wants the error where it is raised.
+    """
+    if files < MANY or TRACEBACK in sys.argv or not _is_cpu(device):
+        return 0
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else _PROCESS_BYTES
+    return max(1, min(cpus, memory // _PROCESS_BYTES, files // (MANY // 2)))
+
+
+def _is_cpu(device: str) -> bool:
+    if device == "auto":
+        from ..device import resolve_device  # imports torch
+
+        device = resolve_device(device)
+    return device == "cpu"
 
 
 def tell_failure(job: Job, report: Report) -> None:

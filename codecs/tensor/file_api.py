@@ -68,8 +68,7 @@ def load_file(
         Mismatch: another base than the file's.
         BitstreamError: anything wrong with the file; the message names the tensor.
     """
-    file = safe_open(filename, "pt", device, bits=bits, base=base)
-    return {name: file.get_tensor(name) for name in file.names()}
+    return safe_open(filename, "pt", device, bits=bits, base=base).get_tensors()
 
 
 class safe_open:  # noqa: N801 (safetensors' name)
@@ -112,6 +111,10 @@ class safe_open:  # noqa: N801 (safetensors' name)
     def get_tensor(self, name: str) -> Tensor:
         """One tensor; KeyError if there is none."""
         return self._file.tensor(name).to(self._device)
+
+    def get_tensors(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        return {name: self.get_tensor(name) for name in self.names()}
 
     def get_slice(self, name: str) -> Slice:
         """A tensor to index: ``get_slice(name)[10:20, :5]`` decodes the pieces that hold rows 10 to 19."""

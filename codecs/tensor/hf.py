@@ -25,7 +25,7 @@ def load_model(
     """The transformers model whose weights an .rdc file holds, built from the config that lies beside it.
 
     Args:
-        path: the .rdc file, or a folder with one.
+        path: the .rdc file, or a folder of them: one, or one for each shard.
         config: folder of config.json; None: that of the file.
         device: where to put it.
         dtype: of its weights, as ``from_pretrained`` takes it.
@@ -38,12 +38,16 @@ def load_model(
         MissingPackage: transformers is not installed.
     """
     path = Path(path)
-    if path.is_dir():
-        found = sorted(path.glob("*.rdc"))
-        if len(found) != 1:
-            raise InputError(f"{path}: {len(found)} .rdc files; need one")
-        path = found[0]
-    return model_of(load_file(path, bits=bits, base=base), Path(config or path.parent), dtype).to(device)
+    files = sorted(path.glob("*.rdc")) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path}: no .rdc file there")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        found = load_file(file, bits=bits, base=base)
+        if twice := tensors.keys() & found.keys():
+            raise InputError(f"{path}: {min(twice)} is in two of {len(files)} .rdc files")
+        tensors |= found
+    return model_of(tensors, Path(config or files[0].parent), dtype).to(device)
 
 
 def model_of(tensors: Mapping[str, Tensor] | None, folder: Path, dtype: Any = "auto") -> Any:

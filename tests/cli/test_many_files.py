@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from command import CODEC
 from dying import Dying
 from PIL import Image
 from rdcodec.codecs import container
-from rdcodec.codecs.cli import engines
+from rdcodec.codecs.cli import engines, many
 from rdcodec.codecs.terminal.files import Job
 from rdcodec.codecs.terminal.paths import remove_parts
 
@@ -51,6 +52,34 @@ def test_processes_write_what_one_does_in_the_same_order(run, pictures, tmp_path
     assert err.startswith("codec: packed/a/0.rdc: unsupported: ") and err.count("\n") == 1
     (failed,) = map(json.loads, (tmp_path / "failed.jsonl").read_text().splitlines())
     assert failed["input"] == "packed/a/0.rdc" and failed["error"].startswith("unsupported: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "files", "expected"),
+    [
+        ([], 64, 2),
+        ([], 63, 0),
+        (["-j", "0"], 64, 0),
+        (["-j", "3"], 2, 3),
+        (["--traceback"], 64, 0),
+        (["--device", "cuda"], 64, 0),
+    ],
+)
+def test_many_files_get_processes_unasked(run, monkeypatch, tmp_path, options, files, expected):
+    for number in range(files):
+        (tmp_path / f"{number}.png").write_bytes(b"\x89PNG")
+    started = []
+
+    def engine(jobs, conversion, count):
+        started.append(count if isinstance(count, int) else 0)
+        return iter(())
+
+    monkeypatch.setattr(many, "processes", engine)
+    monkeypatch.setattr(many, "one_process", engine)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3})
+    monkeypatch.setattr(sys, "argv", ["codec", *options])
+    run("encode", ".", *options)
+    assert started == [expected]
 
 
 def test_outputs_that_exist_are_skipped_and_only_they(run, pictures, tmp_path):

@@ -117,8 +117,11 @@ def test_a_model_loads_from_an_rdc_file(folder, tmp_path):
     save_file(part, tmp_path / "model.rdc")
     with pytest.raises(InputError, match="weights do not fit, model.layers.1"):
         load_model(tmp_path)
-    save_file(part, tmp_path / "two.rdc")
-    with pytest.raises(InputError, match="2 .rdc files; need one"):
+    rest = {name: x for name, x in model.state_dict().items() if name not in part}
+    save_file(rest, tmp_path / "model-2.rdc")
+    assert torch.equal(load_model(tmp_path)(ids).logits, model(ids).logits)
+    save_file(rest, tmp_path / "model-3.rdc")
+    with pytest.raises(InputError, match="model.layers.1.* is in two of 3 .rdc files"):
         load_model(tmp_path)
 
 

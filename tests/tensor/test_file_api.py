@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rdcodec.codecs import container
 from rdcodec.codecs.tensor import load_file, safe_open, save_file
-from rdcodec.codecs.tensor.header import PIECE_WORDS
-from rdcodec.entropy_models.errors import Corrupt, InputError, UnknownName
+from rdcodec.codecs.tensor.file_api import base_of
+from rdcodec.codecs.tensor.header import PIECE_WORDS, Layout
+from rdcodec.codecs.tensor.reading import TensorFile, verified
+from rdcodec.entropy_models.errors import BitstreamError, Corrupt, InputError, UnknownName
 
 ROWS = 3 * PIECE_WORDS // 1000
 
@@ -48,6 +51,32 @@ def test_slices_are_those_of_the_tensor(tensors, path):
             part[ROWS]
     with pytest.raises(InputError, match="need pt"):
         safe_open(path, "flax")
+
+
+@pytest.mark.parametrize("settings", [{}, {"mode": "quantized", "bits": 3.0}, {"mode": "nested"}, {"base": "base"}])
+def test_every_damage_is_refused_by_the_tensor_it_is_in(tensors, tmp_path, settings):
+    """A byte of each chunk; others are read as before. What is in no tensor is refused by what it is in."""
+    held = {name: x[:50] if x.dim() else x for name, x in tensors.items()}
+    if settings.get("base"):
+        settings = {"base": {name: x * 1.01 for name, x in held.items()}}
+    path = tmp_path / "m.rdc"
+    save_file(held, path, **settings)
+    good, base = path.read_bytes(), settings.get("base")
+    layout = Layout.read(container.parse(good))
+    names = ["index", *(layout.index.entries[number].name for _, number, _ in layout.parts()), "report"]
+    whole = load_file(path, base=base)
+    for name, chunk in zip(names, container.parse(good).entries, strict=False):
+        data = bytearray(good)
+        data[chunk.offset + chunk.length // 2] ^= 1
+        path.write_bytes(data)
+        if name not in held:
+            with pytest.raises(BitstreamError, match="chunk"):
+                verified(TensorFile(container.parse(bytes(data)), base=None if base is None else base_of(base)))
+            continue
+        with pytest.raises(BitstreamError, match=f"^{name}: "):
+            load_file(path, base=base)
+        with safe_open(path, base=base) as file:
+            assert all(torch.equal(file.get_tensor(other), whole[other]) for other in held if other != name)
 
 
 def test_only_what_is_asked_for_is_read(path):

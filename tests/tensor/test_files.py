@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from command import CODEC
 from rdcodec.codecs import container
 from rdcodec.codecs.contract import Desk
 from rdcodec.codecs.kv_cache.face import FACE as KV
@@ -168,6 +171,24 @@ def test_files_are_read_and_written_piece_by_piece(mode, tmp_path):
     FACE.decode_file(parsed, Path("back.safetensors"), target, DecodeOptions(base=options.base), Desk())
     assert coded.most <= max(entry.length for entry in parsed.entries) and len(target.getvalue()) == len(raw)
     assert mode in ("quantized", "nested") or target.getvalue() == raw
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="tells no process's memory")
+def test_large_files_take_no_more_memory_than_small_ones(tmp_path):
+    memory = {}
+    for name, rows in (("small", 1), ("large", 1 << 14)):  # of 300 MB, and of a name that says nothing
+        header = json.dumps({"x": {"dtype": "I16", "shape": [rows, 9000], "data_offsets": [0, 18000 * rows]}}).encode()
+        with (tmp_path / name).open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(file.tell() + 18000 * rows)
+        for command in ("encode", "decode"):
+            source, target = (name, f"{name}.rdc") if command == "encode" else (f"{name}.rdc", f"{name}.safetensors")
+            process = subprocess.Popen([CODEC, command, source, "-o", target], cwd=tmp_path, stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            assert status == 0
+            memory[name, command] = usage.ru_maxrss / 1000  # MB
+    for command in ("encode", "decode"):
+        assert memory["large", command] < memory["small", command] + 100
 
 
 def test_an_index_is_what_safetensors_takes():
