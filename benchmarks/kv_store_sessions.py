@@ -65,7 +65,7 @@ def caches(data: Path, count: int) -> Iterator[tuple[np.ndarray, list[tuple[int,
     for line in track(lines, "conversations"):
         tokens, turns = turns_of(json.loads(line)["messages"], tokenizer)
         with torch.inference_mode():
-            cache = model.model(torch.from_numpy(tokens)[None], use_cache=True).past_key_values
+            cache = model.model(torch.from_numpy(tokens)[None], use_cache=True).cache
         layers = [(layer.keys[0].bfloat16(), layer.values[0].bfloat16()) for layer in cache.layers]
         yield tokens, turns, layers
 

@@ -21,7 +21,7 @@ from rdcodec.codecs.evaluation.points import write_csv
 from rdcodec.codecs.kv_cache.evaluation.fidelity import TAIL
 from rdcodec.codecs.kv_cache.format.header import parse_sequence
 from rdcodec.codecs.kv_cache.hf.cache_io import recompute
-from rdcodec.codecs.kv_cache.hf.model import fingerprint
+from rdcodec.codecs.kv_cache.hf.fingerprint import fingerprint
 from rdcodec.codecs.kv_cache.hf.token_sequence import decode_tokens, encode_tokens
 
 RUN_HEADER_BYTES = 21 + 4

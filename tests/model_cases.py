@@ -6,7 +6,7 @@ import pytest
 import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
-
+from rdcodec.codecs.text.cache_argument import cache_argument
 
 VOCABULARY = 97
 
@@ -34,12 +34,14 @@ def prompt(n: int = 90) -> torch.Tensor:
 
 @torch.no_grad()
 def prefilled(decoder, ids: torch.Tensor):
-    return decoder(ids, past_key_values=transformers.DynamicCache(), use_cache=True).past_key_values
+    cache = transformers.DynamicCache()
+    decoder(ids, use_cache=True, **cache_argument(decoder, cache))
+    return cache
 
 
 def go_on(decoder, cache, ids: torch.Tensor) -> list[int]:
     more = torch.cat([ids, torch.tensor([[3]])], 1)
-    return decoder.generate(more, past_key_values=cache, max_new_tokens=12, do_sample=False)[0].tolist()
+    return decoder.generate(more, **cache_argument(decoder, cache), max_new_tokens=12, do_sample=False)[0].tolist()
 
 
 def latent_decoder():
@@ -51,3 +53,15 @@ def latent_decoder():
     )  # fmt: skip
     torch.manual_seed(0)
     return transformers.DeepseekV3ForCausalLM(config).eval()
+
+
+def seeing():
+    """A LLaVA of a tiny Llama; 16 placeholders a picture of 56x56."""
+    config = transformers.LlavaConfig(
+        text_config=tiny().config, image_token_index=95, image_seq_length=16,
+        vision_config=transformers.CLIPVisionConfig(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14,
+        ),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return transformers.LlavaForConditionalGeneration(config).eval()

@@ -199,7 +199,8 @@ def cache_names() -> dict[str, Any]:
     model = transformers.LlamaForCausalLM(config).eval()
     tokens = torch.arange(40) % 64
     with torch.no_grad():
-        cache = model(tokens[None], use_cache=True).past_key_values
+        cache = transformers.DynamicCache()
+        model(tokens[None], use_cache=True, cache=cache)
     return {"model": model, "cache": cache, "tokens": tokens}
 
 

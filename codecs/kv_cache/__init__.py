@@ -1,8 +1,8 @@
 """Key-value caches of language models: save, share and restore them in fewer bytes.
 
 >>> from rdcodec.codecs.kv_cache import load_cache, save_cache
->>> save_cache(model(**prompt, use_cache=True).past_key_values, prompt.input_ids, "prompt.rdc", model)  # doctest: +SKIP
->>> cache = load_cache("prompt.rdc", model)                                                             # doctest: +SKIP
+>>> save_cache(model(**prompt, use_cache=True).cache, prompt.input_ids, "prompt.rdc", model)  # doctest: +SKIP
+>>> cache = load_cache("prompt.rdc", model, prompt=more.input_ids)                            # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ _EXPORTS = {
     "encode_block": "format.blocks", "read_block_header": "format.blocks", "MODES": "modes.table",
     "Profile": "modes.profiles", "calibrate": "hf.calibration", "KvCodec": "codec",
     "Cache": "codec",
-    "load_cache": "hf.cache_io", "save_cache": "hf.cache_io", "filled_cache": "hf.cache_io", "fingerprint": "hf.model",
+    "load_cache": "hf.cache_io", "save_cache": "hf.cache_io", "filled_cache": "hf.cache_io", "fingerprint": "hf.fingerprint",
+    "earlier_fingerprint": "hf.fingerprint", "with_contents": "format.contents",
     "rope_of": "hf.model",
 }  # fmt: skip
 """Public name: module. Imported when first used, so that the command's help needs no torch."""

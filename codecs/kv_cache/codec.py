@@ -33,7 +33,7 @@ class KvCodec:
 
     Args:
         settings: mode and quality; its profile also decodes what was made with it.
-        fingerprint: 16 bytes of the model (`hf.model.fingerprint`); zeros for a cache of unknown origin.
+        fingerprint: 16 bytes of the model (`hf.fingerprint.fingerprint`); zeros for a cache of unknown origin.
         salt: the tenant's.
     """
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..kv_cache.format.identity import fields_in
 from ..kv_cache.hf.mismatch import cause
 from .backends import Backend
-from .index import namespaces
+from .index import namespaces, record_key
 
 
 def held_instead(backend: Backend, namespace: str, load: Callable[[], Any] | None = None, dtype: str | None = None) -> str:
@@ -28,6 +29,9 @@ def held_instead(backend: Backend, namespace: str, load: Callable[[], Any] | Non
         return "; this model's caches are there under another salt"
     if len(models) != 1:
         return f"; the store holds caches of {len(models)} other models" if models else ""
-    key = next(iter(backend.list(f"blocks/{models[0]}-{salt}/"))).key
-    why = f": {cause(load(), bytes.fromhex(models[0]), backend.get(key), 'give --dtype {}', dtype)}" if load else ""
+    why = ""
+    if load:
+        held, key = bytes.fromhex(models[0]), next(iter(backend.list(f"blocks/{models[0]}-{salt}/"))).key
+        fields = fields_in(backend.get(record_key(held)), held)
+        why = f": {cause(load(), held, backend.get(key), fields=fields, remedy='give --dtype {}', asked=dtype)}"
     return f"; what the store holds is of model {models[0]}, this one is {name}{why}"

@@ -2,7 +2,7 @@
 
 A block is ``blocks/<namespace>/<two digits>/<id>.rdc``; its id is a hash of everything it depends on, its header holds
 its tokens and its place. So nothing but the blocks is needed to find them again, and equal blocks of many processes are
-one file. Hits and masses lie apart (`ledger`).
+one file. Hits and masses lie apart (`ledger`), and so do the fields of the models' identities (`record_key`).
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ def namespace_of(fingerprint: bytes, salt: bytes) -> str:
         raise InputError(f"a fingerprint of {len(fingerprint)} bytes, need {FINGERPRINT_BYTES}")
     check_salt(salt)
     return f"{fingerprint.hex()}-{blake2b(salt, digest_size=4).hexdigest()}"
+
+
+def record_key(fingerprint: bytes) -> str:
+    """Key of what a fingerprint is a hash of, for messages; a store is whole without it."""
+    return f"models/{fingerprint.hex()}.json"
 
 
 def namespaces(backend: Backend) -> list[str]:

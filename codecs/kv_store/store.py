@@ -21,9 +21,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from ...entropy_models.errors import BitstreamError, InputError
+from ...entropy_models.errors import BitstreamError, InputError, Unsupported
 from ..contract import Progress
 from ..kv_cache.format.blocks import KvSettings
+from ..kv_cache.format.contents import CONTENT_ID_MIN, check_told_apart, whole_contents
+from ..kv_cache.format.identity import Fingerprint
 from ..kv_cache.hf.inputs import as_layers, as_token_ids, held_ids
 from ..kv_cache.layout import layout_of
 from ..kv_cache.modes.profiles import Profile
@@ -32,7 +34,7 @@ from ..kv_cache.splice import Layers, can_be_joined, cut, join
 from . import upkeep
 from .backends import Backend
 from .eviction import RecomputeCost
-from .index import BlockIndex, namespace_of
+from .index import BlockIndex, namespace_of, record_key
 from .sharing import Sharing
 from .trie import Node, token_key
 from .upkeep import Checked, Evicted, Policy, Stats, Transcoded
@@ -76,14 +78,23 @@ class PrefixStore:
         """Open, and index what is there.
 
         Args:
-            fingerprint: 16 bytes that name model, revision and cache type.
+            fingerprint: 16 bytes that name model, revision and cache type. One of `hf.fingerprint.fingerprint` also knows
+                what its model's ids do not tell.
             salt: a tenant's; blocks of another salt are not found.
             settings: mode and quality of new blocks, tokens per block, and the model's RoPE: blocks of other frequencies
                 are not taken.
             profiles: calibrated ones that stored blocks were made with, beside the settings' own.
             cost: what recomputing a token costs, for eviction.
             clock: seconds; replaced in tests.
+
+        Raises:
+            Unsupported: the cache of a prefix is not a prefix of the cache, for this model.
         """
+        if reason := getattr(fingerprint, "no_prefix", ""):
+            raise Unsupported(
+                f"a store hands beginnings of prompts to other prompts, and {reason}; save_cache keeps whole caches"
+            )
+        self.fingerprint, self._recorded = fingerprint, False
         self.settings, self.cost = settings or KvSettings(), cost or RecomputeCost()
         space = namespace_of(fingerprint, salt)
         own = [self.settings.profile] if self.settings.profile else []
@@ -99,6 +110,7 @@ class PrefixStore:
         """Open by a namespace's name, without its salt: to look, verify and evict; `put` refuses."""
         store = cls.__new__(cls)
         store.settings, store.cost = KvSettings(), cost or RecomputeCost()
+        store.fingerprint, store._recorded = bytes(16), True
         store.index = BlockIndex(backend, namespace, None, store.settings.block_tokens, time.time, profiles=profiles)
         store.asked_tokens = store.found_tokens = 0
         return store
@@ -117,24 +129,25 @@ class PrefixStore:
 
     def longest_prefix(self, tokens: Any) -> int:
         """Number of leading tokens that are stored. No block is decoded, so damage shows only at `get`."""
-        return self.index.match(as_token_ids(tokens)).tokens
+        ids = self._ids(tokens)
+        return whole_contents(ids, self.index.match(ids).tokens)
 
     def unread(self, tokens: Any) -> range | None:
         """Tokens after the longest stored prefix whose block is there, but cannot be read; None: there are none."""
-        return self.index.unread(as_token_ids(tokens))
+        return self.index.unread(self._ids(tokens))
 
     def get(self, tokens: Any, layers: range | None = None) -> Hit | None:
         """The cache of the longest stored prefix that is intact.
 
         Args:
-            tokens: the prompt, ids of at least 0, shape (n,).
+            tokens: the prompt, ids of at least 0, shape (n,); with pictures, as `with_contents` gives them.
             layers: decode only these.
 
         Returns:
             None if nothing is stored; else at most n tokens.
             Use n - 1 of them where the model must be run for logits.
         """
-        tokens = as_token_ids(tokens)
+        tokens = self._ids(tokens)
         runs: dict[bytes, Layers] = {}
         while True:  # every failure takes a block out of the trie, so this ends
             wanted = self._wanted(tokens)
@@ -154,7 +167,7 @@ class PrefixStore:
         Raises:
             BitstreamError: a block turned out damaged after a layer was handed out; `get` then finds what is left.
         """
-        tokens = as_token_ids(tokens)
+        tokens = self._ids(tokens)
         wanted: list[tuple[Node, int]] = []
         for layer in layers:
             runs: dict[bytes, Layers] = {}
@@ -171,8 +184,18 @@ class PrefixStore:
     def _wanted(self, tokens: np.ndarray) -> list[tuple[Node, int]]:
         """Blocks of the longest stored prefix, and how many tokens of each."""
         match = self.index.match(tokens)
-        wanted = [(node, len(node.tokens)) for node in match.path]
-        return [*wanted, (match.tail, match.tail_tokens)] if match.tail is not None else wanted
+        found = [(node, len(node.tokens)) for node in match.path]
+        found += [(match.tail, match.tail_tokens)] if match.tail is not None else []
+        whole = whole_contents(tokens, match.tokens)
+        return [(node, min(count, whole - node.start)) for node, count in found if node.start < whole]
+
+    def _ids(self, tokens: Any) -> np.ndarray:
+        """Token ids that name a prompt; Unsupported where some stand for a picture and do not tell which."""
+        ids = as_token_ids(tokens)
+        check_told_apart(ids, getattr(self.fingerprint, "placeholders", ()))
+        if len(ids) and ids.max() >= CONTENT_ID_MIN and (reason := getattr(self.fingerprint, "no_contents", "")):
+            raise Unsupported(f"the prompt holds pictures, sounds or videos: {reason}")
+        return ids
 
     def _decoded(self, node: Node, layers: range | None, runs: dict[bytes, Layers], first: Node) -> bool:
         """Decode a block into ``runs``; False if it is damaged, gone or unlike the first, and then forgotten."""
@@ -210,7 +233,7 @@ class PrefixStore:
         """
         _check_mode(self.settings)
         self.index.known_salt()
-        ids, layers = as_token_ids(tokens), as_layers(cache)
+        ids, layers = self._ids(tokens), as_layers(cache)
         tokens, bits = held_ids(ids, layers), _bits(log_probs, len(ids))
         sharing = Sharing(self.index, layers)
         path = self._path_for_put(tokens, sharing)
@@ -232,7 +255,7 @@ class PrefixStore:
         """
         _check_mode(self.settings)
         self.index.known_salt()
-        tokens = as_token_ids(tokens)
+        tokens = self._ids(tokens)
         new, bits = as_layers(cache), _bits(log_probs, len(tokens))
         sharing = Sharing(self.index, new)
         start = len(tokens) - new[0][0].shape[1]
@@ -299,6 +322,7 @@ class PrefixStore:
         block = index.id_of(parent.id, tokens)
         node = Node(id=block, parent_id=parent.id, tokens=tokens, start=parent.end, mode=self.settings.mode)
         data = index.encode(node, layers, self.settings, len(prompt))
+        self._keep_record()
         index.backend.put(index.key(block), data)
         node.size_bytes = len(data)
         node.edge_bits = None if bits is None else float(bits[node.start : node.end].sum())
@@ -307,6 +331,13 @@ class PrefixStore:
             if not len(tail.children):
                 index.forget(tail, delete=True)
         return node
+
+    def _keep_record(self) -> None:
+        """Put the fields of the model's identity into the store, once."""
+        key = record_key(self.fingerprint)
+        if isinstance(self.fingerprint, Fingerprint) and not self._recorded and self.index.backend.get(key) is None:
+            self.index.backend.put(key, self.fingerprint.record())
+        self._recorded = True
 
     # ---- upkeep ----
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from ...entropy_models.errors import Corrupt
+from .cache_argument import cache_argument
 
 FIRST_TOKEN_BITS = 32
 """The first token of a sequence has no context and is written as it is."""
@@ -51,7 +52,7 @@ class TokenModel:
     def feed(self, token: int) -> None:
         """Append a token."""
         ids = torch.tensor([[token]], device=self.model.device)
-        logits = self.model(ids, past_key_values=self.cache, use_cache=True).logits[0, -1]
+        logits = self.model(ids, use_cache=True, **cache_argument(self.model, self.cache)).logits[0, -1]
         self._probabilities = torch.softmax(logits.double(), -1).cpu().numpy()
         if self.on_feed:
             self.on_feed()

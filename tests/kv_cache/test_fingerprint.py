@@ -10,7 +10,7 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
 from model_cases import prefilled, prompt, tiny
-from rdcodec.codecs.kv_cache import KvSettings, load_cache, save_cache
+from rdcodec.codecs.kv_cache import Cache, KvCodec, KvSettings, fingerprint, load_cache, rope_of, save_cache
 from rdcodec.codecs.kv_cache.format import sequence
 from rdcodec.codecs.kv_cache.hf import identity, model
 from rdcodec.codecs.kv_store import PrefixStore
@@ -28,7 +28,7 @@ def test_wrong_model_salt_and_damage_are_named(tmp_path):
     with pytest.raises(Unsupported, match="another salt"):
         load_cache(path, decoder, salt=b"b")
     data = bytearray(path.read_bytes())
-    data[-3] ^= 1
+    data[sequence.parse_sequence(bytes(data))[0].entries[0].offset + 500] ^= 1
     path.write_bytes(data)
     with pytest.raises(BitstreamError):
         load_cache(path, decoder, salt=b"a")
@@ -39,11 +39,30 @@ def test_wrong_model_salt_and_damage_are_named(tmp_path):
 def test_the_likely_cause_of_another_fingerprint_is_named(tmp_path):
     decoder, ids, path = tiny(), prompt(20), tmp_path / "a.rdc"
     save_cache(prefilled(decoder, ids), ids, path, decoder)
-    short = tiny(num_hidden_layers=2)
+    short, moved = tiny(num_hidden_layers=2), tiny(rope_parameters={"rope_type": "default", "rope_theta": 5e4})
     for other, message in (
-        (tiny(dtype=torch.bfloat16), "it was made with float32, this model is bfloat16"),  # bfloat16 lost what float32 had
+        (tiny(dtype=torch.bfloat16), "element type was float32, here it is bfloat16$"),  # which lost what float32 had
+        (tiny(num_key_value_heads=4), "other weights .*; num_key_value_heads was 2, here it is 4$"),
+        (short.to(torch.bfloat16), "element type was float32, here it is bfloat16; num_hidden_layers was 3, here it is 2"),
+        (moved, "rope_parameters.rope_theta was the default, here it is 50000$"),
+        (tiny(rms_norm_eps=1e-3), "rms_norm_eps was the default, here it is 0.001$"),
+        (tiny(seed=1), r"other weights \(another revision, fine-tuned, merged or quantised\)$"),
+    ):
+        with pytest.raises(Unsupported, match=f"this one is [0-9a-f]{{32}}: {message}"):
+            load_cache(path, other)
+
+
+def test_without_the_record_of_an_identity_the_layout_tells_the_cause(tmp_path):
+    """Of files of a program that named the model alone: block headers and RoPE."""
+    decoder, ids, path = tiny(), prompt(20), tmp_path / "a.rdc"
+    layers = [(layer.keys[0], layer.values[0]) for layer in prefilled(decoder, ids).layers]
+    codec = KvCodec(KvSettings(rope=rope_of(decoder)), bytes(fingerprint(decoder)))
+    path.write_bytes(codec.encode(Cache(ids[0].numpy(), tuple(layers))))
+    short = tiny(num_hidden_layers=2).to(torch.bfloat16)
+    for other, message in (
+        (tiny(dtype=torch.bfloat16), "it was made with float32, this model is bfloat16"),
         (tiny(num_key_value_heads=4), "it has kv heads 2; this model has kv heads 4"),
-        (short.to(torch.bfloat16), "it has element type float32, layers 3; this model has element type bfloat16, layers 2"),
+        (short, "it has element type float32, layers 3; this model has element type bfloat16, layers 2"),
         (tiny(rope_parameters={"rope_type": "default", "rope_theta": 5e4}), r"its RoPE frequencies are others \(rope_theta"),
         (tiny(seed=1), "layers, heads, widths and element type agree, so other weights"),
     ):
@@ -79,7 +98,7 @@ def test_a_store_without_this_model_says_what_it_holds(tmp_path):
     decoder, ids = tiny(dtype=torch.bfloat16), prompt(20)
     decoder.save_pretrained(tmp_path / "model")
     decoder.float().save_pretrained(tmp_path / "wide")
-    store = PrefixStore(open_backend(tmp_path / "store"), fingerprint=model.fingerprint(decoder))
+    store = PrefixStore(open_backend(tmp_path / "store"), fingerprint=fingerprint(decoder))
     store.put(ids, prefilled(decoder, ids))
     (tmp_path / "ids").write_text(" ".join(map(str, ids[0].tolist())))
 
@@ -96,7 +115,7 @@ def test_a_store_without_this_model_says_what_it_holds(tmp_path):
     command = ["transcode", tmp_path / "store", "--mode", "fp8", "--model", tmp_path / "model"]
     assert CliRunner().invoke(app, [*map(str, command)]).exit_code == 1
     assert CliRunner().invoke(app, [*map(str, command), "--dtype", "float32"]).exit_code == 0
-    narrow = PrefixStore(open_backend(tmp_path / "narrow"), fingerprint=model.fingerprint(decoder, "bfloat16"))
+    narrow = PrefixStore(open_backend(tmp_path / "narrow"), fingerprint=fingerprint(decoder, "bfloat16"))
     narrow.put(ids, prefilled(decoder.bfloat16(), ids))
     shutil.rmtree(tmp_path / "store")
     (tmp_path / "narrow").rename(tmp_path / "store")
@@ -112,12 +131,12 @@ def test_a_store_without_this_model_says_what_it_holds(tmp_path):
 
 
 def test_fingerprint_sees_weights_and_config():
-    names = {model.fingerprint(d) for d in (tiny(), tiny(seed=1), tiny(rms_norm_eps=1e-3), tiny("qwen3"))}
-    assert len(names) == 4 and model.fingerprint(tiny()) in names
+    names = {fingerprint(d) for d in (tiny(), tiny(seed=1), tiny(rms_norm_eps=1e-3), tiny("qwen3"))}
+    assert len(names) == 4 and fingerprint(tiny()) in names
     changed = tiny()
     with torch.no_grad():
         changed.model.layers[2].mlp.down_proj.weight[0, 0] += 1
-    assert model.fingerprint(changed) not in names
+    assert fingerprint(changed) not in names
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -127,7 +146,7 @@ def test_identity_is_that_of_the_loaded_model_and_no_weights_are_loaded(tmp_path
     tiny(dtype=dtype, tie_word_embeddings=tied).save_pretrained(tmp_path, max_shard_size="50kB" if tied else "1GB")
     assert (tmp_path / "model.safetensors.index.json").exists() == tied
     loaded = model.load_model(tmp_path)
-    expected = [model.fingerprint(loaded, name) for name in (None, "float16")]
+    expected = [fingerprint(loaded, name) for name in (None, "float16")]
     monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", None)
     found = [identity.identity_of(str(tmp_path), dtype=name) for name in (None, "float16")]
     assert [name for name, _ in found] == expected
@@ -146,6 +165,6 @@ def test_models_whose_files_do_not_tell_all_are_loaded(tmp_path):
         save_file(tensors, file, {"format": "pt"})
         assert model.mapped_model(tmp_path) is None
     save_file(kept | head, file, {"format": "pt"})
-    assert identity.identity_of(str(tmp_path))[0] == model.fingerprint(model.load_model(tmp_path))
+    assert identity.identity_of(str(tmp_path))[0] == fingerprint(model.load_model(tmp_path))
     file.unlink()
     assert model.mapped_model(tmp_path) is None

@@ -7,12 +7,13 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
 from model_cases import latent_decoder, prefilled, prompt, tiny
-from rdcodec.codecs.kv_cache import KvSettings, calibrate, load_cache, save_cache
+from rdcodec.codecs.kv_cache import KvSettings, calibrate, fingerprint, load_cache, save_cache
 from rdcodec.codecs.kv_cache.evaluation import fidelity as evaluate
 from rdcodec.codecs.kv_cache.hf import model, residual
 from rdcodec.codecs.kv_cache.hf.inputs import as_layers
 from rdcodec.codecs.kv_store import PrefixStore
 from rdcodec.codecs.kv_store.backends import open_backend
+from rdcodec.codecs.text.cache_argument import cache_argument
 from rdcodec.entropy_models.errors import Mismatch, Unsupported
 
 
@@ -67,12 +68,12 @@ def test_a_model_that_turns_its_keys_otherwise_is_refused(tmp_path):
     """Converted along with the weights from float32, frequencies lose digits; the fingerprint does not tell."""
     decoder, ids = tiny(), prompt()
     save_cache(prefilled(decoder, ids), ids, tmp_path / "c.rdc", model=decoder, settings=KvSettings(mode="lossless"))
-    before, frequencies = model.fingerprint(decoder), decoder.model.rotary_emb.inv_freq
+    before, frequencies = fingerprint(decoder), decoder.model.rotary_emb.inv_freq
     for same in (frequencies.clone(), torch.nextafter(frequencies, 2 * frequencies)):
         frequencies.copy_(same)
         assert load_cache(tmp_path / "c.rdc", decoder).get_seq_length() == ids.shape[1]
     frequencies.copy_(frequencies.bfloat16())
-    assert model.fingerprint(decoder) == before
+    assert fingerprint(decoder) == before
     with pytest.raises(Mismatch, match=r"c.rdc has keys of other RoPE frequencies .* Load with dtype=torch.float32"):
         load_cache(tmp_path / "c.rdc", decoder)
 
@@ -80,7 +81,8 @@ def test_a_model_that_turns_its_keys_otherwise_is_refused(tmp_path):
 def test_sliding_window_is_refused_by_name(tmp_path):
     decoder, ids = tiny("mistral", sliding_window=16), prompt(40)
     with torch.no_grad():
-        cache = decoder(ids, past_key_values=transformers.DynamicCache(config=decoder.config)).past_key_values
+        cache = transformers.DynamicCache(config=decoder.config)
+        decoder(ids, **cache_argument(decoder, cache))
     with pytest.raises(Unsupported, match=r"layer 0 is a sliding-window layer.*supported are keys and values of every"):
         save_cache(cache, ids, tmp_path / "a.rdc", decoder)
     for check in (model.check_model, lambda d: save_cache(prefilled(d, ids), ids, tmp_path / "a.rdc", d)):

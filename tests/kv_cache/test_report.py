@@ -13,6 +13,7 @@ import torch
 transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
 tokenizers = pytest.importorskip("tokenizers", reason="needs the extra 'kv'")
 
+from model_cases import prefilled
 from rdcodec.codecs.cli.main import app
 from rdcodec.codecs.kv_cache import load_cache, save_cache
 from rdcodec.codecs.kv_cache.evaluation import fidelity as evaluate
@@ -58,8 +59,7 @@ def text(tmp_path_factory):
 def test_encode_takes_rope_and_fingerprint_from_the_model(model, tmp_path):
     """The file is the one that `save_cache` writes with the running model."""
     loaded, ids = load_model(model), torch.arange(40)[None] + 2
-    with torch.no_grad():
-        cache = loaded(ids, use_cache=True).past_key_values
+    cache = prefilled(loaded, ids)
     pairs = [(layer.keys, layer.values) for layer in cache.layers]
     tensors = {f"layers.{i}.{n}": x for i, pair in enumerate(pairs) for n, x in zip("kv", pair, strict=True)}
     save_file({n: x.contiguous() for n, x in tensors.items()} | {"tokens": ids[0]}, tmp_path / "c.safetensors")
@@ -80,8 +80,7 @@ def test_encode_takes_rope_and_fingerprint_from_the_model(model, tmp_path):
 def test_a_cache_of_the_model_in_another_type_is_its_own_and_one_of_another_model_is_not(model, tmp_path):
     """A checkpoint in bfloat16 is often run in another type; its caches are of that type."""
     wide, ids = load_model(model).float(), torch.arange(40)[None] + 2
-    with torch.no_grad():
-        cache = wide(ids, use_cache=True).past_key_values
+    cache = prefilled(wide, ids)
     pairs = [(layer.keys, layer.values) for layer in cache.layers]
     tensors = {f"layers.{i}.{n}": x for i, pair in enumerate(pairs) for n, x in zip("kv", pair, strict=True)}
     tensors = {name: x.contiguous() for name, x in tensors.items()} | {"tokens": ids[0]}

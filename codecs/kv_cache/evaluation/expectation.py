@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...text.cache_argument import cache_argument
 from ..hf.cache_io import filled_cache
 from ..splice import Layers
 
@@ -62,7 +63,9 @@ def _branches(model: Any, candidates: Tensor, positions: Tensor, layers: Layers)
         mask[:, :known][torch.arange(known)[None] < where[:, None]] = 0
         mask[:, known:].fill_diagonal_(0)
         cache = filled_cache([(x.to(model.dtype), y.to(model.dtype)) for x, y in layers], known)
-        result = model(ids, attention_mask=mask[None, None], position_ids=where[None], past_key_values=cache, use_cache=True)
+        result = model(
+            ids, attention_mask=mask[None, None], position_ids=where[None], use_cache=True, **cache_argument(model, cache)
+        )
         logits.append(result.logits[0].view(-1, k, result.logits.shape[-1]))
         found.append([(layer.keys[0, :, known:], layer.values[0, :, known:]) for layer in cache.layers])
     joined = [

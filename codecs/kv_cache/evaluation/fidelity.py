@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ...evaluation import points
 from ...evaluation.plot import Panel
 from ...evaluation.plot import plot as plot_panels
+from ...text.cache_argument import cache_argument
 from ..codec import Cache, KvCodec
 from ..format.blocks import KvSettings
 from ..hf.cache_io import load_cache, save_cache
@@ -142,7 +143,9 @@ class Evaluation:
         for at in range(0, len(caches), _BATCH):
             cache = _batched(caches[at : at + _BATCH])
             ids = self.contexts[at : at + _BATCH, -TAIL:]
-            out.append(torch.log_softmax(self.model(ids, past_key_values=cache, use_cache=True).logits.float(), -1))
+            out.append(
+                torch.log_softmax(self.model(ids, use_cache=True, **cache_argument(self.model, cache)).logits.float(), -1)
+            )
         for hook in hooks:
             hook.remove()
         return torch.cat(out)
@@ -186,7 +189,7 @@ class Evaluation:
             cache, tokens = _batched(caches[at : at + _BATCH]), []
             ids = self.contexts[at : min(at + _BATCH, len(caches)), -TAIL : -TAIL + 1]
             for _ in range(TAIL):
-                ids = self.model(ids, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
+                ids = self.model(ids, use_cache=True, **cache_argument(self.model, cache)).logits[:, -1:].argmax(-1)
                 tokens.append(ids)
             out.append(torch.cat(tokens, 1))
         return torch.cat(out)
@@ -202,7 +205,7 @@ def prefill(model: Any, contexts: Tensor, chunk: int | None = None) -> list[Laye
             cache: Any = DynamicCache()
             prompt = context[None, :-TAIL]
             for part in prompt.split(chunk or prompt.shape[1], 1):
-                getattr(model, "model", model)(part, past_key_values=cache, use_cache=True)
+                getattr(model, "model", model)(part, use_cache=True, **cache_argument(model, cache))
             caches.append(tuple((layer.keys[0], layer.values[0]) for layer in cache.layers))
     return caches
 

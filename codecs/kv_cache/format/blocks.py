@@ -116,7 +116,7 @@ def encode_block(
     Args:
         block: keys and values in bf16, fp16 or fp32, on any device; not needed for mode ``tokens``.
         parent: id of the block before, 16 zero bytes for the first.
-        fingerprint: 16 bytes of the model (`hf.model.fingerprint`).
+        fingerprint: 16 bytes of the model (`hf.fingerprint.fingerprint`).
         salt: the tenant's; blocks of different salts never match.
         start: position of the first token.
         settings: mode and quality.

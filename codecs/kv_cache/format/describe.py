@@ -7,7 +7,7 @@ from typing import Any
 
 from ... import container
 from ..modes.table import MODES
-from .header import BLOCK, BLOCKS, parse_sequence, width_text
+from .header import BLOCK, BLOCKS, chunk_count, parse_sequence, width_text
 from .header import parse as parse_block
 
 
@@ -23,8 +23,9 @@ def describe_kv(stream: container.Stream) -> dict[str, Any]:
         whole, head = parse_sequence(stream)
         if head.content != BLOCKS:
             return {"content": "token_ids", "tokens": head.tokens, "fingerprint": head.fingerprint.hex()}
-        blocks = [bytes(data[e.offset : e.offset + e.length]) for e in whole.entries]  # their own headers are checked
-        damaged = [i for i, e in enumerate(whole.entries) if zlib.crc32(blocks[i]) != e.crc]
+        entries = whole.entries[: chunk_count(whole)]
+        blocks = [bytes(data[e.offset : e.offset + e.length]) for e in entries]  # their own headers are checked
+        damaged = [i for i, e in enumerate(entries) if zlib.crc32(blocks[i]) != e.crc]
     heads = [parse_block(block)[1] for block in blocks]
     option = MODES[heads[0].mode].option
     first, tokens = heads[0], sum(head.count for head in heads)

@@ -235,6 +235,12 @@ def parse_sequence(data: bytes | memoryview | container.Stream) -> tuple[contain
     return stream, SequenceHeader(content=content, tokens=count, fingerprint=fingerprint, last_id=last, threads=threads)
 
 
+def chunk_count(stream: container.Stream) -> int:
+    """Chunks of a sequence's tokens: all but the record of an identity after them."""
+    entries = stream.entries
+    return len(entries) - (len(entries) > 0 and entries[-1].kind == container.METADATA)
+
+
 def width_text(key_dim: int, value_dim: int) -> str:
     """Head widths for people: one number where keys and values have the same."""
     return str(key_dim) if key_dim == value_dim else f"{key_dim} (values {value_dim})"

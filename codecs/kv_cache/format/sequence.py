@@ -2,7 +2,8 @@
 
 `header` specifies the signal header.
 
-Content 0: each chunk is the file of one block (`blocks`), in order; ids chain, so a missing or foreign one shows.
+Content 0: each chunk is the file of one block (`blocks`), in order; ids chain, so a missing or foreign one shows. A last
+chunk of kind metadata, if there is one, says in words who made the cache (`identity`).
 Content 1: each chunk is a coding byte (0 plain ids of 4 bytes, 1 coded by the model, `text.token_model`), the number of
 tokens (4 bytes), the block id of those tokens (16 bytes), and the ids.
 
@@ -24,7 +25,8 @@ from ...contract import Progress
 from ..modes.profiles import Profile
 from ..splice import Layers, cut, join
 from .blocks import KvBlock, KvSettings, block_id, decode_parsed, encode_block
-from .header import BLOCKS, ROOT, STREAM_ID, TOKENS_MAX, SequenceHeader, pack_sequence, parse, parse_sequence
+from .header import BLOCKS, ROOT, STREAM_ID, TOKENS_MAX, SequenceHeader, chunk_count, pack_sequence, parse, parse_sequence
+from .identity import Fingerprint, fields_in
 
 _RUN_HEAD = struct.Struct("<BI16s")
 PLAIN_IDS, CODED_IDS = 0, 1
@@ -66,13 +68,23 @@ def encode_sequence(
         if progress:
             progress(start + len(block.tokens), len(tokens))
     head = SequenceHeader(content=BLOCKS, tokens=len(tokens), fingerprint=fingerprint, last_id=parent)
-    return write_sequence(head, chunks)
+    return write_sequence(head, chunks, fingerprint.record() if isinstance(fingerprint, Fingerprint) else None)
 
 
-def write_sequence(head: SequenceHeader, chunks: Sequence[bytes]) -> bytes:
-    """The bytes of a file."""
+def write_sequence(head: SequenceHeader, chunks: Sequence[bytes], record: bytes | None = None) -> bytes:
+    """The bytes of a file, with the record of an identity if there is one."""
     data = [(container.DATA, body) for body in chunks]
+    data += [(container.METADATA, record)] if record else []
     return container.write(stream_id=STREAM_ID, weights=bytes(8), signal=pack_sequence(head), chunks=data)
+
+
+def made_by(stream: container.Stream, head: SequenceHeader) -> dict[str, str] | None:
+    """The fields of the identity that made a file; None: it does not tell, or they are not those of its fingerprint."""
+    last = len(stream.entries) - 1
+    try:
+        return fields_in(stream.chunk(last) if chunk_count(stream) == last else None, head.fingerprint)
+    except BitstreamError:
+        return None
 
 
 @torch.inference_mode()  # a fortieth of the time
@@ -104,7 +116,7 @@ def decode_blocks(
     parent, at = ROOT, 0
     out: list[tuple[int, KvBlock]] = []
     wanted = head.tokens if prefix is None else min(prefix, head.tokens)
-    for i in range(len(stream.entries)):
+    for i in range(chunk_count(stream)):
         if at >= wanted:
             return out
         try:
@@ -174,7 +186,7 @@ def check_tokens(data: bytes | memoryview | container.Stream) -> int:
 def token_runs(stream: container.Stream, head: SequenceHeader) -> Iterator[Run]:
     """Runs of a file with content 1, checked as far as they go without decoding."""
     at, last = 0, ROOT
-    for i in range(len(stream.entries)):
+    for i in range(chunk_count(stream)):
         chunk = stream.chunk(i)
         if len(chunk) < _RUN_HEAD.size:
             raise Truncated(f"run {i} has {len(chunk)} bytes; at least {_RUN_HEAD.size}")

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ....entropy_models.tables import scale_ratio
+from ...text.cache_argument import cache_argument
 from ..modes.place import KEY
 from ..modes.predictive import sources
 from ..modes.profiles import Profile
@@ -92,7 +93,7 @@ def _observe(model: Any, contexts: Tensor) -> tuple[list[list[tuple[Tensor, Tens
     caches = []
     for context in contexts:
         cache: Any = DynamicCache()
-        getattr(model, "model", model)(context[None].to(model.device), past_key_values=cache, use_cache=True)
+        getattr(model, "model", model)(context[None].to(model.device), use_cache=True, **cache_argument(model, cache))
         caches.append([(layer.keys[0].cpu(), layer.values[0].cpu()) for layer in cache.layers])
     for hook in hooks:
         hook.remove()
@@ -181,7 +182,7 @@ def _tail_log_probs(model: Any, caches: list, tails: Tensor) -> Tensor:
     found = []
     for cache, tail in zip(caches, tails, strict=True):
         filled = filled_cache(cache, cache[0][0].shape[1], model.device)
-        logits = model(tail[None].to(model.device), past_key_values=filled, use_cache=True).logits[0]
+        logits = model(tail[None].to(model.device), use_cache=True, **cache_argument(model, filled)).logits[0]
         found.append(torch.log_softmax(logits.float(), -1).cpu())
     return torch.stack(found)
 

@@ -9,14 +9,16 @@ from typing import Any
 
 from ....entropy_models.errors import InputError, MissingPackage
 from ..format.header import ELEMENT_TYPES
+from ..format.identity import Fingerprint
 from ..layout import Layout
 from ..modes.place import type_name
 from ..modes.rope import Rope
+from .fingerprint import fingerprint
 from .mismatch import check_fits
-from .model import check_model, fingerprint, load_model, mapped_model, rope_of
+from .model import check_model, load_model, mapped_model, rope_of
 
 
-def identity_of(folder: str, made: Layout | None = None, dtype: str | None = None) -> tuple[bytes, Rope | None]:
+def identity_of(folder: str, made: Layout | None = None, dtype: str | None = None) -> tuple[Fingerprint, Rope | None]:
     """Fingerprint and RoPE of the transformers model in a folder.
 
     Args:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ....entropy_models.errors import BitstreamError, Mismatch
 from ..format.header import ELEMENT_TYPES, BlockHeader, parse
+from ..format.identity import differing
 from ..layout import Layout, stored_layout
 from ..modes.place import type_name
 from ..modes.rope import Rope, rope_in
-from .model import fingerprint, rope_of, text_config
+from .fingerprint import earlier_fingerprint, fingerprint
+from .model import rope_of, text_config
+
+_NAMED = 4
+"""Fields that a message names."""
 
 
 def cause(
     model: Any,
     stored: bytes,
     block: bytes | memoryview | None = None,
+    *,
+    fields: Mapping[str, str] | None = None,
     remedy: str = "load it with dtype=torch.{}",
     asked: str | None = None,
+    extra_key: bytes = b"",
 ) -> str:
     """The likely reason for another fingerprint, one clause.
 
@@ -25,14 +34,30 @@ def cause(
         model: a transformers decoder whose fingerprint is another.
         stored: the cache's fingerprint.
         block: the bytes of one of its blocks; None: there is none, as in a file of token ids.
+        fields: what its fingerprint is a hash of, where that was kept.
         remedy: what to do where only the element type is another, which takes the place of {}.
         asked: element type that the model is taken to run in; None: its own.
+        extra_key: as for `fingerprint`.
     """
     here = type_name(model.dtype)
     for name in ELEMENT_TYPES.values():
-        if fingerprint(model, name) == stored:  # maybe that of the model's own type, where another was asked for
+        if (
+            fingerprint(model, name, extra_key=extra_key) == stored
+        ):  # maybe that of the model's own type, where another was asked for
             return f"it was made with this model in {name}, here it is {asked or here}; {remedy.format(name)}"
-    unknown = "other weights, another config, or another element type"
+    if any(earlier_fingerprint(model, name) == stored for name in (None, *ELEMENT_TYPES.values())):
+        return f"it was made with this model, whose fingerprint was {stored.hex()} then (--fingerprint)"
+    if fields:
+        mine = fingerprint(model, asked, extra_key=extra_key).fields
+        of_types = {"weights"} if fields.get("element type") != mine.get("element type") else set()
+        differ = differing({**fields, **{name: mine[name] for name in of_types if name in fields}}, mine)
+        return "; ".join(differ[:_NAMED]) + (f"; and {len(differ) - _NAMED} other fields" if len(differ) > _NAMED else "")
+    return _cause_by_layout(model, block)
+
+
+def _cause_by_layout(model: Any, block: bytes | memoryview | None) -> str:
+    """The reason as far as a block's header and RoPE tell."""
+    unknown, here = "other weights, another config, or another element type", type_name(model.dtype)
     if block is None:
         return unknown
     try:

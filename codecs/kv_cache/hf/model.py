@@ -1,8 +1,7 @@
-"""The model of a cache, as far as a cache needs it: a fingerprint, RoPE, and whether its layers can be stored."""
+"""The model of a cache, as far as a cache needs it: its files, its RoPE, and whether its layers can be stored."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ....entropy_models.errors import Unsupported
 from ..modes.rope import Rope
+from .fingerprint import static_rope
 
 HALF_ROTATION = frozenset(
     (
@@ -33,10 +33,6 @@ HALF_ROTATION = frozenset(
     + ("smollm3", "stablelm")
 )
 """Model types whose RoPE pairs channel i with i + rotary_dim / 2. Others keep their keys as they are."""
-STATIC_ROPE = frozenset(("default", "linear", "llama3", "yarn"))
-"""RoPE types whose frequencies do not depend on the length of the sequence."""
-_IGNORED_CONFIG = frozenset(("transformers_version", "_name_or_path", "_attn_implementation", "use_cache", "dtype"))
-_SAMPLES = 4096
 
 SUPPORTED = "supported are keys and values of every position, as a DynamicCache of full-attention layers holds them"
 _LAYER_CLASSES = {
@@ -129,30 +125,6 @@ def _weights(model: Any, found: dict[str, Tensor]) -> dict[str, Tensor] | None:
     return out if same else None
 
 
-def fingerprint(model: Any, dtype: str | None = None) -> bytes:
-    """16 bytes that change with the config (RoPE, layer kinds, head layout), with training, or with an adapter.
-
-    The hash covers the config, and of every tensor its name, shape, type and a sample of 4,096 evenly spaced elements:
-    a fraction of a second where hashing 16 GB of weights would take many. Weights edited only between those elements
-    have the same fingerprint.
-
-    Args:
-        model: a transformers model, on any device.
-        dtype: as if the model had been loaded in this type, named as in torch; None: as it is. Exact where its own type
-            holds all numbers of the checkpoint.
-    """
-    config = {k: v for k, v in model.config.to_dict().items() if k not in _IGNORED_CONFIG}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().reshape(-1)
-        at = torch.linspace(0, max(flat.numel() - 1, 0), min(_SAMPLES, flat.numel()), dtype=torch.float64).long()
-        sample = flat[at.to(flat.device)].cpu().contiguous()
-        if dtype and tensor.is_floating_point():
-            sample = sample.to(getattr(torch, dtype))
-        digest.update(f"{name} {tuple(tensor.shape)} {sample.dtype}".encode() + sample.view(torch.uint8).numpy().tobytes())
-    return digest.digest()[:16]
-
-
 def rope_of(model: Any) -> Rope | None:
     """RoPE to undo before quantising keys, or None where that would not be known to be right.
 
@@ -160,8 +132,7 @@ def rope_of(model: Any) -> Rope | None:
     layers do not share one table. Leaving RoPE in costs bits, never correctness.
     """
     config = text_config(model)
-    parameters = getattr(config, "rope_parameters", None) or {}
-    if config.model_type not in HALF_ROTATION or parameters.get("rope_type", "default") not in STATIC_ROPE:
+    if config.model_type not in HALF_ROTATION or not static_rope(config):
         return None
     tables = [m.inv_freq for m in model.modules() if isinstance(getattr(m, "inv_freq", None), Tensor)]
     if not tables or any(not torch.equal(t, tables[0]) for t in tables):

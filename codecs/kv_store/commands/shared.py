@@ -80,6 +80,7 @@ def open_store(
     from ..backends import open_backend
     from ..store import PrefixStore
 
+    name: bytes
     rope = None
     if model:
         name, rope = identity_of(model, made, dtype)
