@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from rdcodec.codecs.evaluation.points import write_csv
 from rdcodec.codecs.kv_store.eviction import RecomputeCost, ReuseModel, Value, recency, victims, worth
-from rdcodec.codecs.kv_store.trie import ROOT_ID, Node, Trie
+from rdcodec.codecs.kv_store.trie import ROOT_ID, Node, Trie, token_key
 from rich.progress import track
 
 CONVERSATIONS = "text/sessions/tau_airline_eval.jsonl"
@@ -170,7 +170,7 @@ class Replay:
     def _add(self, block: bytes, number: int, parent: Node, count: int) -> Node:
         tokens = np.full(count, number)  # the trace tells blocks apart, not tokens
         before = ROOT_ID if parent is self.trie.root else parent.id
-        node = Node(id=block, parent_id=before, tokens=tokens, start=parent.end, size_bytes=count)
+        node = Node(id=block, parent_id=before, key=token_key(tokens), start=parent.end, size_bytes=count)
         node.last_used = node.accounted = self.now
         self.size += count
         return self.trie.add(node)

@@ -1,4 +1,4 @@
-"""Backends, where blocks lie: a directory, any fsspec URL, or Redis. Four verbs, and a put that is never seen half done.
+"""Backends, where blocks lie: a directory, any fsspec URL, or Redis. A few verbs, and a put that is never seen half done.
 
 Keys are relative paths of letters, digits, ``-``, ``_``, ``.`` and ``/``. A value is immutable in meaning
 (its key is a hash of what it holds), so writers need no locks: the last of two equal puts wins, and nothing is lost.
@@ -12,13 +12,15 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ...entropy_models.errors import InputError
 from ..terminal.paths import put_whole
+from .catalogs.lines import Catalog
 
 _KEY = re.compile(r"[A-Za-z0-9_\-]+(?:[./][A-Za-z0-9_\-]+)*")
 _PART = ".part"
@@ -26,6 +28,13 @@ _PART_AGE_S = 3600.0
 """No writer takes so long for one block."""
 REDIS_VALUE_MAX = 512 * 2**20
 """Redis refuses larger strings (its ``proto-max-bulk-len``)."""
+REQUESTS_AT_ONCE = 16
+"""Objects that are fetched together."""
+REDIS_CONNECT_S, REDIS_ANSWER_S = 2.0, 2.0
+"""Seconds after which a Redis server counts as one that does not answer, unless the URL says ``socket_connect_timeout`` or
+``socket_timeout``: a generation that waits longer than that had better compute its prompt."""
+REDIS_TRIES = 2
+"""Times a connection that broke is made again; what timed out is not tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,9 @@ class Backend(Protocol):
     def get(self, key: str, end: int | None = None) -> bytes | None:
         """The value, or None; only its first ``end`` bytes where given."""
 
+    def get_many(self, keys: Sequence[str], end: int | None = None) -> Sequence[bytes | None]:
+        """`get` of each key, in as few round trips as the store allows."""
+
     def put(self, key: str, data: bytes) -> None:
         """Store a value; readers and other writers see all of it or none of it."""
 
@@ -50,6 +62,12 @@ class Backend(Protocol):
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """Values whose key starts with ``prefix``, in no particular order."""
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """What comes between ``prefix``, which ends with ``/``, and the next ``/`` in the keys of values."""
+
+    def catalog(self, namespace: str) -> Catalog:
+        """What is written down of the blocks of a namespace."""
 
 
 def open_backend(where: str | os.PathLike[str]) -> Backend:
@@ -61,7 +79,7 @@ def open_backend(where: str | os.PathLike[str]) -> Backend:
 
     Raises:
         ValueError: a scheme that neither Redis nor fsspec knows, or whose extra package is not installed.
-        OSError: a server that does not answer, or a file where the directory should be.
+        OSError: a file where the directory should be. A server that does not answer shows when it is first asked.
     """
     where = os.fspath(where)
     scheme = where.partition("://")[0] if "://" in where else ""
@@ -93,6 +111,10 @@ class DirectoryBackend:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def get_many(self, keys: Sequence[str], end: int | None = None) -> Sequence[bytes | None]:
+        """One file after the other: a disk is no faster for being asked at once."""
+        return [self.get(key, end) for key in keys]
+
     def put(self, key: str, data: bytes) -> None:
         """Write a temporary file, flush it to the disk, rename: a killed writer leaves only a ``.part`` file."""
         path = self.root / _checked(key)
@@ -113,8 +135,8 @@ class DirectoryBackend:
         (self.root / _checked(key)).unlink(missing_ok=True)
 
     def list(self, prefix: str) -> Iterator[Entry]:
-        """Walk the directory; files that vanish meanwhile are left out. What killed writers left behind is removed."""
-        for folder, _, names in os.walk(self.root):
+        """Walk the prefix's folder; files that vanish meanwhile are left out. What killed writers left there is removed."""
+        for folder, _, names in os.walk(self.root / prefix.rpartition("/")[0]):
             for name in names:
                 path = Path(folder) / name
                 key = path.relative_to(self.root).as_posix()
@@ -125,6 +147,20 @@ class DirectoryBackend:
                 elif key.startswith(prefix):
                     with contextlib.suppress(FileNotFoundError):
                         yield Entry(key, path.stat().st_size)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """Folders that hold a file, which ends the walk."""
+        try:
+            names = [entry.name for entry in os.scandir(self.root / prefix) if entry.is_dir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [name for name in names if any(files for _, _, files in os.walk(self.root / prefix / name))]
+
+    def catalog(self, namespace: str) -> Catalog:
+        """An SQLite file in the directory."""
+        from .catalogs.folder import FolderCatalog
+
+        return FolderCatalog(self.root, namespace)
 
 
 class FsspecBackend:
@@ -151,6 +187,13 @@ class FsspecBackend:
         except FileNotFoundError:
             return None
 
+    def get_many(self, keys: Sequence[str], end: int | None = None) -> Sequence[bytes | None]:
+        """All at once."""
+        if len(keys) < 2:
+            return [self.get(key, end) for key in keys]
+        with ThreadPoolExecutor(min(len(keys), REQUESTS_AT_ONCE)) as pool:
+            return list(pool.map(lambda key: self.get(key, end), keys))
+
     def put(self, key: str, data: bytes) -> None:
         """One put of a whole object, or a temporary file and a rename."""
         put_whole(self._fs, self._path(key), data)
@@ -175,6 +218,20 @@ class FsspecBackend:
                 self._remove_old(path)
             elif key.startswith(prefix):
                 yield Entry(key, int(info["size"]))
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """Names in one listing; of file systems also those of empty folders."""
+        try:
+            found = self._fs.ls(f"{self._root}/{prefix}".rstrip("/"), detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory"]
+
+    def catalog(self, namespace: str) -> Catalog:
+        """Manifests among the blocks."""
+        from .catalogs.objects import ObjectCatalog
+
+        return ObjectCatalog(self, namespace)
 
     def _remove_old(self, path: str) -> None:
         """Remove a temporary file that no writer can still be at; it stays where the file system does not tell its age."""
@@ -207,12 +264,21 @@ class RedisBackend:
             import redis
         except ImportError as error:  # pragma: no cover - depends on what is installed
             raise InputError(f"{url} needs the redis client: pip install 'rdcodec[kv]'") from error
+        from redis.backoff import ExponentialBackoff
+        from redis.retry import Retry
+
         address, prefix = _split_prefix(url)
-        self._redis: Any = redis.Redis.from_url(re.sub(r"^valkey", "redis", address))
+        broken: tuple[type[Exception], ...] = (redis.ConnectionError,)
+        self._redis: Any = redis.Redis.from_url(
+            re.sub(r"^valkey", "redis", address),
+            socket_connect_timeout=REDIS_CONNECT_S,
+            socket_timeout=REDIS_ANSWER_S,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), REDIS_TRIES, supported_errors=broken),
+        )
         self._prefix = prefix
+        pool = self._redis.connection_pool
         try:
-            with _as_os_error():
-                self._redis.ping()
+            pool.connection_class(**pool.connection_kwargs)
         except TypeError as error:  # what follows the ? reaches the client's connection as it is
             raise InputError(f"{url}: an option that the redis client does not know: {error}") from None
 
@@ -225,6 +291,21 @@ class RedisBackend:
         with _as_os_error():
             value = self._redis.get(name) if end is None else self._redis.getrange(name, 0, end - 1)
         return bytes(value) if value else None  # GETRANGE of a missing key is empty; blocks never are
+
+    def get_many(self, keys: Sequence[str], end: int | None = None) -> Sequence[bytes | None]:
+        """MGET, or GETRANGE of each in one round trip."""
+        if not keys:
+            return []
+        names = [self._name(key) for key in keys]
+        with _as_os_error():
+            if end is None:
+                values = self._redis.mget(names)
+            else:
+                pipe = self._redis.pipeline(transaction=False)
+                for name in names:
+                    pipe.getrange(name, 0, end - 1)
+                values = pipe.execute()
+        return [bytes(value) if value else None for value in values]
 
     def put(self, key: str, data: bytes) -> None:
         """SET.
@@ -244,10 +325,7 @@ class RedisBackend:
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """SCAN, which never blocks the server; sizes by STRLEN, a thousand in one round trip."""
-        pattern = re.sub(r"([*?\[\]\\])", r"\\\1", f"{self._prefix}:{prefix}") + "*"
-        with _as_os_error():
-            names = sorted(set(self._redis.scan_iter(match=pattern.encode(), count=1000)))  # SCAN may repeat a key
-        skip = len(self._prefix) + 1
+        names, skip = self._names(prefix), len(self._prefix) + 1
         for at in range(0, len(names), 1000):
             part = names[at : at + 1000]
             pipe = self._redis.pipeline(transaction=False)
@@ -258,6 +336,22 @@ class RedisBackend:
             for name, size in zip(part, sizes, strict=True):
                 if size:
                     yield Entry(name.decode()[skip:], int(size))
+
+    def _names(self, prefix: str) -> Sequence[bytes]:
+        pattern = re.sub(r"([*?\[\]\\])", r"\\\1", f"{self._prefix}:{prefix}") + "*"
+        with _as_os_error():
+            return sorted(set(self._redis.scan_iter(match=pattern.encode(), count=1000)))  # SCAN may repeat a key
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """SCAN of all keys once."""
+        skip = len(self._prefix) + 1 + len(prefix)
+        return list(dict.fromkeys(name.decode()[skip:].partition("/")[0] for name in self._names(prefix)))
+
+    def catalog(self, namespace: str) -> Catalog:
+        """A hash and sorted sets beside the blocks."""
+        from .catalogs.redis import RedisCatalog
+
+        return RedisCatalog(self._redis, self._prefix, namespace)
 
 
 def _split_prefix(url: str) -> tuple[str, str]:

@@ -97,7 +97,7 @@ class ReuseModel:
         self._memo: dict[tuple[int, int, int, float], float] = {}
 
     def _class_of(self, node: Node) -> int:
-        partial = len(node.tokens) < self.block_tokens
+        partial = node.count < self.block_tokens
         return min(node.hits, HITS_CLASSES - 1) + HITS_CLASSES * partial
 
     def hit(self, node: Node, now: float) -> None:
@@ -129,7 +129,7 @@ class ReuseModel:
 
     def probability(self, node: Node, now: float, horizon_s: float) -> float:
         """Probability in 0..1 that the block is used within ``horizon_s`` seconds from ``now``."""
-        bits = PRIOR_BITS_PER_TOKEN if node.edge_bits is None else node.edge_bits / max(1, len(node.tokens))
+        bits = PRIOR_BITS_PER_TOKEN if node.edge_bits is None else node.edge_bits / max(1, node.count)
         row, age = self._class_of(node), max(0.0, now - node.last_used)
         key = row, round(4 * bits), round(64 * math.log2(1 + age)), horizon_s
         if key not in self._memo:
@@ -166,7 +166,7 @@ def worth(trie: Trie, reuse: ReuseModel, now: float, cost: RecomputeCost | None 
     def value(node: Node) -> float:
         if trie.contained(node):
             return 0.0
-        work = cost.of(node.start, len(node.tokens))
+        work = cost.of(node.start, node.count)
         return reuse.probability(node, now, horizon_s) * work / max(1, node.size_bytes)
 
     return value

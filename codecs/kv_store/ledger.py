@@ -3,7 +3,7 @@
 None of it is needed to read a block; it only makes eviction wiser. So it lives apart from the blocks, in small
 JSON files that are written once and never changed, each the increments one process counted: no locks, nothing to
 tear. A reader adds all files up (hits and exposure are sums, the last use is a maximum). One that does not parse
-is left out. `fold` replaces many files by their sum.
+is left out. `fold` replaces many files by their sum; `save` does so where there are many.
 
     usage/<namespace>/<random>.json
         {"version": 1, "blocks": {<id>: [hits, last used in seconds, edge bits or null]},
@@ -16,13 +16,17 @@ from __future__ import annotations
 import json
 import math
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 from ...entropy_models.errors import InputError
 from .backends import Backend
 from .eviction import BUCKETS, CLASSES, ReuseCounts
 
 VERSION = 1
+FILES_MAX = 32
+"""Accounts of a namespace; more are folded."""
 
 
 @dataclass(slots=True)
@@ -72,8 +76,8 @@ class Account:
         return json.dumps({"version": VERSION, "blocks": blocks, "reuse": counts, "reads": reads}).encode()
 
 
-def parse(data: bytes) -> Account:
-    """Read a file's bytes.
+def parse(data: bytes, only: Collection[bytes] | None = None) -> Account:
+    """Read a file's bytes; of the lines of blocks, those of ``only`` where given.
 
     Raises:
         ValueError: it is not an account of this version.
@@ -83,12 +87,16 @@ def parse(data: bytes) -> Account:
         content = json.loads(data)
         if content["version"] != VERSION:
             raise InputError(f"version {content['version']}, this program reads {VERSION}")
-        for key, (hits, last_used, edge_bits) in content["blocks"].items():
+        blocks, reads_of = content["blocks"], content.get("reads", {})
+        if only is not None:
+            wanted = [block.hex() for block in only]
+            blocks, reads_of = ({key: lines[key] for key in wanted if key in lines} for lines in (blocks, reads_of))
+        for key, (hits, last_used, edge_bits) in blocks.items():
             usage = Usage(int(hits), float(last_used), None if edge_bits is None else float(edge_bits))
             if not (usage.hits >= 0 and math.isfinite(usage.last_used) and math.isfinite(usage.edge_bits or 0.0)):
                 raise InputError(f"block {key}: {hits} hits, used at {last_used}, {edge_bits} bits: out of range")
             account.blocks[bytes.fromhex(key)] = usage
-        for key, reads in content.get("reads", {}).items():
+        for key, reads in reads_of.items():
             usage = account.blocks[bytes.fromhex(key)]
             if not 0 <= int(reads) <= usage.hits:
                 raise InputError(f"block {key}: {reads} reads among {usage.hits} hits: out of range")
@@ -108,35 +116,43 @@ def folder(namespace: str) -> str:
     return f"usage/{namespace}/"
 
 
-def load(backend: Backend, namespace: str) -> Account:
-    """The sum of all accounts."""
-    return _sum(backend, [entry.key for entry in backend.list(folder(namespace))])
+def load(backend: Backend, namespace: str, only: Collection[bytes] | None = None) -> Account:
+    """The sum of all accounts; ``only``: of blocks, no more than these."""
+    return _sum(backend, [entry.key for entry in backend.list(folder(namespace))], only)
 
 
-def _sum(backend: Backend, keys: list[str]) -> Account:
+def _sum(backend: Backend, keys: list[str], only: Collection[bytes] | None = None) -> Account:
     total = Account()
-    for key in keys:
+    for data in backend.get_many(keys):
         try:
-            total.add(parse(backend.get(key) or b""))
+            total.add(parse(data or b"", only))
         except ValueError:
             continue  # a hint lost; the blocks are what matters
     return total
 
 
 def save(backend: Backend, namespace: str, account: Account) -> None:
-    """Store what was counted since the last save, as a file of its own."""
-    if account.blocks or account.reuse.exposure_s.any():
-        backend.put(f"{folder(namespace)}{uuid.uuid4().hex}.json", account.to_json())
+    """Store what was counted since the last save, as a file of its own; where there are many, they become one."""
+    if not account.blocks and not account.reuse.exposure_s.any():
+        return
+    backend.put(f"{folder(namespace)}{uuid.uuid4().hex}.json", account.to_json())
+    if len(keys := [entry.key for entry in backend.list(folder(namespace))]) > FILES_MAX:
+        _replace(backend, namespace, keys, None)
 
 
-def fold(backend: Backend, namespace: str, live: set[bytes]) -> None:
+def fold(backend: Backend, namespace: str, live: Collection[bytes]) -> None:
     """Replace all accounts by their sum, without the blocks that are gone.
 
     Two processes that fold at once may count some hits twice; none is lost, and no block is touched.
     """
-    keys = [entry.key for entry in backend.list(folder(namespace))]
+    _replace(backend, namespace, [entry.key for entry in backend.list(folder(namespace))], live)
+
+
+def _replace(backend: Backend, namespace: str, keys: list[str], live: Collection[bytes] | None) -> None:
     total = _sum(backend, keys)
-    total.blocks = {block: usage for block, usage in total.blocks.items() if block in live}
-    save(backend, namespace, total)
+    if live is not None:
+        total.blocks = {block: usage for block, usage in total.blocks.items() if block in live}
+    name = blake2b("".join(sorted(keys)).encode(), digest_size=16).hexdigest()  # two who fold the same make one file
+    backend.put(f"{folder(namespace)}{name}.json", total.to_json())
     for key in keys:
         backend.delete(key)

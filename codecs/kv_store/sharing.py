@@ -11,14 +11,14 @@ from ..kv_cache.format.header import BlockHeader
 from ..kv_cache.layout import Layout, layout_of, stored_layout
 from ..kv_cache.modes.table import MODES
 from ..kv_cache.splice import Layers
-from .index import BlockIndex
+from .content import StoredBlocks
 from .trie import Match, Node
 
 
 class Sharing:
     """Sharing by one put: looks at each block once."""
 
-    def __init__(self, index: BlockIndex, layers: Layers) -> None:
+    def __init__(self, index: StoredBlocks, layers: Layers) -> None:
         """``layers``: what is put."""
         self.index, self.layout = index, layout_of(layers)
         self._headers: dict[bytes, BlockHeader] = {}
@@ -27,7 +27,8 @@ class Sharing:
         """The longest stored prefix whose whole blocks can all be shared."""
         while True:  # every failure takes a block out of the trie, so this ends
             match = self.index.match(tokens)
-            if all(self.usable(node) for node in match.path):
+            new = [node for node in match.path if node.id not in self._headers]
+            if all(self._look_at(node, data) for node, data in self.index.fetched(new)):
                 return match
 
     def usable(self, node: Node) -> bool:
@@ -36,15 +37,17 @@ class Sharing:
         Raises:
             ValueError: its layout is another than that of what is put.
         """
-        if node.id not in self._headers:
-            header = self.index.header(node)
-            if header is not None and not self._readable(header):
-                self.index.forget(node, delete=False)
-                header = None
-            if header is None:
-                return False
-            self.check(node, stored_layout(header))
-            self._headers[node.id] = header
+        return node.id in self._headers or all(self._look_at(*it) for it in self.index.fetched([node]))
+
+    def _look_at(self, node: Node, data: bytes | None) -> bool:
+        header = self.index.header(node, data)
+        if header is not None and not self._readable(header):
+            self.index.forget(node, delete=False)
+            header = None
+        if header is None:
+            return False
+        self.check(node, stored_layout(header))
+        self._headers[node.id] = header
         return True
 
     def _readable(self, header: BlockHeader) -> bool:

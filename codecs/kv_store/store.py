@@ -13,11 +13,12 @@ One store object belongs to one thread; any number of processes may open the sam
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
 
@@ -31,13 +32,21 @@ from ..kv_cache.layout import layout_of
 from ..kv_cache.modes.profiles import Profile
 from ..kv_cache.modes.table import MODES
 from ..kv_cache.splice import Layers, can_be_joined, cut, join
-from . import upkeep
+from . import rework, upkeep
 from .backends import Backend
+from .content import StoredBlocks
 from .eviction import RecomputeCost
-from .index import BlockIndex, namespace_of, record_key
+from .index import namespace_of, record_key
+from .rework import Checked, Transcoded
 from .sharing import Sharing
-from .trie import Node, token_key
-from .upkeep import Checked, Evicted, Policy, Stats, Transcoded
+from .trie import TOKEN_BYTES, Node, token_key
+from .upkeep import Evicted, Policy, Stats
+
+LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+OnError = Literal["raise", "miss"]
+"""What becomes of a backend's OSError (a server that is gone or full, a disk that fails): it goes to the caller, or it is
+logged, and nothing is found, or nothing more stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,14 @@ class Stored:
     as they are, whatever the store's settings: `PrefixStore.transcode` changes them."""
 
 
+COUNTED_AGAIN = 0.05
+"""Part of the limit that a process puts before it counts again what is stored."""
+KEPT = 0.9
+"""Part of the limit that is kept where it is exceeded."""
+NOTHING_STORED = Stored(0, 0, 0, 0)
+"""Outcome of a put to a store that failed, and whose errors are misses."""
+
+
 class PrefixStore:
     """Blocks of one model and one tenant on a backend."""
 
@@ -74,8 +91,10 @@ class PrefixStore:
         profiles: Iterable[Profile] = (),
         cost: RecomputeCost | None = None,
         clock: Callable[[], float] = time.time,
+        on_error: OnError = "raise",
+        limit_bytes: int | None = None,
     ) -> None:
-        """Open, and index what is there.
+        """Open; nothing is read or written before it is asked for.
 
         Args:
             fingerprint: 16 bytes that name model, revision and cache type. One of `hf.fingerprint.fingerprint` also knows
@@ -86,6 +105,9 @@ class PrefixStore:
             profiles: calibrated ones that stored blocks were made with, beside the settings' own.
             cost: what recomputing a token costs, for eviction.
             clock: seconds; replaced in tests.
+            on_error: "miss" where a store that fails must not fail a generation.
+            limit_bytes: of this model's and tenant's blocks, at least 1; a put that goes beyond evicts those of least worth.
+                What other processes put meanwhile is counted after every twentieth of it.
 
         Raises:
             Unsupported: the cache of a prefix is not a prefix of the cache, for this model.
@@ -95,10 +117,17 @@ class PrefixStore:
                 f"a store hands beginnings of prompts to other prompts, and {reason}; save_cache keeps whole caches"
             )
         self.fingerprint, self._recorded = fingerprint, False
+        if on_error not in get_args(OnError):
+            raise InputError(f"on_error {on_error!r}; there are {' and '.join(get_args(OnError))}")
+        if limit_bytes is not None and limit_bytes < 1:
+            raise InputError(f"a limit of {limit_bytes} bytes; need at least 1")
+        self.on_error: OnError = on_error
+        self.limit_bytes = limit_bytes
+        self._size_bytes, self._uncounted_bytes = 0, limit_bytes or 0  # nothing is counted before the first put
         self.settings, self.cost = settings or KvSettings(), cost or RecomputeCost()
         space = namespace_of(fingerprint, salt)
         own = [self.settings.profile] if self.settings.profile else []
-        self.index = BlockIndex(
+        self.index = StoredBlocks(
             backend, space, salt, self.settings.block_tokens, clock, self.settings.rope, [*profiles, *own]
         )
         self.asked_tokens = self.found_tokens = 0
@@ -109,9 +138,10 @@ class PrefixStore:
     ) -> Self:
         """Open by a namespace's name, without its salt: to look, verify and evict; `put` refuses."""
         store = cls.__new__(cls)
+        store.on_error, store.limit_bytes = "raise", None
         store.settings, store.cost = KvSettings(), cost or RecomputeCost()
         store.fingerprint, store._recorded = bytes(16), True
-        store.index = BlockIndex(backend, namespace, None, store.settings.block_tokens, time.time, profiles=profiles)
+        store.index = StoredBlocks(backend, namespace, None, store.settings.block_tokens, time.time, profiles=profiles)
         store.asked_tokens = store.found_tokens = 0
         return store
 
@@ -122,19 +152,33 @@ class PrefixStore:
         self.save()
 
     def save(self) -> None:
-        """Write this process's hits and masses. Blocks need no save: they are there when `put` returns."""
+        """Write this process's hits and masses. Blocks need no save: they are there when `put` returns.
+
+        No error: what cannot be written, e.g. in a store that may only be read, waits for the next save.
+        """
         self.index.save()
+
+    def _or_miss(self, ask: Callable[[], T], miss: T) -> T:
+        """An answer of the backend; where it fails, ``miss`` or its OSError, as `OnError` says."""
+        try:
+            return ask()
+        except OSError as error:
+            if self.on_error == "raise":
+                raise
+            LOG.warning("the store fails, and counts as empty: %s", error)
+            return miss
 
     # ---- reading ----
 
     def longest_prefix(self, tokens: Any) -> int:
         """Number of leading tokens that are stored. No block is decoded, so damage shows only at `get`."""
         ids = self._ids(tokens)
-        return whole_contents(ids, self.index.match(ids).tokens)
+        return self._or_miss(lambda: whole_contents(ids, self.index.match(ids).tokens), 0)
 
     def unread(self, tokens: Any) -> range | None:
         """Tokens after the longest stored prefix whose block is there, but cannot be read; None: there are none."""
-        return self.index.unread(self._ids(tokens))
+        ids = self._ids(tokens)
+        return self._or_miss(lambda: self.index.unread(ids), None)
 
     def get(self, tokens: Any, layers: range | None = None) -> Hit | None:
         """The cache of the longest stored prefix that is intact.
@@ -147,11 +191,15 @@ class PrefixStore:
             None if nothing is stored; else at most n tokens.
             Use n - 1 of them where the model must be run for logits.
         """
-        tokens = self._ids(tokens)
+        ids = self._ids(tokens)
+        return self._or_miss(lambda: self._get(ids, layers), None)
+
+    def _get(self, tokens: np.ndarray, layers: range | None) -> Hit | None:
+        self.index.trim()
         runs: dict[bytes, Layers] = {}
         while True:  # every failure takes a block out of the trie, so this ends
             wanted = self._wanted(tokens)
-            if all(self._decoded(node, layers, runs, wanted[0][0]) for node, _ in wanted):
+            if self._decoded(wanted, layers, runs):
                 break
         self._count(tokens, wanted)
         if not wanted:
@@ -165,14 +213,28 @@ class PrefixStore:
             one hit of one layer for each of ``layers``; nothing if no prefix is stored.
 
         Raises:
-            BitstreamError: a block turned out damaged after a layer was handed out; `get` then finds what is left.
+            BitstreamError: a block turned out damaged, or the store failed (`OnError`), after a layer was handed out; `get`
+                then finds what is left.
         """
-        tokens = self._ids(tokens)
+        ids = self._ids(tokens)
+        given = 0
+        try:
+            for hit in self._stream(ids, layers):
+                yield hit
+                given += 1
+        except OSError as error:
+            if self.on_error == "raise":
+                raise
+            if given:
+                raise BitstreamError(f"the store failed after {given} layers: {error}") from error
+            LOG.warning("the store fails, and counts as empty: %s", error)
+
+    def _stream(self, tokens: np.ndarray, layers: range) -> Iterator[Hit]:
         wanted: list[tuple[Node, int]] = []
         for layer in layers:
             runs: dict[bytes, Layers] = {}
             one = range(layer, layer + 1)
-            while not wanted or not all(self._decoded(node, one, runs, wanted[0][0]) for node, _ in wanted):
+            while not wanted or not self._decoded(wanted, one, runs):
                 if layer != layers[0]:
                     raise BitstreamError(f"layer {layer} of the cache is damaged; layers before it were intact")
                 wanted = self._wanted(tokens)
@@ -184,7 +246,7 @@ class PrefixStore:
     def _wanted(self, tokens: np.ndarray) -> list[tuple[Node, int]]:
         """Blocks of the longest stored prefix, and how many tokens of each."""
         match = self.index.match(tokens)
-        found = [(node, len(node.tokens)) for node in match.path]
+        found = [(node, node.count) for node in match.path]
         found += [(match.tail, match.tail_tokens)] if match.tail is not None else []
         whole = whole_contents(tokens, match.tokens)
         return [(node, min(count, whole - node.start)) for node, count in found if node.start < whole]
@@ -197,16 +259,17 @@ class PrefixStore:
             raise Unsupported(f"the prompt holds pictures, sounds or videos: {reason}")
         return ids
 
-    def _decoded(self, node: Node, layers: range | None, runs: dict[bytes, Layers], first: Node) -> bool:
-        """Decode a block into ``runs``; False if it is damaged, gone or unlike the first, and then forgotten."""
-        if node.id not in runs:
-            block = self.index.read(node, layers)
+    def _decoded(self, wanted: list[tuple[Node, int]], layers: range | None, runs: dict[bytes, Layers]) -> bool:
+        """Decode blocks into ``runs``; False at one that is damaged, gone or unlike the first, and then forgotten."""
+        for node, data in self.index.fetched([node for node, _ in wanted if node.id not in runs]):
+            block = self.index.taken(node, data, layers)
             if block is None:
                 return False
             runs[node.id] = block.layers
-        if not can_be_joined(runs[node.id], runs[first.id]):
-            self.index.forget(node, delete=False)
-            return False
+        for node, _ in wanted:
+            if not can_be_joined(runs[node.id], runs[wanted[0][0].id]):
+                self.index.forget(node, delete=False)
+                return False
         return True
 
     def _count(self, tokens: np.ndarray, wanted: list[tuple[Node, int]]) -> None:
@@ -234,7 +297,10 @@ class PrefixStore:
         _check_mode(self.settings)
         self.index.known_salt()
         ids, layers = self._ids(tokens), as_layers(cache)
-        tokens, bits = held_ids(ids, layers), _bits(log_probs, len(ids))
+        held, bits = held_ids(ids, layers), _bits(log_probs, len(ids))
+        return self._or_miss(lambda: self._put(held, layers, bits, progress), NOTHING_STORED)
+
+    def _put(self, tokens: np.ndarray, layers: Layers, bits: np.ndarray | None, progress: Progress | None) -> Stored:
         sharing = Sharing(self.index, layers)
         path = self._path_for_put(tokens, sharing)
         for node in path:
@@ -255,8 +321,11 @@ class PrefixStore:
         """
         _check_mode(self.settings)
         self.index.known_salt()
-        tokens = self._ids(tokens)
-        new, bits = as_layers(cache), _bits(log_probs, len(tokens))
+        ids = self._ids(tokens)
+        new, bits = as_layers(cache), _bits(log_probs, len(ids))
+        return self._or_miss(lambda: self._append(ids, new, bits, progress), NOTHING_STORED)
+
+    def _append(self, tokens: np.ndarray, new: Layers, bits: np.ndarray | None, progress: Progress | None) -> Stored:
         sharing = Sharing(self.index, new)
         start = len(tokens) - new[0][0].shape[1]
         match = sharing.match(tokens[: max(start, 0)])
@@ -274,7 +343,7 @@ class PrefixStore:
         """Blocks to share, each of them usable; a short last one that this prompt outgrows is stored again, longer."""
         path = list(sharing.match(tokens).path)
         last = path[-1] if path else None
-        if last and last.end < len(tokens) and last.end % self.settings.block_tokens and not len(last.children):
+        if last and last.end < len(tokens) and last.end % self.settings.block_tokens and not self.index.leads_on(last):
             path.pop()
         return path
 
@@ -291,10 +360,10 @@ class PrefixStore:
         """Write what follows ``path``; ``layers`` hold the positions from ``first`` on."""
         parent = path[-1] if path else self.index.trie.root
         shared, start, blocks, size = parent.end, parent.end, 0, 0
-        taken = list(path)
+        taken, written = list(path), list[Node]()
         while start < len(tokens):
             last = min(self.index.boundary(start), len(tokens))
-            there = self._there(parent, tokens[start:], last - start, sharing)
+            there = self._there(parent, tokens, last - start, sharing)
             if there is not None:
                 last = min(there.end, len(tokens))
                 shared, parent = shared + last - start, there
@@ -302,17 +371,22 @@ class PrefixStore:
                 self.index.used(there, read=False)
             else:
                 parent = self._write(parent, tokens, last, cut(layers, start - first, last - first), bits)
+                written.append(parent)
                 blocks, size = blocks + 1, size + parent.size_bytes
             start = last
             if progress:
                 progress(start, len(tokens))
+        self.index.flush()
+        self._keep_within_limit(size, {node.id for node in (*taken, *written)})
         return Stored(shared, len(tokens) - shared, blocks, size, sharing.modes(taken))
 
-    @staticmethod
-    def _there(parent: Node, rest: np.ndarray, count: int, sharing: Sharing) -> Node | None:
-        """A usable child that holds exactly the next ``count`` tokens, or all the rest and perhaps more."""
-        node, shared = parent.children.nearest(token_key(rest))
-        if node is None or not (shared == len(rest) or shared == count == len(node.tokens)):
+    def _there(self, parent: Node, prompt: np.ndarray, count: int, sharing: Sharing) -> Node | None:
+        """A usable child that holds exactly the next ``count`` tokens of a prompt, or all the rest and perhaps more."""
+        rest = prompt[parent.end :]
+        self.index.find(parent, rest[: count + 1])  # all of it would take quadratic time
+        reach = max(count, parent.children.longest_bytes // TOKEN_BYTES) + 1
+        node, shared = parent.children.nearest(token_key(rest[:reach]))
+        if node is None or not (shared == len(rest) or shared == count == node.count):
             return None
         return node if sharing.usable(node) else None
 
@@ -320,15 +394,15 @@ class PrefixStore:
         """Encode and put the block from ``parent`` to position ``end``, then drop tails that it replaces."""
         index, tokens = self.index, prompt[parent.end : end]
         block = index.id_of(parent.id, tokens)
-        node = Node(id=block, parent_id=parent.id, tokens=tokens, start=parent.end, mode=self.settings.mode)
+        node = Node(id=block, parent_id=parent.id, key=token_key(tokens), start=parent.end, mode=self.settings.mode)
         data = index.encode(node, layers, self.settings, len(prompt))
         self._keep_record()
-        index.backend.put(index.key(block), data)
+        index.write(node, data)
         node.size_bytes = len(data)
         node.edge_bits = None if bits is None else float(bits[node.start : node.end].sum())
         node = index.add(node)
         for tail in [child for child in parent.children if child is not node and node.key.startswith(child.key)]:
-            if not len(tail.children):
+            if not index.leads_on(tail):
                 index.forget(tail, delete=True)
         return node
 
@@ -341,6 +415,23 @@ class PrefixStore:
 
     # ---- upkeep ----
 
+    def _keep_within_limit(self, new_bytes: int, prompt: set[bytes]) -> None:
+        """Evict where ``new_bytes`` more go beyond the limit, and a tenth more than that, so that puts need it seldom.
+
+        ``prompt``: ids of the blocks that were put, which go last.
+        """
+        if self.limit_bytes is None or not new_bytes:
+            return
+        self._size_bytes, self._uncounted_bytes = self._size_bytes + new_bytes, self._uncounted_bytes + new_bytes
+        if self._uncounted_bytes >= COUNTED_AGAIN * self.limit_bytes:
+            self._size_bytes, self._uncounted_bytes = self.index.size_bytes(), 0
+        if self._size_bytes > self.limit_bytes:
+            try:
+                kept = upkeep.evict(self.index, int(KEPT * self.limit_bytes), "worth", self.cost, prompt)
+                self._size_bytes = kept.kept_bytes
+            except OSError as error:
+                LOG.warning("the store is beyond its limit, and blocks cannot be deleted: %s", error)
+
     def evict(self, budget_bytes: int, policy: Policy = "worth") -> Evicted:
         """Drop blocks until the rest fits ``budget_bytes``; see `upkeep.evict`."""
         return upkeep.evict(self.index, budget_bytes, policy, self.cost)
@@ -350,11 +441,11 @@ class PrefixStore:
         return upkeep.stats(self.index, self.asked_tokens, self.found_tokens)
 
     def verify(self, *, repair: bool = False, progress: Progress | None = None) -> Checked:
-        """Decode every block; see `upkeep.verify`."""
-        return upkeep.verify(self.index, repair=repair, progress=progress)
+        """Decode every block; see `rework.verify`."""
+        return rework.verify(self.index, repair=repair, progress=progress)
 
     def transcode(self, settings: KvSettings | str, progress: Progress | None = None) -> Transcoded:
-        """Encode every block again; see `upkeep.transcode`. New blocks use ``settings`` as well.
+        """Encode every block again; see `rework.transcode`. New blocks use ``settings`` as well.
 
         Args:
             settings: mode and quality; the name of a mode: the store's settings in that mode.
@@ -364,7 +455,7 @@ class PrefixStore:
         _check_mode(settings)
         if settings.profile:
             self.index.profiles[settings.profile.hash] = settings.profile
-        done = upkeep.transcode(self.index, settings, progress)
+        done = rework.transcode(self.index, settings, progress)
         self.settings = replace(settings, block_tokens=self.settings.block_tokens)
         return done
 

@@ -7,29 +7,32 @@ that several prompts share is one chain of nodes, stored once. Look-ups compare 
     root -- [system prompt, 256] -- [system prompt, 256] -+- [question A, 256] -- [answer A, 40]
                                                           +- [question B, 187]
 
-Nothing here touches tensors or storage: a trie is rebuilt from block headers in any order; a block whose
-parent is not there (evicted, damaged, or not yet read) waits as an orphan until the parent is added.
+Nothing here touches tensors or storage: a trie is built from blocks' places in any order, and may hold a part of what is
+stored; a block whose parent is not there (evicted, damaged, or not yet read) waits as an orphan until the parent is added.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 ROOT_ID = bytes(16)
+TOKEN_BYTES = 4
+TOKEN_MAX = (1 << 8 * TOKEN_BYTES) - 1
+"""Largest id that a block holds."""
+_TOKEN = f">u{TOKEN_BYTES}"
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Node:
-    """A stored block. ``tokens`` is int64, shape (n,); ``start`` its first position in the prompt."""
+    """A stored block. ``key`` is its tokens as `token_key` gives them; ``start`` its first position in the prompt."""
 
     id: bytes
     parent_id: bytes
-    tokens: np.ndarray
+    key: bytes
     start: int
     size_bytes: int = 0
     mode: str = ""
@@ -47,23 +50,30 @@ class Node:
     """Until when the time without a hit has been counted by the reuse statistics, seconds."""
 
     @property
-    def end(self) -> int:
-        """Position after the last token."""
-        return self.start + len(self.tokens)
+    def count(self) -> int:
+        """Number of tokens."""
+        return len(self.key) // TOKEN_BYTES
 
     @property
-    def key(self) -> bytes:
-        """The tokens as bytes that sort as the tokens do."""
-        return token_key(self.tokens)
+    def end(self) -> int:
+        """Position after the last token."""
+        return self.start + self.count
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """The tokens, int64, shape (n,)."""
+        return np.frombuffer(self.key, _TOKEN).astype(np.int64)
 
 
 class Children:
     """The blocks that follow one block, found by exact tokens or by longest common beginning."""
 
+    __slots__ = ("_by_key", "_lengths", "_sorted")
+
     def __init__(self) -> None:
         self._by_key: dict[bytes, Node] = {}
         self._sorted: list[bytes] = []
-        self._lengths: Counter[int] = Counter()
+        self._lengths: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -71,12 +81,17 @@ class Children:
     def __iter__(self) -> Iterator[Node]:
         return iter(self._by_key.values())
 
+    @property
+    def longest_bytes(self) -> int:
+        """Length of the longest child's key; 0: there are none."""
+        return max(self._lengths, default=0)
+
     def add(self, node: Node) -> None:
         """Add a child; one with the same tokens is replaced."""
         key = node.key
         if key not in self._by_key:
             insort(self._sorted, key)
-            self._lengths[len(key)] += 1
+            self._lengths[len(key)] = self._lengths.get(len(key), 0) + 1
         self._by_key[key] = node
 
     def remove(self, node: Node) -> None:
@@ -104,7 +119,7 @@ class Children:
         at = bisect_left(self._sorted, key)
         best, shared = None, 0
         for neighbour in self._sorted[max(at - 1, 0) : at + 1]:
-            count = _common_tokens(neighbour, key)
+            count = common_tokens(neighbour, key)
             if count > shared:
                 best, shared = self._by_key[neighbour], count
         return best, shared
@@ -133,7 +148,7 @@ class Trie:
     """Blocks by id and by the tokens that lead to them."""
 
     def __init__(self) -> None:
-        self.root = Node(id=ROOT_ID, parent_id=ROOT_ID, tokens=np.zeros(0, np.int64), start=0)
+        self.root = Node(id=ROOT_ID, parent_id=ROOT_ID, key=b"", start=0)
         self.nodes: dict[bytes, Node] = {}
         self._orphans: dict[bytes, list[Node]] = {}
 
@@ -194,21 +209,21 @@ class Trie:
         Returns:
             the chain of whole blocks, and the block whose beginning reaches furthest after them.
         """
-        key, best = token_key(tokens), Match((), None, 0)
-        width = np.dtype(np.int64).itemsize
-        stack: list[tuple[Node, tuple[Node, ...]]] = [(self.root, ())]
+        key = token_key(tokens)
+        best: tuple[int, int, Node, Node | None, int] = 0, 0, self.root, None, 0  # tokens, blocks, last whole one, tail
+        stack = [(self.root, 0)]
         while stack:  # blocks of several lengths may fit at once: a short tail, and the block that outgrew it
-            node, path = stack.pop()
-            rest = key[node.end * width :]
-            whole = node.children.followed(rest)
-            stack += [(child, (*path, child)) for child in reversed(whole)]
+            node, depth = stack.pop()
+            first = node.end * TOKEN_BYTES
+            rest = key[first : first + node.children.longest_bytes]  # no more, or long prompts take quadratic time
+            stack += [(child, depth + 1) for child in reversed(node.children.followed(rest))]
             tail, shared = node.children.nearest(rest)
-            if tail is not None and shared == len(tail.tokens):
+            if tail is not None and shared == tail.count:
                 tail, shared = None, 0
-            found = Match(path, tail, shared)
-            if found.tokens > best.tokens or (found.tokens == best.tokens and len(path) > len(best.path)):
-                best = found
-        return best
+            if (node.end + shared, depth) > best[:2]:
+                best = node.end + shared, depth, node, tail, shared
+        _, depth, last, tail, shared = best
+        return Match(tuple(self.path_to(last)) if depth else (), tail, shared)
 
     def contained(self, node: Node) -> bool:
         """Whether a sibling holds all of this leaf's tokens and more: the leaf is then of no use."""
@@ -233,14 +248,15 @@ class Trie:
 
 
 def token_key(tokens: np.ndarray) -> bytes:
-    """Eight big-endian bytes a token, so that comparing bytes compares tokens."""
-    return tokens.astype(">i8").tobytes()
+    """Four big-endian bytes a token, so that comparing bytes compares tokens, up to the first that no block can hold."""
+    large = np.flatnonzero(tokens > TOKEN_MAX)
+    return (tokens[: large[0]] if len(large) else tokens).astype(_TOKEN).tobytes()
 
 
-def _common_tokens(a: bytes, b: bytes) -> int:
-    width = np.dtype(np.int64).itemsize
-    count = min(len(a), len(b)) // width
-    return common_prefix(np.frombuffer(a, ">i8", count), np.frombuffer(b, ">i8", count))
+def common_tokens(a: bytes, b: bytes) -> int:
+    """Number of leading tokens that two keys share."""
+    count = min(len(a), len(b)) // TOKEN_BYTES
+    return common_prefix(np.frombuffer(a, _TOKEN, count), np.frombuffer(b, _TOKEN, count))
 
 
 def common_prefix(a: np.ndarray, b: np.ndarray) -> int:

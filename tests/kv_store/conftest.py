@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
+import subprocess
+import time
 
 import pytest
 from rdcodec.codecs.kv_store.backends import open_backend
@@ -44,3 +48,35 @@ def filled(tmp_path):
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(line["shared_tokens"], line["new_blocks"]) for line in lines] == [(0, 4), (16, 2)]
     return tmp_path, tensors
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory):
+    """A Redis server of our own on a free loopback port, without persistence."""
+    pytest.importorskip("redis", reason="the redis client is not installed (pip install 'rdcodec[kv]')")
+    server = shutil.which("redis-server") or shutil.which("valkey-server")
+    if server is None:
+        pytest.skip("no redis-server or valkey-server on this machine (apt-get install redis-server)")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("redis")
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    process = subprocess.Popen([server, *options], stdout=subprocess.DEVNULL)
+    try:
+        _wait_for(port)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _wait_for(port):
+    for _ in range(100):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise TimeoutError("the Redis server did not come up in 5 s")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from rdcodec.codecs.kv_cache.hf.inputs import as_layers, as_token_ids
-from rdcodec.codecs.kv_store.trie import Node
+from rdcodec.codecs.kv_store.trie import Node, token_key
 from store_cases import PROMPT, SETTINGS, assert_is_cache, cache_of, files, put
 
 STORED = r"tokens 0 to 8 are stored as 3 layers x 2 kv heads x 4, bfloat16; the cache is "
@@ -59,7 +59,7 @@ def test_blocks_of_unlike_shape_are_never_joined(opened, folder):
     last = store.index.match(np.array(PROMPT)).path[-1]
     wrong = tuple((k[:1, 16:24], v[:1, 16:24]) for k, v in cache_of(PROMPT))
     tokens = np.array(PROMPT[16:24])
-    node = Node(id=store.index.id_of(last.id, tokens), parent_id=last.id, tokens=tokens, start=16)
+    node = Node(id=store.index.id_of(last.id, tokens), parent_id=last.id, key=token_key(tokens), start=16)
     store.index.backend.put(store.index.key(node.id), store.index.encode(node, wrong, SETTINGS, None))
     assert opened().longest_prefix(PROMPT) == 24
     assert_is_cache(opened().get(PROMPT), PROMPT[:16])

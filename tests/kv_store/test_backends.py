@@ -2,9 +2,7 @@
 
 import itertools
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,38 +14,6 @@ import pytest
 from rdcodec.codecs.kv_store.backends import DirectoryBackend, FsspecBackend, RedisBackend, open_backend
 
 NAMES = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory):
-    """A Redis server of our own on a free loopback port, without persistence."""
-    pytest.importorskip("redis", reason="the redis client is not installed (pip install 'rdcodec[kv]')")
-    server = shutil.which("redis-server") or shutil.which("valkey-server")
-    if server is None:
-        pytest.skip("no redis-server or valkey-server on this machine (apt-get install redis-server)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    process = subprocess.Popen([server, *options], stdout=subprocess.DEVNULL)
-    try:
-        _wait_for(port)
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _wait_for(port):
-    for _ in range(100):
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise TimeoutError("the Redis server did not come up in 5 s")
 
 
 @pytest.fixture(params=["directory", "memory", "file", "redis"])
@@ -78,6 +44,9 @@ def test_contract(url):
     assert keys(backend) == {"a/b.rdc": 256, "a/c.rdc": 1, "d/e/f.rdc": 4}
     assert keys(backend, "a/") == {"a/b.rdc": 256, "a/c.rdc": 1} and keys(backend, "d/e/") == {"d/e/f.rdc": 4}
     assert keys(backend, "none/") == {}
+    assert backend.get_many(["d/e/f.rdc", "no.rdc", "a/c.rdc"]) == [b"four", None, b"c"] and backend.get_many([]) == []
+    assert backend.get_many(["d/e/f.rdc", "no.rdc"], 2) == [b"fo", None]
+    assert backend.folders("d/") == ["e"] and backend.folders("none/") == []
     backend.put("a/b.rdc", b"replaced")
     assert backend.get("a/b.rdc") == b"replaced"
     assert keys(open_backend(url)) == keys(backend)
@@ -152,7 +121,7 @@ def test_a_redis_server_that_is_full_or_gone_is_an_os_error(redis_url):
             backend.put("a.rdc", bytes(1000))
     finally:
         backend._redis.config_set("maxmemory", "0")
-    backend._redis = type(backend._redis)(port=1)
+    backend = open_backend("redis://127.0.0.1:1/0")
     for verb in (lambda: backend.get("a.rdc"), lambda: backend.delete("a.rdc"), lambda: list(backend.list(""))):
         with pytest.raises(ConnectionError, match="does not answer"):
             verb()

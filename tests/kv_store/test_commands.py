@@ -46,13 +46,19 @@ def test_get_says_what_it_could_not_give(filled):
     done = run("get", tmp_path / "store", "--tokens", ids, *MODEL, *BLOCKS, "-o", tmp_path / "o.safetensors")
     assert done.exit_code == 0 and "24 of 30 tokens" in done.stdout
     assert "note: tokens 24 to 29 were stored too, in blocks that are damaged" in done.stderr
-    for first, said in ((16, "16 of 30 tokens"), (0, "no beginning of the 30 tokens is stored")):
+    lost = "tokens 16 to 23 were stored too, in blocks that are damaged or gone"
+    none = "(16 tokens are damaged or gone)"
+    for first, said, why in ((16, "16 of 30 tokens", lost), (0, "no beginning of the 30 tokens is stored", none)):
         (block,) = [path for path in blocks if tokens[path] == list(range(first, first + 8))]
         data = block.read_bytes()
         block.write_bytes(data[:30] + bytes([data[30] ^ 1]) + data[31:])
         done = run("get", tmp_path / "store", "--tokens", ids, *MODEL, *BLOCKS, "-fo", tmp_path / "o.safetensors")
         assert said in done.output and done.exit_code == (0 if first else 1)
-        assert f"a block of tokens {first} to {first + 7} is there, with a damaged header; put" in done.stderr
+        assert why in done.stderr
+    block.write_bytes(data[:30])
+    (tmp_path / "store" / "index").rename(tmp_path / "no longer")
+    done = run("get", tmp_path / "store", "--tokens", ids, *MODEL, *BLOCKS, "-fo", tmp_path / "o.safetensors")
+    assert done.exit_code == 1 and "a block of tokens 0 to 7 is there, with a damaged header; put" in done.stderr
     assert run("put", tmp_path / "store", tmp_path / "a.safetensors", *MODEL, *BLOCKS).exit_code == 0
     done = run("get", tmp_path / "store", "--tokens", ids, *MODEL, *BLOCKS, "-fo", tmp_path / "o.safetensors")
     assert "30 of 30 tokens" in done.stdout and not done.stderr

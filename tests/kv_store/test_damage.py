@@ -81,7 +81,7 @@ def test_verify_never_deletes_what_it_cannot_judge(opened, folder, monkeypatch):
     def missing(*_, **__):
         raise Unsupported("its profile is not here")
 
-    monkeypatch.setattr("rdcodec.codecs.kv_store.index.decode_parsed", missing)
+    monkeypatch.setattr("rdcodec.codecs.kv_store.content.decode_parsed", missing)
     checked = opened().verify(repair=True)
     assert not checked.damaged and len(checked.unread) == checked.blocks == len(before) > 0
     assert sorted(p.name for p in folder.rglob("*.rdc")) == before

@@ -12,7 +12,7 @@ from rdcodec.codecs.kv_store.eviction import (
     victims,
     worth,
 )
-from rdcodec.codecs.kv_store.trie import ROOT_ID, Node, Trie, common_prefix
+from rdcodec.codecs.kv_store.trie import ROOT_ID, Node, Trie, common_prefix, token_key
 
 BLOCK = 4
 
@@ -34,7 +34,7 @@ def trie_of(prompts: list[np.ndarray], rng: np.random.Generator | None = None) -
         rng.shuffle(order)  # type: ignore[arg-type]
     trie = Trie()
     for block, parent, tokens, start in order:
-        trie.add(Node(id=block, parent_id=parent, tokens=tokens, start=start, size_bytes=10))
+        trie.add(Node(id=block, parent_id=parent, key=token_key(tokens), start=start, size_bytes=10))
     return trie
 
 
@@ -72,7 +72,7 @@ def test_a_block_without_its_parent_is_out_of_reach_until_the_parent_comes_back(
 def test_a_block_whose_header_gives_another_position_is_not_attached():
     trie = trie_of([np.arange(4)])
     first = next(iter(trie.nodes.values()))
-    trie.add(Node(id=b"liar", parent_id=first.id, tokens=np.arange(4, 8), start=8))
+    trie.add(Node(id=b"liar", parent_id=first.id, key=token_key(np.arange(4, 8)), start=8))
     assert trie.match(np.arange(12)).tokens == 4
 
 
@@ -117,7 +117,7 @@ def test_victims_are_leaves_first_and_orphans_before_all():
     lost = trie_of([np.arange(50, 60)])
     for node in lost.nodes.values():
         if node.start:
-            trie.add(Node(id=node.id, parent_id=node.parent_id, tokens=node.tokens, start=node.start, size_bytes=10))
+            trie.add(Node(id=node.id, parent_id=node.parent_id, key=node.key, start=node.start, size_bytes=10))
     dropped = []
     for node in victims(trie, 10**9, recency):
         assert not len(node.children)
@@ -165,7 +165,7 @@ def test_the_horizon_is_the_median_age_and_values_follow_new_counts():
 
 
 def test_a_hit_counts_the_time_before_it():
-    node = Node(id=b"x", parent_id=ROOT_ID, tokens=np.arange(BLOCK), start=0, size_bytes=10)
+    node = Node(id=b"x", parent_id=ROOT_ID, key=token_key(np.arange(BLOCK)), start=0, size_bytes=10)
     reuse = ReuseModel(BLOCK)
     reuse.hit(node, 5.0)
     assert reuse.counts.exposure_s.sum() == pytest.approx(5) and reuse.counts.hits[0, bucket_of(5.0)] == 1
@@ -217,17 +217,17 @@ def test_before_any_count_the_mass_decides_and_bytes_and_position_weigh():
 
 
 def test_probability_follows_the_counted_rate():
-    node = Node(id=b"x", parent_id=ROOT_ID, tokens=np.arange(BLOCK), start=0, size_bytes=10)
+    node = Node(id=b"x", parent_id=ROOT_ID, key=token_key(np.arange(BLOCK)), start=0, size_bytes=10)
     reuse = ReuseModel(BLOCK)
     reuse.counts.hits[0] = 200.0
     reuse.counts.exposure_s[0] = 20_000.0
     assert reuse.probability(node, 0.0, 10.0) == pytest.approx(1 - np.exp(-0.1), rel=0.02)
-    tail = Node(id=b"y", parent_id=ROOT_ID, tokens=np.arange(BLOCK - 1), start=0, size_bytes=10)
+    tail = Node(id=b"y", parent_id=ROOT_ID, key=token_key(np.arange(BLOCK - 1)), start=0, size_bytes=10)
     assert reuse.probability(tail, 0.0, 10.0) < 0.01
 
 
 def test_exposure_is_counted_once_and_split_over_buckets():
-    node = Node(id=b"x", parent_id=ROOT_ID, tokens=np.arange(BLOCK), start=0, size_bytes=10)
+    node = Node(id=b"x", parent_id=ROOT_ID, key=token_key(np.arange(BLOCK)), start=0, size_bytes=10)
     reuse = ReuseModel(BLOCK)
     for now in (0.3, 5.0, 5.0, 17.0):
         reuse.survived(node, now)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from kv_cases import make_profile
-from rdcodec.codecs.kv_store import index
-from rdcodec.codecs.kv_store.trie import Node
+from rdcodec.codecs.kv_store import content
+from rdcodec.codecs.kv_store.trie import Node, token_key
 from rdcodec.entropy_models.errors import Unsupported
 from store_cases import PROMPT, SETTINGS, assert_is_cache, cache_of, damage, files, put
 
@@ -45,6 +45,7 @@ def test_the_policy_recency_drops_what_was_used_longest_ago_however_likely(opene
 def test_what_another_process_evicted_is_not_damage(opened, folder, monkeypatch):
     put(opened(), PROMPT)
     store, other = opened(), opened()
+    store.index.load()
     gone = next(iter(store.index.trie.nodes.values()))
     found, key_of_gone = store.index.backend.get, other.index.key(gone.id)
     monkeypatch.setattr(store.index.backend, "get", lambda key, end=None: None if key == key_of_gone else found(key, end))
@@ -125,14 +126,14 @@ def test_transcoding_says_which_blocks_it_left_and_which_were_damaged(opened, fo
     put(store, PROMPT)
     first, *_, last = store.index.match(np.array(PROMPT)).path
     damage(folder / store.index.key(last.id), np.random.default_rng(0), "zeros")
-    before, decode = (folder / store.index.key(first.id)).read_bytes(), index.decode_parsed
+    before, decode = (folder / store.index.key(first.id)).read_bytes(), content.decode_parsed
 
     def missing(stream, header, **options):
         if stream.data == before:
             raise Unsupported("its profile is not here")
         return decode(stream, header, **options)
 
-    monkeypatch.setattr(index, "decode_parsed", missing)
+    monkeypatch.setattr(content, "decode_parsed", missing)
     done = store.transcode("fp8")
     assert done.blocks == 4 and done.left == {first.id.hex(): "its profile is not here"}
     assert list(done.damaged) == [last.id.hex()] and "checksum" in done.damaged[last.id.hex()]
@@ -181,7 +182,7 @@ def test_modes_that_need_the_model_are_refused(opened, folder, mode):
 def test_blocks_without_tensors_of_an_earlier_version_are_written_again(opened):
     store = opened()
     tokens = np.array(PROMPT[:8])
-    node = Node(id=store.index.id_of(bytes(16), tokens), parent_id=bytes(16), tokens=tokens, start=0)
+    node = Node(id=store.index.id_of(bytes(16), tokens), parent_id=bytes(16), key=token_key(tokens), start=0)
     empty = store.index.encode(node, (), dataclasses.replace(SETTINGS, mode="tokens"), None)
     store.index.backend.put(store.index.key(node.id), empty)
     stored = put(opened(), PROMPT)

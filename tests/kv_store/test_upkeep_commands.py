@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from rdcodec.codecs.kv_store.commands.main import app
@@ -133,3 +135,35 @@ def test_transcode(filled):
         assert run("transcode", tmp_path / "store", "--mode", "turboquant", "--bits", bits, *MODEL, *BLOCKS).exit_code == 0
         sizes.append(json.loads(run("stats", tmp_path / "store", "--json").stdout)[0]["size_bytes"])
     assert sizes[1] < 0.9 * sizes[0]
+
+
+@pytest.mark.parametrize("command", [["ls"], ["stats", "--json"], ["evict", "--budget", "50%"]])
+def test_looking_at_a_store_and_evicting_need_no_torch(filled, command):
+    """Which takes seconds to import."""
+    tmp_path, _ = filled
+    script = (
+        "import sys\n"
+        "from rdcodec.codecs.cli.main import main\n"
+        "sys.argv[1:1] = ['kv']\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as end:\n"
+        "    sys.exit('torch' in sys.modules or end.code)\n"
+    )
+    name, *options = command
+    done = subprocess.run(
+        [sys.executable, "-c", script, name, str(tmp_path / "store"), *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert NAME[:8] in done.stdout
+
+
+def test_put_with_a_limit_evicts(filled):
+    tmp_path, _ = filled
+    store = tmp_path / "store"
+    cache_file(tmp_path / "c", list(range(500, 530)))
+    assert run("put", store, tmp_path / "c", *MODEL, *BLOCKS, "--mode", "lossless", "--limit", "9kB").exit_code == 0
+    (row,) = json.loads(run("stats", store, "--json").stdout)
+    assert row["size_bytes"] <= 9000 and row["prompts"] >= 1
+    assert "500 501" in run("ls", store).stdout, "what was put last goes last"
+    assert "size 'much'" in run("put", store, tmp_path / "c", *MODEL, *BLOCKS, "--limit", "much").stderr

@@ -86,6 +86,7 @@ def main(url):
             assert hit is not None and hit.tokens == len(tokens), "a block was lost"
             for got, want in zip(hit.layers, cache_of(tokens), strict=True):
                 assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
+    store.index.load()
     shared = store.index.match(prompt_of(0, 0)).path[0]
     assert shared.hits >= WRITERS * PROMPTS, f"hits of other processes were lost: {shared.hits}"
     print("ok")

@@ -11,9 +11,7 @@ The header and the chunks are specified in `header`, a chunk in `rows`, its cont
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +33,7 @@ from .header import (
     STREAM_ID,
     TOKENS_MAX,
     BlockHeader,
-    check_salt,
+    block_id,
     check_sizes,
     pack,
     parse,
@@ -90,15 +88,6 @@ class KvSettings:
     def choices(self) -> Choices:
         """What a tensor's steps follow from, beside the tensor."""
         return Choices(self.quality, self.edge)
-
-
-def block_id(parent: bytes, fingerprint: bytes, salt: bytes, tokens: Any) -> bytes:
-    """16 bytes that name a block; see the module's docstring."""
-    if len(parent) != 16 or len(fingerprint) != 16:
-        raise InputError(f"parent id of {len(parent)} and fingerprint of {len(fingerprint)} bytes; need 16 and 16")
-    check_salt(salt)
-    ids = np.ascontiguousarray(tokens, "<i8")
-    return hashlib.sha256(parent + fingerprint + hashlib.sha256(salt).digest() + ids.tobytes()).digest()[:16]
 
 
 def encode_block(

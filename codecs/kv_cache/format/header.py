@@ -1,4 +1,4 @@
-"""The headers of cache files: fields and bounds of a block, and of a sequence of blocks. No numpy or torch here.
+"""The headers of cache files: fields and bounds of a block, and of a sequence of blocks. Imports no numpy or torch.
 
 Signal header of a block, little-endian, 90 bytes:
 
@@ -46,12 +46,13 @@ offset  size  field
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ....entropy_models.errors import Corrupt, Unsupported
+from ....entropy_models.errors import Corrupt, InputError, Unsupported
 from ... import container
 from ..modes.table import MODES, mode_of
 
@@ -151,6 +152,20 @@ def check_salt(salt: bytes) -> None:
     """TypeError where a salt is no bytes."""
     if not isinstance(salt, bytes):
         raise TypeError(f"a salt of type {type(salt).__name__}; need bytes, like b'tenant' or name.encode()")
+
+
+def block_id(parent: bytes, fingerprint: bytes, salt: bytes, tokens: Any) -> bytes:
+    """16 bytes that name a block, a hash of what determines its cache; `blocks` gives the formula.
+
+    ``tokens``: integers, shape (n,).
+    """
+    import numpy as np
+
+    if len(parent) != 16 or len(fingerprint) != 16:
+        raise InputError(f"parent id of {len(parent)} and fingerprint of {len(fingerprint)} bytes; need 16 and 16")
+    check_salt(salt)
+    ids = np.ascontiguousarray(tokens, "<i8")
+    return hashlib.sha256(parent + fingerprint + hashlib.sha256(salt).digest() + ids.tobytes()).digest()[:16]
 
 
 def stored_layers(head: BlockHeader) -> int:

@@ -21,10 +21,24 @@ from ...kv_cache.ids_file import check_one_cache, held_or_given_ids, read_ids
 from ...kv_cache.modes.table import MODE_NAMES, MODES
 from ...kv_cache.options import Batch, Bits, Keys, ProfileFile, Tokens
 from ...terminal.console import EXPECTED, errors, fail, out
-from ...terminal.files import STDIO, Job, check_target, show_size
+from ...terminal.files import STDIO, Job, check_target, parse_size, show_size
 from ...terminal.options import Force, Quality
 from . import upkeep as cli_upkeep
-from .shared import PROGRAM, AsJson, BlockTokens, Dtype, Model, Name, Salt, Store, counted, instead, open_store, reported
+from .shared import (
+    BLOCK_TOKENS,
+    PROGRAM,
+    AsJson,
+    BlockTokens,
+    Dtype,
+    Model,
+    Name,
+    Salt,
+    Store,
+    counted,
+    instead,
+    open_store,
+    reported,
+)
 
 if TYPE_CHECKING:
     from ..store import Hit, PrefixStore
@@ -49,8 +63,11 @@ def put(
     quality: Quality = None,
     bits: Bits = None,
     profile: ProfileFile = None,
-    block_tokens: BlockTokens = 256,
+    block_tokens: BlockTokens = BLOCK_TOKENS,
     keys: Keys = None,
+    limit: Annotated[
+        str | None, typer.Option(help="Like 20GB: beyond it, evict blocks of this model and tenant by worth.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Store caches; what the store already holds of their beginnings is shared, not written again."""
@@ -60,6 +77,7 @@ def put(
         from ...kv_cache.layout import layout_of
 
         options = {"mode": mode, "quality": quality, "bits": bits, "profile": profile}
+        limit_bytes = None if limit is None else parse_size(limit)
         stores, failed = dict[Any, Any](), list[Path]()
         for path in caches:
             with _go_on(path, failed):
@@ -68,8 +86,9 @@ def put(
                 key = layout if model else None  # the model's fingerprint is of the element type that it ran in
                 if key not in stores:  # a store is made only when there is something to put into it
                     stores[key] = open_store(
-                        store, model, fingerprint, salt, block_tokens, dict(options), create=True, made=layout
-                    )
+                        store, model, fingerprint, salt, block_tokens, dict(options), create=True, made=layout,
+                        limit_bytes=limit_bytes,
+                    )  # fmt: skip
                 _put_one(stores[key], path, ids, layers, as_json)
         if len(failed) < len(caches) and not model and MODES[mode].option == "quality":
             errors.print(f"codec kv: note: {ROPE_KEPT}")
@@ -137,7 +156,7 @@ def get(
     batch: Batch = False,
     dtype: Dtype = None,
     profile: ProfileFile = None,
-    block_tokens: BlockTokens = 256,
+    block_tokens: BlockTokens = BLOCK_TOKENS,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:

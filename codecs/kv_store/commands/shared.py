@@ -17,6 +17,8 @@ from ...kv_cache.options import kv_settings, read_profile
 from ...terminal.console import EXPECTED, bar, fail
 
 PROGRAM = "codec kv"
+BLOCK_TOKENS = 256
+"""Tokens of a block, as `KvSettings` has them."""
 
 if TYPE_CHECKING:
     from ...kv_cache.layout import Layout
@@ -62,6 +64,7 @@ def open_store(
     made: Layout | None = None,
     dtype: str | None = None,
     profile: Path | None = None,
+    limit_bytes: int | None = None,
 ) -> PrefixStore:
     """The store of a model and a tenant.
 
@@ -70,6 +73,7 @@ def open_store(
         create: a folder may be missing, and is made.
         made, dtype: of the caches; see `identity_of`.
         profile: of blocks to read, beside that of the options.
+        limit_bytes: see `PrefixStore`.
 
     Raises:
         ValueError: no store there, no such model, or settings that do not go together.
@@ -90,7 +94,10 @@ def open_store(
         raise InputError("which model? Give --model FOLDER, or --fingerprint with 32 hexadecimal digits")
     settings = kv_settings(**{"mode": "quantized", **options}, block_tokens=block_tokens, rope=rope)
     profiles = [read] if (read := read_profile(profile)) else []
-    return PrefixStore(open_backend(store), fingerprint=name, salt=salt.encode(), settings=settings, profiles=profiles)
+    backend, salt_bytes = open_backend(store), salt.encode()
+    return PrefixStore(
+        backend, fingerprint=name, salt=salt_bytes, settings=settings, profiles=profiles, limit_bytes=limit_bytes
+    )
 
 
 def instead(opened: PrefixStore, model: str | None, dtype: str | None = None) -> str:

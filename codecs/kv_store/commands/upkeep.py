@@ -20,9 +20,24 @@ from ...kv_cache.options import Bits, ProfileFile, read_profile
 from ...terminal.console import errors, out
 from ...terminal.files import parse_size, show_size
 from ...terminal.options import Quality
-from .shared import AsJson, BlockTokens, Dtype, Model, Name, Salt, Store, check_there, counted, instead, open_store, reported
+from .shared import (
+    BLOCK_TOKENS,
+    AsJson,
+    BlockTokens,
+    Dtype,
+    Model,
+    Name,
+    Salt,
+    Store,
+    check_there,
+    counted,
+    instead,
+    open_store,
+    reported,
+)
 
 if TYPE_CHECKING:
+    from ..index import BlockIndex
     from ..store import PrefixStore
     from ..upkeep import Evicted
 
@@ -34,8 +49,9 @@ def list_prompts(store: Store, as_json: AsJson = False) -> None:
     """List the prompts in a store: the longest of each that is kept, what it shares with others, how often it was read."""
     with reported():
         rows = []
-        for name, opened in _all(store):
-            trie, through = opened.index.trie, opened.index.trie.prompts_through()
+        for name, index in _indexes(store):
+            index.load()
+            trie, through = index.trie, index.trie.prompts_through()
             for leaf in sorted(trie.leaves(), key=lambda node: -node.last_used):
                 path = trie.path_to(leaf)
                 begins = " ".join(str(token) for token in path[0].tokens[:6])
@@ -57,9 +73,11 @@ def list_prompts(store: Store, as_json: AsJson = False) -> None:
 def stats(store: Store, as_json: AsJson = False) -> None:
     """Size, sharing and use, for each model and tenant."""
     with reported():
+        from ..upkeep import stats as count
+
         rows = []
-        for name, opened in _all(store):
-            fields = asdict(opened.stats())
+        for name, index in _indexes(store):
+            fields = asdict(count(index))
             del fields["asked_tokens"], fields["found_tokens"]
             fields["sharing"] = round(fields["sharing"], 3)
             if fields["shared_bits"] is None:
@@ -81,8 +99,10 @@ def evict(
         from ..upkeep import check_policy
 
         check_policy(policy)
-        spaces = _all(store)
-        limit = _limit(budget, sum(opened.stats().size_bytes for _, opened in spaces))
+        spaces = _indexes(store)
+        for _, index in spaces:
+            index.refresh()
+        limit = _limit(budget, sum(map(_size, (index for _, index in spaces))))
         rows = []
         for name, evicted in _evict_all(spaces, limit, policy):
             fields = asdict(evicted)
@@ -93,23 +113,31 @@ def evict(
         _show(rows, as_json, store)
 
 
-def _evict_all(spaces: list[tuple[str, PrefixStore]], limit: int, policy: Any) -> list[tuple[str, Evicted]]:
+def _evict_all(spaces: list[tuple[str, BlockIndex]], limit: int, policy: Any) -> list[tuple[str, Evicted]]:
     """Evict in each namespace to its share of ``limit`` bytes; what its whole blocks leave of it goes on to the others.
 
     Shares, not one ranking: worth counts tokens, and a token of a large model is dearer than one of a small. The
     namespace used last has its turn last, for what is left over is best kept where it is likely to be read.
     """
-    sizes = {name: opened.stats().size_bytes for name, opened in spaces}
+    from ..eviction import RecomputeCost
+    from ..upkeep import evict as drop
+
+    sizes = {name: _size(index) for name, index in spaces}
     left, done = sum(sizes.values()), {}
-    for name, opened in sorted(spaces, key=lambda space: _last_used(space[1])):
-        done[name] = opened.evict(limit * sizes[name] // max(left, 1), policy)
+    for name, index in sorted(spaces, key=lambda space: _last_used(space[1])):
+        done[name] = drop(index, limit * sizes[name] // max(left, 1), policy, RecomputeCost())
         limit, left = limit - done[name].kept_bytes, left - sizes[name]
     return [(name, done[name]) for name in sizes]
 
 
-def _last_used(opened: PrefixStore) -> float:
+def _size(index: BlockIndex) -> int:
+    """Bytes of the blocks of a namespace that can be read."""
+    return sum(node.size_bytes for node in index.trie.nodes.values())
+
+
+def _last_used(index: BlockIndex) -> float:
     """When a block of a namespace was last used, in seconds; 0 where none can be read."""
-    return max((node.last_used for node in opened.index.trie.nodes.values()), default=0.0)
+    return max((node.last_used for node in index.trie.nodes.values()), default=0.0)
 
 
 def _limit(budget: str, total: int) -> int:
@@ -163,7 +191,7 @@ def transcode(
     fingerprint: Name = None,
     salt: Salt = "",
     dtype: Dtype = None,
-    block_tokens: BlockTokens = 256,
+    block_tokens: BlockTokens = BLOCK_TOKENS,
     as_json: AsJson = False,
 ) -> None:
     """Encode every block of a model again, e.g. lossless to quantized, but those that are so already.
@@ -191,8 +219,20 @@ def transcode(
             raise typer.Exit(1)
 
 
+def _indexes(store: str) -> list[tuple[str, BlockIndex]]:
+    """The index of every namespace of a store that is there, by name."""
+    import time
+
+    from ..backends import open_backend
+    from ..index import BlockIndex, namespaces
+
+    check_there(store)
+    backend = open_backend(store)
+    return [(name, BlockIndex(backend, name, None, BLOCK_TOKENS, time.time)) for name in namespaces(backend)]
+
+
 def _all(store: str, profile: Path | None = None) -> list[tuple[str, PrefixStore]]:
-    """Every namespace of a store that is there, by name."""
+    """Every namespace of a store that is there, by name, to look into its blocks."""
     from ..backends import open_backend
     from ..index import namespaces
     from ..store import PrefixStore

@@ -1,0 +1,301 @@
+"""Catalogs: a store opens without reading its blocks, and one that is lost, old or damaged is made anew from them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import sqlite3
+import time
+
+import numpy as np
+import pytest
+from rdcodec.codecs.kv_store.backends import open_backend
+from rdcodec.codecs.kv_store.catalogs import objects
+from rdcodec.codecs.kv_store.catalogs.lines import CatalogError, Line, packed_removal, unpacked
+from rdcodec.codecs.kv_store.catalogs.memory import NoCatalog
+from rdcodec.codecs.kv_store.store import PrefixStore
+from rdcodec.codecs.kv_store.trie import TOKEN_BYTES, common_prefix, token_key
+from store_cases import FINGERPRINT, PROMPT, SETTINGS, assert_is_cache, cache_of, files, put
+
+NAMES = itertools.count()
+
+
+@pytest.fixture(params=["directory", "memory", "file", "redis"])
+def again(request, tmp_path):
+    """Opens one store on each kind of backend, again and again."""
+    name = f"catalog{next(NAMES)}"
+    if request.param == "redis":
+        where = f"{request.getfixturevalue('redis_url')}?prefix={name}"
+    else:
+        where = {"directory": f"{tmp_path}/{name}", "memory": f"memory://{name}", "file": f"file://{tmp_path}/{name}"}[
+            request.param
+        ]
+
+    def open_again(**options):
+        return PrefixStore(open_backend(where), fingerprint=FINGERPRINT, settings=SETTINGS, **options)
+
+    return open_again
+
+
+def forbid(monkeypatch, backend, *verbs, but=()):
+    """Let some verbs fail for blocks."""
+    for verb in verbs:
+        call = getattr(backend, verb)
+
+        def checked(what, *rest, call=call, verb=verb):
+            keys = [what] if isinstance(what, str) else what
+            assert not any(key.startswith("blocks/") and key not in but for key in keys), f"{verb} of {what}"
+            return call(what, *rest)
+
+        monkeypatch.setattr(backend, verb, checked)
+
+
+def test_a_store_opens_and_finds_prefixes_without_reading_or_listing_blocks(again, monkeypatch):
+    put(again(), PROMPT)
+    put(again(), [*PROMPT[:16], *range(900, 910)])
+    store = again()
+    forbid(monkeypatch, store.index.backend, "get", "get_many", "list")
+    for query, found in (
+        (PROMPT, 30),
+        (PROMPT[:11], 11),
+        ([*PROMPT[:19], 7], 19),
+        ([*PROMPT[:16], 900, 3], 17),
+        ([3, 4], 0),
+    ):
+        assert store.longest_prefix(query) == found
+    monkeypatch.undo()
+    assert_is_cache(store.get(PROMPT), PROMPT)
+
+
+def test_a_get_fetches_all_blocks_at_once(again, monkeypatch):
+    put(again(), PROMPT)
+    store, asked = again(), []
+    store.longest_prefix(PROMPT)
+    forbid(monkeypatch, store.index.backend, "list")
+    many = store.index.backend.get_many
+    monkeypatch.setattr(store.index.backend, "get_many", lambda keys, end=None: asked.append(len(keys)) or many(keys, end))
+    assert_is_cache(store.get(PROMPT), PROMPT)
+    assert asked == [4]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_longest_prefixes_are_those_of_brute_force(again, seed):
+    rng, prompts = np.random.default_rng(seed), []
+    for _ in range(10):
+        prompt = rng.integers(0, 2, rng.integers(1, 40))
+        store, cut = again(), int(rng.integers(1, len(prompt) + 1))
+        put(store, prompt[:cut])
+        if cut < len(prompt):  # in short blocks, whose continuations cross those of whole ones
+            store.append(prompt, [(k[:, cut:], v[:, cut:]) for k, v in cache_of(prompt)])
+        prompts.append(prompt)
+    reader = again()
+    for query in [*prompts, *(rng.integers(0, 2, rng.integers(1, 44)) for _ in range(40))]:
+        assert reader.longest_prefix(query) == max(common_prefix(query, prompt) for prompt in prompts)
+        assert again().longest_prefix(query) == reader.longest_prefix(query)
+
+
+def test_evicted_blocks_leave_the_catalog(again):
+    put(again(), PROMPT)
+    put(again(), list(range(600, 616)))
+    store = again()
+    store.evict(store.stats().size_bytes // 2)
+    left = {node.id: node.size_bytes for node in again_loaded(again).trie.nodes.values()}
+    assert left == store.index.stored() and len(left) < 6
+    again().evict(0)
+    assert not again_loaded(again).trie.nodes and again().get(PROMPT) is None
+    put(again(), PROMPT)
+    assert_is_cache(again().get(PROMPT), PROMPT)
+
+
+def again_loaded(again):
+    index = again().index
+    index.load()
+    return index
+
+
+def test_transcoded_blocks_have_their_new_size_and_mode(again):
+    put(again(), PROMPT)
+    again().transcode("fp8")
+    index = again_loaded(again)
+    assert {node.id: node.size_bytes for node in index.trie.nodes.values()} == index.stored()
+    assert again().stats().modes == {"fp8": 4}
+
+
+def test_a_catalog_that_is_lost_is_made_anew(again):
+    """As is that of a store that an older program wrote."""
+    put(again(), PROMPT)
+    put(again(), [*PROMPT[:16], *range(900, 910)])
+    store = again()
+    store.longest_prefix(PROMPT)
+    store.index._catalog.reset()
+    assert_is_cache(again().get(PROMPT), PROMPT)
+    index = again_loaded(again)
+    assert len(index.trie.nodes) == 6 and index._catalog.longest == 8
+    assert again().longest_prefix([*PROMPT[:19], 7]) == 19
+
+
+def test_one_that_cannot_be_made_is_done_without(again, monkeypatch):
+    put(again(), PROMPT)
+    store = again()
+
+    class Broken(NoCatalog):
+        def outdated(self):
+            raise CatalogError("broken")
+
+    monkeypatch.setattr(store.index.backend, "catalog", lambda _: Broken())
+    assert_is_cache(store.get(PROMPT), PROMPT)
+    put(store, [*PROMPT, 7])
+    assert_is_cache(store.get([*PROMPT, 7]), [*PROMPT, 7])
+    assert store.stats().blocks == 4
+
+
+def test_blocks_without_a_line_are_found_by_their_id_or_by_looking_after_the_store(again):
+    """Such as a killed writer leaves, or an older program writes."""
+    put(again(), PROMPT[:24])
+    store = again()
+    assert store.longest_prefix(PROMPT) == 24
+    store.index._catalog.write([], [node.id for node in store.index.match(np.array(PROMPT)).path[1:]])
+    assert_is_cache(again().get(PROMPT), PROMPT[:24])
+    store.index._catalog.write([], [node.id for node in store.index.match(np.array(PROMPT)).path[1:]])
+    again().verify()
+    assert len(again_loaded(again).trie.nodes) == 3
+
+
+# ---- folders ----
+
+
+def catalog_file(folder):
+    (path,) = (folder / "index").glob("*.sqlite")
+    return path
+
+
+def settle(folder):
+    """Let the folders of blocks have been changed a while ago."""
+    for path in folder.glob("blocks/*/*"):
+        os.utime(path, (time.time() - 100,) * 2)
+
+
+def test_of_a_folder_only_what_changed_is_looked_at(opened, folder, monkeypatch):
+    put(opened(), PROMPT)
+    settle(folder)
+    opened().longest_prefix(PROMPT)  # compares, and takes note
+    other = PrefixStore(open_backend(folder.parent / "other"), fingerprint=FINGERPRINT, settings=SETTINGS)
+    tail = [*PROMPT[:8], 500, 501]
+    put(other, tail)
+    (new,) = [path for path in files(folder.parent / "other") if path.name not in {p.name for p in files(folder)}]
+    target = folder / new.relative_to(folder.parent / "other")
+    target.parent.mkdir(exist_ok=True)
+    shutil.copy(new, target)
+    store = opened()
+    forbid(monkeypatch, store.index.backend, "get", "get_many", but=[target.relative_to(folder).as_posix()])
+    assert store.longest_prefix(tail) == 10, "a block that was copied into the folder"
+    monkeypatch.undo()
+    target.unlink()
+    store = opened()
+    forbid(monkeypatch, store.index.backend, "get", "get_many")
+    assert store.longest_prefix(tail) == 8
+
+
+def test_puts_leave_nothing_to_look_at(opened, folder, monkeypatch):
+    store = opened()
+    for first in range(0, 4000, 400):
+        put(store, list(range(first, first + 16)))
+    store = opened()
+    forbid(monkeypatch, store.index.backend, "get", "get_many", "list")
+    assert store.longest_prefix(list(range(400, 416))) == 16
+
+
+@pytest.mark.parametrize("damage", ["junk", "empty", "cut", "version", "line"])
+def test_a_damaged_file_is_made_anew(opened, folder, damage):
+    for first in range(0, 4000, 400):
+        put(opened(), list(range(first, first + 16)))
+    path = catalog_file(folder)
+    data = path.read_bytes()
+    if damage == "line":
+        with sqlite3.connect(path) as db:
+            db.execute("UPDATE blocks SET start = start + 8 WHERE start > 0")
+        db.close()
+    elif damage == "version":
+        with sqlite3.connect(path) as db:
+            db.execute("PRAGMA user_version = 9")
+        db.close()
+    else:
+        path.write_bytes({"junk": b"junk" * 5000, "empty": b"", "cut": data[: len(data) // 2]}[damage])
+    for first in range(0, 4000, 400):
+        assert_is_cache(opened().get(list(range(first, first + 16))), list(range(first, first + 16)))
+    assert opened().stats().blocks == 20 and not opened().verify().damaged
+
+
+def test_a_file_of_wrong_lines_gives_misses_and_deletes_nothing(opened, folder):
+    """Lines whose checksums hold, but of another tenant: their ids do not."""
+    put(opened(salt=b"theirs"), PROMPT)
+    theirs = catalog_file(folder)
+    ours = theirs.with_name(f"{opened(salt=b'ours').index.namespace}.sqlite")
+    theirs.rename(ours)
+    assert opened(salt=b"ours").longest_prefix(PROMPT) == 0
+    assert_is_cache(opened(salt=b"theirs").get(PROMPT), PROMPT)
+
+
+def test_a_folder_that_may_only_be_read_needs_no_catalog(opened, folder, monkeypatch):
+    put(opened(), PROMPT)
+    catalog_file(folder).unlink()
+
+    monkeypatch.setattr("rdcodec.codecs.kv_store.catalogs.table.LineTable.change", lambda *_: False)
+    for _ in range(2):
+        assert_is_cache(opened().get(PROMPT), PROMPT)
+    assert opened().stats().blocks == 4 and not (list((folder / "index").iterdir()))
+
+
+def test_a_large_store_is_not_kept_in_memory(opened, monkeypatch):
+    monkeypatch.setattr("rdcodec.codecs.kv_store.index.NODES_MAX", 5)
+    store = opened()
+    for first in range(0, 4000, 400):
+        tokens = list(range(first, first + 20))
+        put(store, tokens)
+        assert_is_cache(store.get(tokens), tokens)
+        assert len(store.index.trie.nodes) <= 8
+    store.save()
+    assert opened().stats().hits == 30
+
+
+# ---- manifests ----
+
+
+def test_manifests_are_folded(monkeypatch):
+    monkeypatch.setattr(objects, "MANIFESTS_MAX", 4)
+    where = f"memory://folded{next(NAMES)}"
+
+    def opened():
+        return PrefixStore(open_backend(where), fingerprint=FINGERPRINT, settings=SETTINGS)
+
+    for first in range(0, 8000, 400):
+        put(opened(), list(range(first, first + 16)))
+        assert len([*opened().index.backend.list("index/")]) <= 5
+    opened().evict(opened().stats().size_bytes // 2)
+    index = opened().index
+    index.load()
+    assert {node.id for node in index.trie.nodes.values()} == set(index.stored()) != set()
+
+
+@pytest.mark.parametrize("data", [b"", b"KVLN", b"junk" * 10])
+def test_a_damaged_manifest_is_a_catalog_to_be_made_anew(data):
+    where = f"memory://damaged{next(NAMES)}"
+    store = PrefixStore(open_backend(where), fingerprint=FINGERPRINT, settings=SETTINGS)
+    put(store, PROMPT)
+    (entry,) = store.index.backend.list("index/")
+    for bad in (data, store.index.backend.get(entry.key)[:-3]):
+        store.index.backend.put(entry.key, bad)
+        again = PrefixStore(open_backend(where), fingerprint=FINGERPRINT, settings=SETTINGS)
+        assert_is_cache(again.get(PROMPT), PROMPT)
+        assert again.index.stored().keys() == again.index.trie.nodes.keys()
+
+
+def test_lines_round_trip_and_refuse_nonsense():
+    line = Line(b"i" * 16, b"p" * 16, token_key(np.arange(5)), 8, 1000, "fp8")
+    data = line.packed() + packed_removal(b"r" * 16)
+    assert list(unpacked(data)) == [line, b"r" * 16]
+    for bad in (data[:-1], data[:-60], line.packed()[:-1], line.packed()[:48] + b"\xfe" + line.packed()[49:]):
+        with pytest.raises(CatalogError):
+            list(unpacked(bad))
+    assert len(line.key) == 5 * TOKEN_BYTES
