@@ -4,7 +4,7 @@
 
 Blocks hold next to nothing (one layer, one head of 8), so that only the store's own work counts; a folder, without fsync.
 Each figure is taken in a process of its own, with a warm disk cache, the least of five where it can be taken again.
-Some ten minutes on one core.
+Half an hour on one core.
 Writes benchmarks/results/kv_store_scale.csv (-o: elsewhere). Columns: what, how many of it, figure, value, unit.
 """
 
@@ -66,7 +66,10 @@ def fill(where: Path, blocks: int) -> np.ndarray:
 
 
 def opening(where: Path, ids: np.ndarray) -> dict[str, float]:
-    """Of a fresh process: opening and the first get, later ones, and the memory they took."""
+    """Of a process that used another store before: opening and the first get, later ones, and the memory they took."""
+    warm, few = opened(where.with_name("warm")), np.arange(PROMPT)
+    warm.put(few, cache(PROMPT))
+    warm.get(few)
     before = memory_mb()
     start = time.perf_counter()
     store = opened(where)

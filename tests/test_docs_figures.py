@@ -458,6 +458,29 @@ def test_cache_modes():
     assert checked >= 12
 
 
+SCALE = {
+    "open with 100,000 blocks, and look up": ("blocks", "100000", "open and look up"),
+    "get of 2,048 tokens in 8 of them": ("blocks", "100000", "get of 2,048 tokens"),
+    "memory that both take": ("blocks", "100000", "memory that opening and reading take"),
+    "longest_prefix of 1,000,000 tokens": ("prompt of tokens", "1000000", "longest_prefix"),
+    "put of 1,000,000 tokens": ("prompt of tokens", "1000000", "put"),
+    "files of use after 1,000 sessions": ("sessions", "1000", "usage files"),
+    "codec kv ls of one tenant": ("tenants of 10 blocks", "1", "codec kv ls, CPU time"),
+    "codec kv ls of 200 tenants": ("tenants of 10 blocks", "200", "codec kv ls, CPU time"),
+}
+
+
+def test_a_large_store():
+    listed = table("docs/kv-store.md", "| what | figure |")
+    assert listed.keys() == SCALE.keys()
+    for name, (cell,) in listed.items():
+        number, _, unit = cell.partition(" ")
+        value = figure("kv_store_scale.csv", "value", *SCALE[name]) / (1000 if unit == "s" else 1)
+        assert number == shown(value, number), name
+    opened, got, memory = (figure("kv_store_scale.csv", "value", *keys) for keys in list(SCALE.values())[:3])
+    assert opened < 300 and got < 10 and memory < 100, "what the store promises"
+
+
 TENSOR_METHODS = {"zstd -3": "zstd", "int4": "int4 g128", "NF4": "nf4 g64"}
 TENSOR_COLUMNS = "bits_per_weight", "percent_of_raw", "snr_db", "kl_bits", "perplexity"
 
