@@ -20,6 +20,7 @@ from ...entropy_models.tables import Tables
 from ..image.dcvc_rt import ImageNetwork
 from ..image.tile_coder import to_pixels, to_signal
 from ..image.tiles import LATENT_STRIDE
+from .copies import code_copies, with_copies
 from .header import VideoHeader
 from .motion import code_field, moved
 from .motion_search import searched
@@ -35,8 +36,8 @@ NEW_SHARE = 0.6
 class Picture:
     """A decoded frame, and what the next one may know of it."""
 
-    def __init__(self, pixels: Tensor, past: Past, field: Tensor) -> None:
-        self.pixels, self.past, self.field = pixels, past, field
+    def __init__(self, pixels: Tensor, past: Past, field: Tensor, copies: Tensor) -> None:
+        self.pixels, self.past, self.field, self.copies = pixels, past, field, copies
         """Pixels: uint8 (1, rows, columns, 3), sides whole blocks."""
         self._moved: tuple[Tensor, Tensor] | None = None
 
@@ -61,7 +62,9 @@ class GroupPass:
     def __init__(self, image: ImageNetwork, stem: StemNetwork, header: VideoHeader, *, blank: bool = False) -> None:
         self._image, self._stem, self.blank = image, stem, blank
         self._device = next(image.parameters()).device
-        self._quality = torch.tensor([header.quality], device=self._device)
+        self._quality, self._intra_quality = (
+            torch.tensor([quality], device=self._device) for quality in (header.quality, header.intra_quality)
+        )
         self._rows, self._columns = (-(-side // LATENT_STRIDE) for side in (header.height, header.width))
         self._rests = False
         self.picture: Picture | None = None
@@ -97,10 +100,14 @@ class GroupPass:
         return SAME - kind if self._rests and kind in (INTER, SAME) else kind
 
     def _intra(self, coder: Coder, frame: Tensor | None) -> Picture:
-        y = self._empty() if frame is None else self._image.to_latent(frame, self._quality)
+        quality = self._intra_quality
+        y = self._empty() if frame is None else self._image.to_latent(frame, quality)
         remembered = Remembered(coder)
-        y_hat = self._image.coding_pass(remembered, y, self._quality)
-        return Picture(self._shown(y_hat), remembered.past(y_hat), self._still())
+        y_hat = self._image.coding_pass(remembered, y, quality)
+        still = self._still()
+        return Picture(
+            to_pixels(self._synthesis(y_hat, quality)), remembered.past(y_hat), still, torch.ones_like(still[..., 0])
+        )
 
     def _inter(self, coder: Coder, frame: Tensor | None, field: Tensor | None, before: Picture) -> Picture:
         # vectors as changes since the frame before, if that tells them in fewer bits, is for the encoder to see
@@ -108,17 +115,23 @@ class GroupPass:
         field = code_field(coder, wanted, before.field, self._stem.motion_levels, changes=changes)
         expected = self._empty() if self.blank else self._latent(before.moved(field))
         y = expected if frame is None else self._latent(frame)
+        copies = code_copies(coder, self._stem.worth_copying(y, expected, self._quality), before.copies)
         remembered = Remembered(coder)
-        y_hat = self._stem.coding_pass(remembered, y, self._quality, expected, before.past)
-        return Picture(self._shown(y_hat), remembered.past(y_hat), field)
+        y_hat = self._stem.coding_pass(remembered, y, self._quality, expected, before.past, copies > 0)
+        past, picture = remembered.past(y_hat), self._synthesis(y_hat, self._quality)
+        if not self.blank:
+            picture = self.joined(picture, before.moved(field), past, copies)
+        return Picture(to_pixels(picture), past, field, copies)
+
+    def joined(self, coded: Tensor, moved: Tensor, past: Past, copies: Tensor) -> Tensor:
+        """The picture that is shown, of what the synthesis makes of a frame's latent and the moved frame before it."""
+        return with_copies(self._stem.fused(coded, moved, past, self._quality), moved, copies)
 
     def _latent(self, picture: Tensor) -> Tensor:
         return self._stem.to_synthesis(self._image.to_latent(picture, self._quality), self._quality)
 
-    def _shown(self, y_hat: Tensor) -> Tensor:
-        if self.blank:
-            return torch.empty(0, dtype=torch.uint8)
-        return to_pixels(self._image.to_image(y_hat, self._quality))
+    def _synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+        return torch.empty(0) if self.blank else self._image.to_image(y_hat, quality)
 
     def _empty(self) -> Tensor:
         shape = 1, self._rows, self._columns, self._image.config.latent_channels
@@ -131,33 +144,40 @@ class GroupPass:
 class GroupEncoder:
     """Chooses kinds and motion of a group's frames, and codes them."""
 
-    def __init__(self, image: ImageNetwork, stem: StemNetwork, tables: Tables, header: VideoHeader) -> None:
+    def __init__(
+        self,
+        image: ImageNetwork,
+        stem: StemNetwork,
+        tables: Tables,
+        header: VideoHeader,
+        group: type[GroupPass] = GroupPass,
+    ) -> None:
         self._image, self._stem, self._tables, self._header = image, stem, tables, header
         self._device = next(image.parameters()).device
-        self._pass = GroupPass(image, stem, header)
+        self.group = group(image, stem, header)
         self._source: np.ndarray | None = None
 
     def code(self, coder: Coder, pixels: np.ndarray) -> int:
         """Code the next frame, uint8 (height, width, 3); its kind."""
-        before, same = self._pass.picture, self._source is not None and np.array_equal(pixels, self._source)
+        before, same = self.group.picture, self._source is not None and np.array_equal(pixels, self._source)
         self._source = pixels
         if same:
-            return self._pass.code(coder, SAME)
+            return self.group.code(coder, SAME)
         frame = self._signal(pixels)
         if before is None:
-            return self._pass.code(coder, INTRA, frame)
+            return self.group.code(coder, INTRA, frame)
         with torch.inference_mode():
             field = searched(frame, before.signal, before.field, self._header.quality)
             error = (before.moved(field) - frame).abs().mean()
             kind = INTER
             if error > NEW_SHARE * (frame - frame.mean((1, 2), keepdim=True)).abs().mean():
                 kind = min((INTER, INTRA), key=lambda kind: self._bits(kind, frame, field, before))
-        return self._pass.code(coder, kind, frame, field)
+        return self.group.code(coder, kind, frame, field)
 
     @property
     def shown(self) -> np.ndarray:
         """The frame that was coded last as a decoder shows it."""
-        return shown(self._pass, self._header)
+        return shown(self.group, self._header)
 
     def _bits(self, kind: int, frame: Tensor, field: Tensor, before: Picture) -> float:
         """Bits of a frame as one kind."""

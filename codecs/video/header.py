@@ -8,7 +8,7 @@ Signal header (little-endian)::
     4       4     frames, 1..2^31 - 1
     8       2     frames a group, 1..1024; the last group may have fewer
     10      1     quality, 0..100
-    11      1     reserved, 0
+    11      1     lift: what frames coded on their own have above that quality, 0..100; never beyond 100 together
     12      4, 4  mean rate in frames per second, numerator and denominator, 1..2^31 - 1
     20      ...   what the source was, `frames.Format`; empty: not known
 
@@ -32,6 +32,8 @@ QUALITY = 50
 """Where none is asked for."""
 GROUP = 32
 """Frames a group, where no number is asked for."""
+LIFT = 16
+"""Quality that the first frame of a group has more than the others, which copy what they can of it."""
 SIDE_MAX = 16384
 PIXELS_MAX = 1 << 26
 FRAMES_MAX = (1 << 31) - 1
@@ -53,6 +55,7 @@ class VideoHeader:
     rate: Fraction
     """Mean rate in frames per second."""
     group: int = GROUP
+    lift: int = LIFT
     source: bytes = b""
 
     def __post_init__(self) -> None:
@@ -63,28 +66,34 @@ class VideoHeader:
                 f"{self.frames} frames in groups of {self.group} at quality {self.quality}; "
                 f"need 1..{FRAMES_MAX}, 1..{GROUP_MAX} and 0..100"
             )
+        if not 0 <= self.lift <= 100:
+            raise Corrupt(f"first frames {self.lift} above the quality of others; need 0..100")
         if not (0 < self.rate.numerator <= RATE_PART_MAX and self.rate.denominator <= RATE_PART_MAX):
             raise Corrupt(f"{self.rate} frames per second; need a positive fraction of numbers up to {RATE_PART_MAX}")
 
     def pack(self) -> bytes:
         return _SIGNAL.pack(
-            self.width, self.height, self.frames, self.group, self.quality, 0, self.rate.numerator, self.rate.denominator
+            self.width, self.height, self.frames, self.group, self.quality, self.lift,
+            self.rate.numerator, self.rate.denominator,
         ) + self.source  # fmt: skip
 
     @classmethod
     def unpack(cls, signal: bytes) -> VideoHeader:
         if len(signal) < _SIGNAL.size:
             raise Corrupt(f"a video's signal header has at least {_SIGNAL.size} bytes, this one {len(signal)}")
-        width, height, frames, group, quality, reserved, numerator, denominator = _SIGNAL.unpack_from(signal)
-        if reserved:
-            raise Unsupported(f"reserved byte {reserved}; this program knows 0")
+        width, height, frames, group, quality, lift, numerator, denominator = _SIGNAL.unpack_from(signal)
         if not denominator:
             raise Corrupt("a rate of frames without a denominator")
         rate = Fraction(numerator, denominator)
         return cls(
-            width=width, height=height, frames=frames, group=group, quality=quality, rate=rate,
+            width=width, height=height, frames=frames, group=group, quality=quality, lift=lift, rate=rate,
             source=signal[_SIGNAL.size :],
         )  # fmt: skip
+
+    @property
+    def intra_quality(self) -> int:
+        """Quality of frames that are coded on their own."""
+        return min(100, self.quality + self.lift)
 
     @property
     def groups(self) -> int:

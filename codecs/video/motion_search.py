@@ -20,7 +20,7 @@ COARSE = 4
 """Pixels of the first search's step."""
 STEPS_OF_SCALES = ((2 * UNIT, UNIT), (UNIT, UNIT // 2), (UNIT, UNIT // 2, UNIT // 4))
 """Steps tried around the best vectors of blocks of 64, 32 and 16 pixels."""
-PRICE_HIGH, PRICE_LOW = 0.7, 0.04
+PRICE_HIGH, PRICE_LOW = 0.35, 0.02
 """Price of a bit in grey levels of a block's mean difference, at quality 0 and 100; log-linear between."""
 LUMA = (0.299, 0.587, 0.114)
 GREY_LEVELS = 255

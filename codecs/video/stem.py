@@ -34,6 +34,8 @@ from ...entropy_models.integer_net import ACTIVATION_MAX, IntegerDepthwise, Inte
 from ...entropy_models.layers import GatedBlock, Linear, QualityGain, bounded, full_precision
 from ...entropy_models.tables import LEVELS
 from ..image.dcvc_rt import CONTEXT_MAX, GAIN_SPAN, GAIN_START, HYPER_MAX, MEAN_MAX
+from .copies import worth_copying
+from .fusion import Fusion, activity_of
 from .motion import ACTIVITIES, SCALES, START_LEVELS
 
 LEVEL_UNIT = ACTIVATION_MAX // (LEVELS - 1)
@@ -56,6 +58,8 @@ class StemConfig:
     """Blocks between the past's latents and the mean context."""
     knots: int = 9
     """Qualities, evenly spaced, that own a gain vector; the others interpolate."""
+    fusion_width: int = 96
+    fusion_blocks: int = 4
 
 
 class Past(NamedTuple):
@@ -151,6 +155,7 @@ class StemNetwork(nn.Module):
         self.temporal_levels = TemporalLevels(c.latent_channels, c.level_channels, linear, depthwise)
         self.mean_context = MeanContext(c.latent_channels, c.context_channels)
         self.level_context = LevelContext(c.latent_channels, c.level_channels, c.knots, linear, depthwise)
+        self.fusion = Fusion(c.fusion_width, c.fusion_blocks, c.knots)
         self.register_buffer("motion_levels", torch.tensor(START_LEVELS, dtype=torch.uint8).view(SCALES, ACTIVITIES))
 
     def to_synthesis(self, latent: Tensor, quality: Tensor) -> Tensor:
@@ -159,7 +164,23 @@ class StemNetwork(nn.Module):
         knot_weights = float_knot_weights(quality, self.config.knots, latent.dtype)
         return latent * (self.gain(knot_weights) * self.inverse_gain(knot_weights))
 
-    def coding_pass(self, coder: Coder, y: Tensor, quality: Tensor, moved: Tensor, past: Past) -> Tensor:
+    def worth_copying(self, y: Tensor, moved: Tensor, quality: Tensor) -> Tensor:
+        """`worth_copying` of a frame's latent, and of the moved frame's. A reader's answer has no meaning."""
+        knot_weights = float_knot_weights(quality, self.config.knots, y.dtype)
+        return worth_copying((y - moved) / self.inverse_gain(knot_weights))
+
+    def fused(self, coded: Tensor, moved: Tensor, past: Past, quality: Tensor) -> Tensor:
+        """`Fusion` of what the synthesis makes of a frame's latent and the moved frame before it. Not clamped.
+
+        Args:
+            past: of the frame itself, as the next one will know it.
+        """
+        knot_weights = float_knot_weights(quality, self.config.knots, coded.dtype)
+        return self.fusion(coded, moved, activity_of(past.symbols, past.levels), knot_weights)
+
+    def coding_pass(
+        self, coder: Coder, y: Tensor, quality: Tensor, moved: Tensor, past: Past, copies: Tensor | None = None
+    ) -> Tensor:
         """Code the latent of a frame and return what the decoder knows. The only description of the bitstream.
 
         Args:
@@ -167,8 +188,12 @@ class StemNetwork(nn.Module):
             quality: integers 0..100, (B,).
             moved: the same of the decoded frame before after motion; only means depend on it.
             past: of the frame before; only means depend on its ``y_hat``.
+            copies: blocks of which nothing is coded, bool (B, H, W); None: there are none.
         """
         batch, rows, columns, channels = y.shape
+        coded = None if copies is None else ~copies[..., None]
+        if coded is not None:
+            y = torch.where(coded, y, moved)  # for the hyper-latents, which see their surroundings
         integer_weights = integer_knot_weights(quality, self.config.knots)
         knot_weights = float_knot_weights(quality, self.config.knots, y.dtype)
         step_size = self.inverse_gain(knot_weights)
@@ -184,6 +209,7 @@ class StemNetwork(nn.Module):
         known: Tensor | None = None  # to levels, of the step before
         for step in range(STEPS):
             active = active_mask(rows, columns, channels, step, y.device)
+            active = active if coded is None else active & coded
             mean_context = bounded(self.mean_context.refine(mean_context, step), CONTEXT_MAX)
             level_context = full_precision(self.level_context.refine, level_context, known, integer_weights, step)
             mean = full_precision(self.mean_context.mean[step], mean_context)
@@ -196,4 +222,4 @@ class StemNetwork(nn.Module):
             known = known + symbols if known is not None and step == 1 else symbols
             if step + 1 < STEPS:
                 mean_context = bounded(self.mean_context.update(mean_context, y_step - expected * active, step), CONTEXT_MAX)
-        return y_hat
+        return y_hat if coded is None else torch.where(coded, y_hat, moved)

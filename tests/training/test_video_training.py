@@ -17,16 +17,19 @@ from rdcodec.codecs.video.groups import INTER, INTRA, GroupPass
 from rdcodec.codecs.video.header import VideoHeader
 from rdcodec.codecs.video.stem import Remembered, StemConfig, StemNetwork
 from rdcodec.entropy_models.coder import Measure
+from rdcodec.entropy_models.errors import InputError
 from rdcodec.entropy_models.hyperprior import float_knot_weights
 from rdcodec.training.coder import SKIP_LEVEL, Train, start_tables
-from rdcodec.training.export import export
+from rdcodec.training.export import export, load_checkpoint
 from rdcodec.training.hyper import DEAD
 from rdcodec.training.main import train
 from rdcodec.training.quantisation import LAYERS
 from rdcodec.training.video import module
-from rdcodec.training.video.chains import ChainCache, ChainMaker, quality_at
+from rdcodec.training.video.cache import RecordCache
+from rdcodec.training.video.chains import Chain, ChainMaker, chain_cache, quality_at
 from rdcodec.training.video.data import VideoData
-from rdcodec.training.video.module import HYPER_DEVIATION, VideoTraining, coded, revive_hyper_latents
+from rdcodec.training.video.module import HYPER_DEVIATION, VideoTraining, coded, errors_left, revive_hyper_latents
+from rdcodec.training.video.observations import Observation, ObservationMaker, observation_cache
 from torch.utils.data import default_collate
 from video_clips import encoded
 
@@ -44,9 +47,9 @@ def videos(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cache(videos, tmp_path_factory) -> ChainCache:
+def cache(videos, tmp_path_factory) -> RecordCache[Chain]:
     folder = tmp_path_factory.mktemp("cache")
-    return ChainCache(videos, folder, count=3, image="image-10", frames=3, crop=64, seed=1)
+    return chain_cache(videos, folder, count=3, image="image-10", frames=3, crop=64, seed=1)
 
 
 def test_the_recipe_learns_and_exports(videos, tmp_path, monkeypatch):
@@ -83,6 +86,57 @@ def test_the_recipe_learns_and_exports(videos, tmp_path, monkeypatch):
         weights.manifest.cache_clear()
 
 
+def test_fusion_is_trained_on_what_a_model_decodes(videos, tmp_path, monkeypatch):
+    """Nothing but fusion changes, and it leaves less error than it began with."""
+    monkeypatch.chdir(tmp_path)
+    name = next(name for name, line in weights.manifest().items() if line.codec == "video")
+    more = [
+        f"--data.train={videos}",
+        f"--data.validation={videos}",
+        f"--data.cache={tmp_path / 'cache'}",
+        "--data.fused",
+        name,
+    ]
+    more += ["--model.stage=fusion", "--trainer.max_steps=2"]
+    train("video", ["fit", "--config", str(RECIPES / "video_tiny.yaml"), *more])
+    assert load_checkpoint(tmp_path / "runs/video_tiny/last.ckpt").hyper_parameters["stage"] == "fusion"
+    training = VideoTraining(stage="fusion")
+    before = {key: value.clone() for key, value in training.network.state_dict().items()}
+    batch = default_collate([observations(videos, tmp_path, name)[i] for i in range(4)])
+    optimizer, losses = training.configure_optimizers(), []
+    for _ in range(8):
+        loss, _ = training.loss(batch)
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    changed = {key.split(".")[0] for key, value in training.network.state_dict().items() if not value.equal(before[key])}
+    assert changed == {"fusion"} and losses[-1] < losses[0]
+
+
+def observations(videos: Path, tmp_path: Path, name: str) -> RecordCache[Observation]:
+    """What the tiny recipe has made."""
+    return observation_cache(videos, tmp_path / "cache", count=12, model=name, frames=3, crop=64, seed=1)
+
+
+def test_observations_are_what_fusion_meets(videos, tmp_path):
+    """Fused, copied and rounded, they are the frames that the codec decodes."""
+    name = next(name for name, line in weights.manifest().items() if line.codec == "video")
+    maker = ObservationMaker([videos / "0.mkv"], name, 3, 64)
+    seen = maker(np.random.default_rng(5), 40)
+    frames = np.stack([observation.original.numpy() for observation in seen])
+    batch = default_collate(seen)
+    left = errors_left(maker.codec.stem, batch)
+    assert len(seen) == 2 and frames.shape == (2, 64, 64, 3) and (left > 0).all() and (left < 2).all()
+    assert set(batch.copies.unique().tolist()) <= {0, 1}
+
+
+def test_a_stage_needs_its_data(videos, tmp_path):
+    for stage, fused in (("fusion", None), ("entropy", "video-x")):
+        with pytest.raises(InputError, match="data.fused"):
+            VideoTraining(stage=stage).check_data(VideoData(videos, fused=fused, cache=tmp_path))
+
+
 def test_chains_are_what_a_codec_meets(cache):
     """Bits of the first frame, and its latent, are those of a group's."""
     maker = ChainMaker([Path("unused")], "image-10", 3, 64)
@@ -92,7 +146,7 @@ def test_chains_are_what_a_codec_meets(cache):
     assert float((chain.moved[0] - chain.y[1]).abs().mean()) < 0.7 * float((chain.y[0] - chain.y[1]).abs().mean())
     network = maker.codec.network
     stem = StemNetwork(StemConfig(), *LAYERS["integer"])
-    header = VideoHeader(width=64, height=64, frames=3, quality=50, rate=25)
+    header = VideoHeader(width=64, height=64, frames=3, quality=50, rate=25, lift=0)
     group, measure = GroupPass(network, stem, header), Measure(maker.codec.tables)
     assert group.code(measure, INTRA, pixels[:1].float() / 255 - 0.5) == INTRA != INTER
     assert float(measure.bits[0]) == pytest.approx(float(chain.intra_bits[0]), rel=1e-4)
@@ -102,11 +156,11 @@ def test_chains_are_what_a_codec_meets(cache):
 
 def test_chains_are_kept_and_gone_on_with(videos, tmp_path):
     options = {"image": "image-10", "frames": 2, "crop": 64, "seed": 3}
-    first = ChainCache(videos, tmp_path, count=2, **options)
+    first = chain_cache(videos, tmp_path, count=2, **options)
     (path,) = tmp_path.iterdir()
     before, size = path.read_bytes(), first.kind.itemsize
     path.write_bytes(before[: size + 5])  # killed in the second
-    again = ChainCache(videos, tmp_path, count=2, **options)
+    again = chain_cache(videos, tmp_path, count=2, **options)
     assert path.stat().st_size == 2 * size and path.read_bytes()[:size] == before[:size]
     assert torch.equal(again[0].y, first[0].y)
 

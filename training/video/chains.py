@@ -6,7 +6,6 @@ decoded frame before them is moved by block motion and analysed. Training on cha
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,6 @@ from typing import NamedTuple
 import av
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from ...codecs.image.codec import ImageCodec
@@ -27,6 +25,7 @@ from ...entropy_models.coder import Measure
 from ...entropy_models.errors import InputError
 from ...entropy_models.hyperprior import QUALITY_MAX
 from ..files import files_of
+from .cache import Make, RecordCache
 
 SUFFIXES = {".mkv", ".mp4", ".webm", ".y4m", ".avi", ".mov"}
 SKIPS, SKIP_SHARES = (1, 2, 3), (0.75, 0.17, 0.08)
@@ -75,19 +74,7 @@ class ChainMaker:
         Raises:
             InputError: hardly a video is long and large enough.
         """
-        for _ in range(DRAWS_MAX):
-            clip = clip_of(self.files[random.integers(len(self.files))])
-            skip = min(int(random.choice(SKIPS, p=SKIP_SHARES)), (len(clip) - 1) // (self.frames - 1))
-            if skip and min(clip.shape[1:3]) >= self.crop:
-                break
-        else:
-            raise InputError(f"no video of at least {self.frames} frames and {self.crop}x{self.crop} pixels was found")
-        start = random.integers(len(clip) - skip * (self.frames - 1))
-        part = clip[start : start + skip * (self.frames - 1) + 1 : skip][:: random.choice([-1, 1])]
-        top, left = (random.integers(size - self.crop + 1) for size in clip.shape[1:3])
-        part = part[:, top : top + self.crop, left : left + self.crop]
-        part = part[:, :, :: random.choice([-1, 1])][:, :: random.choice([-1, 1])]
-        return self.chain(torch.from_numpy(np.ascontiguousarray(part)), quality)
+        return self.chain(drawn(self.files, random, self.frames, self.crop), quality)
 
     @torch.inference_mode()
     def chain(self, pixels: Tensor, quality: int) -> Chain:
@@ -115,39 +102,55 @@ class ChainMaker:
         )  # fmt: skip
 
 
-class ChainCache:
-    """Chains of a source in one memory-mapped file; made when they are first asked for, and kept."""
+def drawn(files: list[Path], random: np.random.Generator, frames: int, crop: int) -> Tensor:
+    """Pixels of a crop of frames that follow one another, uint8 (frames, crop, crop, 3), turned and mirrored at random.
 
-    def __init__(self, source: Path, folder: Path, *, count: int, image: str, frames: int, crop: int, seed: int) -> None:
-        files = files_of(source, SUFFIXES, "videos")
-        side, channels = crop // LATENT_STRIDE, StemConfig().latent_channels
-        state = [image, frames, crop, seed, *((str(path.resolve()), path.stat().st_size) for path in files)]
-        key = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
-        latent = (side, side, channels)
-        self.kind = np.dtype(
-            [
-                ("quality", "i8"), ("y", "f2", (frames, *latent)), ("moved", "f2", (frames - 1, *latent)),
-                ("y_hat", "f2", latent), ("symbols", "i2", latent), ("levels", "u1", latent),
-                ("intra_bits", "f4", (frames,)),
-            ]
-        )  # fmt: skip
-        path, self.count = folder / f"video-{key}.bin", count
-        done = path.stat().st_size // self.kind.itemsize if path.exists() else 0
-        if done < count:
-            folder.mkdir(parents=True, exist_ok=True)
-            make, random = ChainMaker(files, image, frames, crop), np.random.default_rng([seed, done])
-            with path.open("ab") as file:
-                file.truncate(done * self.kind.itemsize)
-                for index in track(range(done, count), "coding chains of frames"):
-                    made = make(random, quality_at(index, seed))
-                    file.write(np.array([tuple(x.numpy() for x in made)], self.kind).tobytes())
-        self.chains: np.ndarray = np.memmap(path, self.kind, "r", shape=(count,))
+    Raises:
+        InputError: hardly a video is long and large enough.
+    """
+    for _ in range(DRAWS_MAX):
+        clip = clip_of(files[random.integers(len(files))])
+        skip = min(int(random.choice(SKIPS, p=SKIP_SHARES)), (len(clip) - 1) // (frames - 1))
+        if skip and min(clip.shape[1:3]) >= crop:
+            break
+    else:
+        raise InputError(f"no video of at least {frames} frames and {crop}x{crop} pixels was found")
+    start = random.integers(len(clip) - skip * (frames - 1))
+    part = clip[start : start + skip * (frames - 1) + 1 : skip][:: random.choice([-1, 1])]
+    top, left = (random.integers(size - crop + 1) for size in clip.shape[1:3])
+    part = part[:, top : top + crop, left : left + crop]
+    part = part[:, :, :: random.choice([-1, 1])][:, :: random.choice([-1, 1])]
+    return torch.from_numpy(np.ascontiguousarray(part))
 
-    def __len__(self) -> int:
-        return self.count
 
-    def __getitem__(self, index: int) -> Chain:
-        return Chain(*(torch.from_numpy(np.array(self.chains[index][name])) for name in self.kind.names or ()))
+def chain_cache(
+    source: Path, folder: Path, *, count: int, image: str, frames: int, crop: int, seed: int
+) -> RecordCache[Chain]:
+    """Chains of a source, made when they are first asked for, and kept."""
+    files = files_of(source, SUFFIXES, "videos")
+    side, channels = crop // LATENT_STRIDE, StemConfig().latent_channels
+    latent = (side, side, channels)
+    kind = np.dtype(
+        [
+            ("quality", "i8"), ("y", "f2", (frames, *latent)), ("moved", "f2", (frames - 1, *latent)),
+            ("y_hat", "f2", latent), ("symbols", "i2", latent), ("levels", "u1", latent),
+            ("intra_bits", "f4", (frames,)),
+        ]
+    )  # fmt: skip
+
+    def maker() -> Make[Chain]:
+        make = ChainMaker(files, image, frames, crop)
+        return lambda random, index: [make(random, quality_at(index, seed))]
+
+    return RecordCache(
+        Chain, kind, folder, [image, frames, crop, *states_of(files)], draws=count, seed=seed,
+        description="coding chains of frames", maker=maker,
+    )  # fmt: skip
+
+
+def states_of(files: list[Path]) -> list[tuple[str, int]]:
+    """What tells files from others."""
+    return [(str(path.resolve()), path.stat().st_size) for path in files]
 
 
 def quality_at(index: int, seed: int) -> int:

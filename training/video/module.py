@@ -6,24 +6,29 @@ an exchange rate; of each frame of a chain but the first, as a share of the rate
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
+import lightning as L
 import torch
 from torch import Tensor
 
 from ...codecs import weights
 from ...codecs.image.architectures import ARCHITECTURES as IMAGE_ARCHITECTURES
 from ...codecs.video.architectures import ARCHITECTURES
+from ...codecs.video.copies import with_copies
 from ...codecs.video.stem import Past, Remembered, StemNetwork
 from ...codecs.weights_file import read_weights
 from ...entropy_models.coder import Coder, Measure
+from ...entropy_models.errors import InputError
 from ...entropy_models.hyperprior import float_knot_weights
 from ..coder import LAGRANGIAN, Train, start_tables
 from ..freeze import frozen, thawed
 from ..hyper import revive
 from ..loop import CodecTraining
 from .chains import Chain
+from .observations import Observation
 
 SHARED = ("gain", "inverse_gain", "hyper_analysis", "hyper_prior", "mean_synthesis", "level_synthesis", "mean_context",
           "level_context")  # fmt: skip
@@ -33,6 +38,8 @@ HYPER_DEVIATION = 1.0
 """Deviation in steps that hyper-latents start with."""
 MEAN_SHARE = 0.2
 """Share of the image network's means that stay at the start: most of a frame is known."""
+ERROR_LEAST = 1e-6
+"""Mean squared error that a frame without any is taken to have."""
 
 
 class VideoTraining(CodecTraining):
@@ -42,14 +49,29 @@ class VideoTraining(CodecTraining):
         image: name of the image model whose latents are coded, and whose entropy model is the start.
         exchange: squared error, in squared steps, that is worth a bit; less than in an encoder's dead zone, for an error
             stays in the frames that follow.
+        stage: ``entropy`` trains the entropy model; then ``fusion`` trains `Fusion` alone, on frames that a model of the
+            first stage decodes (``data.fused``), by the squared error that is left.
         loop: what every codec's training takes.
     """
 
     codec = "video"
     architectures = ARCHITECTURES
 
-    def __init__(self, image: str = "image-10", exchange: float = 0.04, **loop: Any) -> None:
+    def __init__(
+        self,
+        image: str = "image-10",
+        exchange: float = 0.1,
+        stage: Literal["entropy", "fusion"] = "entropy",
+        **loop: Any,
+    ) -> None:
         super().__init__(**loop)
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and name.startswith("fusion.") == (stage == "fusion"))
+
+    def check_data(self, data: L.LightningDataModule) -> None:
+        stage = self.hparams["stage"]
+        if (stage == "fusion") != bool(getattr(data, "fused", None)):
+            raise InputError(f"stage {stage}: data.fused names the model whose frames are fused, and only for stage fusion")
 
     def start(self) -> None:
         """Begin as the entropy model of pictures, where sizes agree."""
@@ -59,12 +81,16 @@ class VideoTraining(CodecTraining):
         start_as_image(self.network, thawed(network))
 
     def on_fit_start(self) -> None:
-        """Starts that need data; of a training that goes on, whose step is not known yet, nothing."""
+        """Starts that need data, where weights are new."""
         data = getattr(self.trainer, "datamodule", None)
-        if not self.elapsed_s and data is not None:
+        fresh = not self.elapsed_s and not self.hparams["init"]
+        if fresh and data is not None and self.hparams["stage"] == "entropy":
             revive_hyper_latents(self.network, next(iter(data.train_dataloader())))
 
-    def loss(self, batch: Chain) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Chain | Observation) -> tuple[Tensor, dict[str, Tensor]]:
+        if isinstance(batch, Observation):
+            left = errors_left(self.network, batch)
+            return left.mean(), {"left": left.mean()}
         shares, errors = [], []
         for index, frame in enumerate(coded(self.network, batch, self.new_coder)):
             bits, _ = self.charged_bits(frame.coder)
@@ -78,8 +104,36 @@ class VideoTraining(CodecTraining):
     def new_coder(self) -> Train:
         return Train(honest=True)
 
-    def validation(self) -> VideoValidation:
+    def validation(self) -> VideoValidation | FusionValidation:
+        if self.hparams["stage"] == "fusion":
+            return FusionValidation(self.network)
         return VideoValidation(frozen(self.network, self.architecture))
+
+
+def errors_left(network: StemNetwork, batch: Observation) -> Tensor:
+    """Squared error of the frames that are shown, as a share of what it was without fusion, (batch,)."""
+    original, coded, moved = batch.original.float() / 255 - 0.5, batch.coded.float(), batch.moved.float()
+    copies = batch.copies.float()
+    weights = float_knot_weights(batch.quality, network.config.knots, torch.float32)
+    fused = network.fusion(coded, moved, batch.activity.float(), weights).float()
+    before, after = ((with_copies(picture, moved, copies) - original).square().mean((1, 2, 3)) for picture in (coded, fused))
+    return after / before.clamp(min=ERROR_LEAST)
+
+
+class FusionValidation:
+    """Mean of `errors_left`, as decibels that are won."""
+
+    def __init__(self, network: StemNetwork) -> None:
+        self.network = network
+        self.won: list[float] = []
+
+    def add(self, batch: Observation) -> None:
+        """One frame, as a batch of one."""
+        with torch.inference_mode():
+            self.won.append(-10 * math.log10(max(float(errors_left(self.network, batch)), ERROR_LEAST)))
+
+    def figures(self) -> dict[str, float]:
+        return {"won_db": sum(self.won) / len(self.won)}
 
 
 class VideoValidation:
@@ -151,7 +205,8 @@ def coded(network: Any, batch: Chain, new_coder: Callable[[], C]) -> Iterator[Co
         remembered = Erring(coder)
         latents = batch.y[:, index + 1], batch.moved[:, index]
         y, moved = (network.to_synthesis(latent.float(), batch.quality) for latent in latents)
-        past = remembered.past(network.coding_pass(remembered, y, batch.quality, moved, past))
+        copies = network.worth_copying(y, moved, batch.quality) > 0
+        past = remembered.past(network.coding_pass(remembered, y, batch.quality, moved, past, copies))
         assert remembered.error is not None
         yield Coded(coder, remembered.error)
 
