@@ -16,7 +16,7 @@ _EXPORTS = {
     "Cache": "codec",
     "load_cache": "hf.cache_io", "save_cache": "hf.cache_io", "filled_cache": "hf.cache_io", "fingerprint": "hf.fingerprint",
     "earlier_fingerprint": "hf.fingerprint", "with_contents": "format.contents",
-    "rope_of": "hf.model",
+    "rope_of": "hf.model", "split_batch": "hf.layer_kinds",
 }  # fmt: skip
 """Public name: module. Imported when first used, so that the command's help needs no torch."""
 

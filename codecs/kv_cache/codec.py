@@ -11,8 +11,9 @@ from ...entropy_models.errors import InputError
 from .. import container, weights
 from ..contract import Estimate, Progress
 from .format.blocks import KvBlock, KvSettings, estimate_block
-from .format.header import STREAM_ID, TOKEN_IDS, parse_sequence
+from .format.header import STREAM_ID, TOKEN_IDS, WHOLE, parse_sequence
 from .format.sequence import check_tokens, decode_blocks, encode_sequence, join_blocks, split
+from .format.whole import decode_whole
 from .modes.profiles import Profile
 from .modes.table import MODES
 from .splice import Layers
@@ -140,6 +141,9 @@ def verify_sequence(
         if coded := check_tokens(data):
             return [f"checksums are right; {coded} token ids were not decoded, which takes the model (load_cache)"]
         return []
-    decode_blocks(data, fingerprint=fingerprint, salt=salt, profile=profile)
+    if head.content == WHOLE:
+        decode_whole(data, salt=salt)
+    else:
+        decode_blocks(data, fingerprint=fingerprint, salt=salt, profile=profile)
     stream.check()  # blocks have checksums of their own, which is all that a reader looks at
     return []

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...entropy_models.errors import InputError, Unsupported
 from .hf.inputs import as_layers, as_token_ids, held_ids
-from .hf.model import SUPPORTED
+from .hf.layer_kinds import EVERY_POSITION
 from .recognised import LAYOUTS, part_of
 from .splice import Layers
 
@@ -88,7 +88,7 @@ def _refuse_mlx_classes(data: bytes) -> None:
     metadata = json.loads(data[8:end]).get("__metadata__", {})
     classes = {value for name, value in metadata.items() if re.fullmatch(r"2\.\d+", name)}
     if others := classes - _MLX_CLASSES:
-        raise Unsupported(f"mlx_lm cache layers of class {', '.join(sorted(others))}; {SUPPORTED}")
+        raise Unsupported(f"mlx_lm cache layers of class {', '.join(sorted(others))}; {EVERY_POSITION}")
 
 
 def _refuse_layouts(names: list[str]) -> None:
@@ -96,7 +96,7 @@ def _refuse_layouts(names: list[str]) -> None:
     for layout, regex, hint in LAYOUTS:
         those = [name for name in names if part_of(name, regex)]
         if those:
-            raise Unsupported(f"{_some(those)}: a cache of {layout}; {SUPPORTED}{hint}")
+            raise Unsupported(f"{_some(those)}: a cache of {layout}; {EVERY_POSITION}{hint}")
 
 
 def _some(names: list[str]) -> str:

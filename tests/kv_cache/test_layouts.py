@@ -78,16 +78,13 @@ def test_a_model_that_turns_its_keys_otherwise_is_refused(tmp_path):
         load_cache(tmp_path / "c.rdc", decoder)
 
 
-def test_sliding_window_is_refused_by_name(tmp_path):
+def test_tensors_of_a_window_are_not_taken_for_those_of_every_position(tmp_path):
     decoder, ids = tiny("mistral", sliding_window=16), prompt(40)
     with torch.no_grad():
         cache = transformers.DynamicCache(config=decoder.config)
         decoder(ids, **cache_argument(decoder, cache))
-    with pytest.raises(Unsupported, match=r"layer 0 is a sliding-window layer.*supported are keys and values of every"):
-        save_cache(cache, ids, tmp_path / "a.rdc", decoder)
-    for check in (model.check_model, lambda d: save_cache(prefilled(d, ids), ids, tmp_path / "a.rdc", d)):
-        with pytest.raises(Unsupported, match=r"mistral has .*: sliding-window \(sliding_attention\); supported are"):
-            check(decoder)  # what load_cache would refuse is not saved either
+    with pytest.raises(Unsupported, match=r"mistral has .*: sliding-window \(sliding_attention\); calibration"):
+        model.check_full_attention(decoder)
     tensors = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
     with pytest.raises(ValueError, match="40 token ids for a cache of 15 tokens; .*sliding-window layers"):
         save_cache(tensors, ids, tmp_path / "a.rdc")  # else the last positions would pass for the first
@@ -96,48 +93,41 @@ def test_sliding_window_is_refused_by_name(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def cache_for(kind: str):
-    """An empty cache with the layers of a config."""
-    options = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    types = ["full_attention", kind]
-    window = {"use_sliding_window": True, "sliding_window": 512, "layer_types": ["full_attention", "sliding_attention"]}
-    if kind == "encoder-decoder":
-        return transformers.EncoderDecoderCache(transformers.DynamicCache(), transformers.DynamicCache())
-    if kind.startswith("static"):
-        options |= window if kind == "static sliding" else {}
-        return transformers.StaticCache(config=transformers.Qwen3Config(**options), max_cache_len=64)
-    if kind == "sliding_attention":
-        return transformers.DynamicCache(config=transformers.Qwen3Config(**options, **window))
-    if kind == "chunked_attention":
-        return transformers.DynamicCache(
-            config=transformers.Llama4TextConfig(**options, attention_chunk_size=512, layer_types=types)
-        )
-    config = transformers.Lfm2Config if kind == "conv" else transformers.Qwen3NextConfig
-    return transformers.DynamicCache(config=config(**options, layer_types=types))
-
-
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("sliding_attention", r"layer 1 is a sliding-window layer \(DynamicSlidingWindowLayer\)"),  # window not full yet
-        ("chunked_attention", r"layer 1 is a sliding-window layer"),
-        ("linear_attention", r"layer 1 is a linear-attention or state-space \(SSM\) layer \(LinearAttentionLayer\)"),
-        ("conv", r"layer 1 is a linear-attention or state-space \(SSM\) layer"),
-        ("static", r"layer 0 is a static \(preallocated\) layer \(StaticLayer\)"),
-        ("static sliding", r"layer 0 is a static \(preallocated\) layer"),
-        ("encoder-decoder", r"EncoderDecoderCache is an encoder-decoder cache"),
+        ("sliding_attention", "layer 0 is a sliding-window layer with 3 of 5 positions"),
+        ("chunked_attention", "layer 0 is a sliding-window layer with 3 of 5 positions"),
+        ("linear_attention", r"layer 0 is a linear-attention or state-space \(SSM\) layer \(LinearAttentionLayer\)"),
+        ("dummy", r"layer 0 is a shared or unknown layer \(DummyLayer\)"),
     ],
 )
-def test_layouts_that_are_not_supported_are_refused_by_name(tmp_path, kind, message):
-    cache = cache_for(kind)
-    for layer in getattr(cache, "layers", ()):
-        if type(layer) is transformers.cache_utils.DynamicLayer:
-            layer.update(torch.zeros(1, 2, 5, 16), torch.zeros(1, 2, 5, 16))
+def test_layers_without_every_position_are_refused_by_a_store_by_name(tmp_path, kind, message):
+    options = {"sliding_attention": {"sliding_window": 4}, "chunked_attention": {"sliding_window": 4}}.get(kind, {})
+    cache, keys = transformers.DynamicCache(), torch.zeros(1, 2, 5, 16)
+    cache.layers = [
+        transformers.cache_utils.DYNAMIC_LAYER_TYPE_MAPPING[kind](**options),
+        transformers.cache_utils.DynamicLayer(),
+    ]
+    for layer in cache.layers:
+        if kind != "dummy" and hasattr(layer, "cumulative_length") or type(layer) is transformers.cache_utils.DynamicLayer:
+            layer.update(keys, keys)
     store = PrefixStore(open_backend(str(tmp_path / "store")), fingerprint=bytes(16))
-    for save in (lambda: save_cache(cache, range(5), tmp_path / "a.rdc"), lambda: store.put(range(5), cache)):
-        with pytest.raises(Unsupported, match=message + ".*supported are keys and values of every position"):
-            save()
-    assert not (tmp_path / "a.rdc").exists() and store.longest_prefix(range(5)) == 0
+    with pytest.raises(Unsupported, match=message + ".*supported are keys and values of every position"):
+        store.put(range(5), cache)
+    assert store.longest_prefix(range(5)) == 0
+
+
+def test_caches_that_are_none_to_keep_are_refused_by_name(tmp_path):
+    empty = transformers.DynamicCache()
+    for cache, message in (
+        (transformers.EncoderDecoderCache(empty, empty), "EncoderDecoderCache is an encoder-decoder cache"),
+        (empty, "the cache has no layers"),
+        (transformers.DynamicCache(config=tiny().config), "the cache is empty"),
+    ):
+        with pytest.raises(Unsupported, match=message):
+            save_cache(cache, range(5), tmp_path / "a.rdc")
+    assert not (tmp_path / "a.rdc").exists()
 
 
 def test_what_is_no_cache_is_named(tmp_path):

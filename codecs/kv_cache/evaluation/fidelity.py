@@ -26,7 +26,7 @@ from ..codec import Cache, KvCodec
 from ..format.blocks import KvSettings
 from ..hf.cache_io import load_cache, save_cache
 from ..hf.inputs import as_layers
-from ..hf.model import check_model, rope_of
+from ..hf.model import check_full_attention, rope_of
 from ..modes.place import KEY
 from ..modes.table import MODES
 from ..splice import Layers
@@ -78,7 +78,7 @@ class Evaluation:
     """
 
     def __init__(self, model: Any, contexts: Tensor, caches: Sequence[Layers], greedy_contexts: int = 16) -> None:
-        check_model(model, latent=False)
+        check_full_attention(model)
         self.model, self.contexts, self.caches = model, contexts, list(caches)
         self.greedy_contexts = min(greedy_contexts, len(contexts))
         self.queries: list[Tensor] = []

@@ -19,7 +19,7 @@ from ....entropy_models.errors import BitstreamError, InputError
 from ...text.contexts import check_paths, spread, token_ids, tokenizer_of
 from ..format.blocks import KvSettings
 from ..hf.calibration import calibrate
-from ..hf.model import check_model, load_model, rope_of
+from ..hf.model import check_full_attention, load_model, rope_of
 from ..hf.residual import check_worth
 from ..modes.profiles import Profile
 from ..modes.table import MODES
@@ -69,7 +69,7 @@ def evaluate_text(
     task = progress.add_task("loading", total=None)
     measured, others = _stretches(model, text, contexts, length, needs_profile)
     source = load_model(model)
-    check_model(source, latent=False)
+    check_full_attention(source)
     left: dict[str, str] = {}
     if "residual" in wanted:
         with _leaving_out("residual", left, wanted):

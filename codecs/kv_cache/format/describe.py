@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from typing import Any
 
 from ... import container
 from ..modes.table import MODES
-from .header import BLOCK, BLOCKS, chunk_count, parse_sequence, width_text
+from .header import BLOCK, BLOCKS, WHOLE, chunk_count, parse_sequence, width_text
 from .header import parse as parse_block
+from .manifest import layers_of
 
 
 def describe_kv(stream: container.Stream) -> dict[str, Any]:
@@ -21,6 +23,9 @@ def describe_kv(stream: container.Stream) -> dict[str, Any]:
     blocks, damaged = [bytes(data[:])], list[int]()
     if stream.signal[:1] != bytes([BLOCK]):
         whole, head = parse_sequence(stream)
+        if head.content == WHOLE:
+            fields = {"content": "whole", "tokens": head.tokens, "fingerprint": head.fingerprint.hex()}
+            return fields | {"layers": Counter(line["kind"] for line in layers_of(whole))}
         if head.content != BLOCKS:
             return {"content": "token_ids", "tokens": head.tokens, "fingerprint": head.fingerprint.hex()}
         entries = whole.entries[: chunk_count(whole)]
@@ -53,6 +58,9 @@ def kv_rows(fields: dict[str, Any]) -> dict[str, Any]:
     """Rows for people of what `describe_kv` returned."""
     if fields["content"] == "token_ids":
         return {"content": "token ids, coded with the model", "tokens": fields["tokens"]}
+    if fields["content"] == "whole":
+        kinds = ", ".join(f"{count} {kind}" for kind, count in fields["layers"].items())
+        return {"content": "a whole cache, not to be cut", "tokens": fields["tokens"], "layers": kinds}
     option, damaged = MODES[fields["mode"]].option, fields["damaged_blocks"]
     return {
         "mode": fields["mode"],

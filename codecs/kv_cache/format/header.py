@@ -36,8 +36,8 @@ Signal header of a sequence (record 1), little-endian, 44 bytes; `sequence` give
 offset  size  field
 ======  ====  =================================================================================
 0       1     record, 1: a sequence
-1       1     content: 0 blocks, 1 token ids for recomputation
-2       2     of token ids: threads of PyTorch whose probabilities coded them, 0 for not known; of blocks zeros
+1       1     content: 0 blocks, 1 token ids for recomputation, 2 layers of any kinds (`whole`)
+2       2     of token ids: threads of PyTorch whose probabilities coded them, 0 for not known; of others zeros
 4       8     tokens of the whole sequence, below 2^40
 12      16    model fingerprint
 28      16    id of the last block
@@ -70,7 +70,7 @@ ELEMENT_TYPES = {1: "bfloat16", 2: "float16", 3: "float32"}
 """Number in the file of each element type, by its name in torch. Pinned."""
 _SIGNAL = struct.Struct("<BBBBHHHHIQIIBB8s16s16s16s")
 FIRST = 2
-BLOCKS, TOKEN_IDS = 0, 1
+BLOCKS, TOKEN_IDS, WHOLE = 0, 1, 2
 _SEQUENCE = struct.Struct("<BBHQ16s16s")
 
 
@@ -140,7 +140,7 @@ class SequenceHeader:
     """Header of a whole file."""
 
     content: int
-    """`BLOCKS` or `TOKEN_IDS`."""
+    """`BLOCKS`, `TOKEN_IDS` or `WHOLE`."""
     tokens: int
     fingerprint: bytes
     last_id: bytes
@@ -245,7 +245,7 @@ def parse_sequence(data: bytes | memoryview | container.Stream) -> tuple[contain
     if len(stream.signal) != _SEQUENCE.size:
         raise Corrupt(f"a signal header of {len(stream.signal)} bytes; a cache file has {_SEQUENCE.size}")
     _, content, threads, count, fingerprint, last = _SEQUENCE.unpack(stream.signal)
-    if content > TOKEN_IDS or threads > (THREADS_MAX if content == TOKEN_IDS else 0) or count >= START_MAX:
+    if content > WHOLE or threads > (THREADS_MAX if content == TOKEN_IDS else 0) or count >= START_MAX:
         raise Corrupt(f"content {content}, {threads} threads, {count} tokens: out of range")
     return stream, SequenceHeader(content=content, tokens=count, fingerprint=fingerprint, last_id=last, threads=threads)
 

@@ -25,7 +25,18 @@ from ...contract import Progress
 from ..modes.profiles import Profile
 from ..splice import Layers, cut, join
 from .blocks import KvBlock, KvSettings, block_id, decode_parsed, encode_block
-from .header import BLOCKS, ROOT, STREAM_ID, TOKENS_MAX, SequenceHeader, chunk_count, pack_sequence, parse, parse_sequence
+from .header import (
+    BLOCKS,
+    ROOT,
+    STREAM_ID,
+    TOKENS_MAX,
+    WHOLE,
+    SequenceHeader,
+    chunk_count,
+    pack_sequence,
+    parse,
+    parse_sequence,
+)
 from .identity import Fingerprint, fields_in
 
 _RUN_HEAD = struct.Struct("<BI16s")
@@ -111,6 +122,8 @@ def decode_blocks(
             tokens before it are intact.
     """
     stream, head = parse_sequence(data)
+    if head.content == WHOLE:
+        raise Unsupported("the file holds a whole cache with windows or recurrent states: load_cache in Python")
     if head.content != BLOCKS:
         raise Unsupported("the file holds token ids only; the cache has to be recomputed by the model")
     parent, at = ROOT, 0

@@ -21,9 +21,10 @@ from ...contract import Progress
 from ...text.cache_argument import cache_argument
 from ..format.blocks import KvSettings
 from ..format.contents import CONTENT_ID_MIN, check_told_apart, whole_contents
-from ..format.header import BLOCKS, SequenceHeader, parse_sequence
+from ..format.header import BLOCKS, WHOLE, SequenceHeader, parse_sequence
 from ..format.identity import Fingerprint
 from ..format.sequence import decode_blocks, encode_sequence, join_blocks, made_by
+from ..format.whole import LayerState, decode_whole, encode_whole
 from ..layout import layout_of
 from ..modes.profiles import Profile
 from ..modes.table import MODES
@@ -31,8 +32,9 @@ from ..splice import Layers
 from . import residual
 from .fingerprint import earlier_fingerprint, fingerprint
 from .inputs import as_layers, as_token_ids, held_ids
+from .layer_kinds import filled, holds_every_position, taken_apart
 from .mismatch import cause, check_block, check_fits
-from .model import check_model, rope_of
+from .model import rope_of
 from .token_sequence import decode_tokens, encode_tokens
 from .weights_digest import has_adapters
 
@@ -54,10 +56,10 @@ def save_cache(
     """Write a cache, atomically.
 
     Args:
-        cache: a transformers ``DynamicCache`` of one sequence, or (keys, values) per layer of shape
-            (kv_heads, n, head_dim); bf16, fp16 or fp32, CPU or CUDA.
+        cache: a transformers cache of one sequence, or (keys, values) per layer of shape (kv_heads, n, head_dim); bf16,
+            fp16 or fp32, CPU or CUDA. One with windows or recurrent states is kept as it is, and cannot be cut.
         tokens: ids that made it, shape (n,) or (1, n); one more is cut, since generation ends on a token whose keys are
-            not there yet.
+            not there yet. A cache of recurrent states alone does not tell how many it has seen: give just those.
         path: of the file.
         model: the transformers model: its fingerprint protects against loading into another one, and its RoPE is undone
             before quantising. Modes ``tokens`` and ``residual`` need it.
@@ -74,13 +76,17 @@ def save_cache(
     """
     settings = settings or KvSettings()
     ids = as_token_ids(tokens)
+    if hasattr(cache, "layers") and len(cache.layers) and not holds_every_position(cache):
+        name = bytes(16) if model is None else fingerprint(model, extra_key=extra_key)
+        data = _whole(taken_apart(cache), ids, settings, name, salt, progress)
+        container.write_file(Path(path), data)
+        return len(data)
     layers = as_layers(cache)
     if not layers:
         raise InputError("no cache to save")
     ids = held_ids(ids, layers)
     name = bytes(16)
     if model is not None:
-        check_model(model)
         check_fits(layout_of(layers), model, "the cache")
         name = fingerprint(model, extra_key=extra_key)
         _check_contents(ids, name, settings.mode)
@@ -98,6 +104,19 @@ def save_cache(
         data = encode_sequence(ids, layers, settings, fingerprint=name, salt=salt, progress=progress)
     container.write_file(Path(path), data)
     return len(data)
+
+
+def _whole(
+    layers: list[LayerState], ids: np.ndarray, settings: KvSettings, name: bytes, salt: bytes, progress: Progress | None
+) -> bytes:
+    """The file of a cache with windows or recurrent states."""
+    seen = {layer.seen for layer in layers if layer.pair} or {len(ids)}
+    if len(seen) != 1 or not max(seen) <= len(ids) <= max(seen) + 1:
+        raise InputError(f"{len(ids)} token ids for a cache whose layers have seen {sorted(seen)} tokens; need one for each")
+    ids = ids[: max(seen)]
+    if isinstance(name, Fingerprint):
+        _check_contents(ids, name, settings.mode)
+    return encode_whole(ids, layers, settings, fingerprint=name, salt=salt, progress=progress)
 
 
 def _check_contents(ids: np.ndarray, name: Fingerprint, mode: str) -> None:
@@ -170,6 +189,10 @@ def load_cache(
     if model is not None:
         here = _check_made_by(model, stream, head, Path(path).name, extra_key)
     wanted = _Wanted(tokens, prompt, prefix, here)
+    if head.content == WHOLE:
+        ids, kept = decode_whole(stream, salt=salt, progress=progress)
+        wanted.check_whole(ids)
+        return filled(kept, model, device)
     if head.content != BLOCKS:
         if model is None:
             raise Unsupported(f"{Path(path).name} holds token ids only; give the model that recomputes the cache")
@@ -187,7 +210,6 @@ def load_cache(
 
 def _check_made_by(model: Any, stream: container.Stream, head: SequenceHeader, name: str, extra_key: bytes) -> Fingerprint:
     """The model's fingerprint; Mismatch for a file of another one, with the likely reason. A file without may be of any."""
-    check_model(model)
     here = fingerprint(model, extra_key=extra_key)
     if head.fingerprint in (here, bytes(16)):
         return here
@@ -261,6 +283,14 @@ class _Wanted:
         if self.made_by and self.made_by.no_prefix and count < total - 1:  # the last token may be run again
             raise Unsupported(f"{count} of {total} tokens of a cache that is good only as a whole: {self.made_by.no_prefix}")
         return count
+
+    def check_whole(self, ids: np.ndarray) -> None:
+        """Unsupported where a cache with windows or recurrent states would have to be cut."""
+        if (count := self.count(ids, len(ids))) < len(ids):
+            raise Unsupported(
+                f"{count} of the {len(ids)} tokens are asked for, of a cache with windows or recurrent states, which cannot "
+                "be cut; generate from it with a prompt that begins with all of them and goes on"
+            )
 
 
 __all__ = ["BitstreamError", "filled_cache", "load_cache", "recompute", "save_cache"]

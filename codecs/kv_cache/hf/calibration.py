@@ -29,7 +29,7 @@ from ..modes.predictive import sources
 from ..modes.profiles import Profile
 from ..modes.rope import Rope
 from .cache_io import filled_cache
-from .model import check_model, rope_of
+from .model import check_full_attention, rope_of
 
 TARGET_KL = 0.002
 """Mean next-token KL in nats at quality 60 that the steps are scaled to, all tensors together."""
@@ -58,7 +58,7 @@ def calibrate(model: Any, contexts: Tensor, progress: Callable[[str], None] = la
     Raises:
         Unsupported: a model with other than full-attention layers, or with latent ones.
     """
-    check_model(model, latent=False)
+    check_full_attention(model)
     rope = rope_of(model)
     progress("running the model")
     caches, power = _observe(model, contexts[:, :-TAIL])

@@ -15,7 +15,7 @@ from ..modes.place import type_name
 from ..modes.rope import Rope
 from .fingerprint import fingerprint
 from .mismatch import check_fits
-from .model import check_model, load_model, mapped_model, rope_of
+from .model import load_model, mapped_model, rope_of
 
 
 def identity_of(folder: str, made: Layout | None = None, dtype: str | None = None) -> tuple[Fingerprint, Rope | None]:
@@ -41,7 +41,7 @@ def identity_of(folder: str, made: Layout | None = None, dtype: str | None = Non
 
 @lru_cache(maxsize=2)
 def model_in(folder: str) -> Any:
-    """The transformers model in a folder, checked, for its identity and not to run; kept, as files of one command share it.
+    """The transformers model in a folder, for its identity and not to run; kept, as files of one command share it.
 
     Its weights are not loaded where `mapped_model` can do without. Errors as `identity_of`.
     """
@@ -51,5 +51,4 @@ def model_in(folder: str) -> Any:
         model = mapped_model(folder) or load_model(folder)
     except ImportError as error:
         raise MissingPackage(f"--model needs transformers ({error}): pip install 'rdcodec[kv]'") from None
-    check_model(model)
     return model

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ....entropy_models.errors import InputError
+from ....entropy_models.errors import InputError, Unsupported
 from ..splice import Layers
-from .model import SUPPORTED, check_cache
+from .layer_kinds import EVERY_POSITION, every_position
 
 
 def as_token_ids(tokens: Any) -> np.ndarray:
@@ -39,7 +39,7 @@ def held_ids(ids: np.ndarray, layers: Layers) -> np.ndarray:
         raise InputError("a cache without layers")
     held = layers[0][0].shape[1]
     if not held <= len(ids) <= held + 1:
-        hint = f". Is it of sliding-window layers, which hold only the last? {SUPPORTED}" if held < len(ids) else ""
+        hint = f". Is it of sliding-window layers, which hold only the last? {EVERY_POSITION}" if held < len(ids) else ""
         raise InputError(f"{len(ids)} token ids for a cache of {held} tokens; need one for each{hint}")
     return ids[:held]
 
@@ -58,8 +58,11 @@ def as_layers(cache: Any) -> Layers:
     if cache is None:
         return ()
     if hasattr(cache, "layers") or hasattr(cache, "cross_attention_cache"):
-        check_cache(cache)
-        pairs = [(layer.keys, layer.values) for layer in cache.layers]
+        if hasattr(cache, "cross_attention_cache"):
+            raise Unsupported(f"{type(cache).__name__} is an encoder-decoder cache; {EVERY_POSITION}")
+        if not len(cache.layers):
+            raise Unsupported("the cache has no layers; run the model on a prompt first")
+        pairs = [every_position(layer, i) for i, layer in enumerate(cache.layers)]
     elif isinstance(cache, Iterable):
         pairs = [tuple(pair) for pair in cache]
     else:
@@ -82,7 +85,7 @@ def _flat(tensor: Any, layer: int, name: str, count: int) -> Tensor:
     if tensor.ndim != 3:
         raise InputError(f"{name} of layer {layer} have shape {tuple(tensor.shape)}, need (kv_heads, tokens, head_dim)")
     if tensor.shape[1] != count:
-        hint = f"; is it a sliding-window layer? {SUPPORTED}" if tensor.shape[1] < count else ""
+        hint = f"; is it a sliding-window layer? {EVERY_POSITION}" if tensor.shape[1] < count else ""
         raise InputError(f"{name} of layer {layer} hold {tensor.shape[1]} positions for {count} tokens{hint}")
     if not tensor.shape[2]:
         raise InputError(

@@ -34,12 +34,6 @@ HALF_ROTATION = frozenset(
 )
 """Model types whose RoPE pairs channel i with i + rotary_dim / 2. Others keep their keys as they are."""
 
-SUPPORTED = "supported are keys and values of every position, as a DynamicCache of full-attention layers holds them"
-_LAYER_CLASSES = {
-    "LinearAttention": "linear-attention or state-space (SSM)", "SlidingWindow": "sliding-window",
-    "Static": "static (preallocated)", "Quantized": "quantised", "Indexed": "sparse-attention", "Dummy": "shared or empty",
-}  # fmt: skip
-"""Part of the name of a transformers cache layer's class: the field's word for it. The first that fits."""
 _LAYER_TYPES = {
     "sliding_attention": "sliding-window", "chunked_attention": "sliding-window", "conv": "convolution",
     "hybrid_sliding": "sliding-window and state-space (SSM)", "linear_attention": "linear-attention",
@@ -145,38 +139,11 @@ def text_config(model: Any) -> Any:
     return model.config.get_text_config(decoder=True)
 
 
-def check_cache(cache: Any) -> None:
-    """Refuse, by name, cache layers that a run of tokens does not determine position by position.
+def check_full_attention(model: Any) -> None:
+    """Refuse, by name, models that cannot be calibrated or measured: what that needs are queries and keys per head.
 
     Raises:
-        Unsupported: sliding-window, linear-attention, static, quantised or otherwise unknown layers, the cache of an
-            encoder and a decoder, or an empty cache.
-    """
-    from transformers.cache_utils import DynamicLayer
-
-    if hasattr(cache, "cross_attention_cache"):
-        raise Unsupported(f"{type(cache).__name__} is an encoder-decoder cache; {SUPPORTED}")
-    if not len(cache.layers):
-        raise Unsupported("the cache has no layers; run the model on a prompt first")
-    for i, layer in enumerate(cache.layers):
-        name = type(layer).__name__
-        if type(layer) is not DynamicLayer:
-            kind = next((kind for part, kind in _LAYER_CLASSES.items() if part in name), "unknown")
-            raise Unsupported(f"layer {i} is a {kind} layer ({name}); {SUPPORTED}")
-        if not isinstance(layer.keys, Tensor) or layer.keys.ndim != 4:
-            raise Unsupported(f"layer {i} holds no keys of shape (batch, kv_heads, tokens, head_dim); is it filled?")
-
-
-def check_model(model: Any, *, latent: bool = True) -> None:
-    """Refuse, by name, models whose cache cannot be restored from keys and values of every position.
-
-    Args:
-        model: a transformers decoder.
-        latent: whether multi-head latent attention will do: its cache can be stored, but it has no query of the
-            width of its keys to measure with.
-
-    Raises:
-        Unsupported: sliding-window, linear-attention or otherwise unknown layers, or latent ones that will not do.
+        Unsupported: sliding-window, linear-attention, latent or otherwise unknown layers.
     """
     config = text_config(model)
     default = "full_attention"
@@ -185,11 +152,11 @@ def check_model(model: Any, *, latent: bool = True) -> None:
     elif getattr(config, "attention_chunk_size", None):
         default = "chunked_attention"
     kinds = set(getattr(config, "layer_types", None) or [default]) - {"full_attention"}
+    needs = "calibration, evaluation and mode residual need full attention with keys per head"
     if kinds:
         named = ", ".join(f"{_LAYER_TYPES.get(kind, 'other')} ({kind})" for kind in sorted(kinds))
-        raise Unsupported(f"{config.model_type} has layers of other kinds: {named}; {SUPPORTED}")
-    if getattr(config, "kv_lora_rank", None) and not latent:
+        raise Unsupported(f"{config.model_type} has layers of other kinds: {named}; {needs}")
+    if getattr(config, "kv_lora_rank", None):
         raise Unsupported(
-            f"{config.model_type} has multi-head latent attention (MLA): its caches can be stored, "
-            "but calibration, evaluation and mode residual need full attention with keys per head"
+            f"{config.model_type} has multi-head latent attention (MLA): its caches can be stored, but {needs}"
         )

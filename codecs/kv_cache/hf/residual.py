@@ -21,7 +21,7 @@ from torch import Tensor
 from ....entropy_models.errors import Unsupported
 from ..modes.place import KIND_NAMES
 from ..splice import Layers
-from .model import check_model, text_config
+from .model import check_full_attention, text_config
 
 ERROR_MAX = 0.1
 """Relative error of keys and values projected while saving; another way to build keys makes some tenths."""
@@ -33,7 +33,7 @@ def check_worth(model: Any) -> None:
     Raises:
         Unsupported: d_model >= 2 n_kv d_head, latent attention, or layers of an unknown build.
     """
-    check_model(model, latent=False)
+    check_full_attention(model)
     config = text_config(model)
     attention = _layers(model)[0].self_attn
     kv_width = attention.k_proj.out_features + attention.v_proj.out_features

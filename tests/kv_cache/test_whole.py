@@ -1,0 +1,217 @@
+"""Caches with windows and recurrent states: kept as they are, gone on from exactly. Those of other classes: converted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
+from model_cases import VOCABULARY, go_on, prefilled, prompt, tiny
+from rdcodec.codecs import container
+from rdcodec.codecs.kv_cache import KvSettings, filled_cache, fingerprint, load_cache, save_cache, split_batch
+from rdcodec.codecs.kv_cache.codec import KvCodec
+from rdcodec.codecs.kv_cache.face import FACE
+from rdcodec.codecs.kv_cache.format.describe import describe_kv, kv_rows
+from rdcodec.codecs.kv_store import PrefixStore, open_backend
+from rdcodec.codecs.text.cache_argument import cache_argument
+from rdcodec.entropy_models.errors import BitstreamError, Corrupt, InputError, Mismatch, Unsupported
+
+EXACT = KvSettings(mode="lossless", block_tokens=16)
+MOE = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
+HYBRIDS = {
+    "mistral": {"sliding_window": 16},
+    "gemma2": {"sliding_window": 16},
+    "gemma3_text": {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "phi3": {"sliding_window": 16},
+    "gpt_oss": {"sliding_window": 16, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "llama4_text": {"attention_chunk_size": 16, "num_local_experts": 2, "intermediate_size_mlp": 96},
+    "olmo3": {"sliding_window": 16},
+    "qwen3_next": {**LINEAR, **MOE, "num_experts": 4, "shared_expert_intermediate_size": 32},
+    "jamba": {"num_experts": 2, "mamba_d_state": 8, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 8},
+    "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 1},
+    "mamba2": {"num_heads": 8, "state_size": 16, "head_dim": 16, "n_groups": 1, "expand": 2},
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
+}
+
+
+def hybrid(kind: str):
+    """A tiny decoder with layers of its kind, four of them."""
+    shape = {
+        "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512,
+        "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": None,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(kind, **{**shape, **HYBRIDS[kind]})
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+@torch.no_grad()
+def own_cache(model, ids):
+    cache = transformers.DynamicCache(config=model.config)
+    model(ids, use_cache=True, **cache_argument(model, cache))
+    return cache
+
+
+@torch.no_grad()
+def logits(model, ids, cache):
+    return model(ids, use_cache=True, **cache_argument(model, cache)).logits
+
+
+@pytest.mark.parametrize("kind", HYBRIDS)
+@pytest.mark.filterwarnings("ignore")
+def test_caches_of_windows_and_states_are_gone_on_from_exactly(tmp_path, kind):
+    model, ids, path = hybrid(kind), prompt(60), tmp_path / "a.rdc"
+    more = torch.cat([ids, ids[:, 10:17]], 1)
+    save_cache(own_cache(model, ids), ids, path, model, settings=EXACT)
+    loaded = load_cache(path, model, prompt=more)
+    assert [type(x) for x in loaded.layers] == [type(x) for x in transformers.DynamicCache(config=model.config).layers]
+    right = logits(model, more[:, 60:], own_cache(model, ids))
+    assert torch.equal(logits(model, more[:, 60:], loaded), right)
+    assert torch.equal(logits(model, more[:, 60:], load_cache(path)), right)  # layers by their kinds alone
+    options = {"max_new_tokens": 8, "do_sample": False}
+    again = model.generate(more, **cache_argument(model, load_cache(path, model, prompt=more)), **options)
+    assert torch.equal(again, model.generate(more, **options))
+    with pytest.raises(Mismatch, match="is of model"):
+        load_cache(path, tiny())
+
+
+def test_states_are_exact_and_windows_lossy_where_asked(tmp_path):
+    model, ids, path = hybrid("falcon_h1"), prompt(60), tmp_path / "a.rdc"
+    cache = own_cache(model, ids)
+    save_cache(cache, ids, path, model)
+    for a, b in zip(cache.layers, load_cache(path, model).layers, strict=True):
+        assert torch.equal(a.recurrent_states[0], b.recurrent_states[0]) and torch.equal(a.conv_states[0], b.conv_states[0])
+        assert 0 < float((a.keys - b.keys).norm() / a.keys.norm()) < 0.15
+    for mode in ("tokens", "residual"):
+        with pytest.raises(InputError, match=f"mode {mode} takes full-attention layers alone"):
+            save_cache(cache, ids, path, model, settings=KvSettings(mode=mode))
+
+
+def test_a_whole_cache_is_not_cut(tmp_path):
+    model, ids, path = hybrid("mistral"), prompt(60), tmp_path / "a.rdc"
+    save_cache(own_cache(model, ids), torch.cat([ids, ids[:, :1]], 1), path, model, settings=EXACT)  # one id more is cut
+    for options in ({"prefix": 59}, {"prompt": ids}, {"tokens": ids[:, :20]}):
+        with pytest.raises(Unsupported, match=r"of the 60 tokens are asked for, of a cache with windows"):
+            load_cache(path, model, **options)
+    assert load_cache(path, model, tokens=ids).get_seq_length() == 60
+    with pytest.raises(InputError, match=r"58 token ids for a cache whose layers have seen \[60\] tokens"):
+        save_cache(own_cache(model, ids), ids[:, :58], path, model)
+
+
+def test_whole_caches_are_checked_described_and_refused_where_they_are_damaged(tmp_path):
+    model, ids, path = hybrid("falcon_h1"), prompt(40), tmp_path / "a.rdc"
+    save_cache(own_cache(model, ids), ids, path, model, settings=EXACT, salt=b"a")
+    data = path.read_bytes()
+    stream = container.parse(data)
+    assert describe_kv(stream)["layers"] == {"full+states": 4} and kv_rows(describe_kv(stream))["layers"] == "4 full+states"
+    assert KvCodec().verify(data, check=False) == [] == FACE.verify(stream, FACE.Verify(), None)
+    with pytest.raises(Mismatch, match="another salt"):
+        load_cache(path, model, salt=b"b")
+    with pytest.raises(Unsupported, match="load_cache in Python"):
+        KvCodec().decode(data, check=False)
+    for entry in stream.entries[:-1]:
+        hurt = bytearray(data)
+        hurt[entry.offset + entry.length // 2] ^= 1
+        path.write_bytes(hurt)
+        with pytest.raises(BitstreamError):
+            load_cache(path, model, salt=b"a")
+    chunks = [stream.chunk(i) for i in range(len(stream.entries))]
+    lines = json.loads(chunks[0])["layers"]
+    wrong = [
+        [],
+        [{"kind": "x", "seen": 0, "window": 0}],
+        [*lines, lines[0]],
+        [{**lines[0], "run": 7}],
+        [{**lines[0], "seen": -1}],
+    ]
+    for manifest in (b"", b"[]", *(json.dumps({"layers": one}).encode() for one in wrong)):
+        forged = [(entry.kind, manifest if i == 0 else chunks[i]) for i, entry in enumerate(stream.entries)]
+        path.write_bytes(container.write(stream_id=4, weights=bytes(8), signal=stream.signal, chunks=forged))
+        with pytest.raises(Corrupt):
+            load_cache(path, model, salt=b"a")
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma3_text", "llama4_text"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_store_takes_sliding_window_models_whose_cache_kept_every_position(tmp_path, kind):
+    model, ids = hybrid(kind), prompt(60)
+    store = PrefixStore(open_backend(tmp_path), fingerprint=fingerprint(model), settings=EXACT)
+    with pytest.raises(Unsupported, match="is a sliding-window layer with 15 of 60 positions; .* in a DynamicCache"):
+        store.put(ids, own_cache(model, ids))
+    store.put(ids, prefilled(model, ids))
+    other = torch.cat([ids[:, :40], ids[:, :9]], 1)
+    hit = store.get(other)
+    assert hit.tokens == 40
+    right = logits(model, other[:, 40:], own_cache(model, other[:, :40]))
+    assert torch.allclose(logits(model, other[:, 40:], filled_cache(hit.layers, 40, model=model)), right, atol=1e-5)
+
+
+def test_windows_that_are_not_full_hold_every_position(tmp_path):
+    model, ids = tiny("mistral", sliding_window=64), prompt(40)
+    store = PrefixStore(open_backend(tmp_path), fingerprint=fingerprint(model), settings=EXACT)
+    store.put(ids, own_cache(model, ids))
+    assert torch.equal(store.get(ids).layers[1][0], prefilled(model, ids).layers[1].keys[0])
+    save_cache(own_cache(model, ids), ids, tmp_path / "a.rdc", model, settings=EXACT)
+    assert load_cache(tmp_path / "a.rdc", model, prefix=20).get_seq_length() == 20
+
+
+def test_static_caches_are_converted(tmp_path):
+    model, ids = tiny(), prompt(40)
+    cache = transformers.StaticCache(config=model.config, max_cache_len=64)
+    logits(model, ids, cache)
+    right = prefilled(model, ids)
+    save_cache(cache, ids, tmp_path / "a.rdc", model, settings=EXACT)
+    loaded = load_cache(tmp_path / "a.rdc", model)
+    assert torch.allclose(loaded.layers[1].keys, right.layers[1].keys, atol=1e-6) and loaded.get_seq_length() == 40
+    assert go_on(model, loaded, ids) == go_on(model, right, ids)
+    store = PrefixStore(open_backend(tmp_path), fingerprint=fingerprint(model), settings=EXACT)
+    assert store.put(ids, cache).new_tokens == 40
+
+
+class Rounded(transformers.cache_utils.QuantizedLayer):
+    """A quantised layer as the library's are, whose quantiser needs no other package."""
+
+    def _quantize(self, tensor, axis):
+        return (tensor * 64).round().to(torch.int8)
+
+    def _dequantize(self, tensor):
+        return tensor.float() / 64
+
+
+def test_quantised_caches_are_converted_to_what_attention_sees(tmp_path):
+    model, ids = tiny(), prompt(50)
+    cache = transformers.DynamicCache()
+    cache.layers = [Rounded(residual_length=32) for _ in range(3)]
+    logits(model, ids[:, :40], cache)
+    seen = [layer._dequantize(layer._quantized_keys) for layer in cache.layers]
+    logits(model, ids[:, 40:], cache)
+    save_cache(cache, ids, tmp_path / "a.rdc", model, settings=EXACT)
+    loaded = load_cache(tmp_path / "a.rdc", model)
+    for layer, first, stored in zip(loaded.layers, seen, cache.layers, strict=True):
+        assert torch.equal(layer.keys[:, :, :40], first) and torch.equal(layer.keys[:, :, 40:], stored.keys)
+
+
+def test_left_padded_batches_are_split(tmp_path):
+    model, ids = tiny(), prompt(40)
+    mask = torch.ones(2, 40, dtype=torch.long)
+    mask[1, :15] = 0
+    cache = transformers.DynamicCache()
+    places = (mask.cumsum(1) - 1).clamp_min(0)
+    with torch.no_grad():
+        model(ids.repeat(2, 1), attention_mask=mask, position_ids=places, use_cache=True, **cache_argument(model, cache))
+    with pytest.raises(ValueError, match="hold a batch of 2"):
+        save_cache(cache, ids, tmp_path / "a.rdc", model)
+    for part, own in zip(split_batch(cache, mask), (ids, ids[:, 15:]), strict=True):
+        save_cache(part, own, tmp_path / "a.rdc", model, settings=EXACT)
+        right, loaded = prefilled(model, own), load_cache(tmp_path / "a.rdc", model)
+        assert torch.allclose(loaded.layers[2].keys, right.layers[2].keys, atol=1e-5)
+        assert go_on(model, loaded, own) == go_on(model, right, own)
+    mask[1, 20] = 0
+    with pytest.raises(InputError, match="sequence 1 has padding within it"):
+        split_batch(cache, mask)
+    with pytest.raises(InputError, match="a mask of shape"):
+        split_batch(cache, mask[:1])
