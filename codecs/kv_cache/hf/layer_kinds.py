@@ -31,7 +31,8 @@ def every_position(layer: Any, index: int) -> tuple[Tensor, Tensor]:
         Unsupported: it does not; its kind is named.
     """
     name = type(layer).__name__
-    keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+    keys: Any = getattr(layer, "keys", None)
+    values: Any = getattr(layer, "values", None)
     quantised = hasattr(layer, "_quantized_keys")
     if name in _ATTENTION or quantised:
         if not getattr(layer, "is_initialized", True) or not isinstance(keys, Tensor):
