@@ -133,11 +133,9 @@ class KvFace(Slicing):
             ValueError: no such pattern of names.
             BitstreamError: anything wrong with the file, or it is one block of a store (`Unsupported`).
         """
-        from safetensors.torch import save
-
         from .format.blocks import read_block_header
         from .format.sequence import decode_blocks, join_blocks
-        from .safetensors_file import KEYS, check_pattern, named_tensors
+        from .safetensors_file import KEYS, cache_file, check_pattern
 
         check_pattern(options.keys or KEYS)
         profile = read_profile(options.profile)
@@ -153,7 +151,7 @@ class KvFace(Slicing):
         tokens, layers = join_blocks(blocks)
         if not layers or not layers[0][1].shape[-1]:
             raise Unsupported("the file holds layer inputs; the model must project keys and values: load_cache in Python")
-        data = save(named_tensors(tokens, layers, 0, options.keys, options.batch))
+        data = cache_file(tokens, layers, 0, options.keys, options.batch)
         short = options.prefix is not None and len(tokens) < options.prefix
         notices = (f"it holds {len(tokens)} tokens, fewer than --prefix {options.prefix}",) if short else ()
         facts = _shape(layers)

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ...entropy_models.errors import InputError, Unsupported
@@ -23,6 +23,10 @@ MLX_KEYS = "{i}.{k}"
 """Names that mlx_lm's ``save_prompt_cache`` writes: layer, then 0 for keys and 1 for values. Tried after `KEYS`."""
 _MLX_CLASSES = {"KVCache", "ConcatenateKVCache"}
 """mlx_lm layers that hold keys and values of every position."""
+_MLX_OFFSET = "{i}.2"
+"""Since mlx_lm 0.32: how many positions of a layer's buffers are filled."""
+_MLX_TOKENS = "0.tokens"
+"""Entry of mlx_lm's metadata with the ids as JSON, where this program wrote the file: its loader takes no tensor more."""
 TOKENS_NAME = "tokens"
 _KINDS = {"k": 0, "key": 0, "keys": 0, "0": 0, "v": 1, "value": 1, "values": 1, "1": 1}
 
@@ -39,8 +43,11 @@ def read_tensors(data: bytes, pattern: str | None = None) -> tuple[Layers, np.nd
         raise InputError(f"not a safetensors file: {error}") from None
     if pattern is None:
         pattern = MLX_KEYS if any(re.match(r"0\.[01]\b", name) for name in tensors) else KEYS
+    ids: np.ndarray | None = None
     if pattern == MLX_KEYS:
-        _refuse_mlx_classes(data)
+        metadata = _metadata(data)
+        _refuse_mlx_classes(metadata)
+        ids, tensors = _mlx_ids(metadata), _filled_part(tensors)
     check_pattern(pattern)
     regex = re.escape(pattern).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{k\}", r"(?P<k>keys?|values?|k|v|0|1)")
     found: dict[int, dict[int, Tensor]] = {}
@@ -62,7 +69,7 @@ def read_tensors(data: bytes, pattern: str | None = None) -> tuple[Layers, np.nd
     if not found:
         names = ", ".join(sorted(tensors)[:4])
         raise InputError(f"no keys and values named {pattern!r} for layers 0, 1, ...; the file has {names} ... (--keys)")
-    ids = _ids(tensors[TOKENS_NAME]) if TOKENS_NAME in tensors else None
+    ids = _ids(tensors[TOKENS_NAME]) if TOKENS_NAME in tensors else ids
     layers = as_layers([(found[i][0], found[i][1]) for i in range(len(found))])
     ids = None if ids is None else held_ids(ids, layers)
     if not layers[0][0].shape[1]:
@@ -82,13 +89,43 @@ def _ids(tensor: Tensor) -> np.ndarray:
     return as_token_ids(tensor.reshape(-1))
 
 
-def _refuse_mlx_classes(data: bytes) -> None:
-    """Refuse mlx_lm layers of other kinds, as its metadata ``2.{layer}`` names their classes."""
-    end = 8 + int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8:end]).get("__metadata__", {})
-    classes = {value for name, value in metadata.items() if re.fullmatch(r"2\.\d+", name)}
+def _metadata(data: bytes) -> dict[str, str]:
+    found: dict[str, str] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+    return found
+
+
+def _refuse_mlx_classes(metadata: dict[str, str]) -> None:
+    """Refuse mlx_lm layers of other kinds: metadata ``1.{layer}`` names their classes, before 0.32 ``2.{layer}``."""
+    classes = {value for name, value in metadata.items() if re.fullmatch(r"1\.\d+", name)}
+    classes = classes or {value for name, value in metadata.items() if re.fullmatch(r"2\.\d+", name)}
     if others := classes - _MLX_CLASSES:
         raise Unsupported(f"mlx_lm cache layers of class {', '.join(sorted(others))}; {EVERY_POSITION}")
+
+
+def _mlx_ids(metadata: dict[str, str]) -> np.ndarray | None:
+    try:
+        ids = json.loads(metadata.get(_MLX_TOKENS, ""))
+    except (ValueError, RecursionError):  # other programs may keep anything under this name
+        return None
+    return np.array(ids, np.int64) if isinstance(ids, list) and ids and all(type(i) is int and i >= 0 for i in ids) else None
+
+
+def _filled_part(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of an mlx_lm file without the empty parts of its buffers, and without the offsets that say so."""
+    out = dict(tensors)
+    for name in [name for name in tensors if re.fullmatch(r"\d+\.2", name)]:
+        offset = out.pop(name)
+        if offset.numel() != 1 or offset.is_floating_point():
+            raise InputError(
+                f"{name} has shape {tuple(offset.shape)}; in mlx_lm's files it is the number of filled positions"
+            )
+        for kind in "01":
+            at = f"{name[:-1]}{kind}"
+            if at in out and not 0 <= int(offset) <= out[at].shape[-2]:
+                raise InputError(f"{name} says {int(offset)} positions are filled; {at} has {out[at].shape[-2]}")
+            if at in out:
+                out[at] = out[at][..., : int(offset), :]
+    return out
 
 
 def _refuse_layouts(names: list[str]) -> None:
@@ -101,6 +138,23 @@ def _refuse_layouts(names: list[str]) -> None:
 
 def _some(names: list[str]) -> str:
     return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def cache_file(tokens: np.ndarray, layers: Layers, first: int = 0, keys: str | None = None, batch: bool = False) -> bytes:
+    """A safetensors file of a cache; arguments and errors as `named_tensors`.
+
+    With `MLX_KEYS`, a batch dimension and all layers it is one that mlx_lm's ``load_prompt_cache`` reads (0.32 and later).
+    """
+    tensors = named_tensors(tokens, layers, first, keys, batch)
+    if keys != MLX_KEYS or not batch or first:
+        return save(tensors)
+    del tensors[TOKENS_NAME]
+    metadata = {_MLX_TOKENS: json.dumps(tokens.tolist()), "2.0": ""}
+    for i in range(len(layers)):
+        offset = _MLX_OFFSET.replace("{i}", str(i))
+        tensors[offset] = torch.tensor(len(tokens), dtype=torch.int32)
+        metadata |= {f"1.{i}": "KVCache", f"2.{i + 1}.0": offset, f"2.{i + 1}.1": "scalar"}
+    return save(tensors, metadata)
 
 
 def named_tensors(

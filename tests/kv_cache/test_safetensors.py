@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+import types
+from pathlib import Path
+
 import kv_files
 import pytest
 import torch
@@ -12,9 +17,7 @@ from kv_cases import (
 )
 from rdcodec.codecs import container
 from rdcodec.codecs.kv_cache.format.describe import describe_kv, kv_rows
-from rdcodec.entropy_models.errors import (
-    Unsupported,
-)
+from rdcodec.entropy_models.errors import InputError, Unsupported
 
 
 def test_safetensors_in_and_out():
@@ -110,7 +113,8 @@ def test_safetensors_as_mlx_lm_saves_them():
     out = load(kv_files.decode_bytes(data)[0])
     assert all(same_bits(out[f"layers.{i}.{'kv'[n]}"], tensors[f"{i}.{n}"][0]) for i in range(11) for n in (0, 1))
     again = load(kv_files.decode_bytes(data, keys="{i}.{k}", batch=True)[0])
-    assert again.pop("tokens").shape == (40,) and again.keys() == tensors.keys()
+    offsets = {f"{i}.2" for i in range(11)}
+    assert again.keys() == tensors.keys() | offsets and all(int(again[name]) == 40 for name in offsets)
     assert all(same_bits(again[name], x) for name, x in tensors.items())
     assert {"b.3/v", "b.10/k"} < load(kv_files.decode_bytes(data, keys="b.{i}/{k}")[0]).keys()
     with pytest.raises(ValueError, match=r"pattern 'b\.\{i\}' of tensor names; it needs one"):
@@ -120,6 +124,56 @@ def test_safetensors_as_mlx_lm_saves_them():
     quantised = {f"0.{n}.{part}": torch.zeros(1, 2, 40, 1) for n in (0, 1) for part in range(3)}
     with pytest.raises(Unsupported, match="class QuantizedKVCache"):
         kv_files.encode_bytes(save(quantised, {"2.0": "QuantizedKVCache"}))
+
+
+def test_safetensors_as_mlx_lm_saves_them_since_0_32():
+    """Classes in 1.i, buffers of multiples of 256 positions, and how many of them are filled in i.2."""
+    from safetensors.torch import load, save
+
+    tensors = {f"{i}.{n}": torch.randn(1, 2, 256, 8).half() for i in range(3) for n in (0, 1)}
+    tensors |= {f"{i}.2": torch.tensor(40, dtype=torch.int32) for i in range(3)}
+    metadata = {"0.tokens": "not ids", "0.model": "m", "2.0": ""}
+    for i in range(3):
+        metadata |= {f"1.{i}": "KVCache", f"2.{i + 1}.0": f"{i}.2", f"2.{i + 1}.1": "scalar"}
+    data, fields = kv_files.encode_bytes(save(tensors, metadata), mode="lossless")
+    assert fields["tokens"] == 40 and any("no tensor 'tokens'" in notice for notice in fields["notices"])
+    data, fields = kv_files.encode_bytes(save(tensors, metadata | {"0.tokens": str(list(range(40)))}), mode="lossless")
+    assert not fields["notices"]
+    out = load(kv_files.decode_bytes(data)[0])
+    assert out["tokens"].tolist() == list(range(40))
+    assert all(same_bits(out[f"layers.{i}.{'kv'[n]}"], tensors[f"{i}.{n}"][0, :, :40]) for i in range(3) for n in (0, 1))
+    again = kv_files.decode_bytes(data, keys="{i}.{k}", batch=True)[0]
+    assert load(kv_files.decode_bytes(kv_files.encode_bytes(again, mode="lossless")[0])[0]).keys() == out.keys()
+    with pytest.raises(Unsupported, match="class RotatingKVCache"):
+        kv_files.encode_bytes(save(tensors, metadata | {"1.1": "RotatingKVCache"}))
+    for wrong, message in ((torch.tensor(257), "says 257 positions are filled; 1.0 has 256"), (torch.ones(2), "has shape")):
+        with pytest.raises(InputError, match=message):
+            kv_files.encode_bytes(save(tensors | {"1.2": wrong}, metadata))
+
+
+def test_mlx_lm_reads_what_is_written_for_it_and_is_read(tmp_path):
+    """Its own code, where it is installed; of its package only the module of caches, which needs nothing else."""
+    mx = pytest.importorskip("mlx.core", reason="needs mlx")
+    spec = importlib.util.find_spec("mlx_lm")
+    if spec is None:
+        pytest.skip("needs mlx_lm")
+    for name in ("mlx_lm", "mlx_lm.models"):
+        package = types.ModuleType(name)
+        package.__path__ = [str(Path(spec.origin).parent / "/".join(name.split(".")[1:]))]
+        sys.modules.setdefault(name, package)
+    cache = importlib.import_module("mlx_lm.models.cache")
+    made = [cache.KVCache() for _ in range(3)]
+    for layer in made:
+        layer.update_and_fetch(*(mx.random.normal((1, 2, 300, 16)).astype(mx.bfloat16) for _ in range(2)))
+    cache.save_prompt_cache(str(tmp_path / "a.safetensors"), made, {"model": "m"})
+    data, fields = kv_files.encode_bytes((tmp_path / "a.safetensors").read_bytes(), mode="lossless")
+    assert fields["tokens"] == 300
+    (tmp_path / "b.safetensors").write_bytes(kv_files.decode_bytes(data, keys="{i}.{k}", batch=True)[0])
+    again = cache.load_prompt_cache(str(tmp_path / "b.safetensors"))
+    assert [(type(x).__name__, x.offset) for x in again] == [("KVCache", 300)] * 3
+    for a, b in zip(made, again, strict=True):
+        for x, y in zip(a.keys_and_values(), b.keys_and_values(), strict=True):
+            assert mx.array_equal(x, y)
 
 
 @pytest.mark.parametrize("mode", ["transform", "predictive"])

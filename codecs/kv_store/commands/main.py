@@ -163,9 +163,8 @@ def get(
     """Write the cache of a prompt's longest stored beginning. Exits with 1 if nothing of it is stored."""
     with reported():
         import numpy as np
-        from safetensors.torch import save
 
-        from ...kv_cache.safetensors_file import named_tensors
+        from ...kv_cache.safetensors_file import cache_file
 
         to_stdout = str(output) == STDIO
         if not to_stdout:
@@ -176,8 +175,8 @@ def get(
         with open_store(store, model, fingerprint, salt, block_tokens, {"profile": profile}, dtype=dtype) as opened:
             hit = _hit(opened, ids, wanted, model, dtype)
         held = np.array(ids[: hit.tokens], np.int64)
-        tensors = named_tensors(held, hit.layers, wanted.start if wanted else 0, keys, batch)
-        Job(None, None if to_stdout else output).write(save(tensors))
+        data = cache_file(held, hit.layers, wanted.start if wanted else 0, keys, batch)
+        Job(None, None if to_stdout else output).write(data)
         found = {"file": str(output), "tokens": hit.tokens, "asked_tokens": len(ids), "layers": len(hit.layers)}
         line = f"{output}: {hit.tokens} of {len(ids)} tokens, {len(hit.layers)} layers"
         (errors if to_stdout else out).print(json.dumps(found) if as_json else line)
