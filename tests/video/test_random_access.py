@@ -1,0 +1,133 @@
+"""Frames by number: the very frames that decoding everything gives, from the groups that hold them alone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+from clips import drawn_clip
+from rdcodec.codecs import container
+from rdcodec.codecs.video import random_access
+from rdcodec.codecs.video.codec import VideoCodec
+from rdcodec.codecs.video.random_access import VideoReader
+from rdcodec.entropy_models.errors import BitstreamError, Corrupt
+from torch.utils.data import DataLoader
+
+FRAMES, GROUP = 11, 4
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A file of three groups, and what all of it decodes to."""
+    codec = VideoCodec.load(device="cpu")
+    path = tmp_path_factory.mktemp("reader") / "clip.rdc"
+    path.write_bytes(codec.encode(drawn_clip(FRAMES, 33, 50), rate=30000 / 1001, quality=30, group=GROUP))
+    return path, codec.decode(path.read_bytes()).frames
+
+
+SLICES = [
+    slice(None), slice(5, 7), slice(3, 9), slice(-2, None), slice(None, None, 3), slice(None, None, -1), slice(9, 1, -3),
+    slice(4, 4), slice(8, 2), slice(6, 99), slice(None, None, -20),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wanted", SLICES, ids=str)
+def test_slices_are_those_of_the_array(clip, wanted):
+    path, frames = clip
+    with VideoReader(path) as reader:
+        found = reader[wanted]
+    assert found.dtype == np.uint8 and found.shape == frames[wanted].shape and np.array_equal(found, frames[wanted])
+
+
+def test_single_frames_and_facts(clip):
+    path, frames = clip
+    with VideoReader(path) as reader:
+        assert len(reader) == FRAMES and reader.shape == frames.shape and abs(reader.fps - 29.97003) < 1e-5
+        for number in (0, 6, -1, np.int64(3)):
+            assert np.array_equal(reader[number], frames[number])
+        for number in (FRAMES, -FRAMES - 1):
+            with pytest.raises(IndexError):
+                reader[number]
+        assert np.array_equal(np.stack(list(reader)), frames)
+
+
+def test_only_the_groups_that_are_wanted_are_read(clip, monkeypatch):
+    path, _ = clip
+    read = []
+    chunk = container.Stream.chunk
+    monkeypatch.setattr(container.Stream, "chunk", lambda self, index: read.append(index) or chunk(self, index))
+    with VideoReader(path) as reader:
+        assert read == [], "opening reads the header alone"
+        assert reader[5:6].any() and read == [1]
+        assert reader[0::8].any() and read == [1, 0, 2]
+
+
+def test_a_closed_reader_says_so(clip):
+    path, _ = clip
+    reader = VideoReader(path)
+    reader.close()
+    reader.close()
+    with pytest.raises(ValueError, match="closed"):
+        reader[0]
+
+
+def test_pickled_readers_open_the_file_anew(clip):
+    path, frames = clip
+    with VideoReader(path, threads=1) as reader:
+        data = pickle.dumps(reader)
+    with pickle.loads(data) as again:
+        assert (again.path, again.device, again.threads) == (path, "cpu", 1)
+        assert np.array_equal(again[4:6], frames[4:6])
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_a_loader_read_at_the_same_time(clip, method):
+    path, frames = clip
+    with VideoReader(path) as reader:
+        loader = DataLoader(reader, batch_size=2, num_workers=2, multiprocessing_context=method)
+        assert np.array_equal(np.concatenate([batch.numpy() for batch in loader]), frames)
+
+
+def tell_whether_opened(reader, queue):
+    before = reader._file
+    reader[0]
+    queue.put(reader._file is not before)
+
+
+def test_a_forked_reader_has_a_place_in_the_file_of_its_own(clip):
+    """Forked processes share one place in an open file, and would read each other's bytes."""
+    with VideoReader(clip[0]) as reader:
+        context = multiprocessing.get_context("fork")
+        queue = context.Queue()
+        process = context.Process(target=tell_whether_opened, args=(reader, queue))
+        process.start()
+        assert queue.get(timeout=60) is True
+        process.join()
+
+
+def test_readers_share_a_codec(clip, monkeypatch):
+    random_access.loaded.cache_clear()
+    loads = []
+    load = VideoCodec.load
+    monkeypatch.setattr(VideoCodec, "load", lambda **options: loads.append(options) or load(**options))
+    for _ in range(2):
+        with VideoReader(clip[0]) as reader:
+            reader[0]
+    assert len(loads) == 1 and loads[0]["device"] == "cpu"
+
+
+def test_damage_is_told(clip, tmp_path):
+    data = bytearray(clip[0].read_bytes())
+    entry = container.parse(bytes(data)).entries[1]
+    data[entry.offset + entry.length // 2] ^= 1
+    (tmp_path / "damaged.rdc").write_bytes(data)
+    with VideoReader(tmp_path / "damaged.rdc") as reader:
+        assert np.array_equal(reader[0:4], clip[1][0:4])
+        with pytest.raises(Corrupt, match="group 1"):
+            reader[5]
+    (tmp_path / "none.rdc").write_bytes(b"nothing")
+    with pytest.raises(BitstreamError):
+        VideoReader(tmp_path / "none.rdc")
