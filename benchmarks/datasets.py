@@ -68,7 +68,7 @@ def run_command(folder: Path, output: Path, options: list[str], budget_s: float,
     """Pictures that the command encodes within the time, and seconds."""
     start = time.perf_counter()
     command = [CODEC, "encode", folder, "-o", output, *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=free_threads() | environment, start_new_session=True)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=free_threads() | environment, process_group=0)
     try:
         process.wait(budget_s)
     except subprocess.TimeoutExpired:
@@ -104,7 +104,7 @@ def kill_rows(folder: Path, scratch: Path, count: int, kills: int) -> list[Row]:
     for kill in range(1, kills + 1):
         wanted = encoded(output) + draw.randint(1, count // kills)
         command = [CODEC, "encode", folder, "-o", output, "-j", "2", "--skip-existing"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=free_threads(), start_new_session=True)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=free_threads(), process_group=0)
         while encoded(output) < wanted and process.poll() is None:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)

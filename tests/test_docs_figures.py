@@ -161,6 +161,11 @@ CLAIMS = [
         lambda: [figure("tensors_fp8.csv", "lossless_percent", name) for name in ("float8_e4m3fn", "float8_e5m2")],
     ),
     (
+        "docs/tensors.md",
+        r"takes (\d+) MB to encode and (\d+) MB to decode, and one of 0.5 MB (\d+) MB",
+        lambda: [figure("tensors_large.csv", "memory_mb", name) for name in ("encode", "decode", "encode 0.5 MB")],
+    ),
+    (
         "docs/datasets.md",
         r"killed ten times with all its processes, after (\d+) to (\d+) files, left (\d+) and none that differs",
         lambda: [
