@@ -10,6 +10,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -17,13 +18,14 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..codecs import weights
 from ..codecs.weights_file import Architecture, read_weights
 from ..entropy_models.errors import InputError
 from .checkpoint import architecture_of, codec_of, network_state, read_checkpoint
 from .coder import Train
+from .distillation import Distillation, DistillationSettings
 from .freeze import thawed
 from .optimizer import Joint, linear_weights, muon_with_adamw
 from .quantisation import LAYERS
@@ -64,6 +66,8 @@ class CodecTraining(L.LightningModule):
         side_warmup_steps: the bits of side information count in full only after so many steps, linearly from nothing. While
             the networks around it know nothing yet, bits that tell them nothing are not worth paying, and it dies for good.
         init: weights to start from while the optimizer starts anew: a checkpoint, or an installed model's name.
+        distillation: fields of `distillation.DistillationSettings`: a teacher, and what this network is to learn from it;
+            None: no teacher.
     """
 
     codec: ClassVar[str]
@@ -85,6 +89,7 @@ class CodecTraining(L.LightningModule):
         level_branch: Literal["integer", "float"] = "integer",
         side_warmup_steps: int = 0,
         init: str | None = None,
+        distillation: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()  # the subclass's among them
@@ -93,6 +98,10 @@ class CodecTraining(L.LightningModule):
         self.start()
         if init:
             self.start_from(init)
+        self.distillation: Distillation | None = None
+        if distillation:
+            settings = DistillationSettings(**distillation)
+            self.distillation = Distillation(settings, self.network_of(settings.teacher), self.network, self.rehearse)
         self.elapsed_s = 0.0
         self.skipped_in_a_row = 0
         self._tick: float | None = None
@@ -118,6 +127,14 @@ class CodecTraining(L.LightningModule):
         """
         return state
 
+    def rehearse(self, network: nn.Module, coder: Train) -> None:
+        """Run a network, this one or a teacher, on something small, for `distillation`.
+
+        Raises:
+            InputError: the codec's loss has no part of a teacher.
+        """
+        raise InputError(f"the training of {self.codec} does not distil")
+
     def show(self, name: str, shown: Any) -> None:
         """Put what `Validation.add` returned into the log."""
 
@@ -128,8 +145,9 @@ class CodecTraining(L.LightningModule):
 
     def configure_optimizers(self) -> Joint:
         h = self.hparams
+        adapters = self.distillation.named_parameters("distillation") if self.distillation else ()
         return muon_with_adamw(
-            self.network.named_parameters(),
+            chain(self.network.named_parameters(), adapters),
             linear_weights(self.network),
             muon_lr=h["muon_lr"],
             adamw_lr=h["adamw_lr"],
@@ -250,6 +268,19 @@ class CodecTraining(L.LightningModule):
             raise InputError(f"{init} is a checkpoint of `codec train {codec_of(checkpoint)}`")
         *_, config = architecture_of(checkpoint["hyper_parameters"], self.architectures)
         return config, network_state(checkpoint)
+
+    def network_of(self, name: str) -> nn.Module:
+        """The whole network of an installed model, as deployed, or of a checkpoint; errors as `start_from`."""
+        if not Path(name).is_file():
+            network: nn.Module = read_weights(
+                weights.verified_bytes(weights.line_named(self.codec, name)), self.architectures
+            )[0]
+            return network
+        config, state = self.initial(name)
+        hyper_parameters = read_checkpoint(Path(name))["hyper_parameters"]
+        network = architecture_of(hyper_parameters, self.architectures)[1].network(config, *LAYERS["integer"])
+        network.load_state_dict(state)
+        return network
 
 
 def difference(found: Any, expected: Any, adaptable: frozenset[str]) -> str:

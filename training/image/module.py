@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import lightning as L
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ...codecs.image.architectures import ARCHITECTURES
 from ...codecs.image.dcvc_rt import ImageNetwork
@@ -19,6 +21,9 @@ from ..losses import rate_distortion, rate_distortion_weight, stratified_qualiti
 from .initialise import start_as_dct, with_more_blocks, without_blocks, without_correction
 from .losses import psnr_db, squared_error
 from .validation import ImageValidation
+
+REHEARSED = 64
+"""Rows and columns of a picture that says what networks look like."""
 
 
 class ImageTraining(CodecTraining):
@@ -66,6 +71,8 @@ class ImageTraining(CodecTraining):
         """``batch``: uint8 (batch, rows, columns, 3)."""
         image = batch.float() / PEAK - 0.5
         quality = stratified_qualities(len(batch)).to(image.device)
+        if self.distillation:
+            self.distillation.watch()
         rate_bpp, side_bpp, decoded = self.coded(image, quality)
         mse = squared_error(decoded, image)
         weight = rate_distortion_weight(quality, *self.hparams["lambda_range"])
@@ -75,7 +82,14 @@ class ImageTraining(CodecTraining):
             distortion_bpp = (1 - share) * distortion_bpp + share * structure_bpp
             figures["ms_ssim_bpp"] = structure_bpp.mean()
         figures |= {"rate_bpp": rate_bpp.mean(), "side_bpp": side_bpp.mean(), "psnr_db": psnr_db(mse).mean()}
-        return rate_distortion(rate_bpp, distortion_bpp, weight), figures
+        loss = rate_distortion(rate_bpp, distortion_bpp, weight)
+        if self.distillation:
+            term, learned = self.distillation.term(partial(passed, image=image, quality=quality), self.progress())
+            loss, figures = loss + term, figures | learned
+        return loss, figures
+
+    def rehearse(self, network: nn.Module, coder: Train) -> None:
+        passed(network, coder, torch.zeros(1, REHEARSED, REHEARSED, 3), torch.zeros(1, dtype=torch.long))
 
     def coded(self, image: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rate and decoded image of a coding pass, differentiable.
@@ -89,8 +103,7 @@ class ImageTraining(CodecTraining):
             decoded image.
         """
         coder = Train()
-        y_hat = self.network.coding_pass(coder, self.network.to_latent(image, quality), quality)
-        decoded = self.network.to_image(y_hat, quality)
+        decoded = passed(self.network, coder, image, quality)
         charged_bits, side_bits = self.charged_bits(coder)
         pixels = image.shape[1] * image.shape[2]
         return charged_bits / pixels, side_bits / pixels, decoded
@@ -102,3 +115,10 @@ class ImageTraining(CodecTraining):
         """An image beside its reconstruction, to TensorBoard."""
         if add_image := getattr(getattr(self.logger, "experiment", None), "add_image", None):
             add_image(name, shown, self.global_step, dataformats="HWC")
+
+
+def passed(network: Any, coder: Train, image: Tensor, quality: Tensor) -> Tensor:
+    """The image that a coding pass of an image network gives back; of `ImageTraining.coded`'s shapes."""
+    y_hat: Tensor = network.coding_pass(coder, network.to_latent(image, quality), quality)
+    decoded: Tensor = network.to_image(y_hat, quality)
+    return decoded
