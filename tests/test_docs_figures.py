@@ -175,8 +175,11 @@ CLAIMS = [
     ),
     (
         "docs/datasets.md",
-        r"`-j 2` does ([\d.]+) pictures a second, `-j 1` ([\d.]+), and .* each other, ([\d.]+)\.",
-        lambda: [figure("datasets.csv", "value", f"encode {how}", "speed") for how in ("-j 2", "-j 1", "without -j")],
+        r"`-j 2` does ([\d.]+) pictures a second, no option ([\d.]+), `-j 0` ([\d.]+), and `-j 0 --threads 2` ([\d.]+)\.",
+        lambda: [
+            figure("datasets.csv", "value", f"encode {how}", "speed")
+            for how in ("-j 2", "without -j", "-j 0", "-j 0 --threads 2")
+        ],
     ),
     (
         "docs/datasets.md",
@@ -187,6 +190,11 @@ CLAIMS = [
         "docs/datasets.md",
         r"through Pillow, (\d+) bytes on average \| ([\d.]+) \| ([\d.]+)",
         lambda: [figure("datasets.csv", "value", "JPEG at quality 90", "mean size"), *reading("JPEG through Pillow")],
+    ),
+    (
+        "docs/datasets.md",
+        r"same through torchvision \| ([\d.]+) \| ([\d.]+)",
+        lambda: reading("JPEG through torchvision"),
     ),
     ("README.md", r"takes (\d+) % fewer bytes than as JPEG", lambda: [-bd_rate("jpeg")]),
     ("README.md", r"and (\d+) % fewer than as WebP", lambda: [-bd_rate("webp")]),
