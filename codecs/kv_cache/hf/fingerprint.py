@@ -97,7 +97,9 @@ def _no_prefix(model: Any, *, contents_told_apart: bool) -> str:
     kinds = sorted({str(rope.get("rope_type")) for rope in ropes(model.config)} - {"None", *STATIC_ROPE})
     if kinds:
         return f"RoPE of type {', '.join(kinds)} turns keys by angles that depend on the length of the prompt"
-    if getattr(text, "use_bidirectional_attention", None) in (True, "all") or getattr(text, "is_causal", True) is False:
+    encoder = hasattr(text, "type_vocab_size") and getattr(text, "is_decoder", None) is False  # BERT and its kin
+    ahead = getattr(text, "use_bidirectional_attention", None) in (True, "all")
+    if encoder or ahead or getattr(text, "is_causal", True) is False:
         return "its attention looks ahead, so keys depend on what follows"
     senses = [name for name, value in model.config.to_dict().items() if isinstance(value, dict) and _SENSES.fullmatch(name)]
     if senses and not contents_told_apart:

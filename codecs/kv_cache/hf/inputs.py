@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ....entropy_models.errors import InputError, Unsupported
 from ..splice import Layers
-from .layer_kinds import EVERY_POSITION, every_position
+from .layer_kinds import EVERY_POSITION, check_class, every_position
 
 
 def as_token_ids(tokens: Any) -> np.ndarray:
@@ -58,8 +58,7 @@ def as_layers(cache: Any) -> Layers:
     if cache is None:
         return ()
     if hasattr(cache, "layers") or hasattr(cache, "cross_attention_cache"):
-        if hasattr(cache, "cross_attention_cache"):
-            raise Unsupported(f"{type(cache).__name__} is an encoder-decoder cache; {EVERY_POSITION}")
+        check_class(cache)
         if not len(cache.layers):
             raise Unsupported("the cache has no layers; run the model on a prompt first")
         pairs = [every_position(layer, i) for i, layer in enumerate(cache.layers)]

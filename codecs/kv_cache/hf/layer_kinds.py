@@ -24,6 +24,19 @@ _STATES = ("conv_states", "recurrent_states")
 _INDEXER = ("indexer_keys", "indexer_position_ids")
 
 
+def check_class(cache: Any) -> None:
+    """Refuse caches of an encoder and a decoder, and classes of a model's own, which may hold more than their layers.
+
+    Raises:
+        Unsupported: with the class's name.
+    """
+    kind, home = type(cache).__name__, type(cache).__module__
+    if hasattr(cache, "cross_attention_cache"):
+        raise Unsupported(f"{kind} is an encoder-decoder cache; {EVERY_POSITION}")
+    if home.startswith("transformers.") and home != "transformers.cache_utils":
+        raise Unsupported(f"{kind} is a cache class of {home.rpartition('.')[2]} alone; {EVERY_POSITION}")
+
+
 def every_position(layer: Any, index: int) -> tuple[Tensor, Tensor]:
     """Keys and values of a layer that holds those of every position, shape (batch, kv_heads, tokens, head_dim).
 
@@ -72,6 +85,7 @@ def taken_apart(cache: Any) -> list[LayerState]:
         Unsupported: a kind of layer that is not known here, or an empty cache.
         ValueError: a batch.
     """
+    check_class(cache)
     layers = [_state_of(layer, i) for i, layer in enumerate(cache.layers)]
     if not any(layer.pair or layer.states for layer in layers):
         raise Unsupported("the cache is empty; run the model on a prompt first")
