@@ -10,6 +10,7 @@ core; --contexts 8 takes two.
 
 from __future__ import annotations
 
+import csv
 import math
 import time
 from dataclasses import replace
@@ -40,6 +41,7 @@ from rdcodec.codecs.kv_cache.modes.rope import Rope
 from rdcodec.codecs.kv_cache.splice import Layers
 from transformers.cache_utils import HQQQuantizedLayer, QuantoQuantizedLayer
 
+EXACT_AND_FP8 = "lossless", "lossless-1", "fp8"
 QUALITIES = {
     "quantized": (10, 15, 20, 30, 40, 45, 50, 60),
     "quantized-small, calibrated": (45, 55, 65),
@@ -130,6 +132,19 @@ def in_small_codes(evaluation: Evaluation, line: Fidelity, settings: KvSettings)
     return replace(line, name=name, bits_per_element=bits, ratio=ratio, seconds=seconds)
 
 
+def replace_rows(output: Path, lines: list[Fidelity]) -> None:
+    """Put lines into a CSV in the place of those of their names, or before those of ``fp8``."""
+    for line in lines:
+        show(line)
+    part = output.with_stem(f"{output.stem}_only")
+    write_csv(part, lines)
+    found, new = ({row["name"]: row for row in csv.DictReader(file.read_text().splitlines())} for file in (output, part))
+    part.unlink()
+    kept = [row for name, row in found.items() if name not in new]
+    at = next(i for i, row in enumerate(kept) if row["name"] == "fp8")
+    points.write_csv(output, [*kept[:at], *new.values(), *kept[at:]])
+
+
 def show(line: Fidelity) -> None:
     """One line of the table."""
     print(
@@ -163,17 +178,23 @@ def main(
     contexts: Annotated[int, typer.Option(min=1, help="How many prompts.")] = 64,
     greedy_contexts: Annotated[int, typer.Option(min=1, help="How many of them are continued greedily.")] = 8,
     profile: ProfileFile = Path("runs/kv_profile.safetensors"),
+    only: Annotated[str, typer.Option(help="These modes alone, separated by commas; other rows of the CSV stay.")] = "",
     output: Output = RESULTS / "kv_fidelity.csv",
 ) -> None:
     """Measure modes and baselines; a table, a plot, and bytes at equal KL."""
     np.seterr(all="raise", under="ignore")
     torch.set_num_threads(1)
     exact, half = load_model(model), load_model(model, torch.bfloat16)
-    calibrated, rope = profile_of(profile, exact, model, text), rope_of(exact)
-    ids = contexts_of(model, text / "eval", contexts)
+    rope, ids = rope_of(exact), contexts_of(model, text / "eval", contexts)
     evaluation = Evaluation(exact, ids, prefill(half, ids), greedy_contexts)
+    if only:
+        replace_rows(
+            output, [evaluation.measure(mode, through(KvSettings(mode=mode, rope=rope))) for mode in only.split(",")]
+        )
+        return
+    calibrated = profile_of(profile, exact, model, text)
     floors = noise_floors(evaluation, half)
-    lines = floors + [evaluation.measure(mode, through(KvSettings(mode=mode, rope=rope))) for mode in ("lossless", "fp8")]
+    lines = floors + [evaluation.measure(mode, through(KvSettings(mode=mode, rope=rope))) for mode in EXACT_AND_FP8]
     reference = baselines(evaluation)
     lines += reference
     for line in lines:

@@ -1,6 +1,9 @@
-"""Speed of the cache modes on one core, beside zstd -3 on the same bytes in the same run.
+r"""Speed of the cache modes on one core, beside zstd on the same bytes in the same run: at level 3, and at level 1 on the
+high bytes and then the low bytes, turned left by a bit, so that exponents are together.
 
     OMP_NUM_THREADS=1 python benchmarks/kv_speed.py --model MODEL --text TEXT
+    OMP_NUM_THREADS=1 python benchmarks/kv_speed.py --model MODEL --text TEXT --only lossless,lossless-1 \
+        -o benchmarks/results/kv_lossless.csv
 
 Three shapes: the model's own cache; the same contexts' heads side by side in 8 KV heads of 64; and the cache of a randomly
 initialised model with the 8 KV heads of 128 that models of 8 billion parameters have (small chunks pay more for each
@@ -60,9 +63,23 @@ def line(shape: str, name: str, raw: int, size: int, encode_s: float, decode_s: 
     }
 
 
+def planes(raw: bytes) -> np.ndarray:
+    """High bytes of 16-bit words turned left by a bit, then low bytes."""
+    words = np.frombuffer(raw, np.uint16)
+    return np.concatenate((words << 1 | words >> 15).view(np.uint8).reshape(-1, 2).T[::-1])
+
+
+def from_planes(body: bytes) -> np.ndarray:
+    """Inverse of `planes`."""
+    high, low = np.frombuffer(body, np.uint8).reshape(2, -1)
+    words = np.stack([low, high], 1).reshape(-1).view(np.uint16)
+    return words >> 1 | words << 15
+
+
 def settings_for(rope: Rope | None, large_blocks: bool) -> dict[str, KvSettings]:
     """What is measured, by name."""
-    found = {mode: KvSettings(mode=mode, rope=rope) for mode in ("lossless", "fp8", "turboquant", "turboquant-ec")}
+    plain = "lossless", "lossless-1", "fp8", "turboquant", "turboquant-ec"
+    found = {mode: KvSettings(mode=mode, rope=rope) for mode in plain}
     for mode in ("quantized", "quantized-small"):
         for quality in (40, 50, 60):
             found[f"{mode} q{quality}"] = KvSettings(mode=mode, quality=quality, rope=rope)
@@ -72,15 +89,25 @@ def settings_for(rope: Rope | None, large_blocks: bool) -> dict[str, KvSettings]
     return found
 
 
-def measure(layers: Layers, ids: np.ndarray, rope: Rope | None, repeats: int, large_blocks: bool) -> list[dict[str, str]]:
+def measure(
+    layers: Layers, ids: np.ndarray, rope: Rope | None, repeats: int, large_blocks: bool, only: list[str]
+) -> list[dict[str, str]]:
     """All modes and zstd on one cache, in turns, so that what disturbs the machine for a while disturbs all alike."""
     heads, tokens, width = layers[0][0].shape
     raw = b"".join(x.contiguous().view(torch.int16).numpy().tobytes() for pair in layers for x in pair)
     compressor, decompressor = zstandard.ZstdCompressor(level=3), zstandard.ZstdDecompressor()
-    packed = compressor.compress(raw)
-    coders = {"zstd -3": Coder(len(packed), partial(compressor.compress, raw), partial(decompressor.decompress, packed))}
+    plain = compressor.compress(raw)
+    coders = {"zstd -3": Coder(len(plain), partial(compressor.compress, raw), partial(decompressor.decompress, plain))}
     cache = Cache(ids, layers)
-    for name, settings in settings_for(rope, large_blocks).items():
+    fast = zstandard.ZstdCompressor(level=1)
+    packed = fast.compress(planes(raw))
+    coders["zstd -1, byte planes"] = Coder(
+        len(packed), lambda: fast.compress(planes(raw)), lambda: from_planes(decompressor.decompress(packed))
+    )
+    if from_planes(decompressor.decompress(packed)).tobytes() != raw:
+        raise ValueError("byte planes do not come back")
+    found = settings_for(rope, large_blocks)
+    for name, settings in ((name, found[name]) for name in found if not only or name in only):
         codec = KvCodec(settings)
         data = codec.encode(cache)
         coders[name] = Coder(len(data), partial(codec.encode, cache), partial(codec.decode, data))
@@ -111,6 +138,7 @@ def main(
     model: Model,
     text: Text,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds, of which the least time counts.")] = 20,
+    only: Annotated[str, typer.Option(help="These modes alone, separated by commas; none: all.")] = "",
     output: Output = RESULTS / "kv_speed.csv",
 ) -> None:
     """Time every mode and zstd on three caches, print the rows and write the CSV."""
@@ -123,7 +151,7 @@ def main(
     wide = tuple((torch.cat([c[i][0] for c in caches]), torch.cat([c[i][1] for c in caches])) for i in range(len(own)))
     rows = []
     for layers, of, turns in ((own, ids, rope), (wide, ids, rope), random_gqa(contexts.shape[1])):
-        rows += measure(layers, of, turns, repeats, large_blocks=layers is own)
+        rows += measure(layers, of, turns, repeats, layers is own, [name for name in only.split(",") if name])
     write_csv(output, rows)
     for row in rows:
         show(row)

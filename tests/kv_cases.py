@@ -16,7 +16,7 @@ from rdcodec.codecs.kv_cache.modes.profiles import Profile
 from rdcodec.codecs.kv_cache.modes.rope import Rope
 from rdcodec.codecs.kv_cache.modes.table import MODES
 
-PLAIN = ["lossless", "fp8", "turboquant", "turboquant-ec", "quantized", "quantized-small"]
+PLAIN = ["lossless", "lossless-1", "fp8", "turboquant", "turboquant-ec", "quantized", "quantized-small"]
 LOSSY = ["fp8", "turboquant", "turboquant-ec", "quantized", "quantized-small", "transform", "predictive"]
 ALL = [*PLAIN, "transform", "predictive"]
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -88,8 +88,8 @@ def forged(data: bytes, change) -> bytes:
 ROOT, MODEL, SALT = bytes(16), bytes(range(16)), b"tenant"
 
 
-def encode(block: KvBlock, settings: KvSettings, start: int = 0, total: int | None = None) -> bytes:
-    return encode_block(block, parent=ROOT, fingerprint=MODEL, salt=SALT, start=start, settings=settings, total=total)
+def encode(block: KvBlock, settings: KvSettings, start: int = 0, **options) -> bytes:
+    return encode_block(block, parent=ROOT, fingerprint=MODEL, salt=SALT, start=start, settings=settings, **options)
 
 
 def decode(data: bytes, settings: KvSettings, **options) -> KvBlock:

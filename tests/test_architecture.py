@@ -56,8 +56,8 @@ ARROWS = {
         "evaluation", "terminal", "image", "speech",
     },
     "text": {*BASE, "contract", "terminal"},
-    "kv_cache": {*BASE, "contract", "weights", "evaluation", "terminal", "tensor", "text"},
-    "kv_store": {*BASE, "contract", "terminal", "kv_cache"},
+    "kv_cache": {*BASE, "contract", "weights", "torch_state", "evaluation", "terminal", "tensor", "text"},
+    "kv_store": {*BASE, "contract", "torch_state", "terminal", "kv_cache"},
     "training": {
         *BASE, "contract", "registry", "weights", "weights_file", "device", "evaluation", "image", "speech", "video",
     },

@@ -10,6 +10,7 @@ import numpy as np
 from ...entropy_models.errors import InputError
 from .. import container, weights
 from ..contract import Estimate, Progress
+from ..torch_state import checked_threads
 from .format.blocks import KvBlock, KvSettings, estimate_block
 from .format.header import STREAM_ID, TOKEN_IDS, WHOLE, parse_sequence
 from .format.sequence import check_tokens, decode_blocks, encode_sequence, join_blocks, split
@@ -36,25 +37,41 @@ class KvCodec:
         settings: mode and quality; its profile also decodes what was made with it.
         fingerprint: 16 bytes of the model (`hf.fingerprint.fingerprint`); zeros for a cache of unknown origin.
         salt: the tenant's.
+        threads: that code layers at once; None: one.
     """
 
     stream_id: ClassVar[int] = STREAM_ID
 
-    def __init__(self, settings: KvSettings | None = None, fingerprint: bytes = bytes(16), salt: bytes = b"") -> None:
+    def __init__(
+        self,
+        settings: KvSettings | None = None,
+        fingerprint: bytes = bytes(16),
+        salt: bytes = b"",
+        threads: int | None = None,
+    ) -> None:
         self.settings, self.fingerprint, self.salt = settings or KvSettings(), fingerprint, salt
+        self.threads = checked_threads(threads)
 
     @classmethod
     def load(
-        cls, *, model: str | None = None, stream_hash: bytes | None = None, device: str = "auto", **settings: Any
+        cls,
+        *,
+        model: str | None = None,
+        stream_hash: bytes | None = None,
+        device: str = "auto",
+        threads: int | None = None,
+        **settings: Any,
     ) -> KvCodec:
-        """A codec with these `KvSettings`. It has no weights, and works where the cache is: ``device`` is not used.
+        """A codec with these `KvSettings`, and ``threads`` that code layers at once.
+
+        It has no weights, and works where the cache is: ``device`` is not used.
 
         Raises:
             KeyError: a model is asked for.
             Unsupported: the hash of weights is.
         """
         weights.check_none_asked("kv", model=model, stream_hash=stream_hash)
-        return cls(KvSettings(**settings))
+        return cls(KvSettings(**settings), threads=threads)
 
     def encode(self, cache: Cache, *, quality: int | None = None, progress: Progress | None = None) -> bytes:
         """A cache file (`format.sequence`).
@@ -69,7 +86,7 @@ class KvCodec:
         """
         return encode_sequence(
             np.asarray(cache.tokens), cache.layers, self._settings(quality), fingerprint=self.fingerprint, salt=self.salt,
-            progress=progress,
+            progress=progress, threads=self.threads,
         )  # fmt: skip
 
     def decode(
@@ -95,7 +112,7 @@ class KvCodec:
         """
         blocks = decode_blocks(
             data, fingerprint=self.fingerprint if check else None, salt=self.salt if check else None, layers=layers,
-            prefix=prefix, profile=self.settings.profile, progress=progress,
+            prefix=prefix, profile=self.settings.profile, progress=progress, threads=self.threads,
         )  # fmt: skip
         return Cache(*join_blocks(blocks))
 

@@ -12,7 +12,7 @@ import typer
 from ...entropy_models.errors import Unsupported
 from .. import container
 from ..contract import Desk, Result, Slicing
-from ..terminal.options import Model, Quality
+from ..terminal.options import Model, Quality, Threads
 from .format.describe import describe_kv, kv_rows
 from .format.header import BLOCK, width_text
 from .ids_file import check_one_cache, held_or_given_ids
@@ -43,6 +43,7 @@ class EncodeOptions:
     keys: Keys = None
     tokens: Tokens = None
     salt: Salt = None
+    threads: Threads = None
 
     def check_jobs(self, jobs: int) -> None:
         """ValueError where one file of ids is given for several caches."""
@@ -58,6 +59,7 @@ class DecodeOptions:
     keys: Keys = None
     batch: Batch = False
     salt: Salt = None
+    threads: Threads = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +116,7 @@ class KvFace(Slicing):
         if ids is None:
             ids = np.zeros(layers[0][0].shape[1], np.int64)
             notices = [*notices, NO_TOKENS]
-        codec = KvCodec(settings, name, _salt(options.salt) or b"")
+        codec = KvCodec(settings, name, _salt(options.salt) or b"", options.threads)
         stream = codec.encode(Cache(held_ids(as_token_ids(ids), layers), layers), progress=desk.progress)
         tensors = [x for pair in layers for x in pair]
         rate = 8 * len(stream) / sum(x.numel() for x in tensors)
@@ -146,8 +148,9 @@ class KvFace(Slicing):
                 "`codec kv get STORE --tokens IDS` reads whole caches"
             )
         blocks = decode_blocks(
-            stream, prefix=options.prefix, salt=_salt(options.salt), profile=profile, progress=desk.progress
-        )
+            stream, prefix=options.prefix, salt=_salt(options.salt), profile=profile, progress=desk.progress,
+            threads=options.threads,
+        )  # fmt: skip
         tokens, layers = join_blocks(blocks)
         if not layers or not layers[0][1].shape[-1]:
             raise Unsupported("the file holds layer inputs; the model must project keys and values: load_cache in Python")

@@ -14,6 +14,7 @@ from ..kv_cache.format.header import BlockHeader, parse
 from ..kv_cache.modes.profiles import Profile
 from ..kv_cache.modes.rope import Rope, rope_in
 from ..kv_cache.splice import Layers
+from ..torch_state import checked_threads
 from .backends import Backend
 from .index import BlockIndex
 from .trie import Node
@@ -35,11 +36,14 @@ class StoredBlocks(BlockIndex):
         clock: Callable[[], float],
         rope: Rope | None = None,
         profiles: Iterable[Profile] = (),
+        threads: int | None = None,
     ) -> None:
-        """``rope`` None: not known, any block's will do. ``profiles``: to decode blocks of calibrated modes with."""
+        """``rope`` None: not known, any block's will do. ``profiles``: to decode blocks of calibrated modes with.
+        ``threads``: that code layers at once.
+        """
         super().__init__(backend, namespace, salt, block_tokens, clock)
         self.profiles = {profile.hash: profile for profile in profiles}
-        self.rope = rope
+        self.rope, self.threads = rope, checked_threads(threads)
 
     def fetched(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, bytes | None]]:
         """Bytes of blocks, in order, fetched some at a time; None: it is gone."""
@@ -93,7 +97,7 @@ class StoredBlocks(BlockIndex):
         stream, header = parse(_there(data))
         self._check_place(node, stream, header)
         profile = self.profiles.get(header.profile)
-        return decode_parsed(stream, header, salt=self.salt, layers=layers, profile=profile)
+        return decode_parsed(stream, header, salt=self.salt, layers=layers, profile=profile, threads=self.threads)
 
     def encode(self, node: Node, layers: Layers, settings: KvSettings, total: int | None) -> bytes:
         """The bytes of a block at ``node``'s place in a prompt of ``total`` tokens (None: not known)."""
@@ -105,6 +109,7 @@ class StoredBlocks(BlockIndex):
             start=node.start,
             settings=settings,
             total=total,
+            threads=self.threads,
         )
 
 

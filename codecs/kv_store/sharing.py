@@ -72,4 +72,4 @@ def mode_text(head: BlockHeader) -> str:
     """A block's mode, with its quality or bits where these say anything."""
     if head.mode.startswith("turboquant"):
         return f"{head.mode}, {head.bits} bits"
-    return head.mode if head.mode in {"lossless", "fp8"} else f"{head.mode}, quality {head.quality}"
+    return f"{head.mode}, quality {head.quality}" if MODES[head.mode].option else head.mode

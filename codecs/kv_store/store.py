@@ -93,6 +93,7 @@ class PrefixStore:
         clock: Callable[[], float] = time.time,
         on_error: OnError = "raise",
         limit_bytes: int | None = None,
+        threads: int | None = None,
     ) -> None:
         """Open; nothing is read or written before it is asked for.
 
@@ -108,6 +109,7 @@ class PrefixStore:
             on_error: "miss" where a store that fails must not fail a generation.
             limit_bytes: of this model's and tenant's blocks, at least 1; a put that goes beyond evicts those of least worth.
                 What other processes put meanwhile is counted after every twentieth of it.
+            threads: that code the layers of a block at once; None: one.
 
         Raises:
             Unsupported: the cache of a prefix is not a prefix of the cache, for this model.
@@ -128,7 +130,7 @@ class PrefixStore:
         space = namespace_of(fingerprint, salt)
         own = [self.settings.profile] if self.settings.profile else []
         self.index = StoredBlocks(
-            backend, space, salt, self.settings.block_tokens, clock, self.settings.rope, [*profiles, *own]
+            backend, space, salt, self.settings.block_tokens, clock, self.settings.rope, [*profiles, *own], threads
         )
         self.asked_tokens = self.found_tokens = 0
 

@@ -23,6 +23,7 @@ from ..modes.profiles import Profile, profile_named
 from ..modes.rope import Rope, rope_in
 from ..modes.table import MODES
 from ..splice import Layers
+from .at_once import layers_at_once
 from .coding_pass import coding_pass
 from .header import (
     ELEMENT_TYPES,
@@ -99,6 +100,7 @@ def encode_block(
     start: int,
     settings: KvSettings,
     total: int | None = None,
+    threads: int | None = None,
 ) -> bytes:
     """A block's bytes. The same block and settings always give the same bytes.
 
@@ -110,6 +112,7 @@ def encode_block(
         start: position of the first token.
         settings: mode and quality.
         total: length of the whole sequence, for the finer steps of its last tokens; None: unknown, none are finer.
+        threads: that code layers at once (`layers_at_once`); None: one. The bytes are the same.
 
     Raises:
         ValueError: shapes, types or limits; the message has found and expected.
@@ -118,11 +121,14 @@ def encode_block(
     rope = _rope_chunk(settings, head.key_dim)
     mode = MODES[settings.mode]
     coders = [mode.coders.write() for _ in range(2 * stored_layers(head))]
-    with torch.inference_mode():  # a twentieth of the time: PyTorch keeps no books for gradients
+
+    def code(part: range) -> None:
         coding_pass(
-            coders, head, rope=settings.rope, profile=settings.profile, layers=block.layers, choices=settings.choices,
-            wanted=mode.needs_earlier_layers,
+            coders[2 * part.start : 2 * part.stop], head, rope=settings.rope, profile=settings.profile,
+            layers=block.layers, choices=settings.choices, chosen=part, wanted=mode.needs_earlier_layers,
         )  # fmt: skip
+
+    layers_at_once(code, range(stored_layers(head)), head, threads)
     return assembled(head, rope, [coder.chunk() for coder in coders])
 
 
@@ -163,6 +169,7 @@ def decode_block(
     salt: bytes | None = None,
     layers: range | None = None,
     profile: Profile | None = None,
+    threads: int | None = None,
 ) -> KvBlock:
     """Inverse of `encode_block`.
 
@@ -173,6 +180,7 @@ def decode_block(
         layers: decode only these; ``layers`` of the result holds them in order. Others' chunks are not even checked
             (mode ``predictive`` decodes from layer 0 all the same).
         profile: the one that the block was made with, of modes that need one; others do not look at it.
+        threads: as for `encode_block`.
 
     Returns:
         The block; without layers for mode ``tokens``; with one input tensor per layer, (1, n, d_model), and an
@@ -182,7 +190,7 @@ def decode_block(
         BitstreamError: anything wrong with the bytes, model, salt or profile.
         ValueError: ``layers`` is outside the block.
     """
-    return decode_parsed(*parse(data), fingerprint=fingerprint, salt=salt, layers=layers, profile=profile)
+    return decode_parsed(*parse(data), fingerprint=fingerprint, salt=salt, layers=layers, profile=profile, threads=threads)
 
 
 def decode_parsed(
@@ -193,6 +201,7 @@ def decode_parsed(
     salt: bytes | None = None,
     layers: range | None = None,
     profile: Profile | None = None,
+    threads: int | None = None,
 ) -> KvBlock:
     """`decode_block` of what `header.parse` returned."""
     if fingerprint is not None and head.fingerprint != fingerprint:
@@ -208,8 +217,12 @@ def decode_parsed(
     rope = rope_in(stream.chunk(1), head.key_dim)
     first = 0 if mode.needs_earlier_layers else want.start
     chosen = range(first, want.stop) if len(want) else range(0)
-    coders = [mode.coders.read(stream.chunk(FIRST + 2 * i + kind)) for i in chosen for kind in (KEY, VALUE)]
-    decoded = coding_pass(coders, head, rope=rope, profile=profile, chosen=chosen)
+
+    def code(part: range) -> Layers:
+        coders = [mode.coders.read(stream.chunk(FIRST + 2 * i + kind)) for i in part for kind in (KEY, VALUE)]
+        return coding_pass(coders, head, rope=rope, profile=profile, chosen=part)
+
+    decoded = tuple(pair for part in layers_at_once(code, chosen, head, threads) for pair in part)
     return KvBlock(head.tokens, decoded[want.start - first :] if len(want) else ())
 
 

@@ -65,6 +65,7 @@ def encode_sequence(
     fingerprint: bytes = bytes(16),
     salt: bytes = b"",
     progress: Progress | None = None,
+    threads: int | None = None,
 ) -> bytes:
     """A cache's bytes; see `blocks.encode_block` for the arguments and errors."""
     chunks, parent = [], ROOT
@@ -72,7 +73,7 @@ def encode_sequence(
         chunks.append(
             encode_block(
                 block, parent=parent, fingerprint=fingerprint, salt=salt, start=start, settings=settings,
-                total=len(tokens),
+                total=len(tokens), threads=threads,
             )
         )  # fmt: skip
         parent = block_id(parent, fingerprint, salt, block.tokens)
@@ -108,13 +109,14 @@ def decode_blocks(
     prefix: int | None = None,
     profile: Profile | None = None,
     progress: Progress | None = None,
+    threads: int | None = None,
 ) -> list[tuple[int, KvBlock]]:
     """Blocks of a file with content 0 as (start, block), as far as ``prefix`` tokens reach (None: all).
 
     Their tensors are PyTorch's inference tensors; `join_blocks` makes usual ones of them.
 
     Args:
-        fingerprint, salt, layers, profile: as for `blocks.decode_block`.
+        fingerprint, salt, layers, profile, threads: as for `blocks.decode_block`.
         progress: called with (tokens done, tokens wanted).
 
     Raises:
@@ -136,7 +138,9 @@ def decode_blocks(
             opened, header = parse(stream.unchecked(i))
             if header.parent != parent or header.start != at or header.fingerprint != head.fingerprint:
                 raise Corrupt(f"it starts at token {header.start}, expected {at}, or follows another block")
-            block = decode_parsed(opened, header, fingerprint=fingerprint, salt=salt, layers=layers, profile=profile)
+            block = decode_parsed(
+                opened, header, fingerprint=fingerprint, salt=salt, layers=layers, profile=profile, threads=threads
+            )
         except BitstreamError as error:
             raise _of_block(error, stream, i, at) from error.__cause__
         start, at, parent = at, at + len(block.tokens), header.id

@@ -41,6 +41,8 @@ class Mode:
     """A layer is decoded after all layers below it."""
     needs_model: bool = False
     """The model's weights are needed to save and to load."""
+    offered: bool = True
+    """Whether commands write it; what another mode does better is only read."""
     row_coders: str = "entropy_models.rows:ROW_CODERS"
     """``module:name`` of the `RowCoders` of its chunks."""
     together: str = ""
@@ -73,7 +75,12 @@ def _found(target: str) -> Any:
 
 MODES = {
     "tokens": Mode(0, "", "token ids only; the cache is recomputed on load", needs_model=True),
-    "lossless": Mode(1, "codecs.tensor.lossless:code", "bit-exact: exponent and mantissa planes, order-0 tables"),
+    "lossless": Mode(
+        10, "codecs.kv_cache.modes.lossless:code", "bit-exact: exponents and high mantissa bits under Huffman tables"
+    ),
+    "lossless-1": Mode(
+        1, "codecs.tensor.lossless:code", "bit-exact, of files before 2026-11-29: larger and slower", offered=False
+    ),
     "fp8": Mode(2, "codecs.tensor.fp8:code", "e4m3, one scale per layer, head and K/V; exponents entropy-coded"),
     "turboquant": Mode(
         3, "codecs.tensor.turboquant:code_fixed", "norm, random rotation, Lloyd-Max at 1..5 bits, fixed rate", "bits"
@@ -118,7 +125,7 @@ MODES = {
     ),
 }
 
-_COMMANDS = {name: mode for name, mode in MODES.items() if not mode.needs_model}
+_COMMANDS = {name: mode for name, mode in MODES.items() if mode.offered and not mode.needs_model}
 MODE_NAMES = (
     f"{', '.join(name for name, mode in _COMMANDS.items() if not mode.needs_profile)}; "
     f"with --profile {', '.join(name for name, mode in _COMMANDS.items() if mode.needs_profile)}"

@@ -22,7 +22,7 @@ from ...kv_cache.modes.table import MODE_NAMES, MODES
 from ...kv_cache.options import Batch, Bits, Keys, ProfileFile, Tokens
 from ...terminal.console import EXPECTED, errors, fail, out
 from ...terminal.files import STDIO, Job, check_target, parse_size, show_size
-from ...terminal.options import Force, Quality
+from ...terminal.options import Force, Quality, Threads
 from . import upkeep as cli_upkeep
 from .shared import (
     BLOCK_TOKENS,
@@ -68,6 +68,7 @@ def put(
     limit: Annotated[
         str | None, typer.Option(help="Like 20GB: beyond it, evict blocks of this model and tenant by worth.")
     ] = None,
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Store caches; what the store already holds of their beginnings is shared, not written again."""
@@ -87,7 +88,7 @@ def put(
                 if key not in stores:  # a store is made only when there is something to put into it
                     stores[key] = open_store(
                         store, model, fingerprint, salt, block_tokens, dict(options), create=True, made=layout,
-                        limit_bytes=limit_bytes,
+                        limit_bytes=limit_bytes, threads=threads,
                     )  # fmt: skip
                 _put_one(stores[key], path, ids, layers, as_json)
         if len(failed) < len(caches) and not model and MODES[mode].option == "quality":
@@ -157,6 +158,7 @@ def get(
     dtype: Dtype = None,
     profile: ProfileFile = None,
     block_tokens: BlockTokens = BLOCK_TOKENS,
+    threads: Threads = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -172,7 +174,8 @@ def get(
         if not output.parent.is_dir():
             raise InputError(f"{output.parent}: no such folder")
         wanted, ids = _range(layers), read_ids(tokens)
-        with open_store(store, model, fingerprint, salt, block_tokens, {"profile": profile}, dtype=dtype) as opened:
+        options = {"profile": profile}
+        with open_store(store, model, fingerprint, salt, block_tokens, options, dtype=dtype, threads=threads) as opened:
             hit = _hit(opened, ids, wanted, model, dtype)
         held = np.array(ids[: hit.tokens], np.int64)
         data = cache_file(held, hit.layers, wanted.start if wanted else 0, keys, batch)

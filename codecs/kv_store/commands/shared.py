@@ -65,6 +65,7 @@ def open_store(
     dtype: str | None = None,
     profile: Path | None = None,
     limit_bytes: int | None = None,
+    threads: int | None = None,
 ) -> PrefixStore:
     """The store of a model and a tenant.
 
@@ -73,7 +74,7 @@ def open_store(
         create: a folder may be missing, and is made.
         made, dtype: of the caches; see `identity_of`.
         profile: of blocks to read, beside that of the options.
-        limit_bytes: see `PrefixStore`.
+        limit_bytes, threads: see `PrefixStore`.
 
     Raises:
         ValueError: no store there, no such model, or settings that do not go together.
@@ -96,8 +97,9 @@ def open_store(
     profiles = [read] if (read := read_profile(profile)) else []
     backend, salt_bytes = open_backend(store), salt.encode()
     return PrefixStore(
-        backend, fingerprint=name, salt=salt_bytes, settings=settings, profiles=profiles, limit_bytes=limit_bytes
-    )
+        backend, fingerprint=name, salt=salt_bytes, settings=settings, profiles=profiles, limit_bytes=limit_bytes,
+        threads=threads,
+    )  # fmt: skip
 
 
 def instead(opened: PrefixStore, model: str | None, dtype: str | None = None) -> str:
