@@ -37,16 +37,17 @@ _RANDOM_PART = 0.97
 """A byte of mantissa and sign that compresses below this share has patterns that `HEADS` would leave in."""
 
 
-def code(coder: ChunkCoder, words: np.ndarray | None, dtype: str, count: int) -> np.ndarray:
+def code(coder: ChunkCoder, words: np.ndarray | None, dtype: str, count: int, *, heads: bool = True) -> np.ndarray:
     """The coding pass: unsigned words, flat; ``words`` is None for the reader.
 
     Args:
         coder: of the chunk.
         words: shape (count,), of the unsigned type of that many bytes; not changed.
         dtype: of `WORDS`.
+        heads: whether a writer may choose `HEADS` for bf16, which takes 1 % fewer bytes and twice as long.
     """
     kind = np.dtype(f"<u{WORDS[dtype].word}")
-    layout = coder.number(_layout_of(words, dtype) if words is not None else 0, "B")
+    layout = coder.number(_layout_of(words, dtype, heads) if words is not None else 0, "B")
     if layout == STORED:
         return coder.raw(words, (count,), kind.str)
     if layout == HEADS and dtype in ("BF16", "F32"):
@@ -59,9 +60,9 @@ def code(coder: ChunkCoder, words: np.ndarray | None, dtype: str, count: int) ->
     return _turned(_code_planes(coder, None, kind, count, kind.itemsize), dtype, -1)
 
 
-def _layout_of(words: np.ndarray, dtype: str) -> int:
+def _layout_of(words: np.ndarray, dtype: str, heads: bool) -> int:
     """The layout to write words in."""
-    if dtype not in ("BF16", "F32") or len(words) < _HEADS_WORTH:
+    if (dtype == "BF16" and not heads) or dtype not in ("BF16", "F32") or len(words) < _HEADS_WORTH:
         return PLANES
     upper = _upper(words[max(len(words) - _SAMPLE, 0) // 2 :][:_SAMPLE])
     sample = (upper & 0xFF).astype(np.uint8)
@@ -98,6 +99,8 @@ def _turned(words: np.ndarray, dtype: str, by: int) -> np.ndarray:
 
 def _code_planes(coder: ChunkCoder, words: np.ndarray | None, kind: np.dtype, count: int, planes: int) -> np.ndarray:
     """The lowest ``planes`` bytes of words, from the highest of these on."""
+    if kind.itemsize == planes == 2:
+        return _code_two_planes(coder, words, count)
     out = np.zeros(count, kind) if planes < kind.itemsize else np.empty(count, kind)
     parts = out.view(np.uint8).reshape(count, kind.itemsize)
     given = None if words is None else np.ascontiguousarray(words).view(np.uint8).reshape(count, kind.itemsize)
@@ -105,6 +108,20 @@ def _code_planes(coder: ChunkCoder, words: np.ndarray | None, kind: np.dtype, co
     for i in reversed(range(planes)):
         parts[:, i] = code_plane(coder, None if given is None else given[:, i], count, repetitive)
     return out
+
+
+def _code_two_planes(coder: ChunkCoder, words: np.ndarray | None, count: int) -> np.ndarray:
+    """`_code_planes` of words of 16 bits, three times as fast: every other byte is slow to reach."""
+    if words is None:
+        high, low = code_plane(coder, None, count), code_plane(coder, None, count)
+        out = np.multiply(high, np.uint16(256), dtype=np.uint16)
+        out += low
+        return out
+    high = np.empty(count, np.uint8)
+    np.right_shift(words, 8, out=high, casting="unsafe")
+    code_plane(coder, high, count)
+    code_plane(coder, words.astype(np.uint8), count)
+    return words
 
 
 def code_plane(coder: ChunkCoder, plane: np.ndarray | None, count: int, repetitive: bool = False) -> np.ndarray:
