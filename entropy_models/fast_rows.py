@@ -39,7 +39,7 @@ _TABLE_WORTH = 1 << 13
 """Bytes that justify a table of their own, of some 60 bytes."""
 
 
-def _kinds(level: np.ndarray, chunks: int = 1) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def kinds_of(level: np.ndarray, chunks: int = 1) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Kinds of rows in each of several chunks: indices of rows in pairs, in bytes, of higher levels; sorted by level."""
     base = np.arange(chunks, dtype=np.uint16)[:, None] * np.uint16(LEVELS)
     key = (level.reshape(chunks, -1) + base).ravel() if chunks > 1 else level
@@ -68,12 +68,12 @@ class _FastWriter(WriteRows):
 
     def rows(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
         """Code rows as `WriteRows.rows` does."""
-        paired_rows, single_rows, loud = _kinds(level)[0]
+        paired_rows, single_rows, loud = kinds_of(level)[0]
         paired, at, far = _small(values[paired_rows], -8, 7)
         single, at_single, far_single = _small(values[single_rows], -128, 127)
         sizes = (values.shape[1] + 1) // 2, values.shape[1]
         cuts = _cuts(level[np.concatenate([paired_rows, single_rows])], len(paired), sizes)
-        frame = literals.compress(_pack(paired).tobytes() + single.tobytes(), cuts)
+        frame = literals.compress(packed_pairs(paired).tobytes() + single.tobytes(), cuts)
         self.raw(np.frombuffer(frame, np.uint8), (self.number(len(frame), "I"),), "u1")
         count = self.number(len(far) + len(far_single), "I")
         if count:
@@ -104,12 +104,11 @@ class ReadFast(ReadRows):
         """Rows as `ReadRows.rows_of` gives them, unpacked in one go."""
         if level.size and int(level.max()) >= LEVELS:
             raise Corrupt(f"level {level.max()}; at most {LEVELS - 1}")
-        kinds, columns = _kinds(level, len(readers)), values.shape[1]
+        kinds, columns = kinds_of(level, len(readers)), values.shape[1]
         half = (columns + 1) // 2
         pairs, singles, far, loud, before = [], [], [], [], 0
         for reader, (paired, single, others) in zip(readers, kinds, strict=True):
-            split = len(paired) * half
-            body = literals.decompress(reader.span(reader.number(None, "I")), split + len(single) * columns)
+            split, body = len(paired) * half, reader.body(level, paired, single, columns)
             pairs.append(body[:split])
             singles.append(body[split:])
             rows = len(paired) + len(single)
@@ -135,6 +134,11 @@ class ReadFast(ReadRows):
         for others, symbols in loud:
             out[others] = symbols
         return out
+
+    def body(self, level: np.ndarray, paired: np.ndarray, single: np.ndarray, columns: int) -> np.ndarray:
+        """The bytes of rows in pairs and in bytes, end to end."""
+        size = len(paired) * ((columns + 1) // 2) + len(single) * columns
+        return literals.decompress(self.span(self.number(None, "I")), size)
 
     def loud(self, count: int, columns: int, level: np.ndarray) -> np.ndarray:
         """Rows of the levels that `fast_rows` leaves to the ANS coder."""
@@ -162,7 +166,7 @@ def _small(values: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndar
     return small, at, values.reshape(-1)[at]
 
 
-def _pack(paired: np.ndarray) -> np.ndarray:
+def packed_pairs(paired: np.ndarray) -> np.ndarray:
     """int8 rows within a nibble to bytes."""
     half = (paired.shape[1] + 1) // 2
     packed = paired[:, :half].view(np.uint8) << 4
@@ -171,7 +175,7 @@ def _pack(paired: np.ndarray) -> np.ndarray:
 
 
 def _unpack(packed: np.ndarray, out: np.ndarray, rows: np.ndarray) -> None:
-    """Inverse of `_pack`, into these ``rows`` of int8 ``out``; zeros into the others."""
+    """Inverse of `packed_pairs`, into these ``rows`` of int8 ``out``; zeros into the others."""
     half = packed.shape[1]
     whole = np.zeros((len(out), half), np.uint8)
     whole[rows] = packed

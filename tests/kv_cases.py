@@ -16,8 +16,8 @@ from rdcodec.codecs.kv_cache.modes.profiles import Profile
 from rdcodec.codecs.kv_cache.modes.rope import Rope
 from rdcodec.codecs.kv_cache.modes.table import MODES
 
-PLAIN = ["lossless", "lossless-1", "fp8", "turboquant", "turboquant-ec", "quantized", "quantized-small"]
-LOSSY = ["fp8", "turboquant", "turboquant-ec", "quantized", "quantized-small", "transform", "predictive"]
+PLAIN = ["lossless", "lossless-1", "fp8", "turboquant", "turboquant-ec", "quantized", "quantized-small", "quantized-lanes"]
+LOSSY = ["fp8", "turboquant", "turboquant-ec", *PLAIN[-3:], "transform", "predictive"]
 ALL = [*PLAIN, "transform", "predictive"]
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 LAYERS = 3

@@ -94,7 +94,9 @@ def _turned(words: np.ndarray, dtype: str, by: int) -> np.ndarray:
         upper = _turned((words >> np.uint64(48)).astype(np.uint16), "F16", by).astype(np.uint64)
         return words & np.uint64((1 << 48) - 1) | upper << np.uint64(48)
     left = by % bits
-    return words << left | words >> (bits - left)
+    turned = words << left
+    turned |= words >> (bits - left)
+    return turned
 
 
 def _code_planes(coder: ChunkCoder, words: np.ndarray | None, kind: np.dtype, count: int, planes: int) -> np.ndarray:
@@ -120,7 +122,12 @@ def _code_two_planes(coder: ChunkCoder, words: np.ndarray | None, count: int) ->
     high = np.empty(count, np.uint8)
     np.right_shift(words, 8, out=high, casting="unsafe")
     code_plane(coder, high, count)
-    code_plane(coder, words.astype(np.uint8), count)
+    low = words.astype(np.uint8)
+    sample = low[max(count - _SAMPLE, 0) // 2 :][:_SAMPLE]
+    if len(literals.compress(sample)) < len(sample):
+        code_plane(coder, low, count)
+    else:  # not a frame that would be as long
+        coder.raw(low, (coder.number(count, "I"),), "u1")
     return words
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -58,10 +59,10 @@ def test_decoder_gives_the_estimate_exactly(mode, heads, n, dim, dtype):
 def test_recoding_gives_the_bytes_that_the_other_mode_writes(heads, n, dim, with_profile):
     block, profile = make_block(heads, n, dim), make_profile(heads, dim) if with_profile else None
     coded = {}
-    for mode in ("quantized", "quantized-small"):
+    for mode in ("quantized", "quantized-small", "quantized-lanes"):
         settings = replace(settings_for(mode, heads, dim, quality=70), profile=profile)
         coded[mode] = encode(block, settings, total=n)
-    for mode, other in (coded, reversed(coded)):
+    for mode, other in itertools.permutations(coded, 2):
         assert recode_block(coded[mode], other) == coded[other] != coded[mode]
     with pytest.raises(BitstreamError):
         recode_block(coded["quantized"][:-3], "quantized-small")
@@ -191,7 +192,7 @@ def test_wrong_settings_are_named(options, match):
 def test_mode_numbers_are_pinned():
     assert {name: mode.number for name, mode in MODES.items()} == {
         "tokens": 0, "lossless-1": 1, "fp8": 2, "turboquant": 3, "turboquant-ec": 4, "quantized-small": 5, "transform": 6,
-        "predictive": 7, "residual": 8, "quantized": 9, "lossless": 10,
+        "predictive": 7, "residual": 8, "quantized": 9, "lossless": 10, "quantized-lanes": 11,
     }  # fmt: skip
 
 

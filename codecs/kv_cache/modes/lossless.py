@@ -1,7 +1,8 @@
 """Mode lossless: a tensor's words as `tensor.exact` codes them, in the order in which the cache holds them.
 
-Exponents go under zstd's Huffman tables, which decode in half a nanosecond a byte; the bits below them are as good as random.
-Tables that took some of those in as well would save 1 %, and cost half the speed. Every bit pattern survives: NaN with its payload, infinities, -0.
+Exponents go under zstd's Huffman tables, which decode in half a nanosecond a byte; the bits below them are as good as
+random. Tables that took some of those in as well would save 1 %, and cost half the speed.
+Every bit pattern survives: NaN with its payload, infinities, -0.
 """
 
 from __future__ import annotations

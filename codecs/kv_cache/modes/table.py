@@ -101,6 +101,14 @@ MODES = {
         "quality",
         together="codecs.tensor.quantized:read_together",
     ),
+    "quantized-lanes": Mode(
+        11,
+        "codecs.kv_cache.modes.quantized:code",
+        "the same numbers in lanes of rANS, which a GPU decodes at once; slow on a CPU",
+        "quality",
+        row_coders="entropy_models.lane_rows:LANE_ROW_CODERS",
+        together="codecs.tensor.quantized:read_together",
+    ),
     "transform": Mode(
         6,
         "codecs.kv_cache.modes.transform:code",
