@@ -132,6 +132,12 @@ def in_small_codes(evaluation: Evaluation, line: Fidelity, settings: KvSettings)
     return replace(line, name=name, bits_per_element=bits, ratio=ratio, seconds=seconds)
 
 
+def settings_of(name: str, rope: Rope | None) -> KvSettings:
+    """``lossless``, or ``quantized-lanes q60``."""
+    mode, _, quality = name.partition(" q")
+    return KvSettings(mode=mode, rope=rope, quality=int(quality or 60))
+
+
 def replace_rows(output: Path, lines: list[Fidelity]) -> None:
     """Put lines into a CSV in the place of those of their names, or before those of ``fp8``."""
     for line in lines:
@@ -178,7 +184,9 @@ def main(
     contexts: Annotated[int, typer.Option(min=1, help="How many prompts.")] = 64,
     greedy_contexts: Annotated[int, typer.Option(min=1, help="How many of them are continued greedily.")] = 8,
     profile: ProfileFile = Path("runs/kv_profile.safetensors"),
-    only: Annotated[str, typer.Option(help="These modes alone, separated by commas; other rows of the CSV stay.")] = "",
+    only: Annotated[
+        str, typer.Option(help="Like lossless,quantized-lanes q60: these alone; other rows of the CSV stay.")
+    ] = "",
     output: Output = RESULTS / "kv_fidelity.csv",
 ) -> None:
     """Measure modes and baselines; a table, a plot, and bytes at equal KL."""
@@ -188,9 +196,8 @@ def main(
     rope, ids = rope_of(exact), contexts_of(model, text / "eval", contexts)
     evaluation = Evaluation(exact, ids, prefill(half, ids), greedy_contexts)
     if only:
-        replace_rows(
-            output, [evaluation.measure(mode, through(KvSettings(mode=mode, rope=rope))) for mode in only.split(",")]
-        )
+        settings = {name: settings_of(name, rope) for name in only.split(",")}
+        replace_rows(output, [evaluation.measure(name, through(it)) for name, it in settings.items()])
         return
     calibrated = profile_of(profile, exact, model, text)
     floors = noise_floors(evaluation, half)
