@@ -210,7 +210,8 @@ def main(
     write_csv(output, [*lines, *(line for curve in curves.values() for line in curve)])
     curves = {name: curves[name] for name in ("quantized", "quantized-small", *curves)}
     published = {"turboquant": [line for line in reference if line.name.startswith("turboquant ")]}
-    plot(output.with_suffix(".png"), published | curves, floors)
+    title = f"{model.name} on {text.name}: {contexts} prompts of 1,024 tokens, bf16 cache"
+    plot(output.with_suffix(".png"), published | curves, floors, title)
     table = matched(curves, reference)
     points.write_csv(output.with_stem(f"{output.stem}_matched"), table)
     for row in table:

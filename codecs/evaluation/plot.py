@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from .points import OURS
 
 PANELS_PER_ROW = 3
+RATIOS = 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100
+"""Ticks of an axis of ratios."""
 Line = tuple[Sequence[float], Sequence[float]]
 """Rates and values."""
 
@@ -34,12 +39,14 @@ def plot(
     *,
     rates: tuple[float, float] | None = None,
     dashed: Collection[str] = (),
+    ratio: tuple[str, float] | None = None,
 ) -> None:
     """Panels side by side, three in a row, with one legend, as PNG or what the suffix says.
 
     Args:
         rates: the part of the horizontal axis to show; None: all.
         dashed: names of lines to set apart.
+        ratio: label of a second axis above, and what is divided by the rate to give it.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -66,7 +73,20 @@ def plot(
         if rates:
             axes.set_xlim(rates)
         axes.grid(alpha=0.3)
+        if ratio:
+            _add_ratios(axes, *ratio)
     figure.legend(list(handles.values()), list(handles), loc="outside right center")
     if title:
         figure.suptitle(title)
     figure.savefig(path, dpi=110)
+
+
+def _add_ratios(axes: Any, label: str, raw: float) -> None:
+    """An axis above: how many times smaller than ``raw``."""
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, raw / RATIOS[-1]), high)
+    above = axes.secondary_xaxis("top", functions=(lambda rate: raw / np.maximum(rate, 1e-9),) * 2)
+    above.set_xticks([ratio for ratio in RATIOS if max(low, raw / RATIOS[-1]) <= raw / ratio <= high])
+    above.set_xticks([], minor=True)
+    above.set_xticklabels([f"{tick:g}" for tick in above.get_xticks()])
+    above.set_xlabel(label)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from rdcodec.codecs.cli.main import app
 from rdcodec.codecs.kv_cache import load_cache, save_cache
 from rdcodec.codecs.kv_cache.evaluation import fidelity as evaluate
 from rdcodec.codecs.kv_cache.evaluation import report
-from rdcodec.codecs.kv_cache.evaluation.fidelity import Fidelity
+from rdcodec.codecs.kv_cache.evaluation.fidelity import Fidelity, plot
 from rdcodec.codecs.kv_cache.evaluation.report import _table, evaluate_text
 from rdcodec.codecs.kv_cache.hf.model import load_model
 from rdcodec.entropy_models.errors import InputError
@@ -136,6 +136,7 @@ def test_command_writes_table_csv_and_plot(model, text, tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["eval", "kv", *options, "--contexts", "2", "--length", "64"])
     assert done.exit_code == 0, done.output
     assert "2 prompts of 64 tokens, bfloat16 cache" in done.output and "is not counted" in done.output
+    assert "12 points of 4 modes: about " in done.output and "s, and a calibration" in done.output
     with (tmp_path / "report" / "kv_points.csv").open(newline="") as file:
         points = {row["name"]: row for row in csv.DictReader(file)}
     assert len(points) == 3 + 1 + 3 + 4 + 4
@@ -206,3 +207,20 @@ def test_without_transformers_the_extra_is_named(model, text, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "transformers", None)
     with Progress(disable=True) as progress, pytest.raises(ImportError, match=r"pip install 'rdcodec\[kv\]'"):
         evaluate_text(model, text, "fp8", tmp_path, 1, 64, progress)
+
+
+def test_time_is_told_in_seconds_or_minutes():
+    assert report._time_needed(["fp8", "lossless"], 2.0, False) == "2 points of 2 modes: about 10 s"
+    assert report._time_needed(["quantized"], 60.0, True) == "4 points of 1 modes: about 7 minutes, and a calibration"
+
+
+def test_the_plot_has_a_title_and_an_axis_of_ratios(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, dpi: seen.update(figure=figure))
+    line = Fidelity(**{field.name: 1.0 for field in fields(Fidelity)} | {"name": "quantized"})
+    lines = [replace(line, bits_per_element=16 / ratio, ratio=ratio, kl_mean=0.01 / ratio) for ratio in (2, 4, 8)]
+    plot(tmp_path / "x.png", {"quantized": lines}, title="tiny on words.txt")
+    (axes,) = seen["figure"].axes
+    (above,) = axes.child_axes
+    assert seen["figure"].get_suptitle() == "tiny on words.txt" and above.get_xlabel() == "times smaller than 16 bits"
+    assert {2, 3, 4, 5, 6, 8} <= set(above.get_xticks()) and [t.get_text() for t in above.get_xticklabels()][0] == "2"

@@ -261,16 +261,20 @@ def write_csv(path: Path, lines: Sequence[Fidelity]) -> None:
     points.write_csv(path, [asdict(line) for line in lines])
 
 
-def plot(path: Path, curves: Mapping[str, Sequence[Fidelity]], floors: Sequence[Fidelity] = ()) -> None:
-    """Bits per element against mean KL, a curve per mode and the highest noise floor above 0, to a PNG or SVG file."""
+def plot(path: Path, curves: Mapping[str, Sequence[Fidelity]], floors: Sequence[Fidelity] = (), title: str = "") -> None:
+    """Bits per element, and above how many times smaller that is, against mean KL: a curve per mode and the highest noise
+    floor above 0, to a PNG or SVG file. ``title``: of what model and text.
+    """
     lines = {}
+    raw = max(line.ratio * line.bits_per_element for measured in curves.values() for line in measured)
     for name, measured in curves.items():
         bits, kl = zip(*sorted((line.bits_per_element, max(line.kl_mean, 1e-9)) for line in measured), strict=True)
         lines[name] = (bits, kl)
     floor = max(floors, key=lambda line: line.kl_mean, default=None)
     level = (f"noise floor: {floor.name}", floor.kl_mean) if floor is not None and floor.kl_mean > 0 else None
     panel = Panel(label="mean next-token KL, bits", lines=lines, logarithmic=True, level=level)
-    plot_panels(path, [panel], "bits per element")
+    ratio = (f"times smaller than {raw:.0f} bits", raw) if np.isfinite(raw) else None
+    plot_panels(path, [panel], "bits per element", title or None, ratio=ratio)
 
 
 def bits_at(lines: Sequence[Fidelity], kl: float) -> float:

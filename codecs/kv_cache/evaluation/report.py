@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,10 +34,12 @@ FILES = POINTS, PLOT, PROFILE
 QUALITIES = {
     "quantized": (30, 40, 50, 60),
     "quantized-small": (30, 40, 50, 60),
+    "quantized-lanes": (30, 40, 50, 60),
     "transform": (35, 45, 55, 65),
     "predictive": (30, 40, 50, 60),
     "residual": (50, 60, 70, 80),
 }
+NOISE_FLOORS = 3
 BITS = {"turboquant": (2, 3, 4), "turboquant-ec": (2, 3, 4)}
 CALIBRATION_CONTEXTS = 16
 CALIBRATION_CONTEXTS_MIN = 2
@@ -77,11 +80,13 @@ def evaluate_text(
     exact = source
     if source.dtype != torch.float32:
         exact = load_model(model, torch.float32)
+    progress.update(task, description="prompts")
+    start = time.monotonic()
+    evaluation = Evaluation(exact, measured, prefill(source, measured))
+    progress.console.print(_time_needed(wanted, time.monotonic() - start, needs_profile))
     profile = None
     if needs_profile:
         profile = calibrate(exact, others, lambda line: progress.update(task, description=f"calibrating: {line}"))
-    progress.update(task, description="prompts")
-    evaluation = Evaluation(exact, measured, prefill(source, measured))
     progress.update(task, description="noise floors")
     floors = noise_floors(evaluation, source)
     curves = _measure(evaluation, source, wanted, profile, progress, left)
@@ -90,9 +95,17 @@ def evaluate_text(
     if profile is not None:
         profile.write(output / PROFILE)
     write_csv(output / POINTS, [*floors, *(line for lines in curves.values() for line in lines)])
-    plot(output / PLOT, _drawable(curves), floors)
-    title = f"{model.name} on {text.name}: {contexts} prompts of {length} tokens, {source.dtype} cache"
-    return _table({"noise floors": floors, **curves}, title.replace("torch.", ""), _notes(curves, profile, others, left))
+    title = f"{model.name} on {text.name}: {contexts} prompts of {length} tokens, {source.dtype} cache".replace("torch.", "")
+    plot(output / PLOT, _drawable(curves), floors, title)
+    return _table({"noise floors": floors, **curves}, title, _notes(curves, profile, others, left))
+
+
+def _time_needed(modes: list[str], of_prompts_s: float, calibration: bool) -> str:
+    """How long measuring will take, told beforehand: of each point, about as long as the prompts and what follows took."""
+    points = sum(len(BITS.get(mode) or QUALITIES.get(mode) or (0,)) for mode in modes)
+    seconds = (points + NOISE_FLOORS) * of_prompts_s
+    about = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+    return f"{points} points of {len(modes)} modes: about {about}{', and a calibration' if calibration else ''}"
 
 
 def _modes(text: str) -> list[str]:
