@@ -15,6 +15,8 @@ from rdcodec.codecs.kv_cache.modes.table import MODES
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
 SHAPES_8 = "8 x 8 x 1024 x 64", "4 x 8 x 1024 x 128"
+LOSSLESS = "lossless", "lossless-1"
+LOSSLESS_COLUMNS = "bits_per_element", "encode_mb_s", "decode_mb_s"
 SHAPES = "8 x 2 x 1024 x 64", *SHAPES_8
 
 
@@ -206,10 +208,12 @@ CLAIMS = [
     ("README.md", r"\+([\d.]+) % against VTM", lambda: [bd_rate("vtm")]),
     (
         "README.md",
-        r"([\d.]+) times smaller than bf16 at a KL of ([\d.]+) bits; ([\d.]+) times without loss",
+        r"([\d.]+) times smaller than bf16 at a KL of ([\d.]+) bits, (\d+) of 64 greedy tokens alike; "
+        r"([\d.]+) times without loss",
         lambda: [
             figure("kv_fidelity.csv", "ratio", "quantized q60"),
             figure("kv_fidelity.csv", "kl_mean", "quantized q60"),
+            figure("kv_fidelity.csv", "greedy_first_divergence", "quantized q60"),
             figure("kv_fidelity.csv", "ratio", "lossless"),
         ],
     ),
@@ -262,6 +266,30 @@ CLAIMS = [
         ],
     ),
     ("docs/architecture.md", r"answer in ([\d.]+) s", lambda: [speed("codec info, 768x512", "whole process")]),
+    (
+        "docs/kv-cache.md",
+        r"keeps ([\d.]+) of 64 tokens at `predictive` q40, and ([\d.]+) at `quantized` q20",
+        lambda: [figure("kv_fidelity.csv", "greedy_first_divergence", name) for name in ("predictive q40", "quantized q20")],
+    ),
+    (
+        "docs/kv-cache.md",
+        r"([\d.]+) bits at (\d+) and (\d+) MB/s, where `zstd -3` takes ([\d.]+) at (\d+) and (\d+), "
+        r"and `zstd -1` on the byte planes of the whole cache, without blocks, ([\d.]+) at (\d+) and (\d+)\. "
+        r"With 2 KV heads (\d+) and (\d+) MB/s",
+        lambda: [
+            *(
+                figure("kv_lossless.csv", column, SHAPES_8[0], mode)
+                for mode in ("lossless", "zstd -3", "zstd -1, byte planes")
+                for column in LOSSLESS_COLUMNS
+            ),
+            *(figure("kv_lossless.csv", column, SHAPES[0], "lossless") for column in LOSSLESS_COLUMNS[1:]),
+        ],
+    ),
+    (
+        "docs/kv-cache.md",
+        r"One core decodes ([\d.]+) thousand tokens a second",
+        lambda: [1e3 * figure("kv_speed.csv", "decode_mb_s", SHAPES_8[1], "quantized q60") / (32 * 2 * 8 * 128 * 2)],
+    ),
     (
         "docs/kv-cache.md",
         r"published 4 and 3 bits it needs (\d+) and (\d+) % fewer",
@@ -537,9 +565,16 @@ def test_speed_of_cache_modes():
         if cell:
             checked += 1
             row = re.sub(r" 4 bit$", "", name)
-            each = [figure("kv_speed.csv", f"{way}_mb_s", SHAPES_8[0], row) for way in ("encode", "decode")]
+            file = "kv_lossless.csv" if name.startswith("lossless") else "kv_speed.csv"
+            each = [figure(file, f"{way}_mb_s", SHAPES_8[0], row) for way in ("encode", "decode")]
             assert cell == f"{each[0]:.0f}, {each[1]:.0f}", name
     assert checked >= 8
+
+
+def test_lossless_is_as_fast_and_small_as_promised():
+    for shape in SHAPES_8:
+        now, before = ([figure("kv_lossless.csv", c, shape, mode) for c in LOSSLESS_COLUMNS] for mode in LOSSLESS)
+        assert now[0] <= 1.03 * before[0] and min(now[1:]) >= 300, shape
 
 
 def test_ratios_of_token_files():

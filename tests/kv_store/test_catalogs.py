@@ -15,7 +15,7 @@ from rdcodec.codecs.kv_store.catalogs import objects
 from rdcodec.codecs.kv_store.catalogs.lines import CatalogError, Line, packed_removal, unpacked
 from rdcodec.codecs.kv_store.catalogs.memory import NoCatalog
 from rdcodec.codecs.kv_store.store import PrefixStore
-from rdcodec.codecs.kv_store.trie import TOKEN_BYTES, common_prefix, token_key
+from rdcodec.codecs.kv_store.trie import TOKEN_BYTES, common_prefix, common_tokens, token_key
 from store_cases import FINGERPRINT, PROMPT, SETTINGS, assert_is_cache, cache_of, files, put
 
 NAMES = itertools.count()
@@ -227,14 +227,36 @@ def test_a_damaged_file_is_made_anew(opened, folder, damage):
     assert opened().stats().blocks == 20 and not opened().verify().damaged
 
 
-def test_a_file_of_wrong_lines_gives_misses_and_deletes_nothing(opened, folder):
+def test_wrong_lines_give_misses_and_delete_nothing(again):
     """Lines whose checksums hold, but of another tenant: their ids do not."""
-    put(opened(salt=b"theirs"), PROMPT)
-    theirs = catalog_file(folder)
-    ours = theirs.with_name(f"{opened(salt=b'ours').index.namespace}.sqlite")
-    theirs.rename(ours)
-    assert opened(salt=b"ours").longest_prefix(PROMPT) == 0
-    assert_is_cache(opened(salt=b"theirs").get(PROMPT), PROMPT)
+    put(again(salt=b"theirs"), PROMPT)
+    theirs = again(salt=b"theirs")
+    theirs.longest_prefix(PROMPT)
+    ours = again(salt=b"ours")
+    put(ours, list(range(600, 616)))
+    ours.index._catalog.write(list(theirs.index._catalog.lines()), [])
+    assert again(salt=b"ours").longest_prefix(PROMPT) == 0
+    assert_is_cache(again(salt=b"theirs").get(PROMPT), PROMPT)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_all_blocks_that_begin_a_prompt_are_found_and_the_nearest(again, seed):
+    """Also where one begins another, as two writers at once may leave them."""
+    rng, catalog = np.random.default_rng(seed), None
+    store = again()
+    store.longest_prefix([1])
+    catalog = store.index._catalog
+    keys = {token_key(rng.integers(0, 2, rng.integers(1, 9))) for _ in range(40)}
+    lines = [Line(bytes([i]) * 16, b"p" * 16, key, 0, 9, "fp8") for i, key in enumerate(sorted(keys))]
+    lines.append(Line(b"o" * 16, b"q" * 16, token_key(np.array([1, 1])), 0, 9, "fp8"))
+    catalog.compared("")
+    catalog.write(lines, [])
+    queries = [token_key(rng.integers(0, 2, rng.integers(1, 12))) for _ in range(30)]
+    for query, found in zip(queries, catalog.around([(b"p" * 16, query) for query in queries]), strict=True):
+        found = {line.key for line in found}
+        assert {key for key in keys if query.startswith(key)} <= found <= keys
+        nearest = max(common_tokens(key, query) for key in keys)
+        assert max((common_tokens(key, query) for key in found), default=0) == nearest
 
 
 def test_a_folder_that_may_only_be_read_needs_no_catalog(opened, folder, monkeypatch):

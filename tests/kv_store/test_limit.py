@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from rdcodec.codecs.kv_store import ledger
-from rdcodec.codecs.kv_store.backends import DirectoryBackend, open_backend
+from rdcodec.codecs.kv_store.backends import open_backend
 from rdcodec.codecs.kv_store.trie import Children, Node, Trie, token_key
 from store_cases import PROMPT, assert_is_cache, files, put
 
@@ -71,19 +73,18 @@ def test_two_who_fold_the_same_files_make_one(tmp_path):
 def test_each_tenant_is_listed_alone(opened, folder, monkeypatch):
     for tenant in range(6):
         put(opened(salt=b"%d" % tenant), PROMPT)
-    listed = []
-    walk = DirectoryBackend.list
+    seen, walk = [], os.walk
 
-    def counted(self, prefix):
-        for entry in walk(self, prefix):
-            listed.append(entry.key)
-            yield entry
+    def watched(top):
+        for folder, names, found in walk(top):
+            seen.extend(found)
+            yield folder, names, found
 
-    monkeypatch.setattr(DirectoryBackend, "list", counted)
+    monkeypatch.setattr("rdcodec.codecs.kv_store.backends.os.walk", watched)
     for tenant in range(6):
         opened(salt=b"%d" % tenant).index.refresh()
-    blocks = [key for key in listed if key.startswith("blocks/")]
-    assert len(blocks) == 6 * 4, "each block is listed once, however many tenants there are"
+    blocks = [name for name in seen if name.endswith(".rdc")]
+    assert len(blocks) == 6 * 4, "each block is walked over once, however many tenants there are"
 
 
 class Counted(bytes):
