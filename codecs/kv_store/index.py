@@ -239,6 +239,11 @@ class BlockIndex:
         data = None if block in self.refused else self.backend.get(self.key(block))
         return None if data is None else self._admit(block, data, len(data))
 
+    def close(self) -> None:
+        """Let go of open files, until they are needed again: a file system with one open to write cannot be unmounted."""
+        if self._catalog is not None:
+            self._catalog.close()
+
     # ---- looking up ----
 
     def match(self, tokens: np.ndarray) -> Match:

@@ -152,6 +152,7 @@ class PrefixStore:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.save()
+        self.index.close()
 
     def save(self) -> None:
         """Write this process's hits and masses. Blocks need no save: they are there when `put` returns.

@@ -321,3 +321,13 @@ def test_lines_round_trip_and_refuse_nonsense():
         with pytest.raises(CatalogError):
             list(unpacked(bad))
     assert len(line.key) == 5 * TOKEN_BYTES
+
+
+def test_a_store_that_was_left_holds_no_file_open(opened, folder):
+    with opened() as store:
+        put(store, PROMPT)
+    held = [
+        os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")
+    ]
+    assert not [name for name in held if name.startswith(str(folder))]
+    assert_is_cache(store.get(PROMPT), PROMPT)

@@ -109,6 +109,10 @@ class FolderCatalog:
         if self._table.change(change):
             self._changed = {}
 
+    def close(self) -> None:
+        """Close the file, until the next question."""
+        self._table.close()
+
     def reset(self) -> None:
         """Remove the file."""
         self._table.close()

@@ -107,6 +107,9 @@ class Catalog(Protocol):
     def write(self, added: Iterable[Line], removed: Iterable[bytes]) -> None:
         """Add and replace lines, and remove those of these ids."""
 
+    def close(self) -> None:
+        """Let go of open files; the next question opens them again."""
+
     def reset(self) -> None:
         """Throw the catalog away."""
 

@@ -40,5 +40,8 @@ class NoCatalog:
     def write(self, added: Iterable[Line], removed: Iterable[bytes]) -> None:
         """Nothing is kept."""
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def reset(self) -> None:
         """Nothing is there."""

@@ -115,6 +115,9 @@ class ObjectCatalog:
             self._backend.delete(key)
             self._known.discard(key)
 
+    def close(self) -> None:
+        """The table is this process's own, and gone when it ends."""
+
     def reset(self) -> None:
         """Delete the manifests."""
         self._table.close()

@@ -124,6 +124,9 @@ class RedisCatalog:
         except (redis.RedisError, CatalogError):
             return
 
+    def close(self) -> None:
+        """The client's connections are the backend's."""
+
     def reset(self) -> None:
         """Delete the hash; sets without it are replaced as lines are written."""
         import redis
