@@ -80,7 +80,7 @@ KV_ARROWS = {
     "options": {"format", "modes"},
     "recognised": set(),
     "safetensors_file": {"hf", "recognised", "splice"},
-    "lmcache": {"format"},
+    "lmcache": {"format", "hf", "modes"},
     "evaluation": {"codec", "format", "hf", "modes", "splice"},
     "face": {"codec", "format", "hf", "ids_file", "layout", "modes", "options", "recognised", "safetensors_file"},
 }

@@ -10,8 +10,13 @@ LMCache looks serdes up in a table, by name, and does not scan entry points; so 
 ``python -m rdcodec.codecs.kv_cache.lmcache server ...`` is ``lmcache server ...`` with that done. The entry point
 group ``lmcache.serde`` names `register` for versions, and other programs, that do scan.
 
-In the buffer, little-endian: kind (1 byte: 3 a block, 4 the chunk's raw bytes, where the block would be longer or a
-lossy mode met NaN or infinity; 1 and 2 were frames without a place and are refused), 3 zeros, length n (8 bytes), CRC-32
+``"model": "/folder"`` undoes the RoPE of a transformers model before quantising, ``"profile"`` is the file of a calibrated
+one. A chunk does not tell its place in the prompt: its keys are turned back as if it began one, which leaves each channel's
+mean and scale as steady along it.
+
+In the buffer, little-endian: kind (1 byte: 3 a block, 4 the chunk's raw bytes, where the block would be longer, a lossy mode
+met NaN or infinity, or the layout is not one of keys and values, as that of multi-head latent attention (MLA); 1 and 2 were
+frames without a place and are refused), 3 zeros, length n (8 bytes), CRC-32
 of the n bytes (4 bytes), place (16 bytes), then n bytes. The place is a hash of the chunk's hash, model, rank, group,
 salt, shape and element type: a chunk that lies in another's place is refused, raw or not. A chunk's tokens are not known
 here, only its hash: the block's parent field holds a hash of it, its fingerprint one of model, rank and group, its salt
@@ -26,6 +31,7 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +40,7 @@ from torch import Tensor
 
 from ....entropy_models.errors import BitstreamError, Corrupt, InputError, Truncated, Unsupported
 from ..format.blocks import KvBlock, KvSettings, decode_block, encode_block, read_block_header
+from ..modes.profiles import Profile
 
 NAME = "rdcodec"
 FRAME = struct.Struct("<BxxxQI16s")
@@ -61,15 +68,15 @@ class KvSerializer:
             bytes written, at most what `estimate_serialized_size` said.
 
         Raises:
-            ValueError: a layout that is not supported, or a buffer that is too small.
+            ValueError: a buffer that is too small.
         """
         chunk, buffer = _tensor(src, "source"), _bytes_of(_tensor(dst, "destination"))
-        layers = _layers(chunk, self.head_dim)
-        count = layers[0][0].shape[1]
-        block = KvBlock(np.arange(count), layers)
         raw_bytes = chunk.numel() * chunk.element_size()
         data = b""
-        with contextlib.suppress(ValueError):  # lossy modes take no NaN and no 3e38, and none takes fp8
+        # lossy modes take no NaN and no 3e38, none takes fp8, and latents (MLA) are no keys and values
+        with contextlib.suppress(ValueError):
+            layers = _layers(chunk, self.head_dim)
+            block = KvBlock(np.arange(layers[0][0].shape[1]), layers)
             data = encode_block(block, **_place(key), start=0, settings=self.settings)
         if not data or len(data) > raw_bytes:
             kind, data = RAW, _bytes_of(chunk.cpu().contiguous()).numpy().tobytes()
@@ -85,20 +92,19 @@ class KvSerializer:
         """Upper bound in bytes for a chunk of this layout: its raw size and the frame's header.
 
         Raises:
-            ValueError: a layout of several tensors, or one that `serialize` would refuse.
+            ValueError: a layout of several tensors.
         """
         if len(layout_desc.shapes) != 1:
             raise InputError(f"a chunk of {len(layout_desc.shapes)} tensors; only one group of layers is supported")
-        _check_shape(layout_desc.shapes[0], self.head_dim)
         return math.prod(layout_desc.shapes[0]) * layout_desc.dtypes[0].itemsize + FRAME.size
 
 
 class KvDeserializer:
     """LMCache's ``Deserializer``. Holds no state that changes."""
 
-    def __init__(self, head_dim: int | None = None) -> None:
-        """``head_dim``: the serializer's."""
-        self.head_dim = head_dim
+    def __init__(self, head_dim: int | None = None, profile: Profile | None = None) -> None:
+        """``head_dim``, ``profile``: the serializer's."""
+        self.head_dim, self.profile = head_dim, profile
 
     def deserialize(self, src: Any, dst: Any, key: Any) -> None:
         """Decode the buffer ``src``, which may be longer than what was written, into the chunk ``dst``.
@@ -117,7 +123,7 @@ class KvDeserializer:
         place = _place(key)
         if read_block_header(data).parent != place["parent"]:
             raise Corrupt("the buffer holds another chunk than the key's")
-        block = decode_block(data, fingerprint=place["fingerprint"], salt=place["salt"])
+        block = decode_block(data, fingerprint=place["fingerprint"], salt=place["salt"], profile=self.profile)
         layers, heads, count, dim = _check_shape(chunk.shape, self.head_dim)
         shapes = {(tuple(x.shape), x.dtype) for pair in block.layers for x in pair}
         if len(block.layers) != layers or shapes != {((heads, count, dim), chunk.dtype)}:
@@ -140,7 +146,7 @@ def _check_shape(shape: Any, head_dim: int | None) -> tuple[int, int, int, int]:
         return shape[1], shape[3] // width, shape[2], width
     raise InputError(
         f"a chunk of shape {shape}; supported are [2, layers, tokens, hidden] and "
-        "[layers, 2, tokens, heads, head_dim]; chunks of multi-head latent attention (MLA) are not"
+        "[layers, 2, tokens, heads, head_dim]; others are kept as they are"
     )
 
 
@@ -210,10 +216,21 @@ def settings_of(options: Mapping[str, Any]) -> KvSettings:
     Raises:
         ValueError: an option that is not known, or out of range; modes that need more than the chunk are refused.
     """
-    unknown = set(options) - set(_OPTIONS) - {"head_dim", "max_workers", "type"}
+    others = {"head_dim", "max_workers", "model", "profile"}
+    unknown = set(options) - set(_OPTIONS) - others - {"type"}
     if unknown:
-        raise InputError(f"unknown options {sorted(unknown)}; there are {sorted({*_OPTIONS, 'head_dim', 'max_workers'})}")
-    settings = KvSettings(**{name: kind(options[name]) for name, kind in _OPTIONS.items() if name in options})
+        raise InputError(f"unknown options {sorted(unknown)}; there are {sorted({*_OPTIONS, *others})}")
+    given: dict[str, Any] = {name: kind(options[name]) for name, kind in _OPTIONS.items() if name in options}
+    if options.get("profile"):
+        given["profile"] = Profile.read(Path(options["profile"]))
+    if options.get("model"):
+        if not options.get("head_dim"):
+            raise InputError("model, to undo its RoPE, but no head_dim: RoPE turns the channels of each head")
+        from ..hf.identity import model_in
+        from ..hf.model import rope_of
+
+        given["rope"] = rope_of(model_in(str(options["model"])))
+    settings = KvSettings(**given)
     if settings.mode in {"tokens", "residual"}:
         raise InputError(f"mode {settings.mode} needs the model to restore a cache; LMCache has none at hand")
     return settings
@@ -225,8 +242,9 @@ def create(options: Mapping[str, Any]) -> Any:
 
     head_dim = int(options["head_dim"]) if options.get("head_dim") else None
     workers = int(options.get("max_workers", 1))
-    serializer = KvSerializer(settings_of(options), head_dim)
-    return AsyncSerdeProcessor(serializer, KvDeserializer(head_dim), max_workers=workers)  # type: ignore[arg-type]
+    settings = settings_of(options)
+    serializer = KvSerializer(settings, head_dim)
+    return AsyncSerdeProcessor(serializer, KvDeserializer(head_dim, settings.profile), max_workers=workers)  # type: ignore[arg-type]
 
 
 def register() -> None:
