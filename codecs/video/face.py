@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,7 @@ from .. import container, weights
 from ..contract import Desk, Result, Streamed
 from ..terminal.files import parse_size, show_size
 from ..terminal.options import Model, Quality, Size, Threads, check_targets, names_of, suffix_for
-from .formats import READ_ONLY, WRITTEN, looks_like_video
+from .formats import PAGE, READ_ONLY, SHOWN, WRITTEN, looks_like_video
 from .header import GROUP, GROUP_MAX, QUALITY, SOUND, TAGS, TIMES, VideoHeader, checked_range, extras_of, parse
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class VideoFace(Streamed):
         "Decode": ("codec decode clip.rdc --frames 100:164 -o part.mp4",),
     }
     cuda = True
+    shown = SHOWN
     Encode, Decode, Verify = EncodeOptions, DecodeOptions, VerifyOptions
 
     def takes(self, data: bytes, suffix: str) -> bool:
@@ -232,6 +234,13 @@ class VideoFace(Streamed):
             "sound, times, tags": show_size(facts["metadata_bytes"]),
             "weights": weights.shown(facts["model"], facts["weights"]),
         }
+
+    def demo(self, source: Path | None, folder: Path, desk: Desk, note: Callable[[str], None]) -> Iterable[Any]:
+        """The first frames of a video (else of a sample) at two qualities, on a page to watch beside x265 at equal bytes."""
+        from .codec import VideoCodec
+        from .demo import run
+
+        return run(VideoCodec.load(device=desk.device), source, folder, note), f"the page to watch: {folder / PAGE}"
 
 
 def parse_frames(text: str) -> tuple[int | None, int | None]:

@@ -19,6 +19,12 @@ READ_ONLY = frozenset({
     ".h264", ".264", ".hevc", ".265", ".apng",
 })  # fmt: skip
 """Suffixes of more videos that folders are searched for."""
+QUALITIES = (24, 48)
+"""Qualities of the demonstration."""
+PAGE, ORIGINAL = "watch.html", "original.mp4"
+STREAMS, DECODED = (tuple(f"video_q{quality}{suffix}" for quality in QUALITIES) for suffix in (".rdc", ".mp4"))
+SHOWN = PAGE, ORIGINAL, *STREAMS, *DECODED
+"""Files that a demonstration writes."""
 _AUDIO_BRANDS = (b"M4A ", b"M4B ", b"M4P ")
 _MATROSKA, _AVI, _FLASH, _ASF = b"\x1a\x45\xdf\xa3", b"AVI ", b"FLV\x01", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"
 _MATROSKA_VIDEO = re.compile(rb"\x83\x81\x01|V_[A-Z]")

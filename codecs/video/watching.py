@@ -20,6 +20,7 @@ from ..evaluation.page import data_uri, scores_list
 from ..evaluation.points import OURS
 from ..evaluation.task import Metric, Reference
 from .footage import Footage
+from .formats import QUALITIES
 from .references import REFERENCES
 from .watching_template import PAGE
 
@@ -27,8 +28,6 @@ CLIPS_MAX = 4
 """Videos on a page."""
 FRAMES_MAX = 32
 """Of each video, its first: one group."""
-QUALITIES = (24, 48)
-"""Ours."""
 REFERENCE = "x265-medium-g32"
 CRF_RANGE = (0.0, 51.0)
 """Rate factors that x265 takes."""
