@@ -22,6 +22,7 @@ import typer
 from PIL import Image
 from rdcodec.codecs import REGISTRY
 from rdcodec.codecs.cli import main as cli
+from rdcodec.training import TRAININGS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -168,8 +169,9 @@ def test_training_options_shown_exist(capsys):
     text = "\n".join(page.read_text() for page in PAGES)
     shown = set(re.findall(r"--(?:model|data|trainer)\.[a-z_]+", text))
     assert len(shown) > 5
-    with pytest.raises(SystemExit):
-        training.train("image", ["fit", "--help"])
+    for codec in TRAININGS:
+        with pytest.raises(SystemExit):
+            training.train(codec, ["fit", "--help"])
     known = capsys.readouterr().out
     for option in sorted(shown):
         assert re.search(rf"{re.escape(option)}\b", known), option

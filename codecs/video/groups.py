@@ -112,7 +112,7 @@ class GroupPass:
     def _inter(self, coder: Coder, frame: Tensor | None, field: Tensor | None, before: Picture) -> Picture:
         # vectors as changes since the frame before, if that tells them in fewer bits, is for the encoder to see
         wanted, changes = (self._still(), False) if field is None else (field, changes_pay(field, before.field))
-        field = code_field(coder, wanted, before.field, self._stem.motion_levels, changes=changes)
+        field = code_field(coder, wanted, before.field, changes=changes)
         expected = self._empty() if self.blank else self._latent(before.moved(field))
         y = expected if frame is None else self._latent(frame)
         copies = code_copies(coder, self._stem.worth_copying(y, expected, self._quality), before.copies)

@@ -23,11 +23,17 @@ SCALES = 3
 """Sizes of blocks in the coding: 64, 32 and 16 pixels."""
 LARGEST = 2 ** (SCALES - 1)
 """Blocks in the side of the largest."""
-ACTIVITIES = 4
-"""Classes of the larger block's own difference: none, small, middle, large."""
 ACTIVITY_BOUNDS = (1, 4, 16)
-START_LEVELS = (34, 34, 34, 34, 9, 23, 21, 13, 7, 13, 14, 14)
-"""Levels of differences for each scale and activity before they are counted."""
+"""Between the activities: the larger block's own difference is none, small, middle or large."""
+DOWN_LEVELS = ((17, 17, 17, 17), (10, 15, 15, 14), (9, 13, 13, 14))
+"""Levels of signs of differences downwards, for each scale and activity; all of these are counted on videos."""
+RIGHT_LEVELS = (
+    ((15, 15, 15, 15), (10, 16, 15, 13), (9, 13, 13, 12)),
+    ((20, 20, 20, 20), (17, 17, 18, 17), (16, 17, 18, 19)),
+)
+"""To the right, where there is none downwards, and where there is one."""
+SIZE_LEVELS = ((36, 36, 36, 36), (33, 27, 34, 31), (31, 27, 36, 44))
+"""Levels of sizes beyond one."""
 CHANGE_LEVEL = 18
 """Level of the symbol that says whether vectors are changes since the frame before."""
 
@@ -35,13 +41,12 @@ Field = Tensor
 """Vectors (batch, rows, columns, 2), down and right, whole numbers as float."""
 
 
-def code_field(coder: Coder, field: Field, before: Field, levels: Tensor, *, changes: bool = False) -> Field:
+def code_field(coder: Coder, field: Field, before: Field, *, changes: bool = False) -> Field:
     """Code a frame's vectors and return them. The only description of their bitstream.
 
     Args:
         field: (batch, rows, columns, 2); a reader passes zeros of that shape.
         before: vectors of the frame before, of the same shape; zeros if it has none.
-        levels: (SCALES, ACTIVITIES), of the differences.
         changes: code them as changes since the frame before; a reader reads that.
     """
     batch, rows, columns, _ = field.shape
@@ -51,19 +56,33 @@ def code_field(coder: Coder, field: Field, before: Field, levels: Tensor, *, cha
     for _ in range(SCALES - 1):
         coarse.append(middle(coarse[-1]))
     parent = torch.zeros_like(coarse[-1])
-    activity = torch.zeros_like(parent)
+    activity = torch.zeros_like(parent[..., :1])
     for scale in range(SCALES):
         wanted = coarse[SCALES - 1 - scale]
-        level = levels[scale].to(field.device)[activity.long()]
-        difference = coder.code(wanted - parent, level.to(field.dtype)).to(field.dtype)
+        difference = _code_difference(coder, wanted - parent, activity[..., 0].long(), scale)
         known = (parent + difference).clamp(-2 * VECTOR_MAX, 2 * VECTOR_MAX)
         if scale + 1 < SCALES:
-            size = difference.abs().amax(-1, keepdim=True).expand_as(difference)
-            activity = enlarged(
-                torch.bucketize(size.contiguous(), size.new_tensor(ACTIVITY_BOUNDS), right=True).to(field.dtype)
-            )
+            size = difference.abs().amax(-1, keepdim=True)
+            activity = enlarged(torch.bucketize(size, size.new_tensor(ACTIVITY_BOUNDS), right=True).to(field.dtype))
             parent = enlarged(known)
     return (known[:, :rows, :columns] + start).clamp(-VECTOR_MAX, VECTOR_MAX)
+
+
+def _code_difference(coder: Coder, wanted: Field, activity: Tensor, scale: int) -> Field:
+    """Code differences of vectors: signs first, for most are none, then sizes of those that have one.
+
+    Args:
+        activity: classes of the larger blocks' own differences, (batch, rows, columns).
+    """
+    down, right = wanted.sign().unbind(-1)
+    down = coder.code(down, wanted.new_tensor(DOWN_LEVELS[scale])[activity])
+    right = coder.code(right, wanted.new_tensor([levels[scale] for levels in RIGHT_LEVELS])[(down != 0).long(), activity])
+    signs = torch.stack([down, right], dim=-1).to(wanted.dtype)
+    beyond = (wanted.abs() - 1).clamp(min=0)
+    odd = beyond % 2 == 1  # 0, 1, 2, 3, 4 as 0, 1, -1, 2, -2: tables have both signs
+    level = wanted.new_tensor(SIZE_LEVELS[scale])[activity][..., None]
+    coded = coder.code(torch.where(odd, beyond + 1, -beyond) / 2, level, signs != 0).to(wanted.dtype)
+    return signs * (torch.where(coded > 0, 2 * coded - 1, -2 * coded) + 1)
 
 
 def padded(field: Field) -> Field:

@@ -36,7 +36,6 @@ from ...entropy_models.tables import LEVELS
 from ..image.dcvc_rt import CONTEXT_MAX, GAIN_SPAN, GAIN_START, HYPER_MAX, MEAN_MAX
 from .copies import worth_copying
 from .fusion import Fusion, activity_of
-from .motion import ACTIVITIES, SCALES, START_LEVELS
 
 LEVEL_UNIT = ACTIVATION_MAX // (LEVELS - 1)
 """Activation for a level of the frame before."""
@@ -137,8 +136,6 @@ class StemNetwork(nn.Module):
     ``linear`` and ``depthwise`` build the layers of the parse path: exact integer layers, or their trainable shadows.
     """
 
-    motion_levels: Tensor
-
     def __init__(
         self, config: StemConfig, linear: LayerFactory = IntegerLinear, depthwise: LayerFactory = IntegerDepthwise
     ) -> None:
@@ -156,7 +153,6 @@ class StemNetwork(nn.Module):
         self.mean_context = MeanContext(c.latent_channels, c.context_channels)
         self.level_context = LevelContext(c.latent_channels, c.level_channels, c.knots, linear, depthwise)
         self.fusion = Fusion(c.fusion_width, c.fusion_blocks, c.knots)
-        self.register_buffer("motion_levels", torch.tensor(START_LEVELS, dtype=torch.uint8).view(SCALES, ACTIVITIES))
 
     def to_synthesis(self, latent: Tensor, quality: Tensor) -> Tensor:
         """A latent as the image network's `to_latent` gives it, in the units that its synthesis takes: gain and inverse gain

@@ -7,13 +7,12 @@ import pytest
 import torch
 from PIL import Image
 from rdcodec.codecs.image.tile_coder import to_signal
-from rdcodec.codecs.video.motion import SCALES, START_LEVELS, UNIT, VECTOR_MAX, code_field, moved
+from rdcodec.codecs.video.motion import UNIT, VECTOR_MAX, code_field, moved
 from rdcodec.codecs.video.motion_search import searched
 from rdcodec.entropy_models.coder import Measure, Read, Write
 from rdcodec.entropy_models.tables import gaussian_tables
 from scenes import make_scene
 
-LEVELS = torch.tensor(START_LEVELS).view(SCALES, -1)
 TABLES = gaussian_tables(3)
 
 
@@ -36,12 +35,12 @@ def test_a_reader_gets_the_writers_vectors(changes):
     for field in fields():
         before = before if before.shape == field.shape else torch.zeros_like(field) + 2
         writer, measure = Write(TABLES), Measure(TABLES)
-        told = code_field(writer, field, before, LEVELS, changes=changes)
+        told = code_field(writer, field, before, changes=changes)
         assert torch.equal(told, field)
-        assert torch.equal(code_field(measure, field, before, LEVELS, changes=changes), field)
+        assert torch.equal(code_field(measure, field, before, changes=changes), field)
         (data,) = writer.close()
         reader = Read(TABLES, [data])
-        assert torch.equal(code_field(reader, torch.zeros_like(field), before, LEVELS), field)
+        assert torch.equal(code_field(reader, torch.zeros_like(field), before), field)
         reader.close()
         assert abs(8 * len(data) - measure.bits[0]) < 64
         before = field
@@ -52,7 +51,7 @@ def test_changes_of_steady_motion_cost_little():
     bits = []
     for changes in (False, True):
         measure = Measure(TABLES)
-        code_field(measure, wild, wild, LEVELS, changes=changes)
+        code_field(measure, wild, wild, changes=changes)
         bits.append(float(measure.bits[0]))
     assert bits[1] < 0.1 * bits[0]
 
@@ -90,6 +89,6 @@ def test_vectors_cost_more_at_low_quality():
     bits = []
     for quality in (0, 100):
         measure, still = Measure(TABLES), torch.zeros(1, 8, 8, 2)
-        code_field(measure, searched(*map(picture, scenes), still, quality), still, LEVELS)
+        code_field(measure, searched(*map(picture, scenes), still, quality), still)
         bits.append(float(measure.bits[0]))
     assert bits[0] < 0.7 * bits[1]
