@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, closing
 from fractions import Fraction
 from itertools import islice, pairwise
 from typing import ClassVar, Self
@@ -148,10 +148,11 @@ class VideoCodec:
     ) -> Clip:
         """Decompress to frames and what travels with them.
 
-        Symbols are the same on every machine; pixels may differ by one grey level where float rounding ties.
+        Symbols are the same on every machine. Pixels may differ by a grey level where float rounding ties, and by some
+        more late in a group, whose frames are made of those before.
 
         Args:
-            start, stop: only these frames; only the groups they need are decoded, each from its beginning.
+            start, stop: only these frames; only the groups they need are read, each from its beginning.
             every: of these, every so many.
             salvage: grey frames for damaged groups, with ``notices`` and ``lost`` of them.
             progress: called with (frames done, frames that must be decoded).
@@ -162,7 +163,7 @@ class VideoCodec:
         """
         stream, header = self.parsed(data, salvage=salvage)
         wanted = checked_range(start, stop, header)[:: checked_every(every)]
-        if not salvage:
+        if not salvage and len(wanted) == header.frames:
             stream.check()
         lost: dict[int, BitstreamError] = {}
         frames = np.empty((len(wanted), header.height, header.width, 3), np.uint8)
@@ -249,7 +250,7 @@ class VideoCodec:
         errors: list[BitstreamError] = []
         for index in range(header.groups):
             try:
-                for _ in self._read(stream, header, index, header.frames_of(index), blank=True):
+                for _ in self._read(stream, header, index, blank=True):
                     pass
             except BitstreamError as error:
                 errors.append(type(error)(f"{header.group_name(index)}: {error}"))
@@ -286,10 +287,12 @@ class VideoCodec:
         """Frames of a group from its first on. Where ``lost`` is told of damage, all is read before one is shown."""
         try:
             if lost is not None:
-                for _ in self._read(stream, header, index, header.frames_of(index), blank=True):
+                for _ in self._read(stream, header, index, blank=True):
                     pass
-            for group in self._read(stream, header, index, numbers):
-                yield shown(group, header)
+            with closing(self._read(stream, header, index)) as groups:
+                whole = len(numbers) == len(header.frames_of(index))
+                for group in groups if whole else islice(groups, len(numbers)):
+                    yield shown(group, header)
         except BitstreamError as error:
             if lost is None:
                 raise type(error)(f"{header.group_name(index)}: {error}") from None
@@ -297,21 +300,16 @@ class VideoCodec:
             yield from (np.full((header.height, header.width, 3), GREY, np.uint8) for _ in numbers)
 
     def _read(
-        self, stream: container.Stream, header: VideoHeader, index: int, numbers: range, *, blank: bool = False
-    ) -> Iterator[GroupPass]:
-        """The pass after each frame of a group. The group's check is made only where all of it is read."""
-        chunk, whole = stream.chunk(index), header.frames_of(index)
+        self, stream: container.Stream, header: VideoHeader, index: int, *, blank: bool = False
+    ) -> Generator[GroupPass, None, None]:
+        """The pass after each frame of a group; who needs no more closes it. Symbols are checked at its end."""
+        chunk = stream.chunk(index)
         group = GroupPass(self.image, self.stem, header, blank=blank)
         with reading(self.tables, header.pack(), chunk) as reader:
-            for _ in numbers:
+            for _ in header.frames_of(index):
                 with self._at_work(header):
                     group.code(reader)
                 yield group
-            if len(numbers) < len(whole):  # the rest counts for the check
-                group.blank = True
-                for _ in range(len(numbers), len(whole)):
-                    with self._at_work(header):
-                        group.code(reader)
 
     def _at_work(self, header: VideoHeader) -> AbstractContextManager[None]:
         """torch's state for as long as networks run."""

@@ -175,7 +175,7 @@ class VideoFace(Streamed):
         video = format_of(header)
         times, durations = unpack_times(extras[TIMES], header.frames) if TIMES in extras else even_times(header, video)
         wanted = wanted_frames(options, header, video, times)
-        if not options.salvage:
+        if not options.salvage and len(wanted) == header.frames:
             stream.check()
         lost: dict[int, BitstreamError] = {}
         frames = codec.frames(stream, header, wanted, lost if options.salvage else None, desk.progress)

@@ -11,6 +11,7 @@ from clips import drawn_clip
 from rdcodec.codecs import container
 from rdcodec.codecs.video import random_access
 from rdcodec.codecs.video.codec import VideoCodec
+from rdcodec.codecs.video.groups import GroupPass
 from rdcodec.codecs.video.random_access import VideoReader
 from rdcodec.entropy_models.errors import BitstreamError, Corrupt
 from torch.utils.data import DataLoader
@@ -131,3 +132,20 @@ def test_damage_is_told(clip, tmp_path):
     (tmp_path / "none.rdc").write_bytes(b"nothing")
     with pytest.raises(BitstreamError):
         VideoReader(tmp_path / "none.rdc")
+
+
+def test_no_frame_is_decoded_after_the_last_that_is_wanted(clip, monkeypatch):
+    """Also by `VideoCodec.decode`, which is not told of damage elsewhere."""
+    path, frames = clip
+    coded = []
+    code = GroupPass.code
+    monkeypatch.setattr(GroupPass, "code", lambda self, *arguments: coded.append(self) or code(self, *arguments))
+    with VideoReader(path) as reader:
+        assert np.array_equal(reader[5], frames[5]) and len(coded) == 2
+    data = bytearray(path.read_bytes())
+    entry = container.parse(bytes(data)).entries[0]
+    data[entry.offset + entry.length // 2] ^= 1
+    found = VideoCodec.load(device="cpu").decode(bytes(data), start=5, stop=7)
+    assert np.array_equal(found.frames, frames[5:7]) and len(coded) == 2 + 3
+    with pytest.raises(Corrupt):
+        VideoCodec.load(device="cpu").decode(bytes(data))
