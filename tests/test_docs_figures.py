@@ -441,6 +441,20 @@ def test_video():
         assert all(more in " ".join(page(path).split()) for path in where), (name, more)
 
 
+def test_video_parts():
+    """Rows of the table are parts of the file, in another order; columns are its clips."""
+    names = {
+        "copies of blocks": "no copies", "motion": "no motion", "fusion": "no fusion",
+        "a better first frame": "first frames at the quality of the rest",
+        "all of it: every frame on its own": "every frame on its own",
+    }  # fmt: skip
+    listed, measured = table("docs/video.md", "| without |"), rows("video_parts.csv")
+    assert {names[part] for part in listed} == {row["part"] for row in measured}
+    for part, cells in listed.items():
+        found = [float(row["bd_rate_psnr_rgb_percent"]) for row in measured if row["part"] == names[part]]
+        assert [float(cell) for cell in cells] == pytest.approx(found, abs=0.051), part
+
+
 def test_video_anchors():
     listed = table("docs/video.md", "| reference and its factor |")
     assert len(listed) == len(rows("video_anchors_means.csv")) >= 20

@@ -241,7 +241,8 @@ def test_an_interruption_leaves_nothing(tmp_path, name, error):
 
 def test_ctrl_c_in_the_middle_of_a_frame_leaves_nothing(tmp_path):
     script = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.path[:0] = {[os.path.dirname(os.path.dirname(__file__))]!r}
 from video.test_writing import VIDEO, clip
 from rdcodec.codecs.video.writing import VideoWriter

@@ -1,0 +1,114 @@
+"""What each part of the video codec gives: the rate at equal PSNR when it is switched off, of the shipped weights.
+
+    python benchmarks/video_parts.py FOLDER --every 3 -o benchmarks/results
+
+Nothing is trained anew, so a part that others could stand in for looks worth more than it is. Rates are ideal bits of the
+groups' symbols; writes video_parts.csv, a line for each part and clip.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+from unittest.mock import patch
+
+import bjontegaard
+import numpy as np
+import torch
+import typer
+from rdcodec.codecs import load
+from rdcodec.codecs.video import groups
+from rdcodec.codecs.video.clip import Clip
+from rdcodec.codecs.video.codec import VideoCodec, header_of
+from rdcodec.codecs.video.evaluation import TASK
+from rdcodec.codecs.video.stem import StemNetwork
+from rdcodec.entropy_models.coder import Measure
+from references import RESULTS, Output
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+FRAMES = 17
+QUALITIES = (10, 30, 60)
+
+
+def still(frame: torch.Tensor, reference: torch.Tensor, before: torch.Tensor, quality: int) -> torch.Tensor:
+    """No motion, for `groups.searched`."""
+    return torch.zeros_like(before)
+
+
+def nothing_copied(network: StemNetwork, y: torch.Tensor, moved: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+    """For `StemNetwork.worth_copying`."""
+    return torch.zeros(y.shape[:3])
+
+
+def not_fused(network: StemNetwork, coded: torch.Tensor, *rest: Any) -> torch.Tensor:
+    """For `StemNetwork.fused`."""
+    return coded
+
+
+@contextmanager
+def as_it_is() -> Iterator[None]:
+    yield
+
+
+PARTS: dict[str, tuple[Callable[[], Any], dict[str, int]]] = {
+    "everything": (as_it_is, {}),
+    "no copies": (lambda: patch.object(StemNetwork, "worth_copying", nothing_copied), {}),
+    "no fusion": (lambda: patch.object(StemNetwork, "fused", not_fused), {}),
+    "no motion": (lambda: patch.object(groups, "searched", still), {}),
+    "first frames at the quality of the rest": (as_it_is, {"lift": 0}),
+    "every frame on its own": (as_it_is, {"group": 1, "lift": 0}),
+}
+"""What is switched off, and fields of the header."""
+
+
+def curve(codec: VideoCodec, frames: np.ndarray, change: dict[str, int]) -> np.ndarray:
+    """Rate in bits per pixel and PSNR in dB at every quality, (qualities, 2)."""
+    points = []
+    for quality in QUALITIES:
+        header = replace(header_of(Clip(frames=frames), quality, FRAMES), **change)
+        bits, errors = 0.0, []
+        for start in range(0, len(frames), header.group):
+            measure = Measure(codec.tables)
+            encoder = groups.GroupEncoder(codec.image, codec.stem, codec.tables, header)
+            for frame in frames[start : start + header.group]:
+                encoder.code(measure, frame)
+                errors.append(np.square(encoder.shown / 255 - frame / 255).mean())
+            bits += float(measure.bits[0])
+        points.append((bits / frames[..., 0].size, float(np.mean(-10 * np.log10(errors)))))
+    return np.array(points)
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Folder with the videos.")],
+    output: Output = RESULTS,
+    every: Annotated[int, typer.Option(help="Only every so many of them.")] = 1,
+) -> None:
+    """Measure, and write video_parts.csv."""
+    codec = load("video", device="cpu", threads=1)
+    lines = []
+    for path in track(TASK.find(folder)[::every], "videos"):
+        frames = TASK.read(path).rgb[:FRAMES]
+        curves = {}
+        for name, (switched_off, change) in PARTS.items():
+            with switched_off():
+                curves[name] = curve(codec, frames, change)
+        full = curves["everything"]
+        for name, found in list(curves.items())[1:]:
+            rate = bjontegaard.bd_rate(*full.T, *found.T, method="akima", require_matching_points=False, min_overlap=0)
+            lines.append((name, path.name, f"{rate:.2f}"))
+    with (output / "video_parts.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("part", "clip", "bd_rate_psnr_rgb_percent"), *lines])
+    table = Table("without", "more rate at equal PSNR, %")
+    for name in list(PARTS)[1:]:
+        table.add_row(name, f"{np.mean([float(rate) for part, _, rate in lines if part == name]):.1f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
