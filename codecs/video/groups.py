@@ -1,10 +1,11 @@
 """A group of frames between pixels and symbols: the first on its own, each other with the frame before it as its past.
 
-A frame is of one of three kinds. INTER: motion, then the latent under `StemNetwork`. INTRA: the latent under the image
-network, for what nothing before resembles. SAME: the frame before once more.
+A frame is of one of three kinds. INTER: motion, which blocks are copied, and the latent of the rest under `StemNetwork`.
+INTRA: the latent under the image network, for what nothing before resembles. SAME: the frame before once more.
 
-The picture that is moved is the decoded one as shown, in whole grey levels: rounding keeps the last bits of float means,
-which differ between machines, from adding up over a group.
+The picture that is moved is the decoded one as shown, in whole grey levels: rounding takes away most of what differs
+between machines in the last bits of float means. Where it tips a pixel over, the frames after it are made of that, up to the
+next group.
 """
 
 from __future__ import annotations
