@@ -70,13 +70,12 @@ REGISTRY = {
         stream_id=5,
         codec="tensor.codec:TensorCodec",
         face="tensor.face:FACE",
-        task="tensor.evaluation.command:COMMAND",
         summary="model weights and other tensors: safetensors, torch and numpy files",
     ),
 }
 
-EVALUATIONS = {"capacity": "tensor.evaluation.capacity:COMMAND"}
-"""What ``codec eval`` measures beside the codecs: `evaluation.task.Command` by name."""
+EVALUATIONS = {"tensors": "tensor.evaluation.command:COMMAND", "capacity": "tensor.evaluation.capacity:COMMAND"}
+"""What ``codec eval`` measures under names of their own: `evaluation.task.Command` by name."""
 
 
 def load(name: str, **options: Any) -> Any:

@@ -39,7 +39,7 @@ def rows(path):
 
 
 def test_the_command_measures_every_way(folder, run, tmp_path):
-    line = f"eval tensor {folder}/model.safetensors --model {folder} --text {folder}/text.txt --contexts 3 --length 50"
+    line = f"eval tensors {folder}/model.safetensors --model {folder} --text {folder}/text.txt --contexts 3 --length 50"
     code, out, err = run(*line.split(), "-o", str(tmp_path / "report"))
     assert code == 0, err
     points = {(row["method"], float(row["setting"])): row for row in rows(tmp_path / "report" / report.POINTS)}
@@ -62,7 +62,7 @@ def test_what_cannot_be_measured_is_said(folder, run, tmp_path):
         (f"{folder}/model.safetensors --model {folder} --text {folder}/text.txt --contexts 99", "99 contexts of 512 need"),
         (f"{folder}/model.safetensors --methods zstd,int3", "no method int3; there are lossless, quantized"),
     ):
-        code, _, err = run("eval", "tensor", *line.split(), "-o", str(tmp_path / "other"))
+        code, _, err = run("eval", "tensors", *line.split(), "-o", str(tmp_path / "other"))
         assert code == 1 and message in err.replace("\n", " "), err
 
 
@@ -135,7 +135,7 @@ def test_energy_is_the_mean_square_of_what_a_layer_meets(folder, run, tmp_path):
         states = model.model(ids).last_hidden_state.flatten(0, 1)
     assert torch.allclose(found["lm_head.weight"], states.square().mean(0), rtol=1e-3)
     assert not any(module._forward_pre_hooks for module in model.modules())
-    line = f"eval tensor {folder}/model.safetensors --model {folder} --text {folder}/text.txt --contexts 2 --length 30"
+    line = f"eval tensors {folder}/model.safetensors --model {folder} --text {folder}/text.txt --contexts 2 --length 30"
     more = f"--calibration {folder}/text.txt --methods zstd -o {tmp_path / 'report'}"
     assert run(*line.split(), *more.split())[0] == 0
     points = rows(tmp_path / "report" / report.POINTS)

@@ -1,4 +1,4 @@
-"""``codec eval tensor``: a file of tensors instead of a folder of signals. No torch before it runs."""
+"""``codec eval tensors``: a file of tensors instead of a folder of signals. No torch before it runs."""
 
 from __future__ import annotations
 
