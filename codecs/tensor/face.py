@@ -97,11 +97,13 @@ class TensorFace(Streamed, Slicing):
         )
         name = getattr(source, "name", None)
         tensors = source_of(container.FileBytes(source), Path(name) if isinstance(name, str) else None)
-        write_stream(target, tensors, settings, desk.progress)
+        notices = write_stream(target, tensors, settings, desk.progress)
         elements = sum(entry.elements for entry in tensors.index.entries)
         bits = 8 * target.seek(0, os.SEEK_END) / max(elements, 1)
         facts = {"mode": settings.mode, "tensors": len(tensors.index.entries), "bits_per_weight": bits}
-        return Result(facts=facts | {"raw_bytes": tensors.index.raw_bytes}, line=f"{bits:.3f} bits per weight")
+        return Result(
+            facts=facts | {"raw_bytes": tensors.index.raw_bytes}, line=f"{bits:.3f} bits per weight", notices=notices
+        )
 
     def suffix(self, options: DecodeOptions) -> str:
         """``.safetensors``."""
@@ -116,11 +118,11 @@ class TensorFace(Streamed, Slicing):
             BitstreamError: anything wrong with the stream; the message names the tensor.
             InputError: a type of numbers that the target's format does not have.
         """
-        from .reading import TensorFile, safetensors_parts, sections_of
+        from .reading import TensorFile, safetensors_parts
 
         suffix = target.suffix.lower() if target else ".safetensors"
         stream = stream if options.bits else stream.of_right_length()
-        held = TensorFile(stream, sections_of(options.bits), _base(options, desk))
+        held = TensorFile(stream, options.bits, _base(options, desk))
         if suffix in WRITES and suffix != ".safetensors":
             write_tensors({entry.name: held.tensor(entry.name) for entry in held.index.entries}, suffix, file)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,7 @@ from .. import container
 from .base import Base
 from .files import source_at
 from .header import STREAM_ID
-from .reading import TensorFile, sections_of
+from .reading import TensorFile
 from .sources import TorchSource, mapped
 from .writing import TensorSettings, save_source
 
@@ -40,7 +41,7 @@ def base_of(base: BaseLike) -> Base:
 def save_file(
     tensors: Mapping[str, Tensor], filename: str | Path, metadata: Mapping[str, str] | None = None, **settings: Any
 ) -> None:
-    """Write tensors, which stay as they are, to an .rdc file.
+    """Write tensors, which stay as they are, to an .rdc file; warns of those that a lossy mode has to keep exact.
 
     Args:
         settings: of `writing.TensorSettings`: mode, quality, bits, snr_db, energy; base, as `load_file` takes it, which
@@ -51,7 +52,8 @@ def save_file(
     """
     if "base" in settings:
         settings = {"mode": "delta"} | settings | {"base": base_of(settings["base"])}
-    save_source(filename, TorchSource(tensors, metadata), TensorSettings(**settings))
+    for notice in save_source(filename, TorchSource(tensors, metadata), TensorSettings(**settings)):
+        warnings.warn(notice, stacklevel=2)
 
 
 def load_file(
@@ -65,6 +67,7 @@ def load_file(
         base: of a file of mode delta: path of the file (or of an .rdc file of it), or its tensors by name.
 
     Raises:
+        InputError: bits that the file does not have, or of a file that is not nested.
         Mismatch: another base than the file's.
         BitstreamError: anything wrong with the file; the message names the tensor.
     """
@@ -89,7 +92,7 @@ class safe_open:  # noqa: N801 (safetensors' name)
         if framework not in ("pt", "torch", "pytorch"):
             raise InputError(f"framework {framework!r}; need pt")
         stream = container.parse(mapped(Path(filename)), salvage=bits is not None)
-        self._file = TensorFile(stream, sections_of(bits), None if base is None else base_of(base))
+        self._file = TensorFile(stream, bits, None if base is None else base_of(base))
         self._device = device
 
     def __enter__(self) -> Self:

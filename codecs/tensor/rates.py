@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ...entropy_models.errors import InputError
 from ...entropy_models.trellis import lengths, stored_weights
 from . import trellis
 from .coding import LOSSY
@@ -22,6 +21,8 @@ _QUALITY_STEP = 0.125
 _SAMPLE, _RUN = 1 << 14, 1 << 8
 _ROUNDS = 5
 _STEP_MIN, _STEP_MAX = 2.0**-14, 4.0
+_SPREAD_MIN, _SPREAD_MAX = 1e-30, 1e30
+"""Root mean squares that float32 has steps and sums for."""
 _BIT_DB = 20 * math.log10(2)
 
 
@@ -38,28 +39,38 @@ def step_of_quality(quality: int) -> float:
     return _QUALITY_STEP * 2 ** ((60 - quality) / 10)
 
 
-def root_mean_square(source: Source, entry: Entry) -> float:
-    """Of all numbers of a tensor.
+def spreads_of(source: Source) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Root mean squares of the tensors to quantise, by name, and notices of those that have to stay exact instead.
 
-    Raises:
-        InputError: one is not finite.
+    All are read. A tensor of zeros alone needs no quantiser, and is in neither.
     """
+    spreads, notices = dict[str, float](), list[str]()
+    for entry in filter(is_quantised, source.index.entries):
+        found = _root_mean_square(source, entry)
+        if _SPREAD_MIN < found < _SPREAD_MAX:
+            spreads[entry.name] = found
+        elif found:
+            why = f"of some {found:.0e}, which float32 has no steps for" if math.isfinite(found) else "that are not finite"
+            notices.append(f"{entry.name}: numbers {why}; stored bit for bit")
+    return spreads, tuple(notices)
+
+
+def _root_mean_square(source: Source, entry: Entry) -> float:
+    """Of all numbers of a tensor; not finite where one is not."""
     energy = 0.0
     for index in range(entry.pieces):
         energy += float(np.square(floats_of(source.words(entry, entry.piece(index)), entry.dtype), dtype=np.float64).sum())
-    if not math.isfinite(energy):
-        raise InputError(f"{entry.name}: numbers that are not finite; mode lossless takes them")
     return math.sqrt(energy / entry.elements)
 
 
-def step_of_bits(source: Source, bits: float) -> float:
+def step_of_bits(source: Source, spreads: Mapping[str, float], bits: float) -> float:
     """Step over the root mean square that makes so many bits a quantised weight, by the entropy on samples."""
-    return _found(source, bits, _bits, lambda mean: mean)
+    return _found(source, spreads, bits, _bits, lambda mean: mean)
 
 
-def step_of_snr(source: Source, snr_db: float) -> float:
+def step_of_snr(source: Source, spreads: Mapping[str, float], snr_db: float) -> float:
     """Step over the root mean square that makes so many decibels: squared errors over mean squares."""
-    return _found(source, snr_db / _BIT_DB, _relative_error, lambda mean: -math.log2(max(mean, 1e-30)) / 2)
+    return _found(source, spreads, snr_db / _BIT_DB, _relative_error, lambda mean: -math.log2(max(mean, 1e-30)) / 2)
 
 
 def _bits(scaled: np.ndarray, integers: np.ndarray, step: float) -> float:
@@ -72,9 +83,12 @@ def _relative_error(scaled: np.ndarray, integers: np.ndarray, step: float) -> fl
     return float(np.square(scaled - integers).mean()) * step * step
 
 
-def _found(source: Source, wanted: float, measure: Measure, in_bits: Callable[[float], float]) -> float:
+def _found(
+    source: Source, spreads: Mapping[str, float], wanted: float, measure: Measure, in_bits: Callable[[float], float]
+) -> float:
     """Search: a halved step makes a bit more, so that each round starts from the error of the last."""
-    samples = [(entry.elements, _sample(source, entry)) for entry in source.index.entries if is_quantised(entry)]
+    entries = [entry for entry in source.index.entries if entry.name in spreads]
+    samples = [(entry.elements, _sample(source, entry, spreads[entry.name])) for entry in entries]
     samples = [(size, sample) for size, sample in samples if sample.any()]
     if not samples:
         return _QUALITY_STEP
@@ -92,9 +106,8 @@ def _found(source: Source, wanted: float, measure: Measure, in_bits: Callable[[f
     return step
 
 
-def _sample(source: Source, entry: Entry) -> np.ndarray:
+def _sample(source: Source, entry: Entry, spread: float) -> np.ndarray:
     """Runs of numbers from all over a tensor, over its root mean square; float32."""
     starts = np.linspace(0, max(entry.words - _RUN, 0), _SAMPLE // _RUN).astype(np.int64)
     runs = [source.words(entry, range(start, min(start + _RUN, entry.words))) for start in np.unique(starts).tolist()]
-    sample = floats_of(np.concatenate(runs), entry.dtype)
-    return sample / np.float32(max(root_mean_square(source, entry), 1e-30))
+    return floats_of(np.concatenate(runs), entry.dtype) / np.float32(spread)

@@ -27,20 +27,21 @@ class TensorFile:
 
     Args:
         stream: parsed; chunks that are not there are missed when they are needed.
-        sections: of a nested file, how many to use; None: all.
+        bits: of a nested file, those of the weights to read (`NESTED_BITS`); None: all that there are.
         base: of a file of mode delta; None: its numbers will be missed when they are needed.
 
     Raises:
+        InputError: the file has no such bits.
         Mismatch: another base.
         BitstreamError: no tensor file, or its index is damaged.
     """
 
-    def __init__(self, stream: container.Stream, sections: int | None = None, base: Base | None = None) -> None:
+    def __init__(self, stream: container.Stream, bits: float | None = None, base: Base | None = None) -> None:
         self.stream, self.layout, self.base = stream, Layout.read(stream), base
         if base and base.digest != self.layout.base:
             wanted = f"sha256 {self.layout.base.hex()}" if self.needs_base else f"none, for it is of mode {self.layout.mode}"
             raise Mismatch(f"the base given has sha256 {base.digest.hex()}; the file needs {wanted}")
-        self.sections = self.layout.depth if sections is None else sections
+        self.sections = self.layout.depth if bits is None else _sections_of(bits, self.layout.mode)
         self._kept: tuple[tuple[int, int], np.ndarray] = (-1, -1), np.empty(0)
 
     @property
@@ -145,15 +146,13 @@ def named(name: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}") from None
 
 
-def sections_of(bits: float | None) -> int | None:
-    """Sections of a nested file for so many bits a weight; None: all.
-
-    Raises:
-        InputError: none has these.
-    """
-    if bits is not None and bits not in NESTED_BITS:
+def _sections_of(bits: float, mode: str) -> int:
+    """Sections of a nested file for so many bits a weight; InputError if it has none of these, or is not nested."""
+    if mode != "nested":
+        raise InputError(f"--bits {bits:g}, but the file is of mode {mode}; only nested files hold fewer bits to choose")
+    if bits not in NESTED_BITS:
         raise InputError(f"--bits {bits:g}; a nested file has {', '.join(map(str, NESTED_BITS))}")
-    return None if bits is None else NESTED_BITS.index(int(bits)) + 1
+    return NESTED_BITS.index(int(bits)) + 1
 
 
 def verified(file: TensorFile) -> list[str]:

@@ -19,7 +19,7 @@ from .base import Base
 from .coding import DELTA, EXACT, STEPS, Given, Piece, code
 from .delta import DIFFERENCE, XOR
 from .header import INDEX, MODES, NESTED_BITS, REPORT, STREAM_ID, Entry, Layout, pack_report
-from .rates import is_quantised, root_mean_square, step_of_bits, step_of_quality, step_of_snr
+from .rates import spreads_of, step_of_bits, step_of_quality, step_of_snr
 from .sources import Source
 from .steps import Steps, exponents_of
 from .torch_types import floats_of, words_from
@@ -66,25 +66,19 @@ class TensorSettings:
             raise InputError(f"snr is {self.snr_db} dB; need 1 to 70")
 
 
-def layout_of(source: Source, settings: TensorSettings) -> Layout:
-    """Layout of the file that will hold a source."""
-    depth = len(NESTED_BITS) if settings.mode == "nested" else 1
-    sections = tuple(depth if is_quantised(entry) else 1 for entry in source.index.entries)
-    return Layout(settings.mode, source.index, sections, *([settings.base.digest] if settings.base else []))
-
-
 class Encoder:
     """Codes the pieces of a source; keeps the errors of each tensor."""
 
     def __init__(self, source: Source, settings: TensorSettings) -> None:
-        self.source, self.layout = source, layout_of(source, settings)
-        self._base = settings.base
+        self.source, self._base, self._energy = source, settings.base, settings.energy
         if self._base:
             self._base.check_worth(source)
         self.lossy = settings.mode in ("quantized", "nested")
-        self._energy = settings.energy
-        self._step = _NESTED_STEPS[0] if settings.mode == "nested" else _relative_step(source, settings)
-        self._kept: tuple[str, float] = "", 0.0
+        self._spreads, self.notices = spreads_of(source) if self.lossy else ({}, ())
+        depth = len(NESTED_BITS) if settings.mode == "nested" else 1
+        sections = tuple(depth if entry.name in self._spreads else 1 for entry in source.index.entries)
+        self.layout = Layout(settings.mode, source.index, sections, *([settings.base.digest] if settings.base else []))
+        self._step = _relative_step(source, self._spreads, settings)
         self._errors: dict[str, list[float]] = {}
         self._powers: dict[str, float] = {}
 
@@ -96,24 +90,21 @@ class Encoder:
         """
         entry, coder = self.source.index.entries[number], make()
         words, piece = self.source.words(entry, entry.piece(index)), Piece.of(entry, index, self._base)
-        scale = self._rms(entry) if self.lossy and is_quantised(entry) else 0.0
-        if not scale:
-            coders = [coder, *(make() for _ in range(self.layout.sections[number] - 1))]
-            number, given = _shortest(words, piece)
-            for one in coders:
-                code(one, number, piece, given)
-            return coders, words
+        if entry.name not in self._spreads:
+            coding, given = _shortest(words, piece)
+            code(coder, coding, piece, given)
+            return [coder], words
         values = floats_of(words, entry.dtype).reshape(piece.shape)
         try:
-            coders, known = self._lossy(entry, values, piece, scale, self.layout.sections[number], make)
+            coders, known = self._lossy(entry, values, piece, self.layout.sections[number], make)
         except InputError as error:
             raise InputError(f"{entry.name}: {error}") from None
         return coders, words_from(known.reshape(-1), entry.dtype)
 
     def _lossy(
-        self, entry: Entry, values: np.ndarray, piece: Piece, scale: float, depth: int, make: Callable[[], Any]
+        self, entry: Entry, values: np.ndarray, piece: Piece, depth: int, make: Callable[[], Any]
     ) -> tuple[list[Any], np.ndarray]:
-        coders, known = [], np.zeros(piece.shape, np.float32)
+        coders, known, scale = [], np.zeros(piece.shape, np.float32), self._spreads[entry.name]
         errors = self._errors.setdefault(entry.name, [0.0] * depth)
         self._powers[entry.name] = self._powers.get(entry.name, 0.0) + float(np.square(values, dtype=np.float64).sum())
         for section in range(depth):
@@ -135,11 +126,6 @@ class Encoder:
             raise InputError(f"{len(energy)} energies of inputs for {piece.columns} columns, or some below zero")
         factors = 1 / np.sqrt(np.maximum(energy, 1e-3 * energy.mean() + 1e-30))
         return exponents_of(factors / np.exp(np.log(factors).mean()))
-
-    def _rms(self, entry: Entry) -> float:
-        if self._kept[0] != entry.name:
-            self._kept = entry.name, root_mean_square(self.source, entry)
-        return self._kept[1]
 
     def report(self) -> dict[str, dict[str, float]]:
         """Signal-to-noise ratio of each tensor that was quantised, in dB; of nested files also of the coarser ones."""
@@ -168,18 +154,18 @@ def _shortest(words: np.ndarray, piece: Piece) -> tuple[int, Given]:
     return number, Given(words=words, how=how)
 
 
-def _relative_step(source: Source, settings: TensorSettings) -> float:
-    if settings.mode == "quantized" and settings.bits is not None:
-        return step_of_bits(source, settings.bits)
-    if settings.mode == "quantized" and settings.snr_db is not None:
-        return step_of_snr(source, settings.snr_db)
+def _relative_step(source: Source, spreads: Mapping[str, float], settings: TensorSettings) -> float:
+    if settings.bits is not None:
+        return step_of_bits(source, spreads, settings.bits)
+    if settings.snr_db is not None:
+        return step_of_snr(source, spreads, settings.snr_db)
     return step_of_quality(DEFAULT_QUALITY if settings.quality is None else settings.quality)
 
 
 def write_stream(
     file: BinaryIO, source: Source, settings: TensorSettings, progress: Progress | None = None
-) -> dict[str, dict[str, float]]:
-    """Write a file; returns the error of each tensor that was quantised.
+) -> tuple[str, ...]:
+    """Write a file; returns notices of tensors that a lossy mode kept exact, as it cannot quantise them.
 
     Args:
         file: that can seek, at its beginning.
@@ -210,11 +196,10 @@ def write_stream(
     for spool in later:
         for body in spool.bodies():
             writer.add(container.DATA, body)
-    report = encoder.report()
     if encoder.lossy:
-        writer.add(REPORT, pack_report(report))
+        writer.add(REPORT, pack_report(encoder.report()))
     writer.close()
-    return report
+    return encoder.notices
 
 
 class _Spool:
@@ -233,7 +218,7 @@ class _Spool:
         self._file.close()
 
 
-def save_source(path: str | Path, source: Source, settings: TensorSettings, progress: Progress | None = None) -> None:
-    """Write a file that takes the place of ``path`` when it is whole; errors as `write_stream`, or OSError."""
+def save_source(path: str | Path, source: Source, settings: TensorSettings) -> tuple[str, ...]:
+    """Write a file that takes the place of ``path`` when it is whole; as `write_stream`, and OSError."""
     with container.replaced(Path(path)) as file:
-        write_stream(file, source, settings, progress)
+        return write_stream(file, source, settings)

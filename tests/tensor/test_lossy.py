@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from rdcodec.codecs import container
-from rdcodec.codecs.tensor import TensorCodec, Tensors, TensorSettings
+from rdcodec.codecs.tensor import TensorCodec, Tensors, TensorSettings, load_file, safe_open, save_file
 from rdcodec.codecs.tensor.reading import TensorFile
 from rdcodec.entropy_models.errors import InputError
 
@@ -121,9 +121,43 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
         coded(**settings)
 
 
-def test_numbers_that_are_not_finite_are_refused_by_name():
-    x = torch.randn(80, 80)
-    x[3, 4] = math.nan
-    with pytest.raises(InputError, match="^bad: numbers that are not finite"):
-        TensorCodec(TensorSettings(mode="quantized")).encode(Tensors({"bad": x}))
-    assert torch.equal(TensorCodec().decode(TensorCodec().encode(Tensors({"bad": x}))).tensors["bad"].isnan(), x.isnan())
+def test_bits_of_a_file_that_is_not_nested_are_refused(run, tmp_path):
+    for mode in ("lossless", "quantized"):
+        save_file(MODEL, tmp_path / f"{mode}.rdc", mode=mode)
+        code, _, err = run("decode", f"{mode}.rdc", "--bits", "2", "-o", "x.safetensors")
+        assert code == 1 and err.count("\n") == 1 and not (tmp_path / "x.safetensors").exists()
+        assert f"--bits 2, but the file is of mode {mode}; only nested files hold fewer bits to choose" in err
+        for open_file in (load_file, safe_open):
+            with pytest.raises(InputError, match=f"of mode {mode}; only nested files"):
+                open_file(tmp_path / f"{mode}.rdc", bits=2)
+
+
+UNFIT = {
+    "nan.weight": (math.nan, "nan.weight: numbers that are not finite"),
+    "inf.weight": (-math.inf, "inf.weight: numbers that are not finite"),
+    "huge.weight": (3e38, "huge.weight: numbers of some 4e+36, which float32 has no steps for"),
+    "tiny.weight": (1e-40, "tiny.weight: numbers of some 1e-42, which float32 has no steps for"),
+}
+
+
+@pytest.mark.parametrize("settings", [{"mode": "quantized", "bits": 3.0}, {"mode": "quantized"}, {"mode": "nested"}])
+def test_matrices_that_cannot_be_quantised_stay_exact_and_are_named(settings, run, tmp_path):
+    tensors, plain = dict(MODEL), torch.randn(80, 80, generator=GENERATOR)
+    for name, (value, _) in UNFIT.items():
+        tensors[name] = torch.zeros(80, 80) if 0 < value < 1 else plain.clone()
+        tensors[name][3, 4] = value
+    with pytest.warns(UserWarning) as caught:
+        save_file(tensors, tmp_path / "m.rdc", **settings)
+    expected = [f"{message}; stored bit for bit" for _, message in UNFIT.values()]
+    assert [str(warning.message) for warning in caught] == expected
+    found, without = load_file(tmp_path / "m.rdc"), TensorCodec(TensorSettings(**settings)).encode(Tensors(MODEL))
+    assert all(torch.equal(found[name].view(torch.int32), tensors[name].view(torch.int32)) for name in UNFIT)
+    assert all(torch.equal(found[name], x) for name, x in TensorCodec().decode(without).tensors.items())
+    if settings["mode"] == "nested":
+        coarse = load_file(tmp_path / "m.rdc", bits=2)
+        assert torch.equal(coarse["inf.weight"], tensors["inf.weight"])
+        assert bits_of((tmp_path / "m.rdc").read_bytes(), "nan.weight") < 32
+    safetensors.torch.save_file(tensors, tmp_path / "m.safetensors")
+    line = ["--bits", "3"] if "bits" in settings else ["--mode", settings["mode"]]
+    code, _, err = run("encode", "m.safetensors", "-o", "n.rdc", *line)
+    assert code == 0 and (tmp_path / "n.rdc").exists() and all(message in err for message in expected), err

@@ -1,4 +1,4 @@
-"""The report of `codec eval tensor`: every way to store a file, measured; CSVs, a plot and a table."""
+"""The report of `codec eval tensors`: every way to store a file, measured; CSVs, a plot and a table."""
 
 from __future__ import annotations
 
@@ -170,7 +170,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
 def _snr_db(index: Index, before: State, found: State) -> float:
     error, weights = 0.0, 0
     for entry in index.entries:
-        if is_quantised(entry) and (power := float(before[entry.name].double().square().mean())):
+        power = float(before[entry.name].double().square().mean()) if is_quantised(entry) else 0.0
+        if 0 < power < math.inf:
             difference = before[entry.name].double() - found[entry.name].double()
             error += entry.elements * float(difference.square().mean()) / power
             weights += entry.elements
