@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rdcodec.codecs.evaluation.points import OURS, Point, means, read_points, write_means, write_points
+from rdcodec.codecs.evaluation.points import OURS, MeanPoint, Point, curves, means, read_points, write_means, write_points
+from rdcodec.codecs.evaluation.report import plot_curves
 from rdcodec.codecs.evaluation.run import chosen, evaluate
 from rdcodec.codecs.evaluation.task import Task
 from rich.progress import track
@@ -61,6 +62,24 @@ def measure_references(
                 points += evaluate(task, {name: reference}, [file], clock=clock)
                 write_points(paths[0], task, points)
     write_means(paths[1], task, means(averaged(points)))
+
+
+def write_curves(
+    task: Task[Any],
+    points: Sequence[Point],
+    output: Path,
+    name: str,
+    title: str,
+    *,
+    averaged: Callable[[Iterable[Point]], list[Point]] = list,
+) -> dict[str, list[MeanPoint]]:
+    """``name``_points.csv, and of the averaged points ``name``_means.csv and ``name``.png; the curves by metric."""
+    means_of = averaged(points)
+    by_metric = curves(means_of, task.metrics)
+    write_points(output / f"{name}_points.csv", task, points)
+    write_means(output / f"{name}_means.csv", task, means(means_of))
+    plot_curves(output / f"{name}.png", task, by_metric, title, rates=task.rate.plotted)
+    return by_metric
 
 
 def measured(

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rdcodec.codecs.evaluation.points import curves, means, write_means, write_points
-from rdcodec.codecs.evaluation.report import against_references, plot_curves, table_of, write_bd_rates
+from rdcodec.codecs.evaluation.report import against_references, table_of, write_bd_rates
 from rdcodec.codecs.speech.evaluation import QUALITIES, TASK
 from references import (
     RESULTS,
@@ -29,6 +28,7 @@ from references import (
     listed,
     measure_references,
     measured,
+    write_curves,
 )
 from rich.console import Console
 
@@ -52,10 +52,7 @@ def main(
         measure_references(TASK, files, wanted, (output / ANCHORS[0], output / ANCHORS[1]))
         return
     points = measured(TASK, files, wanted, source, "sounds", qualities=qualities, model=model, device=device)
-    by_metric = curves(points, TASK.metrics)
-    write_points(output / "speech_points.csv", TASK, points)
-    write_means(output / "speech_means.csv", TASK, means(points))
-    plot_curves(output / "speech.png", TASK, by_metric, f"{len(files)} sounds, means over sounds", rates=TASK.rate.plotted)
+    by_metric = write_curves(TASK, points, output, "speech", f"{len(files)} sounds, means over sounds")
     rates = against_references(TASK, by_metric, wanted)
     write_bd_rates(output / "speech_bd_rate.csv", TASK, rates)
     Console().print(table_of(TASK, rates, points))

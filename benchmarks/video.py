@@ -21,15 +21,8 @@ from statistics import fmean
 from typing import Annotated
 
 import typer
-from rdcodec.codecs.evaluation.points import (
-    Point,
-    curves,
-    means,
-    write_csv,
-    write_means,
-    write_points,
-)
-from rdcodec.codecs.evaluation.report import against_references, plot_curves, table_of
+from rdcodec.codecs.evaluation.points import Point, curves, write_csv
+from rdcodec.codecs.evaluation.report import against_references, table_of
 from rdcodec.codecs.video.evaluation import QUALITIES, TASK
 from references import (
     RESULTS,
@@ -44,6 +37,7 @@ from references import (
     listed,
     measure_references,
     measured,
+    write_curves,
 )
 from rich.console import Console
 
@@ -106,12 +100,9 @@ def main(
     points = measured(
         TASK, files, wanted, source, "videos", qualities=qualities, model=model, device=device, clock=time.process_time
     )
-    scenes = by_scene(points)
-    by_metric = curves(scenes, TASK.metrics)
-    write_points(output / "video_points.csv", TASK, points)
-    write_means(output / "video_means.csv", TASK, means(scenes))
-    title = f"{len({p.file for p in scenes})} scenes, means over scenes"
-    plot_curves(output / "video.png", TASK, by_metric, title, rates=TASK.rate.plotted)
+    scenes = {SCENES.get(point.file, point.file) for point in points}
+    title = f"{len(scenes)} scenes, means over scenes"
+    by_metric = write_curves(TASK, points, output, "video", title, averaged=by_scene)
     write_bd_rates(output / "video_bd_rate.csv", points, wanted)
     Console().print(table_of(TASK, against_references(TASK, by_metric, wanted), points))
 

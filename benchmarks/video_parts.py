@@ -8,9 +8,8 @@ groups' symbols; writes video_parts.csv, a line for each part and clip.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +20,8 @@ import numpy as np
 import torch
 import typer
 from rdcodec.codecs import load
+from rdcodec.codecs.evaluation.metrics import psnr_db
+from rdcodec.codecs.evaluation.points import write_csv
 from rdcodec.codecs.video import groups
 from rdcodec.codecs.video.clip import Clip
 from rdcodec.codecs.video.codec import VideoCodec, header_of
@@ -51,18 +52,13 @@ def not_fused(network: StemNetwork, coded: torch.Tensor, *rest: Any) -> torch.Te
     return coded
 
 
-@contextmanager
-def as_it_is() -> Iterator[None]:
-    yield
-
-
 PARTS: dict[str, tuple[Callable[[], Any], dict[str, int]]] = {
-    "everything": (as_it_is, {}),
+    "everything": (nullcontext, {}),
     "no copies": (lambda: patch.object(StemNetwork, "worth_copying", nothing_copied), {}),
     "no fusion": (lambda: patch.object(StemNetwork, "fused", not_fused), {}),
     "no motion": (lambda: patch.object(groups, "searched", still), {}),
-    "first frames at the quality of the rest": (as_it_is, {"lift": 0}),
-    "every frame on its own": (as_it_is, {"group": 1, "lift": 0}),
+    "first frames at the quality of the rest": (nullcontext, {"lift": 0}),
+    "every frame on its own": (nullcontext, {"group": 1, "lift": 0}),
 }
 """What is switched off, and fields of the header."""
 
@@ -72,15 +68,15 @@ def curve(codec: VideoCodec, frames: np.ndarray, change: dict[str, int]) -> np.n
     points = []
     for quality in QUALITIES:
         header = replace(header_of(Clip(frames=frames), quality, FRAMES), **change)
-        bits, errors = 0.0, []
+        bits, psnrs_db = 0.0, []
         for start in range(0, len(frames), header.group):
             measure = Measure(codec.tables)
             encoder = groups.GroupEncoder(codec.image, codec.stem, codec.tables, header)
             for frame in frames[start : start + header.group]:
                 encoder.code(measure, frame)
-                errors.append(np.square(encoder.shown / 255 - frame / 255).mean())
+                psnrs_db.append(psnr_db(frame, encoder.shown))
             bits += float(measure.bits[0])
-        points.append((bits / frames[..., 0].size, float(np.mean(-10 * np.log10(errors)))))
+        points.append((bits / frames[..., 0].size, float(np.mean(psnrs_db))))
     return np.array(points)
 
 
@@ -101,12 +97,12 @@ def main(
         full = curves["everything"]
         for name, found in list(curves.items())[1:]:
             rate = bjontegaard.bd_rate(*full.T, *found.T, method="akima", require_matching_points=False, min_overlap=0)
-            lines.append((name, path.name, f"{rate:.2f}"))
-    with (output / "video_parts.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("part", "clip", "bd_rate_psnr_rgb_percent"), *lines])
+            lines.append({"part": name, "clip": path.name, "bd_rate_psnr_rgb_percent": f"{rate:.2f}"})
+    write_csv(output / "video_parts.csv", lines)
     table = Table("without", "more rate at equal PSNR, %")
     for name in list(PARTS)[1:]:
-        table.add_row(name, f"{np.mean([float(rate) for part, _, rate in lines if part == name]):.1f}")
+        rates = [float(line["bd_rate_psnr_rgb_percent"]) for line in lines if line["part"] == name]
+        table.add_row(name, f"{np.mean(rates):.1f}")
     Console().print(table)
 
 

@@ -71,5 +71,5 @@ def with_copies(coded: Tensor, moved: Tensor, copies: Tensor) -> Tensor:
     """
     share = copies.repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)[:, None]
     wide = F.pad(share, (FADE // 2,) * 4, mode="replicate")
-    share = F.avg_pool2d(wide, FADE + 1, stride=1)[:, 0, ..., None] if FADE else share[:, 0, ..., None]
+    share = F.avg_pool2d(wide, FADE + 1, stride=1)[:, 0, ..., None]
     return coded + share * (moved - coded)

@@ -115,8 +115,11 @@ class GroupPass:
         wanted, changes = (self._still(), False) if field is None else (field, changes_pay(field, before.field))
         field = code_field(coder, wanted, before.field, changes=changes)
         expected = self._empty() if self.blank else self._latent(before.moved(field))
-        y = expected if frame is None else self._latent(frame)
-        copies = code_copies(coder, self._stem.worth_copying(y, expected, self._quality), before.copies)
+        y, copies = expected, torch.zeros_like(before.copies)
+        if frame is not None:
+            y = self._latent(frame)
+            copies = self._stem.worth_copying(y, expected, self._quality)
+        copies = code_copies(coder, copies, before.copies)
         remembered = Remembered(coder)
         y_hat = self._stem.coding_pass(remembered, y, self._quality, expected, before.past, copies > 0)
         past, picture = remembered.past(y_hat), self._synthesis(y_hat, self._quality)

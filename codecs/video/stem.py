@@ -161,7 +161,7 @@ class StemNetwork(nn.Module):
         return latent * (self.gain(knot_weights) * self.inverse_gain(knot_weights))
 
     def worth_copying(self, y: Tensor, moved: Tensor, quality: Tensor) -> Tensor:
-        """`worth_copying` of a frame's latent, and of the moved frame's. A reader's answer has no meaning."""
+        """`worth_copying` of a frame's latent, and of the moved frame's."""
         knot_weights = float_knot_weights(quality, self.config.knots, y.dtype)
         return worth_copying((y - moved) / self.inverse_gain(knot_weights))
 
@@ -174,9 +174,7 @@ class StemNetwork(nn.Module):
         knot_weights = float_knot_weights(quality, self.config.knots, coded.dtype)
         return self.fusion(coded, moved, activity_of(past.symbols, past.levels), knot_weights)
 
-    def coding_pass(
-        self, coder: Coder, y: Tensor, quality: Tensor, moved: Tensor, past: Past, copies: Tensor | None = None
-    ) -> Tensor:
+    def coding_pass(self, coder: Coder, y: Tensor, quality: Tensor, moved: Tensor, past: Past, copies: Tensor) -> Tensor:
         """Code the latent of a frame and return what the decoder knows. The only description of the bitstream.
 
         Args:
@@ -184,12 +182,11 @@ class StemNetwork(nn.Module):
             quality: integers 0..100, (B,).
             moved: the same of the decoded frame before after motion; only means depend on it.
             past: of the frame before; only means depend on its ``y_hat``.
-            copies: blocks of which nothing is coded, bool (B, H, W); None: there are none.
+            copies: blocks of which nothing is coded, bool (B, H, W).
         """
         batch, rows, columns, channels = y.shape
-        coded = None if copies is None else ~copies[..., None]
-        if coded is not None:
-            y = torch.where(coded, y, moved)  # for the hyper-latents, which see their surroundings
+        coded = ~copies[..., None]
+        y = torch.where(coded, y, moved)  # for the hyper-latents, which see their surroundings
         integer_weights = integer_knot_weights(quality, self.config.knots)
         knot_weights = float_knot_weights(quality, self.config.knots, y.dtype)
         step_size = self.inverse_gain(knot_weights)
@@ -204,8 +201,7 @@ class StemNetwork(nn.Module):
         y_hat = torch.zeros_like(y)
         known: Tensor | None = None  # to levels, of the step before
         for step in range(STEPS):
-            active = active_mask(rows, columns, channels, step, y.device)
-            active = active if coded is None else active & coded
+            active = active_mask(rows, columns, channels, step, y.device) & coded
             mean_context = bounded(self.mean_context.refine(mean_context, step), CONTEXT_MAX)
             level_context = full_precision(self.level_context.refine, level_context, known, integer_weights, step)
             mean = full_precision(self.mean_context.mean[step], mean_context)
@@ -218,4 +214,4 @@ class StemNetwork(nn.Module):
             known = known + symbols if known is not None and step == 1 else symbols
             if step + 1 < STEPS:
                 mean_context = bounded(self.mean_context.update(mean_context, y_step - expected * active, step), CONTEXT_MAX)
-        return y_hat if coded is None else torch.where(coded, y_hat, moved)
+        return torch.where(coded, y_hat, moved)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from contextlib import suppress
 from fractions import Fraction
 
 import av
@@ -312,9 +313,12 @@ def test_frames_of_another_size_are_refused():
 
 
 def test_damage_that_ffmpeg_mends_is_a_notice_and_other_damage_an_error():
-    source = bytearray(encoded(moving(30)))
-    source[len(source) // 2 : len(source) // 2 + 20] = bytes(20)
-    assert read(bytes(source))[0].notices == ["some frames are damaged; they are shown as FFmpeg mends them"]
+    told = set()
+    source = encoded(moving(30))
+    for start in range(len(source) // 3, len(source) // 2, 90):  # whether FFmpeg sees one depends on where it falls
+        with suppress(InputError):
+            told.update(read(source[:start] + bytes(20) + source[start + 20 :])[0].notices)
+    assert told == {"some frames are damaged; they are shown as FFmpeg mends them"}
     source = bytearray(encoded(moving(30), "png", "mov", "rgb24"))
     source[len(source) // 2 : len(source) // 2 + 9] = bytes(9)
     with pytest.raises(InputError, match=r"after 0\.\d\d s: damaged: \w+"):
