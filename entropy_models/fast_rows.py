@@ -63,18 +63,15 @@ def _cuts(levels: np.ndarray, pairs: int, sizes: tuple[int, int]) -> list[int]:
     return [*cuts, int(at[-1])]
 
 
-class _FastWriter(WriteRows):
+class FastWriter(WriteRows):
     """`rows` of the writers."""
 
     def rows(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
         """Code rows as `WriteRows.rows` does."""
         paired_rows, single_rows, loud = kinds_of(level)[0]
-        paired, at, far = _small(values[paired_rows], -8, 7)
-        single, at_single, far_single = _small(values[single_rows], -128, 127)
-        sizes = (values.shape[1] + 1) // 2, values.shape[1]
-        cuts = _cuts(level[np.concatenate([paired_rows, single_rows])], len(paired), sizes)
-        frame = literals.compress(packed_pairs(paired).tobytes() + single.tobytes(), cuts)
-        self.raw(np.frombuffer(frame, np.uint8), (self.number(len(frame), "I"),), "u1")
+        paired, at, far = self.fitting(values[paired_rows], level[paired_rows], 7)
+        single, at_single, far_single = self.fitting(values[single_rows], level[single_rows], 127)
+        self.body(packed_pairs(paired).tobytes() + single.tobytes(), level, paired_rows, single_rows, values.shape[1])
         count = self.number(len(far) + len(far_single), "I")
         if count:
             self.raw(np.concatenate([at, at_single + paired.size]), (count,), "<u4")
@@ -83,12 +80,24 @@ class _FastWriter(WriteRows):
             super().rows(values[loud], level[loud])
         return values
 
+    def fitting(self, values: np.ndarray, level: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """int8 with zeros for what does not fit; flat indices of those; those."""
+        if not values.size or (values.min() >= ~largest and values.max() <= largest):
+            return values.astype(np.int8), np.zeros(0, np.int64), values.reshape(-1)[:0]
+        return without(values, (values < ~largest) | (values > largest))
 
-class WriteFast(_FastWriter):
+    def body(self, body: bytes, level: np.ndarray, paired: np.ndarray, single: np.ndarray, columns: int) -> None:
+        """Write the bytes of rows in pairs and in bytes, end to end."""
+        cuts = _cuts(level[np.concatenate([paired, single])], len(paired), ((columns + 1) // 2, columns))
+        frame = literals.compress(body, cuts)
+        self.raw(np.frombuffer(frame, np.uint8), (self.number(len(frame), "I"),), "u1")
+
+
+class WriteFast(FastWriter):
     """Builds one chunk."""
 
 
-class MeasureFast(_FastWriter, MeasureRows):
+class MeasureFast(FastWriter, MeasureRows):
     """Counts the bits of one chunk."""
 
 
@@ -156,14 +165,10 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _small(values: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """int8 with zeros for what is not in low..high; flat indices of those; those."""
-    small = values.astype(np.int8)
-    if not values.size or (values.min() >= low and values.max() <= high):
-        return small, np.zeros(0, np.int64), values.reshape(-1)[:0]
-    at = np.flatnonzero((values < low) | (values > high))
-    small.reshape(-1)[at] = 0
-    return small, at, values.reshape(-1)[at]
+def without(values: np.ndarray, far: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """int8 with zeros where ``far``; flat indices of those; those."""
+    at = np.flatnonzero(far)
+    return np.where(far, 0, values).astype(np.int8), at, values.reshape(-1)[at]
 
 
 def packed_pairs(paired: np.ndarray) -> np.ndarray:

@@ -14,9 +14,9 @@ import numpy as np
 
 from . import lanes
 from .errors import Corrupt
-from .fast_rows import PAIRED_MAX, ReadFast, kinds_of, packed_pairs
+from .fast_rows import PAIRED_MAX, FastWriter, ReadFast, without
 from .row_coders import RowCoders
-from .rows import MeasureRows, WriteRows
+from .rows import MeasureRows
 from .tables import LEVELS
 
 
@@ -27,28 +27,21 @@ def _reach() -> np.ndarray:
     return np.array([0, *reach], np.int32)
 
 
-class _LaneWriter(WriteRows):
+class _LaneWriter(FastWriter):
     """`rows` of the writers."""
 
-    def rows(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
-        """Code rows as `WriteRows.rows` does."""
-        paired_rows, single_rows, loud = kinds_of(level)[0]
-        paired, at, far = _known(values[paired_rows], level[paired_rows])
-        single, at_single, far_single = _known(values[single_rows], level[single_rows])
-        body = np.concatenate([packed_pairs(paired).reshape(-1), single.view(np.uint8).reshape(-1)])
-        if len(body):
-            coded = lanes.encode(body, table_of(level, paired_rows, single_rows, values.shape[1]))
+    def fitting(self, values: np.ndarray, level: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """int8 with zeros for what its row's table lacks; flat indices of those; those."""
+        return without(values, np.abs(values) > _reach()[level][:, None])
+
+    def body(self, body: bytes, level: np.ndarray, paired: np.ndarray, single: np.ndarray, columns: int) -> None:
+        """Write the bytes of rows in pairs and in bytes, end to end."""
+        if body:
+            coded = lanes.encode(np.frombuffer(body, np.uint8), table_of(level, paired, single, columns))
             self.number(len(coded.states).bit_length() - 1, "B")
             self.number(len(coded.words), "I")
             self.raw(coded.states, coded.states.shape, "<u4")
             self.raw(coded.words, coded.words.shape, "<u2")
-        count = self.number(len(far) + len(far_single), "I")
-        if count:
-            self.raw(np.concatenate([at, at_single + paired.size]), (count,), "<u4")
-            self.raw(np.concatenate([far, far_single]), (count,), "<i4")
-        if len(loud):
-            super().rows(values[loud], level[loud])
-        return values
 
 
 class WriteLanes(_LaneWriter):
@@ -78,15 +71,6 @@ class ReadLanes(ReadFast):
 def table_of(level: np.ndarray, paired: np.ndarray, single: np.ndarray, columns: int) -> np.ndarray:
     """The level of each byte of a body, uint8: of rows in pairs, then of rows in bytes."""
     return np.concatenate([np.repeat(level[paired], (columns + 1) // 2), np.repeat(level[single], columns)]).astype(np.uint8)
-
-
-def _known(values: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """int8 with zeros for what its row's table lacks; flat indices of those; those."""
-    beyond = np.abs(values) > _reach()[level][:, None]
-    if not beyond.any():
-        return values.astype(np.int8), np.zeros(0, np.int64), values.reshape(-1)[:0]
-    at = np.flatnonzero(beyond)
-    return np.where(beyond, 0, values).astype(np.int8), at, values.reshape(-1)[at]
 
 
 LANE_ROW_CODERS = RowCoders(WriteLanes, ReadLanes, MeasureLanes)
