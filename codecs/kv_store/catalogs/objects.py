@@ -13,13 +13,12 @@ import struct
 import time
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from ..trie import TOKEN_BYTES
 from .lines import CatalogError, Line, packed_removal, unpacked
-from .table import LineTable, write_lines
+from .table import LineTable, TableCatalog, write_lines
 
 MAGIC, VERSION = b"KVLN", 1
 MANIFESTS_MAX = 32
@@ -28,21 +27,14 @@ _HEAD = struct.Struct("<4sBI")
 _BYTES_MAX = 1 << 30
 
 
-class ObjectCatalog:
+class ObjectCatalog(TableCatalog):
     """Manifests on a backend that has get_many, put, delete and list."""
-
-    far = False
 
     def __init__(self, backend: Any, namespace: str) -> None:
         self._backend, self._folder = backend, f"index/{namespace}/"
         self._table = LineTable(None)
         self._known: set[str] = set()
         self._complete = False
-
-    @property
-    def longest(self) -> int:
-        """Most tokens of a block."""
-        return self._table.longest_bytes // TOKEN_BYTES
 
     def _keys(self) -> list[str]:
         return sorted(entry.key for entry in self._backend.list(self._folder))
@@ -71,18 +63,6 @@ class ObjectCatalog:
     def writing(self, block: bytes) -> AbstractContextManager[None]:
         """Nothing is watched."""
         return nullcontext()
-
-    def sizes(self, part: str) -> dict[bytes, int]:
-        """Id and bytes of blocks, by the first digits of their id."""
-        return self._table.sizes(part)
-
-    def around(self, places: list[tuple[bytes, bytes]]) -> list[list[Line]]:
-        """See `Catalog`."""
-        return self._table.around(places)
-
-    def lines(self) -> Iterator[Line]:
-        """Every line."""
-        return self._table.lines()
 
     def write(self, added: Iterable[Line], removed: Iterable[bytes]) -> None:
         """A manifest of what changed; of everything where there are many. Nothing where the store takes none."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ...kv_cache.modes.table import MODES, mode_of
+from ..trie import TOKEN_BYTES
 from .lines import CatalogError, Line, around
 
 T = TypeVar("T")
@@ -120,6 +121,30 @@ class LineTable:
         if self._db is not None and self._process == os.getpid():
             self._db.close()
         self._db = None
+
+
+class TableCatalog:
+    """What catalogs over a `LineTable` have in common."""
+
+    far = False
+    _table: LineTable
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a block."""
+        return self._table.longest_bytes // TOKEN_BYTES
+
+    def sizes(self, part: str) -> dict[bytes, int]:
+        """Id and bytes of blocks, by the first digits of their id."""
+        return self._table.sizes(part)
+
+    def around(self, places: list[tuple[bytes, bytes]]) -> list[list[Line]]:
+        """See `Catalog`."""
+        return self._table.around(places)
+
+    def lines(self) -> Iterator[Line]:
+        """Every line."""
+        return self._table.lines()
 
 
 def write_lines(db: sqlite3.Connection, added: Iterable[Line], removed: Iterable[bytes]) -> None:
