@@ -22,11 +22,13 @@ class Base:
     source: Source
     digest: bytes
     """sha256 of the safetensors file that holds them; of shards and dictionaries, of the one that would."""
+    name: str = ""
+    """Of its file, for people."""
 
     @classmethod
-    def of(cls, source: Source) -> Base:
+    def of(cls, source: Source, name: str = "") -> Base:
         """Tensors as a base; all of them are read, for the hash."""
-        return cls(source, _digest(source))
+        return cls(source, _digest(source), name)
 
     def words(self, entry: Entry, span: range) -> np.ndarray | None:
         """Words of the tensor of that name; None where the base has none of its type and shape."""

@@ -65,7 +65,7 @@ class TensorCodec:
                 if progress:
                     progress(done, file.index.raw_bytes)
             tensors[entry.name] = tensor_of(words, entry.dtype, entry.shape)
-        file.report  # noqa: B018
+        file.check_remarks()
         return Tensors(tensors, dict(file.index.metadata))
 
     def estimate(self, signal: Tensors, *, quality: int | None = None) -> Estimate[Tensors]:

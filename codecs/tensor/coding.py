@@ -35,14 +35,18 @@ class Piece:
     """Words of a row, if the piece is whole rows; else all."""
     base: np.ndarray | None = None
     """Words of the base's piece, of mode delta, not to be written to."""
+    base_wanted: str = ""
+    """What the base is, for the message where it is not there."""
 
     @classmethod
-    def of(cls, entry: Entry, index: int, base: Base | None = None) -> Piece:
+    def of(cls, entry: Entry, index: int, base: Base | None = None, base_wanted: str = "") -> Piece:
         """The piece of a tensor."""
         span, row = entry.piece(index), entry.row_words
         count = len(span)
         known = base.words(entry, span) if base else None
-        return cls(dtype=entry.dtype, count=count, columns=count if count % row else row, base=known)
+        return cls(
+            dtype=entry.dtype, count=count, columns=count if count % row else row, base=known, base_wanted=base_wanted
+        )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -68,7 +72,7 @@ def _exact(coder: Any, piece: Piece, given: Given | None) -> np.ndarray:
 
 def _delta(coder: Any, piece: Piece, given: Given | None) -> np.ndarray:
     if piece.base is None:
-        raise Unsupported("its numbers are differences from a base that is not given (--base)")
+        raise Unsupported(f"its numbers are differences from a base that is not given (--base): {piece.base_wanted}")
     how = given.how if given else delta.DIFFERENCE
     return delta.code(coder, given.words if given else None, piece.base, piece.dtype, how)
 

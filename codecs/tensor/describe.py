@@ -7,7 +7,7 @@ from typing import Any
 
 from ...entropy_models.errors import BitstreamError
 from .. import container
-from .header import Layout, read_report
+from .header import STRUCTURE, Layout, read_base_name, read_report
 
 _SHOWN = 400
 """Tensors listed for people."""
@@ -27,10 +27,13 @@ def describe_tensors(stream: container.Stream) -> dict[str, Any]:
     facts: dict[str, Any] = {"mode": layout.mode}
     if any(layout.base):
         facts["base_sha256"] = layout.base.hex()
+    report: dict[str, dict[str, float]] = {}
     try:
         report = read_report(stream)
+        if name := read_base_name(stream):
+            facts["base_name"] = name
     except BitstreamError as error:
-        report, facts["damaged"] = {}, f"report: {error}"
+        facts["damaged"] = f"last chunk: {error}"
     elements = sum(entry.elements for entry in entries)
     facts |= {"tensors": len(entries), "weights": elements, "raw_bytes": layout.index.raw_bytes}
     facts["bits_per_weight"] = 8 * stream.expected_bytes / max(elements, 1)
@@ -47,8 +50,8 @@ def tensor_rows(facts: dict[str, Any]) -> dict[str, Any]:
     """What `describe_tensors` returned, for people: a row for each tensor."""
     rows = {key: value for key, value in facts.items() if key not in ("by_tensor", "metadata")}
     rows["bits_per_weight"] = f"{facts['bits_per_weight']:.3f}"
-    if facts["metadata"]:
-        rows["metadata"] = ", ".join(f"{key}={value}" for key, value in facts["metadata"].items())
+    if metadata := {key: value for key, value in facts["metadata"].items() if key != STRUCTURE}:
+        rows["metadata"] = ", ".join(f"{key}={value}" for key, value in metadata.items())
     for number, line in enumerate(facts["by_tensor"][:_SHOWN]):
         shape = "x".join(map(str, line["shape"])) or "scalar"
         snr = line.get("snr_db", math.nan)

@@ -14,7 +14,7 @@ from ..contract import Desk, Result, Slicing, Streamed
 from ..terminal.options import Quality
 from .describe import describe_tensors, tensor_rows
 from .files import READS, WRITES, Bytes, kind_of, source_of, write_tensors
-from .header import INDEX, MODES, REPORT
+from .header import BASE_NAME, INDEX, MODES, REPORT
 
 Mode = Annotated[str | None, typer.Option(help=f"{', '.join(MODES)}; default lossless.")]
 BaseFile = Annotated[Path | None, typer.Option(help="Of mode delta: the file (or .rdc) whose tensors these differ from.")]
@@ -59,7 +59,7 @@ class TensorFace(Streamed, Slicing):
     single = "a tensor file"
     reads = READS
     writes = WRITES
-    chunk_kinds = {INDEX: "index", REPORT: "report"}
+    chunk_kinds = {INDEX: "index", REPORT: "report", BASE_NAME: "name of the base"}
     examples = {
         "Encode": (
             "codec encode model.safetensors",
@@ -124,7 +124,8 @@ class TensorFace(Streamed, Slicing):
         stream = stream if options.bits else stream.of_right_length()
         held = TensorFile(stream, options.bits, _base(options, desk))
         if suffix in WRITES and suffix != ".safetensors":
-            write_tensors({entry.name: held.tensor(entry.name) for entry in held.index.entries}, suffix, file)
+            tensors = {entry.name: held.tensor(entry.name) for entry in held.index.entries}
+            write_tensors(tensors, held.index.metadata, suffix, file)
         else:
             for part in safetensors_parts(held, desk.progress):
                 file.write(part)

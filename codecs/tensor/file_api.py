@@ -34,8 +34,8 @@ def base_of(base: BaseLike) -> Base:
     if isinstance(base, Mapping):
         return Base.of(TorchSource(base))
     if container.stream_id_at(path := Path(base)) == STREAM_ID:
-        return Base.of(TensorFile(container.parse(mapped(path))))
-    return Base.of(source_at(path))
+        return Base.of(TensorFile(container.parse(mapped(path))), path.name)
+    return Base.of(source_at(path), path.name)
 
 
 def save_file(

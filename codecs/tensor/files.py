@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -70,7 +70,9 @@ def source_of(data: Bytes, path: Path | None = None) -> Source:
             raise InputError("an index of shards; it has to be a file beside them")
         return shards_of(path)
     if kind == "torch":
-        return TorchSource(dict(_torch_tensors(data[:])))
+        from .torch_files import read_torch
+
+        return TorchSource(*read_torch(data[:]))
     if kind in ("npy", "npz"):
         return TorchSource(_numpy_tensors(data[:], kind))
     raise InputError(f"starts with {bytes(data[:8])!r}: no safetensors, .pt, .npy or .npz file")
@@ -93,34 +95,6 @@ def source_at(path: str | Path) -> Source:
     return source_of(mapped(path), path)
 
 
-def _torch_tensors(data: bytes | memoryview) -> Iterator[tuple[str, Any]]:
-    """Tensors of a torch file, which is read without running code of its pickle; dictionaries in it join their names."""
-    import pickle
-
-    import torch
-
-    try:
-        held = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"torch does not load it with weights_only: {str(error).splitlines()[0]}") from None
-    yield from _flattened(held, "")
-
-
-def _flattened(held: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    import torch
-
-    if isinstance(held, torch.Tensor):
-        yield prefix or "tensor", held
-    elif isinstance(held, Mapping):
-        for key, value in held.items():
-            yield from _flattened(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(held, list | tuple):
-        for key, value in enumerate(held):
-            yield from _flattened(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        raise InputError(f"{prefix or 'the file'} holds {type(held).__name__}; need tensors alone")
-
-
 def _numpy_tensors(data: bytes | memoryview, kind: str) -> dict[str, Any]:
     import numpy as np
     import torch
@@ -139,17 +113,19 @@ def _native(array: Any) -> Any:
     return np.array(array.astype(array.dtype.newbyteorder("="), order="C"))
 
 
-def write_tensors(tensors: Mapping[str, Any], suffix: str, file: BinaryIO) -> None:
+def write_tensors(tensors: Mapping[str, Any], metadata: Mapping[str, str], suffix: str, file: BinaryIO) -> None:
     """Write a torch or numpy file of tensors.
 
     Raises:
         InputError: a type that the format does not have, or several tensors for one array.
+        Corrupt: metadata of a torch file that do not fit its tensors.
     """
     import numpy as np
-    import torch
 
     if suffix == ".pt":
-        torch.save(dict(tensors), file)
+        from .torch_files import write_torch
+
+        write_torch(tensors, metadata, file)
         return
     if suffix == ".npy" and len(tensors) != 1:
         raise InputError(f"{len(tensors)} tensors; an .npy file has one, .npz and .safetensors several")

@@ -21,8 +21,8 @@ tensor is a row of words (`WORDS`), little-endian integers that its numbers' bit
 no piece. The first byte of a chunk's raw part says how it is coded (`coding.CODINGS`), so a chunk needs no other to be read,
 but those of the same piece in earlier sections.
 
-The last chunk, of kind `REPORT`, is there in lossy modes: a zlib stream of JSON, the error of each tensor by its name, for
-people; a decoder does not need it.
+The last chunk is for people; a decoder does not need it. Of kind `REPORT`, in lossy modes: a zlib stream of JSON, the error
+of each tensor by its name. Of kind `BASE_NAME`, in mode delta where the base had one: the name of its file, UTF-8.
 """
 
 from __future__ import annotations
@@ -40,13 +40,15 @@ from ...entropy_models.errors import Corrupt, InputError, Unsupported
 from .. import container
 
 STREAM_ID = 5
-INDEX, REPORT = 2, 3
+INDEX, REPORT, BASE_NAME = 2, 3, 4
 """Kinds of chunks."""
 MODES = {"lossless": 0, "delta": 1, "quantized": 2, "nested": 3}
 """Number of each mode. Pinned for ever."""
 SECTIONS_MAX = 8
 NESTED_BITS = (2, 4, 8)
 """Bits a weight, about, of a nested file's sections so far."""
+STRUCTURE = "rdcodec.torch"
+"""Name among the metadata of what a torch file holds around its tensors (`torch_files`)."""
 PIECE_WORDS = 1 << 20
 INDEX_BYTES_MAX = 1 << 27
 BASE_BYTES = 32
@@ -248,7 +250,7 @@ class Layout:
         kinds = [entry.kind for entry in stream.entries[1:]]
         if found.depth != depth or found.chunks > len(kinds) or any(kinds[: found.chunks]):
             raise Corrupt(f"{len(kinds)} chunks after the index; its tensors need {found.chunks}")
-        if kinds[found.chunks :] not in ([], [REPORT]):
+        if kinds[found.chunks :] not in ([], [BASE_NAME if mode == "delta" else REPORT]):
             raise Corrupt(f"chunks of kinds {kinds[found.chunks :][:4]} after the tensors")
         return found
 
@@ -287,3 +289,17 @@ def read_report(stream: container.Stream) -> dict[str, dict[str, float]]:
         return {name: {key: float(value) for key, value in line.items()} for name, line in report.items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise Corrupt(f"the report: {error}") from None
+
+
+def read_base_name(stream: container.Stream) -> str:
+    """Name of the base's file; empty where none is recorded.
+
+    Raises:
+        BitstreamError: it is damaged.
+    """
+    if not (found := stream.indices(BASE_NAME)):
+        return ""
+    try:
+        return bytes(stream.chunk(found[-1])).decode()
+    except UnicodeDecodeError as error:
+        raise Corrupt(f"the base's name: {error}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from ...entropy_models.trellis import TRELLIS_CODERS
 from .. import container
 from ..contract import Progress
 from .coding import EXACT, Piece, code
-from .header import NESTED_BITS, WORDS, Entry, Index, Layout, read_report
+from .header import NESTED_BITS, WORDS, Entry, Index, Layout, read_base_name, read_report
 from .torch_types import tensor_of, words_from
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class TensorFile:
     def __init__(self, stream: container.Stream, bits: float | None = None, base: Base | None = None) -> None:
         self.stream, self.layout, self.base = stream, Layout.read(stream), base
         if base and base.digest != self.layout.base:
-            wanted = f"sha256 {self.layout.base.hex()}" if self.needs_base else f"none, for it is of mode {self.layout.mode}"
+            wanted = self.base_wanted if self.needs_base else f"none, for it is of mode {self.layout.mode}"
             raise Mismatch(f"the base given has sha256 {base.digest.hex()}; the file needs {wanted}")
         self.sections = self.layout.depth if bits is None else _sections_of(bits, self.layout.mode)
         self._kept: tuple[tuple[int, int], np.ndarray] = (-1, -1), np.empty(0)
@@ -53,6 +53,14 @@ class TensorFile:
     def needs_base(self) -> bool:
         """Whether its numbers are differences from those of another file."""
         return any(self.layout.base)
+
+    @property
+    def base_wanted(self) -> str:
+        """The base by its hash and, where it is recorded and undamaged, the name of its file."""
+        name = ""
+        with suppress(BitstreamError):
+            name = read_base_name(self.stream)
+        return f"sha256 {self.layout.base.hex()}" + (f" ({name})" if name else "")
 
     @cached_property
     def chunk_numbers(self) -> dict[tuple[int, int, int], int]:
@@ -77,7 +85,8 @@ class TensorFile:
             BitstreamError: its chunk is damaged; the message names the tensor.
         """
         entry = self.index.entries[number]
-        piece, total = Piece.of(entry, index, self.base), None
+        wanted = self.base_wanted if self.needs_base and not self.base else ""
+        piece, total = Piece.of(entry, index, self.base, wanted), None
         with named(entry.name):
             for section in range(min(self.layout.sections[number], self.sections)):
                 coder = TRELLIS_CODERS.read(self.stream.chunk(self.chunk_numbers[section, number, index]))
@@ -125,6 +134,11 @@ class TensorFile:
         """Errors of tensors, as the encoder found them."""
         return read_report(self.stream)
 
+    def check_remarks(self) -> None:
+        """Read what is for people; BitstreamError if it is damaged."""
+        read_base_name(self.stream)
+        self.report  # noqa: B018
+
     def check(self) -> Iterator[int]:
         """Decode every piece; yields the bytes done.
 
@@ -134,7 +148,7 @@ class TensorFile:
         for number, entry in enumerate(self.index.entries):
             for index in range(entry.pieces):
                 yield self.piece(number, index).nbytes
-        self.report  # noqa: B018
+        self.check_remarks()
 
 
 @contextmanager
@@ -163,9 +177,7 @@ def verified(file: TensorFile) -> list[str]:
     """
     if file.needs_base and file.base is None:
         file.stream.check()
-        return [
-            f"checksums are right; numbers were not decoded, which takes the base, sha256 {file.layout.base.hex()} (--base)"
-        ]
+        return [f"checksums are right; numbers were not decoded, which takes the base, {file.base_wanted} (--base)"]
     for _ in file.check():
         pass
     return []
@@ -183,4 +195,4 @@ def safetensors_parts(file: TensorFile, progress: Progress | None = None) -> Ite
             if progress:
                 progress(done, index.raw_bytes)
     if file.sections >= file.layout.depth:  # of the beginning of a file the end is not asked for
-        file.report  # noqa: B018
+        file.check_remarks()

@@ -23,8 +23,12 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 def name_of(tensor: Tensor, label: str) -> str:
     """Name of a tensor's type; InputError for one that safetensors does not have."""
-    if tensor.dtype not in NAMES or tensor.layout != torch.strided or tensor.is_quantized:
-        raise InputError(f"{label}: {tensor.layout} tensor of {tensor.dtype}; need dense {', '.join(NAMES.values())}")
+    if tensor.layout != torch.strided:
+        raise InputError(f"{label}: a tensor of layout {tensor.layout}; need torch.strided (dense)")
+    if tensor.dtype not in NAMES or tensor.is_quantized:
+        raise InputError(
+            f"{label}: {tensor.dtype}, which safetensors does not have; need one of {', '.join(NAMES.values())}"
+        )
     return NAMES[tensor.dtype]
 
 

@@ -18,7 +18,7 @@ from ..contract import Progress
 from .base import Base
 from .coding import DELTA, EXACT, STEPS, Given, Piece, code
 from .delta import DIFFERENCE, XOR
-from .header import INDEX, MODES, NESTED_BITS, REPORT, STREAM_ID, Entry, Layout, pack_report
+from .header import BASE_NAME, INDEX, MODES, NESTED_BITS, REPORT, STREAM_ID, Entry, Layout, pack_report
 from .rates import spreads_of, step_of_bits, step_of_quality, step_of_snr
 from .sources import Source
 from .steps import Steps, exponents_of
@@ -177,7 +177,8 @@ def write_stream(
     encoder = Encoder(source, settings)
     layout = encoder.layout
     signal, index = layout.pack()
-    count = 1 + layout.chunks + encoder.lossy
+    name = settings.base.name.encode() if settings.base else b""
+    count = 1 + layout.chunks + encoder.lossy + bool(name)
     if count > container.CHUNKS_MAX:
         raise InputError(f"{layout.chunks} pieces of tensors; at most {container.CHUNKS_MAX - 2} (join small tensors)")
     writer = container.Writer(file, stream_id=STREAM_ID, weights=bytes(8), signal=signal, count=count)
@@ -198,6 +199,8 @@ def write_stream(
             writer.add(container.DATA, body)
     if encoder.lossy:
         writer.add(REPORT, pack_report(encoder.report()))
+    if name:
+        writer.add(BASE_NAME, name)
     writer.close()
     return encoder.notices
 

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from rdcodec.codecs import container
 from rdcodec.codecs.tensor import TensorCodec, Tensors, TensorSettings, load_file, safe_open, save_file
 from rdcodec.codecs.tensor.delta import DIFFERENCE, XOR, code
+from rdcodec.codecs.tensor.describe import describe_tensors
 from rdcodec.codecs.tensor.file_api import base_of
 from rdcodec.codecs.tensor.header import WORDS
-from rdcodec.entropy_models.errors import InputError, Mismatch, Unsupported
+from rdcodec.codecs.tensor.reading import TensorFile, verified
+from rdcodec.entropy_models.errors import BitstreamError, InputError, Mismatch, Unsupported
 from rdcodec.entropy_models.trellis import TRELLIS_CODERS
 
 GENERATOR = torch.Generator().manual_seed(5)
@@ -89,7 +92,8 @@ def test_the_command_writes_and_reads_a_delta(run, files):
     assert run("encode", "after.safetensors", "--base", "before.safetensors")[0] == 0
     assert run("verify", "after.rdc", "--base", "before.safetensors")[0] == 0
     facts = json.loads(run("info", "after.rdc", "--json")[1])
-    assert facts["mode"] == "delta" and facts["base_sha256"] == digest
+    assert (facts["mode"], facts["base_sha256"], facts["base_name"]) == ("delta", digest, "before.safetensors")
+    assert f"which takes the base, sha256 {digest} (before.safetensors)" in run("verify", "after.rdc")[1]
     assert run("decode", "after.rdc", "-o", "back.safetensors", "--base", "before.safetensors")[0] == 0
     assert (files / "back.safetensors").read_bytes() == (files / "after.safetensors").read_bytes()
     code, out, err = run("verify", "after.rdc")
@@ -102,14 +106,18 @@ def test_a_base_may_be_an_rdc_file_of_it(run, files):
     assert all(torch.equal(found[name], x) for name, x in AFTER.items())
 
 
+MISSING = "its numbers are differences from a base that is not given"
+
+
 def test_a_wrong_base_is_refused(run, files):
     assert run("encode", "after.safetensors", "--base", "before.safetensors")[0] == 0
+    wanted = f"sha256 {hashlib.sha256((files / 'before.safetensors').read_bytes()).hexdigest()} (before.safetensors)"
     safetensors.torch.save_file({"other": torch.ones(3)}, files / "other.safetensors")
     assert run("encode", "before.safetensors", "-o", "plain.rdc")[0] == 0
     for line, message in (
-        ("decode after.rdc -o x.safetensors", "a.weight: its numbers are differences from a base that is not given"),
-        ("decode after.rdc -o x.safetensors --base after.safetensors", "; the file needs sha256 "),
-        ("verify after.rdc --base other.safetensors", "; the file needs sha256 "),
+        ("decode after.rdc -o x.safetensors", f"a.weight: {MISSING} (--base): {wanted}"),
+        ("decode after.rdc -o x.safetensors --base after.safetensors", f"; the file needs {wanted}"),
+        ("verify after.rdc --base other.safetensors", f"; the file needs {wanted}"),
         ("decode plain.rdc -o x.safetensors --base before.safetensors", "needs none, for it is of mode lossless"),
         ("encode after.safetensors --base other.safetensors -o y.rdc", "no tensor has its like in the base"),
         ("encode after.safetensors --base none.safetensors -o y.rdc", "none.safetensors: No such file"),
@@ -124,7 +132,7 @@ def test_a_wrong_base_is_refused(run, files):
 
 def test_python_takes_paths_and_dictionaries(files):
     save_file(AFTER, files / "d.rdc", base=BEFORE)
-    with pytest.raises(Unsupported, match="^a.weight: .* not given"):
+    with pytest.raises(Unsupported, match=f"^a.weight: {MISSING} .--base.: sha256 [0-9a-f]{{64}}$"):
         load_file(files / "d.rdc")
     with pytest.raises(Mismatch, match="the file needs sha256"):
         load_file(files / "d.rdc", base=AFTER)
@@ -132,3 +140,17 @@ def test_python_takes_paths_and_dictionaries(files):
         assert torch.equal(file.get_slice("a.weight")[3:5], AFTER["a.weight"][3:5])
     with pytest.raises(InputError, match="mode lossless has no base"):
         save_file(AFTER, files / "e.rdc", base=BEFORE, mode="lossless")
+
+
+def test_a_damaged_name_of_the_base_is_told_and_costs_nothing_else(files):
+    save_file(AFTER, path := files / "d.rdc", base=files / "before.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 0x80
+    path.write_bytes(data)
+    with pytest.raises(Unsupported, match=f"^a.weight: {MISSING} .--base.: sha256 [0-9a-f]{{64}}$"):
+        load_file(path)
+    found = load_file(path, base=files / "before.safetensors")
+    assert all(torch.equal(found[name], x) for name, x in AFTER.items())
+    assert "last chunk: " in describe_tensors(container.parse(bytes(data)))["damaged"]
+    with pytest.raises(BitstreamError):
+        verified(TensorFile(container.parse(bytes(data)), base=base_of(files / "before.safetensors")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from rdcodec.codecs.tensor import exact
 from rdcodec.codecs.tensor.codec import TensorCodec
@@ -41,6 +42,20 @@ def test_every_pattern_survives(dtype, count):
         chunk = chunk_of(words, dtype)
         assert np.array_equal(read(chunk, dtype, count), words)
         assert len(chunk) <= words.nbytes + 5 + 4 * kind.itemsize
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.int64])
+def test_files_of_random_numbers_grow_by_their_container_alone(dtype):
+    """What docs/tensors.md says of them."""
+
+    def growth(count: int, tensors: int) -> int:
+        random = RANDOM.integers(0, 256, (tensors, count * dtype.itemsize), np.uint8)
+        held = {f"layers.{i}.attention.weight": torch.from_numpy(row).view(dtype) for i, row in enumerate(random)}
+        return len(TensorCodec().encode(Tensors(held))) - len(safetensors.torch.save(held))
+
+    assert 80 < growth(1, 1) < 135 and 80 < growth(5000, 1) < 135
+    assert 10 < (growth(3 * PIECE_WORDS, 1) - growth(3, 1)) / 2 < 55
+    assert growth(1000, 50) < 0
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("BF16", 10.6), ("F16", 13.55), ("F32", 26.6), ("F8_E4M3", 6.1)])

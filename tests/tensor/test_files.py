@@ -17,6 +17,7 @@ from rdcodec.codecs import container
 from rdcodec.codecs.contract import Desk
 from rdcodec.codecs.kv_cache.face import FACE as KV
 from rdcodec.codecs.kv_cache.recognised import holds_cache
+from rdcodec.codecs.tensor import save_file
 from rdcodec.codecs.tensor.face import FACE, DecodeOptions, EncodeOptions
 from rdcodec.codecs.tensor.files import source_at, source_of
 from rdcodec.codecs.tensor.header import PIECE_WORDS, Index
@@ -44,18 +45,59 @@ def test_a_safetensors_file_comes_back_byte_for_byte(run, tmp_path):
     assert all(name in people for name in TENSORS)
 
 
+def same(a, b) -> bool:
+    """Whether what two torch files hold is alike, types and order of keys among it."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if type(a) is not type(b) or not isinstance(a, dict | list | tuple):
+        return type(a) is type(b) and a == b
+    if isinstance(a, dict) and list(a) != list(b):
+        return False
+    parts = [a.values(), b.values()] if isinstance(a, dict) else [a, b]
+    return len(a) == len(b) and all(map(same, *parts))
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"model": TENSORS, "optimizer": [torch.ones(3), (torch.zeros(2, 2), torch.arange(3))], "none": []},
+        {"state": {0: {"step": torch.tensor(3.0)}, 1: {}}, "groups": [{"lr": 0.1, "betas": (0.9, 0.999), "fused": None}]},
+        {"a.b": torch.ones(3), "a": {"b": torch.zeros(3), "b'": torch.arange(3)}, "epoch": 7, "best": True, "run": "x"},
+        torch.arange(5),
+        [torch.arange(5)],
+    ],
+)
+def test_a_torch_file_comes_back_nested_as_it_was(run, tmp_path, held):
+    torch.save(held, tmp_path / "a.pt")
+    assert run("encode", "a.pt")[0] == run("decode", "a.rdc", "-o", "b.pt")[0] == 0
+    assert same(torch.load(tmp_path / "b.pt"), held)
+    assert run("decode", "a.rdc", "-o", "b.safetensors")[0] == run("encode", "b.safetensors", "-o", "c.rdc")[0] == 0
+    assert run("decode", "c.rdc", "-o", "c.pt")[0] == 0 and same(torch.load(tmp_path / "c.pt"), held)
+    assert "rdcodec.torch" not in run("info", "a.rdc")[1]
+
+
+@pytest.mark.parametrize("structure", ["{", '"none"', '{"set":[]}', '{"dict":[[1]]}', "[1]", '{"value":[1]}', "[" * 9999])
+def test_a_nesting_that_is_none_is_refused(run, tmp_path, structure):
+    save_file(TENSORS, tmp_path / "a.rdc", {"rdcodec.torch": structure})
+    code, _, err = run("decode", "a.rdc", "-o", "a.pt")
+    assert code == 1 and "metadata rdcodec.torch are no nesting of these tensors" in err and not (tmp_path / "a.pt").exists()
+    assert run("decode", "a.rdc", "-o", "a.npz")[2].count("BFloat16") == 1
+
+
 def test_torch_and_numpy_files_in_and_out(run, tmp_path):
-    torch.save({"model": TENSORS, "optimizer": [torch.ones(3)]}, tmp_path / "a.pt")
+    torch.save(TENSORS, tmp_path / "a.pt")
     np.savez(tmp_path / "b.npz", x=np.arange(6.0).reshape(2, 3), y=np.array([True, False]), z=np.arange(4, dtype=">i4"))
+    np.save(tmp_path / "d.npy", np.array([[1 - 2j, 3j]], np.complex64))
     np.save(tmp_path / "c.npy", np.asfortranarray(np.arange(6, dtype=np.float16).reshape(2, 3)))
-    for name in ("a.pt", "b.npz", "c.npy"):
+    for name in ("a.pt", "b.npz", "c.npy", "d.npy"):
         code, out, err = run("encode", name)
         assert (code, err) == (0, ""), err
     assert run("decode", "a.rdc", "-o", "back.pt")[0] == run("decode", "b.rdc", "-o", "back.npz")[0] == 0
-    assert run("decode", "c.rdc", "-o", "back.npy")[0] == 0
+    assert run("decode", "c.rdc", "-o", "back.npy")[0] == run("decode", "d.rdc", "-o", "complex.npy")[0] == 0
+    assert np.load(tmp_path / "complex.npy").tolist() == [[1 - 2j, 3j]]
     back = torch.load(tmp_path / "back.pt")
-    assert back.keys() == {f"model.{name}" for name in TENSORS} | {"optimizer.0"}
-    assert all(torch.equal(back[f"model.{name}"], x) for name, x in TENSORS.items())
+    assert same(back, TENSORS)
+    assert json.loads(run("info", "a.rdc", "--json")[1])["metadata"] == {}
     b = np.load(tmp_path / "back.npz")
     assert b["x"].tolist() == [[0, 1, 2], [3, 4, 5]] and b["y"].dtype == bool and b["z"].tolist() == [0, 1, 2, 3]
     c = np.load(tmp_path / "back.npy")
@@ -76,14 +118,24 @@ class Thing:
 def test_what_holds_other_things_than_tensors_is_refused(run, tmp_path):
     torch.save({"model": Thing()}, tmp_path / "pickled.pt")
     torch.save({"steps": 3}, tmp_path / "number.pt")
+    torch.save({"steps": {1, 2}, "x": torch.ones(2)}, tmp_path / "set.pt")
+    torch.save({(1, 2): torch.ones(2)}, tmp_path / "key.pt")
+    torch.save({"x": torch.ones(2, dtype=torch.complex128)}, tmp_path / "complex.pt")
+    np.save(tmp_path / "complex.npy", np.ones(2, np.complex128))
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "set.pt").read_bytes()[:-40])
     np.save(tmp_path / "objects.npy", np.array([None]), allow_pickle=True)
     np.save(tmp_path / "words.npy", np.array(["a"]))
     (tmp_path / "cut.safetensors").write_bytes(safetensors.torch.save(TENSORS)[:-1])
     hole = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}'
     (tmp_path / "hole.safetensors").write_bytes(len(hole).to_bytes(8, "little") + hole + b"ab")
     for name, message in (
-        ("pickled.pt", "weights_only"),
-        ("number.pt", "steps holds int; need tensors alone"),
+        ("pickled.pt", f"torch does not load it with weights_only: it holds {__name__}.Thing, which is code, not tensors\n"),
+        ("number.pt", "it holds no tensor"),
+        ("set.pt", "steps holds set; need tensors, numbers and texts alone"),
+        ("key.pt", "the file has a key of type tuple; need texts or whole numbers"),
+        ("complex.pt", "x: torch.complex128, which safetensors does not have; need one of BOOL,"),
+        ("complex.npy", "array: torch.complex128, which safetensors does not have; need one of BOOL,"),
+        ("cut.pt", "torch does not load it with weights_only: PytorchStreamReader failed"),
         ("objects.npy", "numpy and torch do not take it"),
         ("words.npy", "numpy and torch do not take it"),
         ("cut.safetensors", "whose header makes it"),
