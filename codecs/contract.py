@@ -199,6 +199,30 @@ class Streamed(ABC):
         return replace(result, data=file.getvalue())
 
 
+class Foldered(Streamed):
+    """A face that also takes a folder's numbered files as one signal, and decodes to them."""
+
+    @abstractmethod
+    def takes_numbered(self, source: Path) -> bool:
+        """Whether a name, which is no file's, is a pattern of numbered ones."""
+
+    @abstractmethod
+    def encode_numbered(self, source: Path, target: BinaryIO, options: Any, desk: Desk) -> Result:
+        """Numbered files to a stream."""
+
+    @abstractmethod
+    def fills_folder(self, target: Path | None, options: Any) -> bool:
+        """Whether a folder is asked for."""
+
+    @abstractmethod
+    def decode_folder(self, stream: Stream, target: Path, options: Any, desk: Desk) -> Result:
+        """A stream to files in a folder, all of them or none; ``bytes`` among the facts is their size.
+
+        Args:
+            target: the folder, or a pattern of names in it.
+        """
+
+
 class Readable(Protocol):
     """What has ``read``; it may give fewer bytes than asked for, and none only at its end."""
 

@@ -15,7 +15,7 @@ from rich.console import Group
 
 from ...entropy_models.errors import BitstreamError, InputError
 from .. import REGISTRY, container, load_face, name_of
-from ..contract import HEAD_BYTES, LIVE_HEAD_BYTES, Desk, Face, Live, Result, Slicing, Streamed
+from ..contract import HEAD_BYTES, LIVE_HEAD_BYTES, Desk, Face, Foldered, Live, Result, Slicing, Streamed
 from ..terminal.console import message
 from ..terminal.files import Job, Outlet, Pipe, one_line, show_size
 from ..terminal.sources import STDIO
@@ -95,6 +95,10 @@ class Conversion:
         """The face that converts live what begins like this, and how; None: none does."""
         raise NotImplementedError
 
+    def numbered(self, job: Job, desk: Desk) -> tuple[Face, Result, int] | None:
+        """As `convert`, of files whose pattern is the job's source; None: it is none."""
+        return None
+
     def pipes(self, job: Job) -> tuple[Pipe, Outlet] | None:
         """As `Job.pipes`, where outputs are not collected."""
         return None if self.collect else job.pipes()
@@ -122,6 +126,9 @@ class Conversion:
             face, convert = live
             result = convert(pipe, out, desk=desk)
             read_bytes, size = pipe.taken, out.given
+        elif numbered := self.numbered(job, desk):
+            face, result, size = numbered
+            read_bytes = 0
         else:
             with job.opened(pipe) as file:
                 source = Opened(file)
@@ -157,6 +164,20 @@ class Encoding(Conversion):
             return face, *written(job, lambda file: streamed.encode_file(source.file, file, options, desk))
         return face, *self.whole(job, face.encode(source.data, options, desk))
 
+    def numbered(self, job: Job, desk: Desk) -> tuple[Face, Result, int] | None:
+        path = job.source
+        if path is None or not isinstance(path, Path) or path.exists():
+            return None
+        face = next((face for face in faces() if isinstance(face, Foldered) and face.takes_numbered(path)), None)
+        if face is None:
+            return None
+        if self.collect:
+            raise InputError("numbered files go into a file, not into shards")
+        check_suffix(job.target, RDC, frozenset({RDC}))
+        refuse_others(face, self.verb, self.given, self.device)
+        options = options_of(face, self.verb, self.given)
+        return face, *written(job, lambda file: face.encode_numbered(path, file, options, desk))
+
     def live(self, head: bytes) -> tuple[Face, LiveConversion] | None:
         for face, live in live_faces():
             options = options_of(face, self.verb, self.given)
@@ -177,6 +198,11 @@ class Decoding(Conversion):
         refuse_others(face, self.verb, self.given, self.device)
         options = options_of(face, self.verb, self.given)
         check_suffix(job.target, face.suffix(options), frozenset(face.writes))
+        if isinstance(face, Foldered) and face.fills_folder(job.target, options):
+            if self.collect or not isinstance(job.target, Path):
+                raise InputError("its files need a folder of this machine's, like -o folder")
+            result = face.decode_folder(stream, job.target, options, desk)
+            return face, result, result.facts["bytes"]
         if streamed := self.streams(face):
             return face, *written(job, lambda file: streamed.decode_file(stream, job.target, file, options, desk))
         return face, *self.whole(job, face.decode(stream, job.target, options, desk))

@@ -20,7 +20,7 @@ from typing import BinaryIO, TextIO
 
 from ...entropy_models.errors import InputError
 from .paths import find, is_url, path_of, whole_file, write_whole
-from .sources import STDIO, Source
+from .sources import NUMBERED, STDIO, Source
 
 PREFIXES = ("", "k", "m", "g", "t")
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*((?P<prefix>[kmgt])(?P<binary>i)?)?b?", re.IGNORECASE | re.ASCII)
@@ -199,11 +199,17 @@ def jobs(
         target = place
         if place and in_folder:
             folder = place / source.place if source.place else place
-            target = folder / ((source.path.stem if source.path else "stdin") + suffix_of(source.path))
+            target = folder / ((_named(source.path).stem if source.path else "stdin") + suffix_of(source.path))
         elif output is None and source.path:
-            target = source.path.with_suffix(suffix_of(source.path))
+            target = _named(source.path).with_suffix(suffix_of(source.path))
         planned.append(Job(source.path, target))
     return _apart(planned)
+
+
+def _named(path: Path) -> Path:
+    """The path that an output is named after: of numbered files their folder."""
+    numbered = isinstance(path, Path) and NUMBERED.search(path.name) and not path.exists()
+    return path.parent if numbered and path.parent.name else path
 
 
 def check_targets(planned: Iterable[Job], output: str | None, *, force: bool, skip_existing: bool) -> list[Job]:

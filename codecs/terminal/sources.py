@@ -18,13 +18,16 @@ LIST = ".txt"
 APPLE_DOUBLE = "._"
 """Beginning of names under which macOS keeps what a file system cannot: no file of a folder."""
 
+NUMBERED = re.compile(r"%(?:0?(\d+))?d")
+"""In the names of files that are numbered, and one signal together."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """One file to read."""
 
     path: Path | None
-    """None: standard input."""
+    """None: standard input. A name with `NUMBERED` in it may be that of many files."""
     place: str = ""
     """Folder below the output's where its result goes: as below the folder, pattern or list that named it."""
     one_of_many: bool = False
@@ -64,7 +67,7 @@ def _expanded(name: str, suffixes: frozenset[str] | None, note: Callable[[str], 
     if path.suffix.lower() == LIST and LIST not in (suffixes or ()) and path.is_file():
         text = _text(path.read_bytes())
         return [Source(path)] if text is None else _of_list(text)
-    return [Source(path)] if path.exists() else _of_pattern(name)
+    return [Source(path)] if path.exists() or NUMBERED.search(path.name) else _of_pattern(name)
 
 
 def _of_folder(name: str, folder: Path, suffixes: frozenset[str] | None, note: Callable[[str], None]) -> list[Source]:

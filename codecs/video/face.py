@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -13,11 +12,13 @@ import typer
 
 from ...entropy_models.errors import BitstreamError, Corrupt, InputError
 from .. import container, weights
-from ..contract import Desk, Result, Streamed
+from ..contract import Desk, Foldered, Result
 from ..terminal.files import parse_size, show_size
 from ..terminal.options import Model, Quality, Size, Threads, check_targets, names_of, suffix_for
-from .formats import PAGE, READ_ONLY, SHOWN, WRITTEN, looks_like_video
-from .header import GROUP, GROUP_MAX, QUALITY, SOUND, TAGS, TIMES, VideoHeader, checked_range, extras_of, parse
+from ..terminal.sources import NUMBERED
+from .extras import extras_from, extras_or_notice, sound_of, tags_of
+from .formats import PAGE, READ_ONLY, SHOWN, WRITTEN, looks_like_video, names_a_folder
+from .header import GROUP, GROUP_MAX, QUALITY, SOUND, SPEECH, TIMES, VideoHeader, checked_range, extras_of, parse
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from .reading import VideoFile
 
 KBPS_MAX = 1e6
-AUDIO = "copy", "none"
+AUDIO = "copy", "speech", "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,8 @@ class EncodeOptions:
         typer.Option(min=1, max=GROUP_MAX, help=f"Frames from one that decodes on its own to the next; default {GROUP}."),
     ] = None
     audio: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"Sound track: {' or '.join(AUDIO)}; copied as it is by default.")
+        str | None,
+        typer.Option(metavar="NAME", help="Sound track: copy (as it is, default), speech (by the speech codec), none."),
     ] = None
     model: Model = None
     threads: Threads = None
@@ -50,7 +52,7 @@ class EncodeOptions:
     def __post_init__(self) -> None:
         check_targets(self.quality, ("--kbps", self.kbps), KBPS_MAX, "500", self.size)
         if self.audio not in (None, *AUDIO):
-            raise InputError(f"--audio {self.audio}; need {' or '.join(AUDIO)}")
+            raise InputError(f"--audio {self.audio}; need {', '.join(AUDIO[:-1])} or {AUDIO[-1]}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +88,7 @@ class VerifyOptions:
     threads: Threads = None
 
 
-class VideoFace(Streamed):
+class VideoFace(Foldered):
     """`contract.Face` of the video codec."""
 
     people = "videos"
@@ -98,8 +100,12 @@ class VideoFace(Streamed):
         "Encode": (
             f"codec encode clip.mp4                    clip.rdc, quality {QUALITY}, sound copied",
             "codec encode clip.mp4 --kbps 500         at most 500 kbit/s, sound and all",
+            "codec encode frames/%05d.png -o clip.rdc",
         ),
-        "Decode": ("codec decode clip.rdc --frames 100:164 -o part.mp4",),
+        "Decode": (
+            "codec decode clip.rdc --frames 100:164 -o part.mp4",
+            "codec decode clip.rdc -o frames/%05d.png     numbered pictures",
+        ),
     }
     cuda = True
     shown = SHOWN
@@ -116,6 +122,21 @@ class VideoFace(Streamed):
             ValueError: no video, a damaged one, or a target out of reach.
             KeyError: no such model.
         """
+        result = self._encode(source, target, options, desk)
+        if source.seek(0, 2) < target.seek(0, 2):
+            large = f"larger than the input of {show_size(source.tell())}; keep that, or take a lower quality"
+            result = replace(result, notices=(*result.notices, large))
+        return result
+
+    def takes_numbered(self, source: Path) -> bool:
+        """Whether it is like ``folder/%05d.png``."""
+        return bool(NUMBERED.search(source.name))
+
+    def encode_numbered(self, source: Path, target: BinaryIO, options: EncodeOptions, desk: Desk) -> Result:
+        """Pictures, 25 a second, to a stream. Errors as `encode_file`."""
+        return self._encode(source, target, options, desk)
+
+    def _encode(self, source: Path | BinaryIO, target: BinaryIO, options: EncodeOptions, desk: Desk) -> Result:
         from .codec import VideoCodec
         from .reading import VideoFile
         from .targets import written_at, written_within
@@ -126,7 +147,7 @@ class VideoFace(Streamed):
         with VideoFile(source) as video:
             times = video.times()
             header = header_of(video, len(times), options)
-            extras = extras_from(video, sound=options.audio != "none")
+            extras, heard = extras_from(video, options.audio or AUDIO[0], desk)
             duration_s = video_duration_s(video)
             size = parse_size(options.size) if options.size else None
             size = size if options.kbps is None else int(options.kbps * 1000 * duration_s / 8)
@@ -135,21 +156,31 @@ class VideoFace(Streamed):
             else:
                 header = written_within(codec, video, header, extras, target, size, desk.progress)
                 written = target.seek(0, 2)
-            notices = tuple(video.notices)
+            notices = tuple(video.notices) + heard
         rate_kbps = written * 8 / duration_s / 1000
         raw_bytes = 3 * header.width * header.height * header.frames
-        if source.seek(0, 2) < written:
-            notices += (f"larger than the input of {show_size(source.tell())}; keep that, or take a lower quality",)
+        sound_bytes = sum(len(extras.get(tag, b"")) for tag in (SOUND, SPEECH))
         facts = {
             "quality": header.quality, "rate_kbps": rate_kbps, "frames": header.frames, "width": header.width,
-            "height": header.height, "duration_s": duration_s, "sound_bytes": len(extras.get(SOUND, b"")),
+            "height": header.height, "duration_s": duration_s, "sound_bytes": sound_bytes,
             "bpp": written * 8 / (header.width * header.height * header.frames), "raw_bytes": raw_bytes,
         }  # fmt: skip
         return Result(b"", facts, f"{header.frames} frames, {rate_kbps:.0f} kbit/s", notices)
 
     def suffix(self, options: DecodeOptions) -> str:
-        """``.mkv``, or what --format says."""
-        return suffix_for(options.format, WRITTEN, self.people, ".mkv")
+        """``.mkv``, or what --format says; pictures go into a folder, whose name has none."""
+        suffix = suffix_for(options.format, WRITTEN, self.people, ".mkv")
+        return "" if suffix == ".png" else suffix
+
+    def fills_folder(self, target: Path | None, options: DecodeOptions) -> bool:
+        """Whether pictures are asked for: by --format, ``folder/%05d.png``, or a name without a suffix."""
+        return self.suffix(options) == "" if options.format else target is not None and names_a_folder(target)
+
+    def decode_folder(self, stream: container.Stream, target: Path, options: DecodeOptions, desk: Desk) -> Result:
+        """A stream to PNG files, numbered from zero. Errors as `decode_file`."""
+        if target.suffix.lower() == ".png" and not names_a_folder(target):
+            raise InputError(f"{target} is no folder; pictures need one, like -o {target.with_suffix('')}/%05d.png")
+        return self._decode(stream, target, ".png", options, desk)
 
     def decode_file(
         self, stream: container.Stream, target: Path | None, file: BinaryIO, options: DecodeOptions, desk: Desk
@@ -160,15 +191,19 @@ class VideoFace(Streamed):
             BitstreamError: anything wrong with the data.
             ValueError: frames outside the video, or a format that cannot hold it.
         """
-        from .sound_track import cut
+        suffix = target.suffix.lower() if target and not options.format else self.suffix(options)
+        if suffix in ("", ".png"):
+            raise InputError(f"the output {target or 'to a pipe'}: pictures need a folder, like -o folder/%05d.png")
+        if suffix not in WRITTEN:
+            raise InputError(f"the output {target}; its name must end in one of {', '.join(WRITTEN)}")
+        return self._decode(stream, file, suffix, options, desk)
+
+    def _decode(
+        self, stream: container.Stream, target: Path | BinaryIO, suffix: str, options: DecodeOptions, desk: Desk
+    ) -> Result:
         from .timing import unpack_times
         from .writing import VideoWriter
 
-        suffix = self.suffix(options)
-        if target and not options.format:
-            suffix = target.suffix.lower()
-        if suffix not in WRITTEN:
-            raise InputError(f"the output {target}; its name must end in one of {', '.join(WRITTEN)}")
         stream, header = parse(stream, salvage=options.salvage)
         codec = codec_of(stream, desk, options.threads)
         extras, notices = extras_or_notice(stream, header, salvage=options.salvage)
@@ -180,24 +215,30 @@ class VideoFace(Streamed):
         lost: dict[int, BitstreamError] = {}
         frames = codec.frames(stream, header, wanted, lost if options.salvage else None, desk.progress)
         origin = 0 if wanted[0] == 0 else int(times[wanted[0]])  # the first frame may come after the sound's beginning
-        sound = extras.get(SOUND)
-        if sound is not None and len(wanted) < header.frames:
-            end = int(times[wanted[-1]] + durations[wanted[-1]])
-            sound = cut(sound, origin * video.time_base, end * video.time_base)
-        with VideoWriter(file, video, sound, suffix=suffix, tags=tags_of(extras)) as writer:
+        span_s = None
+        if len(wanted) < header.frames:
+            span_s = origin * video.time_base, int(times[wanted[-1]] + durations[wanted[-1]]) * video.time_base
+        sound = sound_of(extras, suffix, span_s, desk)
+        with VideoWriter(target, video, sound, suffix=suffix, tags=tags_of(extras)) as writer:
             for number, frame in zip(wanted, frames, strict=True):
                 writer.write(frame_of(frame, number, wanted, times, durations, origin))
         notices += tuple(writer.notices)
         notices += tuple(f"{header.group_name(index)} is lost ({error})" for index, error in lost.items())
         facts = {
             "frames": len(wanted), "width": header.width, "height": header.height, "lost_groups": tuple(lost),
+            "bytes": writer.pictures_bytes,
         }  # fmt: skip
         return Result(b"", facts, f"{len(wanted)} frames of {header.width}x{header.height}", notices)
 
     def verify(self, stream: container.Stream, options: VerifyOptions, desk: Desk) -> list[str]:
         """Every checksum and every symbol, no pixels."""
-        parse(stream)
-        return codec_of(stream, desk, options.threads).verify(stream)
+        stream, header = parse(stream)
+        notices = codec_of(stream, desk, options.threads).verify(stream)
+        if speech := extras_of(stream, header).get(SPEECH):
+            from .speech_track import verify
+
+            verify(speech, desk)
+        return notices
 
     def describe(self, stream: container.Stream) -> dict[str, Any]:
         """Size, rate, groups, bits, sound, model; also of a video cut short or with more behind it."""
@@ -264,44 +305,10 @@ def header_of(video: VideoFile, frames: int, options: EncodeOptions) -> VideoHea
     )  # fmt: skip
 
 
-def extras_from(video: VideoFile, *, sound: bool) -> dict[bytes, bytes]:
-    """What travels with a video's frames, but their times, which are known when all were read."""
-    tags = {TAGS: json.dumps(dict(video.tags), ensure_ascii=False).encode()} if video.tags else {}
-    track = video.sound() if sound else None
-    return tags if track is None else tags | {SOUND: track}
-
-
 def video_duration_s(video: VideoFile) -> float:
     """Of the frames, as far as their times tell: the last one counts as long as the mean."""
     times = video.times()
     return float((int(times[-1]) - int(times[0])) * video.format.time_base + 1 / video.format.rate)
-
-
-def extras_or_notice(
-    stream: container.Stream, header: VideoHeader, *, salvage: bool
-) -> tuple[dict[bytes, bytes], tuple[str, ...]]:
-    """What travels with the frames; with ``salvage`` nothing and a notice where that is damaged."""
-    try:
-        return extras_of(stream, header), ()
-    except BitstreamError as error:
-        if not salvage:
-            raise
-        return {}, (f"times, tags and sound are lost ({error})",)
-
-
-def tags_of(extras: dict[bytes, bytes]) -> dict[str, str]:
-    """Tags of the video.
-
-    Raises:
-        Corrupt: they are no JSON object of strings.
-    """
-    try:
-        tags = json.loads(extras.get(TAGS, b"{}"))
-    except ValueError as error:
-        raise Corrupt(f"tags are no JSON: {error}") from None
-    if not isinstance(tags, dict) or not all(isinstance(value, str) for value in tags.values()):
-        raise Corrupt("tags are no JSON object of strings")
-    return tags
 
 
 def format_of(header: VideoHeader) -> Format:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from ..image.formats import moves
 from ..speech.formats import STILLS, TRANSPORT_PACKET
+from ..terminal.sources import NUMBERED
 
 WRITTEN = {
     ".mkv": "FFV1, without loss", ".mp4": "H.264, nearly without loss", ".webm": "VP9, nearly without loss",
@@ -29,6 +31,11 @@ _AUDIO_BRANDS = (b"M4A ", b"M4B ", b"M4P ")
 _MATROSKA, _AVI, _FLASH, _ASF = b"\x1a\x45\xdf\xa3", b"AVI ", b"FLV\x01", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"
 _MATROSKA_VIDEO = re.compile(rb"\x83\x81\x01|V_[A-Z]")
 """A track of the kind video, or its codec's name."""
+
+
+def names_a_folder(path: Path) -> bool:
+    """Whether a target is a folder for pictures: one that is there, a name without a suffix, or numbered PNG in it."""
+    return path.is_dir() or not path.suffix or (path.suffix.lower() == ".png" and bool(NUMBERED.search(path.name)))
 
 
 def looks_like_video(head: bytes) -> bool:

@@ -15,7 +15,7 @@ Signal header (little-endian)::
 Chunks: one of kind 0 for every group: the CRC-32 of its symbols, started with the CRC-32 of the signal header (4 bytes),
 then the entropy-coded symbols of `groups.GroupPass`, frame by frame. Then any of kind 1, a 4-byte tag and its bytes:
 ``TIME``, times of frames (`timing`; without them they are evenly spaced), ``TAGS``, a UTF-8 JSON object of strings, and
-``SOUN``, a Matroska file with the sound track.
+``SOUN``, a Matroska file with the sound track, or ``SPCH``, the sound track through the speech codec (`speech_track`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FRAMES_MAX = (1 << 31) - 1
 GROUP_MAX = 1024
 RATE_PART_MAX = (1 << 31) - 1
 TAG_BYTES = 4
-TIMES, TAGS, SOUND = b"TIME", b"TAGS", b"SOUN"
+TIMES, TAGS, SOUND, SPEECH = b"TIME", b"TAGS", b"SOUN", b"SPCH"
 _SIGNAL = struct.Struct("<HHIHBBII")
 
 

@@ -19,19 +19,19 @@ from ...entropy_models.errors import InputError
 from .. import container
 from ..image.picture_writing import upright, write_picture
 from ..image.pictures import Picture, read_picture
+from ..terminal.sources import NUMBERED
 from .colour import guessed_matrix
 from .frames import Format, Frame
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 """Of the pictures that folders are searched for."""
-_NUMBERED = re.compile(r"%(?:0?(\d+))?d")
 _NAME = "%05d.png"
 
 
 def names_pictures(source: str | Path) -> bool:
     """Whether a name is a folder, a pattern or ``%05d``, and no file."""
     path = Path(source)
-    return path.is_dir() or (not path.exists() and (glob.has_magic(str(source)) or bool(_NUMBERED.search(path.name))))
+    return path.is_dir() or (not path.exists() and (glob.has_magic(str(source)) or bool(NUMBERED.search(path.name))))
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -110,17 +110,12 @@ def _found(source: str | Path) -> list[Path]:
     path = Path(source)
     if path.is_dir():
         return [one for one in path.iterdir() if one.suffix.lower() in SUFFIXES and one.is_file()]
-    if match := _NUMBERED.search(path.name):
+    if match := NUMBERED.search(path.name):
         digits = r"\d{%s,}" % (match[1] or 1)
         name = re.compile(re.escape(path.name[: match.start()]) + digits + re.escape(path.name[match.end() :]))
         folder = path.parent
         return [one for one in folder.iterdir() if name.fullmatch(one.name)] if folder.is_dir() else []
     return [Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file()]
-
-
-def names_a_folder(path: Path) -> bool:
-    """Whether a target is a folder for pictures: one that is there, a name without a suffix, or numbered PNG in it."""
-    return path.is_dir() or not path.suffix or (path.suffix.lower() == ".png" and bool(_NUMBERED.search(path.name)))
 
 
 class PictureFolderWriter:
@@ -130,20 +125,27 @@ class PictureFolderWriter:
         target: a folder, made if it is missing, or ``folder/%05d.png``.
 
     Raises:
+        InputError: there are such pictures already.
         OSError: they cannot be written.
     """
 
     def __init__(self, target: Path) -> None:
-        numbered = bool(_NUMBERED.search(target.name))
+        numbered = bool(NUMBERED.search(target.name))
         self._folder, self._name = (target.parent, target.name) if numbered else (target, _NAME)
+        if there := _found(self._folder / self._name):
+            raise InputError(f"{there[0]} is there already; pictures need another folder, or other names")
         beside = Path(os.path.realpath(self._folder))
         self._part = beside.with_name(f".{beside.name}.{secrets.token_hex(4)}{container.PART}")
         self._part.mkdir(parents=True)
         self._count = 0
+        self.size_bytes = 0
+        """Of all pictures so far."""
 
     def write(self, frame: Frame) -> None:
-        (self._part / (self._name % self._count)).write_bytes(write_picture(Picture(frame.rgb)))
+        picture = write_picture(Picture(frame.rgb))
+        (self._part / (self._name % self._count)).write_bytes(picture)
         self._count += 1
+        self.size_bytes += len(picture)
 
     def finish(self) -> None:
         """Put the pictures into their folder."""

@@ -28,10 +28,10 @@ from typing import BinaryIO, Self
 
 from ...entropy_models.errors import InputError
 from .. import container
-from .formats import SILENT, WRITTEN
+from .formats import SILENT, WRITTEN, names_a_folder
 from .frames import Format, Frame
 from .muxing import KINDS, GifMuxer, Muxer
-from .picture_folders import PictureFolderWriter, names_a_folder
+from .picture_folders import PictureFolderWriter
 
 
 class VideoWriter:
@@ -41,7 +41,7 @@ class VideoWriter:
         target: a path: of a file with a suffix of `formats.WRITTEN`, or a folder for PNG (``out``, ``out/%05d.png``); or a
             file that is open for writing and can seek, which its owner closes, and throws away if anything fails.
         sound: the sound track, as `reading.VideoFile.sound` gives it.
-        suffix: of an open file.
+        suffix: of an open file; ``.png``: the path is a folder, whatever its name.
         tags: title, artist and so on, where the format holds them.
 
     Raises:
@@ -63,7 +63,7 @@ class VideoWriter:
         self.notices: list[str] = []
         """Notices of what the format does not hold."""
         path = Path(target) if isinstance(target, str | Path) else None
-        folder = path is not None and names_a_folder(path)
+        folder = path is not None and (suffix == ".png" or names_a_folder(path))
         suffix = ".png" if folder else (suffix or (path.suffix if path else "")).lower()
         if suffix not in KINDS and not folder:
             found = f"{suffix!r} videos" if suffix else "a video without a suffix"
@@ -117,6 +117,11 @@ class VideoWriter:
             frame = replace(frame, time=self._count, duration=1)
         self._sink.write(frame)
         self._count += 1
+
+    @property
+    def pictures_bytes(self) -> int:
+        """Bytes of the pictures written; 0: it is a file that is written."""
+        return self._sink.size_bytes if isinstance(self._sink, PictureFolderWriter) else 0
 
     def _check_rate(self, frame: Frame) -> None:
         """A notice where a frame comes too early or late by more than half a frame."""

@@ -61,6 +61,102 @@ def test_a_part_has_its_own_sound(run, tmp_path, phone):
     assert packets_of((tmp_path / "part.mp4").read_bytes()) == packets_of(phone)[7:13]
 
 
+def heard(path) -> tuple[str, float, np.ndarray]:
+    """Codec, seconds at which it begins, and the level in each hundredth of a second."""
+    with av.open(str(path)) as file:
+        frames = list(file.decode(audio=0))
+        samples = np.concatenate([frame.to_ndarray().astype(np.float64)[:1].ravel() for frame in frames])
+        codec, rate = file.streams.audio[0].codec_context.name, frames[0].sample_rate
+        begin_s = float(frames[0].pts * frames[0].time_base)
+    blocks = samples[: len(samples) // (rate // 100) * (rate // 100)].reshape(-1, rate // 100)
+    return codec, begin_s, np.sqrt((blocks**2).mean(1))
+
+
+@pytest.fixture
+def talk(tmp_path):
+    """Three quarters of a second of pictures, with a tone in the middle third of the sound."""
+    frames = moving(18)
+    source = io.BytesIO(encoded(frames, time_base=Fraction(1, 24), tone_hz=300))
+    target = tmp_path / "talk.mkv"
+    rate = 16000
+    samples = (0.3 * np.sin(2 * np.pi * 300 * np.arange(12000) / rate)).astype(np.float32)
+    samples[:4000] = samples[8000:] = 0
+    with av.open(source) as film, av.open(str(target), "w") as out:
+        video = out.add_stream_from_template(film.streams.video[0])
+        sound = out.add_stream("pcm_f32le", rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
+        frame.sample_rate, frame.pts = rate, 0
+        out.mux(sound.encode(frame))
+        for packet in film.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = video
+                out.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "flac"), (".mp4", "aac"), (".webm", "opus")])
+def test_sound_through_the_speech_codec_stays_where_it_was(run, tmp_path, talk, suffix, codec):
+    code, out, _ = run("encode", "talk.mkv", "-q", "10", "--audio", "speech", "--json")
+    assert code == 0 and 0 < json.loads(out)["sound_bytes"] < 2000 < 4 * 12000
+    assert run("verify", "talk.rdc")[0] == 0 and run("decode", "talk.rdc", "-o", f"back{suffix}")[0] == 0
+    found, begin_s, levels = heard(tmp_path / f"back{suffix}")
+    assert codec in found and abs(begin_s) < 0.03 and len(frames_of(tmp_path / f"back{suffix}")[1]) == 18
+    loud = np.flatnonzero(levels > levels.max() / 2) + round(100 * begin_s)
+    assert abs(loud[0] - 25) <= 3 and abs(loud[-1] - 49) <= 3, "hundredths of a second"
+
+
+def test_a_part_has_its_own_part_of_the_speech(run, tmp_path, talk):
+    assert run("encode", "talk.mkv", "-q", "10", "--audio", "speech")[0] == 0
+    assert run("decode", "talk.rdc", "--frames", "3:12", "-o", "part.mkv")[0] == 0  # seconds 0.125 to 0.5
+    _, begin_s, levels = heard(tmp_path / "part.mkv")
+    assert begin_s == 0 and abs(len(levels) - 37) <= 1
+    assert abs(np.flatnonzero(levels > levels.max() / 2)[0] - 12.5) <= 3
+
+
+def test_damage_to_the_speech_is_found(run, tmp_path, talk):
+    assert run("encode", "talk.mkv", "-q", "10", "--audio", "speech")[0] == 0
+    data = bytearray((tmp_path / "talk.rdc").read_bytes())
+    data[-20] ^= 1
+    (tmp_path / "talk.rdc").write_bytes(data)
+    assert run("verify", "talk.rdc")[0] == 1 and run("decode", "talk.rdc", "-o", "back.mkv")[0] == 1
+    code, _, err = run("decode", "talk.rdc", "--salvage", "-o", "back.mkv")
+    assert code == 0 and "sound" in err and len(frames_of(tmp_path / "back.mkv")[1]) == 18
+
+
+def test_pictures_go_in_and_out(run, tmp_path, phone):
+    assert run("encode", "phone.mp4", "-q", "20")[0] == 0
+    for name in ("a/%03d.png", "b"):
+        code, out, err = run("decode", "phone.rdc", "-o", name, "--json")
+        assert code == 0 and "sound is left out" in err
+        made = sorted((tmp_path / name[0]).iterdir())
+        assert json.loads(out)["bytes"] == sum(path.stat().st_size for path in made)
+        assert [path.name for path in made][:2] == (["000.png", "001.png"] if name[0] == "a" else ["00000.png", "00001.png"])
+    assert run("decode", "phone.rdc", "--format", "png", "--frames", "2:5")[0] == 0
+    assert len(list((tmp_path / "phone").iterdir())) == 3
+    shown = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "a").iterdir())]
+    assert run("decode", "phone.rdc", "-o", "back.mkv")[0] == 0
+    assert all(np.array_equal(a, b) for a, b in zip(shown, frames_of(tmp_path / "back.mkv")[1], strict=True))
+    code, out, _ = run("encode", "a/%03d.png", "-q", "60", "--json")
+    assert code == 0 and json.loads(out)["frames"] == 8 and json.loads(out)["output"] == "a.rdc"
+
+
+def test_pictures_overwrite_nothing_and_need_a_folder(run, tmp_path, phone):
+    assert run("encode", "phone.mp4", "-q", "20")[0] == 0
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "00003.png").write_bytes(b"mine")
+    for arguments, why in (
+        (("-o", "a/%05d.png"), "is there already"),
+        (("-o", "one.png"), "need a folder"),
+        (("--format", "png", "-o", "one.png"), "pictures need one"),
+        (("--format", "png", "-o", "-"), "need a folder"),
+    ):
+        code, _, err = run("decode", "phone.rdc", *arguments)
+        assert code == 1 and why in err
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["00003.png"] and not (tmp_path / "one.png").exists()
+    code, _, err = run("encode", "gone/%05d.png")
+    assert code == 1 and "no pictures" in err and not (tmp_path / "gone.rdc").exists()
+
+
 def test_a_picture_that_comes_after_the_sound_still_does(run, tmp_path):
     source = encoded(moving(8), container="mpegts", tone_hz=440)
     (tmp_path / "late.ts").write_bytes(source)
