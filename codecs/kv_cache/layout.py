@@ -27,6 +27,10 @@ class Layout:
         return f"{self.layers} layers x {self.heads} kv heads x {width}, {type_name(self.dtype)}"
 
 
+NO_LAYERS = Layout(0, 1, 1, 1, torch.bfloat16)
+"""Of blocks without keys and values."""
+
+
 def layout_of(layers: Layers) -> Layout:
     """Layout of a cache, (kv_heads, n, head_dim) per layer.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_EXPORTS = {"PrefixStore": "store", "open_backend": "backends"}
+_EXPORTS = {"PrefixStore": "store", "HybridStore": "hybrid", "open_backend": "backends"}
 """Public name: module. Imported when first used, so that the command's help needs no torch."""
 
 

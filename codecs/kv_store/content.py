@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from ...entropy_models.errors import BitstreamError, Corrupt, Mismatch, Unsupported
 from .. import container
@@ -99,15 +101,22 @@ class StoredBlocks(BlockIndex):
         profile = self.profiles.get(header.profile)
         return decode_parsed(stream, header, salt=self.salt, layers=layers, profile=profile, threads=self.threads)
 
-    def encode(self, node: Node, layers: Layers, settings: KvSettings, total: int | None) -> bytes:
+    def encode(
+        self,
+        node: Node,
+        layers: Layers,
+        settings: KvSettings,
+        total: int | None,
+        states: Mapping[str, Tensor] | None = None,
+    ) -> bytes:
         """The bytes of a block at ``node``'s place in a prompt of ``total`` tokens (None: not known)."""
         return encode_block(
-            KvBlock(node.tokens, layers),
+            KvBlock(node.tokens, layers, states or {}),
             parent=node.parent_id,
             fingerprint=self.fingerprint,
             salt=self.known_salt(),
             start=node.start,
-            settings=settings,
+            settings=settings if layers else replace(settings, mode="lossless", profile=None),
             total=total,
             threads=self.threads,
         )

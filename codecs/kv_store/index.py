@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import TypeVar
 
@@ -283,6 +283,11 @@ class BlockIndex:
                 return
             parent, at = self.id_of(parent, rest[at - first.end : end - first.end]), end
             yield parent, (at - first.end) * TOKEN_BYTES
+
+    def find_marks(self, nodes: Sequence[Node], marks: Sequence[int]) -> None:
+        """Take in the longest block of each mark that belongs to each of these blocks (`trie.MARK_MIN`)."""
+        places = [(node.id, token_key(np.full(node.count, mark))) for node in nodes for mark in marks]
+        self._ask(lambda catalog: [self._take(line) for lines in catalog.around(places) for line in lines])
 
     def leads_on(self, node: Node) -> bool:
         """Whether a block follows this one."""

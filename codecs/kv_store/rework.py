@@ -111,4 +111,4 @@ def _transcoded(index: StoredBlocks, node: Node, stored: bytes, settings: KvSett
         return stored
     if same_rate and same_numbers(head.mode, settings.mode):
         return recode_block(stored, settings.mode)
-    return index.encode(node, block.layers, settings, node.end if not len(node.children) else None)
+    return index.encode(node, block.layers, settings, node.end if not len(node.children) else None, block.states)

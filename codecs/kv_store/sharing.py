@@ -8,9 +8,8 @@ import numpy as np
 
 from ...entropy_models.errors import InputError
 from ..kv_cache.format.header import BlockHeader
-from ..kv_cache.layout import Layout, layout_of, stored_layout
+from ..kv_cache.layout import Layout, stored_layout
 from ..kv_cache.modes.table import MODES
-from ..kv_cache.splice import Layers
 from .content import StoredBlocks
 from .trie import Match, Node
 
@@ -18,9 +17,9 @@ from .trie import Match, Node
 class Sharing:
     """Sharing by one put: looks at each block once."""
 
-    def __init__(self, index: StoredBlocks, layers: Layers) -> None:
-        """``layers``: what is put."""
-        self.index, self.layout = index, layout_of(layers)
+    def __init__(self, index: StoredBlocks, layout: Layout) -> None:
+        """``layout``: of what is put."""
+        self.index, self.layout = index, layout
         self._headers: dict[bytes, BlockHeader] = {}
 
     def match(self, tokens: np.ndarray) -> Match:

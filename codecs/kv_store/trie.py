@@ -24,6 +24,9 @@ TOKEN_BYTES = 4
 TOKEN_MAX = (1 << 8 * TOKEN_BYTES) - 1
 """Largest id that a block holds."""
 _TOKEN = f">u{TOKEN_BYTES}"
+MARK_MIN = TOKEN_MAX - 7
+"""Ids from here on are of no prompt: a block of them, one id again and again, holds what is kept beside the block before it
+(`hybrid`): keys and values of windows up to its end, as many positions as ids, or recurrent states after it."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -58,6 +61,16 @@ class Node:
     def end(self) -> int:
         """Position after the last token."""
         return self.start + self.count
+
+    @property
+    def is_mark(self) -> bool:
+        """Whether it is no part of a prompt, and holds something beside the block before it."""
+        return int.from_bytes(self.key[:TOKEN_BYTES]) >= MARK_MIN
+
+    @property
+    def ends_prompt(self) -> bool:
+        """Whether no block goes on with the prompt."""
+        return not self.is_mark and all(child.is_mark for child in self.children)
 
     @property
     def tokens(self) -> np.ndarray:
@@ -200,6 +213,10 @@ class Trie:
         """Blocks without a following block, orphans included."""
         return [node for node in self.nodes.values() if not len(node.children)]
 
+    def prompt_ends(self) -> list[Node]:
+        """Blocks with which a prompt ends, orphans included, but for those that a sibling contains."""
+        return [node for node in self.nodes.values() if node.ends_prompt and not self.contained(node)]
+
     def match(self, tokens: np.ndarray) -> Match:
         """The longest stored prefix of a prompt.
 
@@ -209,9 +226,17 @@ class Trie:
         Returns:
             the chain of whole blocks, and the block whose beginning reaches furthest after them.
         """
-        key = token_key(tokens)
         best: tuple[int, int, Node, Node | None, int] = 0, 0, self.root, None, 0  # tokens, blocks, last whole one, tail
-        stack = [(self.root, 0)]
+        for node, depth, tail, shared in self.reached(tokens):
+            if (node.end + shared, depth) > best[:2]:
+                best = node.end + shared, depth, node, tail, shared
+        _, depth, last, tail, shared = best
+        return Match(tuple(self.path_to(last)) if depth else (), tail, shared)
+
+    def reached(self, tokens: np.ndarray) -> Iterator[tuple[Node, int, Node | None, int]]:
+        """Blocks that a prompt goes through: (the root or a whole one, blocks up to it, the block that shares most of what
+        follows but not all of itself, tokens of that one)."""
+        key, stack = token_key(tokens), [(self.root, 0)]
         while stack:  # blocks of several lengths may fit at once: a short tail, and the block that outgrew it
             node, depth = stack.pop()
             first = node.end * TOKEN_BYTES
@@ -220,10 +245,7 @@ class Trie:
             tail, shared = node.children.nearest(rest)
             if tail is not None and shared == tail.count:
                 tail, shared = None, 0
-            if (node.end + shared, depth) > best[:2]:
-                best = node.end + shared, depth, node, tail, shared
-        _, depth, last, tail, shared = best
-        return Match(tuple(self.path_to(last)) if depth else (), tail, shared)
+            yield node, depth, tail, shared
 
     def contained(self, node: Node) -> bool:
         """Whether a sibling holds all of this leaf's tokens and more: the leaf is then of no use."""
@@ -233,7 +255,7 @@ class Trie:
         """Number of prompts through each block, by id: those that end with it or with a block that follows it."""
         through = dict.fromkeys(self.nodes, 0)
         for node in sorted(self.nodes.values(), key=lambda node: -node.start):  # what follows a block is before it here
-            if not len(node.children) and not self.contained(node):
+            if node.ends_prompt and not self.contained(node):
                 through[node.id] = 1
             if node.parent is not None and node.parent is not self.root:
                 through[node.parent.id] += through[node.id]

@@ -90,10 +90,11 @@ def stats(index: BlockIndex, asked_tokens: int = 0, found_tokens: int = 0) -> St
     """Count what is stored."""
     index.load()
     trie = index.trie
-    leaves = [node for node in trie.leaves() if not trie.contained(node) and trie.reachable(node)]
-    tokens, prompt_tokens = sum(node.count for node in trie.nodes.values()), sum(leaf.end for leaf in leaves)
+    leaves = [node for node in trie.prompt_ends() if trie.reachable(node)]
+    tokens = sum(node.count for node in trie.nodes.values() if not node.is_mark)
+    prompt_tokens = sum(leaf.end for leaf in leaves)
     through = trie.prompts_through()
-    shared = [node for node in trie.nodes.values() if through[node.id] > 1]
+    shared = [node for node in trie.nodes.values() if not node.is_mark and through[node.id] > 1]
     bits = [node.edge_bits for node in shared if node.edge_bits is not None]
     return Stats(
         blocks=len(trie.nodes),

@@ -20,8 +20,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "kv-cache.md"
 TABLE = re.compile(r"(?<=<!-- model types -->\n\n).*?(?=\n<!-- end -->)", re.DOTALL)
 ROWS = {
     "store, files": "keys and values of every position",
-    "store with `DynamicCache()`, files whole": "sliding windows",
-    "files whole: states": "recurrent states, convolutions or an index of sparse attention",
+    "`HybridStore`, files whole: windows": "sliding windows",
+    "`HybridStore`, files whole: states": "recurrent states, convolutions or an index of sparse attention",
     "files whole: prefixes": "RoPE that depends on the length, or attention that looks ahead",
     "refused: encoder": "an encoder and a decoder",
     "refused: own": "a cache of its own, or none",
@@ -47,11 +47,11 @@ def row_of(kind: str) -> str:
     kinds = {_KIND_OF.get(name, "unknown") for name in layers}
     if "unknown" in kinds:
         return "refused: own"
-    if any("states" in kind for kind in kinds):
-        return "files whole: states"
     if _no_prefix(SimpleNamespace(config=config), contents_told_apart=True):
         return "files whole: prefixes"
-    return "store with `DynamicCache()`, files whole" if "window" in kinds else "store, files"
+    if any("states" in kind for kind in kinds):
+        return "`HybridStore`, files whole: states"
+    return "`HybridStore`, files whole: windows" if "window" in kinds else "store, files"
 
 
 def _own_cache_class(config: type) -> bool:
@@ -88,10 +88,10 @@ def test_the_table_of_model_types_is_what_transformers_has():
 @pytest.mark.parametrize(
     ("kind", "row"),
     [
-        ("llama", "store, files"), ("deepseek_v3", "store, files"), ("mistral", "store with `DynamicCache()`, files whole"),
-        ("gpt_oss", "store with `DynamicCache()`, files whole"), ("mamba2", "files whole: states"),
+        ("llama", "store, files"), ("deepseek_v3", "store, files"), ("mistral", "`HybridStore`, files whole: windows"),
+        ("gpt_oss", "`HybridStore`, files whole: windows"), ("mamba2", "`HybridStore`, files whole: states"),
         ("minimax", "refused: own"), ("bert", "files whole: prefixes"), ("gpt_neox", "store, files"),
-        ("jamba", "files whole: states"), ("bart", "refused: encoder"),
+        ("jamba", "`HybridStore`, files whole: states"), ("bart", "refused: encoder"),
     ],
 )  # fmt: skip
 def test_types_whose_caches_were_tried_have_the_row_that_was_found(kind, row):

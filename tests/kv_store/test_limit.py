@@ -125,7 +125,7 @@ def test_a_put_of_a_long_prompt_takes_linear_time(opened, monkeypatch):
             total[0] += len(ids)
             return made(ids)
 
-        for module in ("store", "index", "trie"):
+        for module in ("block_store", "index", "trie"):
             monkeypatch.setattr(f"rdcodec.codecs.kv_store.{module}.token_key", counting)
         store = opened(salt=b"%d" % tokens)
         put(store, list(range(tokens)))

@@ -11,10 +11,12 @@ The header and the chunks are specified in `header`, a chunk in `rows`, its cont
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ....entropy_models.errors import BitstreamError, InputError, Mismatch
 from ... import container
@@ -40,6 +42,7 @@ from .header import (
     parse,
     stored_layers,
 )
+from .states import pack_states, unpack_states
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class KvBlock:
 
     tokens: np.ndarray
     layers: Layers
+    states: Mapping[str, Tensor] = field(default_factory=dict)
+    """Recurrent states after the last token, as `states.pack_states` takes them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +110,8 @@ def encode_block(
     """A block's bytes. The same block and settings always give the same bytes.
 
     Args:
-        block: keys and values in bf16, fp16 or fp32, on any device; not needed for mode ``tokens``.
+        block: keys and values in bf16, fp16 or fp32, on any device; not needed for mode ``tokens``. One without is of mode
+            ``lossless``, whose only layers have windows or recurrent states.
         parent: id of the block before, 16 zero bytes for the first.
         fingerprint: 16 bytes of the model (`hf.fingerprint.fingerprint`).
         salt: the tenant's; blocks of different salts never match.
@@ -118,7 +124,7 @@ def encode_block(
         ValueError: shapes, types or limits; the message has found and expected.
     """
     head = _header_of(block, settings, parent=parent, fingerprint=fingerprint, salt=salt, start=start, total=total)
-    rope = _rope_chunk(settings, head.key_dim)
+    rope = _rope_chunk(settings, head.key_dim) if block.layers else b""
     mode = MODES[settings.mode]
     coders = [mode.coders.write() for _ in range(2 * stored_layers(head))]
 
@@ -129,13 +135,14 @@ def encode_block(
         )  # fmt: skip
 
     layers_at_once(code, range(stored_layers(head)), head, threads)
-    return assembled(head, rope, [coder.chunk() for coder in coders])
+    states = [pack_states(block.states)] if block.states else []
+    return assembled(head, rope, [*(coder.chunk() for coder in coders), *states])
 
 
-def assembled(head: BlockHeader, rope: bytes, tensors: list[bytes]) -> bytes:
-    """A block's bytes from those of its RoPE frequencies and of its tensors."""
+def assembled(head: BlockHeader, rope: bytes, data: list[bytes]) -> bytes:
+    """A block's bytes from those of its RoPE frequencies, of its tensors, and of recurrent states if it has any."""
     chunks = [(container.METADATA, head.ids), (container.METADATA, rope)]
-    chunks += [(container.DATA, body) for body in tensors]
+    chunks += [(container.DATA, body) for body in data]
     return container.write(stream_id=STREAM_ID, weights=head.profile, signal=pack(head), chunks=chunks)
 
 
@@ -223,7 +230,8 @@ def decode_parsed(
         return coding_pass(coders, head, rope=rope, profile=profile, chosen=part)
 
     decoded = tuple(pair for part in layers_at_once(code, chosen, head, threads) for pair in part)
-    return KvBlock(head.tokens, decoded[want.start - first :] if len(want) else ())
+    states = unpack_states(stream.chunk(FIRST + 2 * stored)) if head.has_states else {}
+    return KvBlock(head.tokens, decoded[want.start - first :] if len(want) else (), states)
 
 
 def _header_of(
@@ -243,8 +251,8 @@ def _header_of(
         raise InputError(f"tokens of shape {tokens.shape}; need 1..{TOKENS_MAX} in one row")
     if tokens.min() < 0 or tokens.max() >= 1 << 32 or not 0 <= start < START_MAX:
         raise InputError(f"token ids {tokens.min()}..{tokens.max()} at position {start}; need 0..2^32 - 1, 0..2^40 - 1")
-    if not block.layers and settings.mode != "tokens":
-        raise InputError(f"a block without layers has no mode but tokens, not {settings.mode}")
+    if not block.layers and settings.mode not in ("tokens", "lossless"):
+        raise InputError(f"a block without layers has no mode but tokens and lossless, not {settings.mode}")
     heads, key_dim, value_dim, dtype = _shapes(block, n)
     sinks, recent = _finer_tokens(settings, start, n, total)
     profile = settings.profile.hash if settings.profile and MODES[settings.mode].option == "quality" else bytes(8)

@@ -28,7 +28,8 @@ offset  size  field
 Chunk 0 (metadata): token ids, each 4 bytes. Chunk 1 (metadata): RoPE frequencies, float32, or nothing. Then,
 for each layer, a chunk of keys and one of values (`rows` gives the layout), none in mode ``tokens``. The 8 bytes that
 the container keeps for a weights hash name the calibrated profile, zeros for none (of mode quantized also in files
-before 2026-11-22). layers x heads x widths x n is at most 2^31.
+before 2026-11-22). layers x heads x widths x n is at most 2^31. One chunk more holds recurrent states after the block's
+tokens: a tensor file (stream id 5), lossless.
 
 Signal header of a sequence (record 1), little-endian, 44 bytes; `sequence` gives its chunks:
 
@@ -98,6 +99,8 @@ class BlockHeader:
     profile: bytes
     chunk_bytes: tuple[tuple[int, int], ...]
     """Bytes of each layer's keys and values."""
+    has_states: bool = False
+    """Whether the last chunk holds recurrent states."""
 
     @property
     def count(self) -> int:
@@ -209,23 +212,23 @@ def parse(data: bytes | memoryview | container.Stream) -> tuple[container.Stream
     check_sizes(layers, heads, key_dim, value_dim, n, Corrupt)
     if quality > 100 or start >= START_MAX or sinks + recent > n or not 1 <= bits <= 5:
         raise Corrupt(f"quality {quality}, start {start}, {sinks} + {recent} of {n} tokens, {bits} bits: out of range")
-    chunk_bytes, ids = _chunk_bytes(stream, mode, layers), stream.chunk(0)
+    chunk_bytes, has_states, ids = *_chunk_bytes(stream, mode, layers), stream.chunk(0)
     if len(ids) != 4 * n:
         raise Corrupt(f"token ids of {len(ids)} bytes; {n} tokens need {4 * n}")
     return stream, BlockHeader(
         mode=mode, quality=quality, element_type=ELEMENT_TYPES[element], layers=layers, heads=heads, key_dim=key_dim,
         value_dim=value_dim, ids=ids, start=start, sinks=sinks, recent=recent, bits=bits, id=block, parent=parent,
-        fingerprint=fingerprint, profile=stream.weights, chunk_bytes=chunk_bytes,
+        fingerprint=fingerprint, profile=stream.weights, chunk_bytes=chunk_bytes, has_states=has_states,
     )  # fmt: skip
 
 
-def _chunk_bytes(stream: container.Stream, mode: str, layers: int) -> tuple[tuple[int, int], ...]:
-    """Bytes of each layer's keys and values."""
+def _chunk_bytes(stream: container.Stream, mode: str, layers: int) -> tuple[tuple[tuple[int, int], ...], bool]:
+    """Bytes of each layer's keys and values, and whether a chunk of recurrent states follows."""
     count = FIRST + (2 * layers if MODES[mode].target else 0)
-    if len(stream.entries) != count:
-        raise Corrupt(f"{len(stream.entries)} chunks; {layers} layers of mode {mode} make {count}")
-    sizes = [entry.length for entry in stream.entries[FIRST:]]
-    return tuple(zip(sizes[::2], sizes[1::2], strict=True))
+    if len(stream.entries) not in (count, count + 1):
+        raise Corrupt(f"{len(stream.entries)} chunks; {layers} layers of mode {mode} make {count}, and one may hold states")
+    sizes = [entry.length for entry in stream.entries[FIRST:count]]
+    return tuple(zip(sizes[::2], sizes[1::2], strict=True)), len(stream.entries) > count
 
 
 def pack_sequence(head: SequenceHeader) -> bytes:

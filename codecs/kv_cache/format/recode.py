@@ -61,4 +61,5 @@ def recode_block(data: bytes, mode: str) -> bytes:
     coders = [_Pass(read(stream.chunk(FIRST + i)), write()) for i in range(2 * stored_layers(head))]
     with torch.inference_mode():
         coding_pass(coders, head, wanted=False)
-    return assembled(replace(head, mode=mode), stream.chunk(1), [coder.writer.chunk() for coder in coders])
+    states = [stream.chunk(FIRST + len(coders))] if head.has_states else []
+    return assembled(replace(head, mode=mode), stream.chunk(1), [*(coder.writer.chunk() for coder in coders), *states])

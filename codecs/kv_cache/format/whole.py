@@ -23,9 +23,6 @@ from torch import Tensor
 from ....entropy_models.errors import BitstreamError, Corrupt, InputError, Mismatch, Unsupported
 from ... import container
 from ...contract import Progress
-from ...tensor.codec import TensorCodec
-from ...tensor.sources import Tensors
-from ...tensor.writing import TensorSettings
 from ..modes.table import MODES
 from ..splice import Layers
 from .blocks import KvSettings, block_id
@@ -33,6 +30,7 @@ from .header import ROOT, WHOLE, SequenceHeader, chunk_count, parse_sequence
 from .identity import Fingerprint
 from .manifest import FIRST_RUN, layers_of
 from .sequence import decode_blocks, encode_sequence, join_blocks, write_sequence
+from .states import pack_states, states_of, unpack_states
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,7 +76,7 @@ def encode_whole(
             shape = (keys.shape[0], keys.shape[1], keys.shape[2], values.shape[2], keys.dtype)
             runs.setdefault(shape, []).append(layer.pair)
             line["run"] = list(runs).index(shape)
-        states |= {f"{i}.{name}": x.detach().cpu().contiguous() for name, x in layer.states.items()}
+        states |= {f"{i}.{name}": x for name, x in layer.states.items()}
         lines.append(line)
     chunks = [json.dumps({"layers": lines}).encode(), tokens.astype("<u4").tobytes()]
     for shape, pairs in runs.items():
@@ -87,7 +85,7 @@ def encode_whole(
             encode_sequence(held, tuple(pairs), settings, fingerprint=bytes(fingerprint), salt=salt, progress=progress)
         )
     if states:
-        chunks.append(TensorCodec(TensorSettings(mode="lossless")).encode(Tensors(states, {})))
+        chunks.append(pack_states(states))
     last = block_id(ROOT, fingerprint, salt, tokens)
     head = SequenceHeader(content=WHOLE, tokens=len(tokens), fingerprint=bytes(fingerprint), last_id=last)
     return write_sequence(head, chunks, fingerprint.record() if isinstance(fingerprint, Fingerprint) else None)
@@ -117,7 +115,7 @@ def decode_whole(
         pair = next(runs[line["run"]], None) if "run" in line else None
         if "run" in line and pair is None:
             raise Corrupt(f"layer {i} is not in its run")
-        own = {name.partition(".")[2]: x for name, x in states.items() if name.partition(".")[0] == str(i)}
+        own = states_of(states, i)
         layers.append(LayerState(kind=line["kind"], seen=line["seen"], window=line["window"], pair=pair, states=own))
     return tokens, layers
 
@@ -128,7 +126,7 @@ def _states(stream: container.Stream, at: int) -> dict[str, Tensor]:
         raise Corrupt(f"{chunk_count(stream)} chunks; {at} hold the runs, and one may hold states")
     if chunk_count(stream) == at:
         return {}
-    return dict(TensorCodec().decode(stream.chunk(at)).tensors)
+    return unpack_states(stream.chunk(at))
 
 
 def _run(stream: container.Stream, at: int, tokens: np.ndarray, salt: bytes | None, progress: Progress | None) -> Layers:

@@ -32,7 +32,7 @@ from ..splice import Layers
 from . import residual
 from .fingerprint import earlier_fingerprint, fingerprint
 from .inputs import as_layers, as_token_ids, held_ids
-from .layer_kinds import filled, holds_every_position, taken_apart
+from .layer_kinds import filled, holds_every_position, seen_ids, taken_apart
 from .mismatch import cause, check_block, check_fits
 from .model import rope_of
 from .token_sequence import decode_tokens, encode_tokens
@@ -110,10 +110,7 @@ def _whole(
     layers: list[LayerState], ids: np.ndarray, settings: KvSettings, name: bytes, salt: bytes, progress: Progress | None
 ) -> bytes:
     """The file of a cache with windows or recurrent states."""
-    seen = {layer.seen for layer in layers if layer.pair} or {len(ids)}
-    if len(seen) != 1 or not max(seen) <= len(ids) <= max(seen) + 1:
-        raise InputError(f"{len(ids)} token ids for a cache whose layers have seen {sorted(seen)} tokens; need one for each")
-    ids = ids[: max(seen)]
+    ids = seen_ids(layers, ids)
     if isinstance(name, Fingerprint):
         _check_contents(ids, name, settings.mode)
     return encode_whole(ids, layers, settings, fingerprint=name, salt=salt, progress=progress)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from ..format.whole import LayerState
 
 EVERY_POSITION = (
     "supported are keys and values of every position: caches of full-attention layers, of any layers in a DynamicCache() "
-    "without config, which keeps all, static and quantised ones"
+    "without config, which keeps all, static and quantised ones; for others there is HybridStore"
 )
 _KIND_OF = {
     "DynamicLayer": "full", "DynamicSlidingWindowLayer": "window", "LinearAttentionLayer": "states",
@@ -111,6 +113,29 @@ def _state_of(layer: Any, index: int) -> LayerState:
             raise InputError(f"{name} of layer {index} hold a batch of {batch}; put one sequence at a time (split_batch)")
     window = int(getattr(layer, "sliding_window", 0) or 0) if kind.startswith("window") else 0
     return LayerState(kind=kind, seen=seen, window=window, pair=pair, states=states)
+
+
+def seen_ids(layers: Sequence[LayerState], ids: np.ndarray) -> np.ndarray:
+    """Ids of the tokens that a cache has seen. One id more is cut: generation ends on a token whose keys are not there yet.
+
+    Raises:
+        ValueError: too few ids, or more than one too many.
+    """
+    seen = {layer.seen for layer in layers if layer.pair} or {len(ids)}
+    if len(seen) != 1 or not max(seen) <= len(ids) <= max(seen) + 1:
+        raise InputError(f"{len(ids)} token ids for a cache whose layers have seen {sorted(seen)} tokens; need one for each")
+    return ids[: max(seen)]
+
+
+def layers_of_model(model: Any) -> list[LayerState]:
+    """Kind and window of each layer of a model's own cache, empty.
+
+    Raises:
+        Unsupported: a kind of layer that is not known here.
+    """
+    from transformers import cache_utils
+
+    return [_state_of(layer, i) for i, layer in enumerate(cache_utils.DynamicCache(config=model.config).layers)]
 
 
 def filled(layers: list[LayerState], model: Any = None, device: Any = None) -> Any:

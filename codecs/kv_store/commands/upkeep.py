@@ -52,11 +52,13 @@ def list_prompts(store: Store, as_json: AsJson = False) -> None:
         for name, index in _indexes(store):
             index.load()
             trie, through = index.trie, index.trie.prompts_through()
-            for leaf in sorted(trie.leaves(), key=lambda node: -node.last_used):
+            ends = [node for node in trie.nodes.values() if node.ends_prompt]
+            for leaf in sorted(ends, key=lambda node: -node.last_used):
                 path = trie.path_to(leaf)
                 begins = " ".join(str(token) for token in path[0].tokens[:6])
                 begins = begins if trie.reachable(leaf) else f"unreachable: what comes before {begins} is lost"
-                size = sum(node.size_bytes for node in path)
+                beside = [child for node in path for child in node.children if child.is_mark]  # windows, states
+                size = sum(node.size_bytes for node in (*path, *beside))
                 shared = max((node.end for node in path if through[node.id] > 1), default=0)
                 row = {
                     "namespace": name,
