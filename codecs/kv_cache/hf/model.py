@@ -80,6 +80,7 @@ def mapped_model(folder: str | Path) -> Any | None:
         return None
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=config.dtype).eval()
+    model.tie_weights()  # which transformers 5.0.0 does not do without storage
     weights = _weights(model, _mapped_tensors(folder))
     if weights is None or model._keep_in_fp32_modules or model._keep_in_fp32_modules_strict:
         return None
