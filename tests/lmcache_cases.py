@@ -39,6 +39,9 @@ class MemoryObj:
     def __init__(self, tensor):
         self._tensor, self._used = tensor, None
 
+    def get_shapes(self):
+        return [self._tensor.shape]
+
     @property
     def tensor(self):
         return self._tensor if self._used is None else self._tensor.flatten()[: self._used]
@@ -46,6 +49,23 @@ class MemoryObj:
     def set_used_size(self, count):
         assert 0 < count <= self._tensor.numel() * self._tensor.element_size()
         self._used = count
+
+
+class SeveralTensors:
+    """A `MemoryObj` of several groups of layers: ``tensor`` is of none of them."""
+
+    def __init__(self, tensors):
+        self.tensors = tensors
+
+    @property
+    def tensor(self):
+        raise AssertionError("a chunk of several tensors has no one tensor")
+
+    def get_shapes(self):
+        return [x.shape for x in self.tensors]
+
+    def get_tensor(self, index):
+        return self.tensors[index]
 
 
 KEY = ObjectKey()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
+from hybrid_cases import with_states
 from model_cases import latent_decoder, prefilled, prompt, tiny
 from rdcodec.codecs.kv_cache import KvSettings, calibrate, fingerprint, load_cache, save_cache
 from rdcodec.codecs.kv_cache.evaluation import fidelity as evaluate
@@ -102,6 +103,7 @@ def test_tensors_of_a_window_are_not_taken_for_those_of_every_position(tmp_path)
         ("dummy", r"layer 0 is a shared or unknown layer \(DummyLayer\)"),
     ],
 )
+@with_states
 def test_layers_without_every_position_are_refused_by_a_store_by_name(tmp_path, kind, message):
     options = {"sliding_attention": {"sliding_window": 4}, "chunked_attention": {"sliding_window": 4}}.get(kind, {})
     cache, keys = transformers.DynamicCache(), torch.zeros(1, 2, 5, 16)

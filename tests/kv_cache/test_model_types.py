@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
+from hybrid_cases import with_states
 from rdcodec.codecs.kv_cache.hf.fingerprint import _no_prefix
 from rdcodec.codecs.kv_cache.hf.layer_kinds import _KIND_OF
 from rdcodec.entropy_models.errors import Unsupported
@@ -70,6 +71,7 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+@with_states
 def test_the_table_of_model_types_is_what_transformers_has():
     """Of another version than the page's, types that both know."""
     (shown,) = TABLE.findall(PAGE.read_text())
@@ -94,6 +96,7 @@ def test_the_table_of_model_types_is_what_transformers_has():
         ("jamba", "`HybridStore`, files whole: states"), ("bart", "refused: encoder"),
     ],
 )  # fmt: skip
+@with_states
 def test_types_whose_caches_were_tried_have_the_row_that_was_found(kind, row):
     assert row_of(kind) == row
 

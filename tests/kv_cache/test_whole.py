@@ -8,7 +8,7 @@ import pytest
 import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
-from hybrid_cases import HYBRIDS, hybrid, logits, own_cache
+from hybrid_cases import HYBRIDS, hybrid, logits, own_cache, with_states
 from model_cases import go_on, prefilled, prompt, tiny
 from rdcodec.codecs import container
 from rdcodec.codecs.kv_cache import KvSettings, filled_cache, fingerprint, load_cache, save_cache, split_batch
@@ -34,12 +34,14 @@ def test_caches_of_windows_and_states_are_gone_on_from_exactly(tmp_path, kind):
     assert torch.equal(logits(model, more[:, 60:], loaded), right)
     assert torch.equal(logits(model, more[:, 60:], load_cache(path)), right)  # layers by their kinds alone
     options = {"max_new_tokens": 8, "do_sample": False}
-    again = model.generate(more, **cache_argument(model, load_cache(path, model, prompt=more)), **options)
-    assert torch.equal(again, model.generate(more, **options))
+    first = 60 if kind == "mamba2" else 0  # states alone do not tell generate how many tokens they have seen
+    again = model.generate(more[:, first:], **cache_argument(model, load_cache(path, model, prompt=more)), **options)
+    assert torch.equal(again, model.generate(more, **options)[:, first:])
     with pytest.raises(Mismatch, match="is of model"):
         load_cache(path, tiny())
 
 
+@with_states
 def test_states_are_exact_and_windows_lossy_where_asked(tmp_path):
     model, ids, path = hybrid("falcon_h1"), prompt(60), tmp_path / "a.rdc"
     cache = own_cache(model, ids)
@@ -63,6 +65,7 @@ def test_a_whole_cache_is_not_cut(tmp_path):
         save_cache(own_cache(model, ids), ids[:, :58], path, model)
 
 
+@with_states
 def test_whole_caches_are_checked_described_and_refused_where_they_are_damaged(tmp_path):
     model, ids, path = hybrid("falcon_h1"), prompt(40), tmp_path / "a.rdc"
     save_cache(own_cache(model, ids), ids, path, model, settings=EXACT, salt=b"a")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
-from hybrid_cases import HYBRIDS, hybrid, logits, own_cache
+from hybrid_cases import HYBRIDS, hybrid, logits, own_cache, with_states
 from model_cases import prefilled, prompt, tiny
 from rdcodec.codecs.kv_cache import KvSettings, fingerprint
 from rdcodec.codecs.kv_store import HybridStore, PrefixStore, open_backend
@@ -168,6 +168,7 @@ def test_tenants_and_other_caches_of_the_model_do_not_meet(opened, tmp_path):
     assert opened(model, salt=b"a").get(more) is not None
 
 
+@with_states
 def test_lossy_modes_keep_states_exact_and_windows_close(opened):
     model, ids = hybrid("falcon_h1"), prompt(60)
     store = opened(model, settings=KvSettings(block_tokens=BLOCK))
@@ -189,7 +190,7 @@ def marks(store):
     return [node for node in store.index.trie.nodes.values() if node.is_mark]
 
 
-@pytest.mark.parametrize("kind", ["gemma3_text", "mistral", "jamba"])
+@pytest.mark.parametrize("kind", ["gemma3_text", "mistral", pytest.param("jamba", marks=with_states)])
 @pytest.mark.parametrize("how", ["flip", "cut", "zeros", "empty", "gone"])
 def test_a_damaged_block_is_a_miss_and_the_next_put_heals_it(opened, tmp_path, kind, how):
     model, ids, rng = hybrid(kind), prompt(60), np.random.default_rng(0)
@@ -217,6 +218,7 @@ def test_a_put_that_holds_more_replaces_what_held_less(opened):
     assert opened(model).put(ids, own_cache(model, ids)).new_blocks == 0
 
 
+@with_states
 def test_upkeep_counts_prompts_and_evicts_what_stands_beside_them_first(opened, tmp_path):
     model, ids = hybrid("jamba"), prompt(60)
     store = opened(model)

@@ -14,13 +14,18 @@ group ``lmcache.serde`` names `register` for versions, and other programs, that 
 one. A chunk does not tell its place in the prompt: its keys are turned back as if it began one, which leaves each channel's
 mean and scale as steady along it.
 
-In the buffer, little-endian: kind (1 byte: 3 a block, 4 the chunk's raw bytes, where the block would be longer, a lossy mode
-met NaN or infinity, or the layout is not one of keys and values, as that of multi-head latent attention (MLA); 1 and 2 were
-frames without a place and are refused), 3 zeros, length n (8 bytes), CRC-32
-of the n bytes (4 bytes), place (16 bytes), then n bytes. The place is a hash of the chunk's hash, model, rank, group,
-salt, shape and element type: a chunk that lies in another's place is refused, raw or not. A chunk's tokens are not known
-here, only its hash: the block's parent field holds a hash of it, its fingerprint one of model, rank and group, its salt
-is the chunk's.
+Chunks are ``[2, layers, tokens, hidden]``, ``[layers, 2, tokens, heads, head_dim]``, or ``[1, layers, tokens, width]`` of
+multi-head latent attention (MLA): latents are the keys of one head, whose values have width 0. A model whose layers differ
+has chunks of several tensors.
+
+In the buffer is a frame for each tensor, little-endian: kind (1 byte: 3 a block, 4 the tensor's raw bytes, where the block
+would be longer, a lossy mode met NaN or infinity, or the layout is another; 1 and 2 were frames without a place and are
+refused), 3 zeros, length n (8 bytes), CRC-32 of the n bytes (4 bytes), place (16 bytes), then n bytes. The place is a hash
+of the chunk's hash, model, rank, group, salt, shape and element type, and of the tensor's number if there are several: one
+that lies in another's place is refused, raw or not. A chunk's tokens are not known here, only its hash: the block's parent
+field holds a hash of it, its fingerprint one of model, rank and group, its salt is the chunk's.
+
+Nothing that a chunk holds makes a store fail. What cannot be read is an error that LMCache counts as a miss.
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,33 +76,31 @@ class KvSerializer:
         Raises:
             ValueError: a buffer that is too small.
         """
-        chunk, buffer = _tensor(src, "source"), _bytes_of(_tensor(dst, "destination"))
-        raw_bytes = chunk.numel() * chunk.element_size()
-        data = b""
-        # lossy modes take no NaN and no 3e38, none takes fp8, and latents (MLA) are no keys and values
+        chunks, buffer = _tensors(src, "source"), _bytes_of(_tensor(dst, "destination"))
+        data = b"".join(self._frame(chunk, _Place(key, i, len(chunks))) for i, chunk in enumerate(chunks))
+        if len(data) > buffer.numel():
+            raise InputError(f"{len(data)} bytes do not fit the buffer of {buffer.numel()}")
+        buffer[: len(data)].copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        return len(data)
+
+    def _frame(self, chunk: Tensor, place: _Place) -> bytes:
+        """A tensor as a block, or as it is where that would not do."""
+        chunk, data = chunk.contiguous(), b""
+        # lossy modes take no NaN and no 3e38, and none takes fp8
         with contextlib.suppress(ValueError):
             layers = _layers(chunk, self.head_dim)
+            settings = replace(self.settings, rope=None) if _is_latent(chunk.shape) else self.settings
             block = KvBlock(np.arange(layers[0][0].shape[1]), layers)
-            data = encode_block(block, **_place(key), start=0, settings=self.settings)
-        if not data or len(data) > raw_bytes:
-            kind, data = RAW, _bytes_of(chunk.cpu().contiguous()).numpy().tobytes()
-        else:
-            kind = BLOCK
-        frame = FRAME.pack(kind, len(data), zlib.crc32(data), _place_hash(key, chunk)) + data
-        if len(frame) > buffer.numel():
-            raise InputError(f"{len(frame)} bytes do not fit the buffer of {buffer.numel()}")
-        buffer[: len(frame)].copy_(torch.frombuffer(bytearray(frame), dtype=torch.uint8))
-        return len(frame)
+            data = encode_block(block, **place.of_block, start=0, settings=settings)
+        kind = BLOCK
+        if not data or len(data) > chunk.numel() * chunk.element_size():
+            kind, data = RAW, _bytes_of(chunk.cpu()).numpy().tobytes()
+        return FRAME.pack(kind, len(data), zlib.crc32(data), place.hash(chunk)) + data
 
     def estimate_serialized_size(self, layout_desc: Any) -> int:
-        """Upper bound in bytes for a chunk of this layout: its raw size and the frame's header.
-
-        Raises:
-            ValueError: a layout of several tensors.
-        """
-        if len(layout_desc.shapes) != 1:
-            raise InputError(f"a chunk of {len(layout_desc.shapes)} tensors; only one group of layers is supported")
-        return math.prod(layout_desc.shapes[0]) * layout_desc.dtypes[0].itemsize + FRAME.size
+        """Upper bound in bytes for a chunk of this layout: the raw size of its tensors, and a frame's header for each."""
+        sizes = zip(layout_desc.shapes, layout_desc.dtypes, strict=True)
+        return sum(math.prod(shape) * dtype.itemsize + FRAME.size for shape, dtype in sizes)
 
 
 class KvDeserializer:
@@ -113,51 +117,65 @@ class KvDeserializer:
             BitstreamError: damaged, of another chunk, model or salt, or of another layout than ``dst``; ``dst`` is
                 not written then, and LMCache counts a miss.
         """
-        chunk = _tensor(dst, "destination")
-        kind, data = _unframe(_bytes_of(_tensor(src, "source").cpu()).numpy(), _place_hash(key, chunk))
-        if kind == RAW:
-            if len(data) != chunk.numel() * chunk.element_size():
-                raise Corrupt(f"{len(data)} raw bytes for a chunk of {chunk.numel() * chunk.element_size()}")
-            chunk.copy_(torch.frombuffer(bytearray(data), dtype=chunk.dtype).reshape(chunk.shape))
-            return
-        place = _place(key)
-        if read_block_header(data).parent != place["parent"]:
+        chunks = _tensors(dst, "destination")
+        buffer, found = _bytes_of(_tensor(src, "source").cpu()).numpy(), list[Tensor]()
+        for i, chunk in enumerate(chunks):
+            place = _Place(key, i, len(chunks))
+            kind, data = _unframe(buffer, place.hash(chunk))
+            found.append(self._raw(data, chunk) if kind == RAW else self._decoded(data, chunk, place))
+            buffer = buffer[FRAME.size + len(data) :]
+        for chunk, known in zip(chunks, found, strict=True):
+            chunk.copy_(known)
+
+    @staticmethod
+    def _raw(data: bytes, like: Tensor) -> Tensor:
+        if len(data) != like.numel() * like.element_size():
+            raise Corrupt(f"{len(data)} raw bytes for a chunk of {like.numel() * like.element_size()}")
+        return torch.frombuffer(bytearray(data), dtype=like.dtype).reshape(like.shape)
+
+    def _decoded(self, data: bytes, like: Tensor, place: _Place) -> Tensor:
+        """The tensor of a block, in the shape of ``like``."""
+        own = place.of_block
+        if read_block_header(data).parent != own["parent"]:
             raise Corrupt("the buffer holds another chunk than the key's")
-        block = decode_block(data, fingerprint=place["fingerprint"], salt=place["salt"], profile=self.profile)
-        layers, heads, count, dim = _check_shape(chunk.shape, self.head_dim)
-        shapes = {(tuple(x.shape), x.dtype) for pair in block.layers for x in pair}
-        if len(block.layers) != layers or shapes != {((heads, count, dim), chunk.dtype)}:
-            found = f"{len(block.layers)} layers of {shapes}"
-            raise Corrupt(f"the buffer holds {found}; the chunk is {tuple(chunk.shape)} {chunk.dtype}")
-        for i, (k, v) in enumerate(_layers(chunk, self.head_dim)):
-            k.copy_(block.layers[i][0])
-            v.copy_(block.layers[i][1])
+        block = decode_block(data, fingerprint=own["fingerprint"], salt=own["salt"], profile=self.profile)
+        out = torch.empty(like.shape, dtype=like.dtype)
+        layers = _layers(out, self.head_dim)
+        found, wanted = ([(x.shape, x.dtype) for pair in each for x in pair] for each in (block.layers, layers))
+        if found != wanted:
+            raise Corrupt(
+                f"the buffer holds {len(block.layers)} layers of {set(found)}; the chunk has those of {set(wanted)}"
+            )
+        for known, view in zip(block.layers, layers, strict=True):
+            view[0].copy_(known[0])
+            view[1].copy_(known[1])
+        return out
 
 
-def _check_shape(shape: Any, head_dim: int | None) -> tuple[int, int, int, int]:
-    """(layers, heads, tokens, head width) of ``[2, L, T, hidden]`` or ``[L, 2, T, heads, width]``."""
-    shape = tuple(int(n) for n in shape)
-    if len(shape) == 5 and shape[1] == 2:
-        return shape[0], shape[3], shape[2], shape[4]
-    if len(shape) == 4 and shape[0] == 2:
-        width = head_dim or shape[3]
-        if shape[3] % width:
-            raise InputError(f"hidden dimension {shape[3]} is no multiple of head_dim {width}")
-        return shape[1], shape[3] // width, shape[2], width
-    raise InputError(
-        f"a chunk of shape {shape}; supported are [2, layers, tokens, hidden] and "
-        "[layers, 2, tokens, heads, head_dim]; others are kept as they are"
-    )
+def _is_latent(shape: Any) -> bool:
+    """Whether a chunk holds latents of MLA, which have no values."""
+    return len(shape) == 4 and shape[0] == 1
 
 
 def _layers(chunk: Tensor, head_dim: int | None) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Views of keys and values, shape (heads, tokens, width) each: writing to them writes to the chunk."""
-    layers, heads, count, width = _check_shape(chunk.shape, head_dim)
-    if chunk.ndim == 4:
-        split = chunk.view(2, layers, count, heads, width).permute(1, 0, 3, 2, 4)
-    else:
+    """Views of keys and values, shape (heads, tokens, width) each: writing to them writes to the chunk.
+
+    Raises:
+        ValueError: a layout that is not known, which is kept as it is.
+    """
+    shape = tuple(int(n) for n in chunk.shape)
+    if _is_latent(shape):
+        return tuple((latent[None], chunk.new_empty(1, shape[2], 0)) for latent in chunk[0])
+    if len(shape) == 5 and shape[1] == 2:
         split = chunk.permute(0, 1, 3, 2, 4)
-    return tuple((split[i, 0], split[i, 1]) for i in range(layers))
+    elif len(shape) == 4 and shape[0] == 2:
+        width = head_dim or shape[3]
+        if shape[3] % width:
+            raise InputError(f"hidden dimension {shape[3]} is no multiple of head_dim {width}")
+        split = chunk.view(2, shape[1], shape[2], shape[3] // width, width).permute(1, 0, 3, 2, 4)
+    else:
+        raise InputError(f"a chunk of shape {shape}; the module's text has those that are known")
+    return tuple((split[i, 0], split[i, 1]) for i in range(len(split)))
 
 
 def _unframe(buffer: np.ndarray, expected: bytes) -> tuple[int, bytes]:
@@ -180,23 +198,43 @@ def _unframe(buffer: np.ndarray, expected: bytes) -> tuple[int, bytes]:
     return kind, data
 
 
-def _place(key: Any) -> dict[str, Any]:
-    """Parent, fingerprint and salt of the block of an LMCache ``ObjectKey``."""
-    group = getattr(key, "object_group_id", 0)
-    model = f"{key.model_name}\n{key.kv_rank}\n{group}".encode()
-    return {
-        "parent": hashlib.sha256(key.chunk_hash).digest()[:16],
-        "fingerprint": hashlib.sha256(model).digest()[:16],
-        "salt": getattr(key, "cache_salt", "").encode(),
-    }
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a tensor belongs: an LMCache ``ObjectKey``, and which of a chunk's tensors it is."""
+
+    key: Any
+    number: int
+    count: int
+
+    @property
+    def of_block(self) -> dict[str, Any]:
+        """Parent, fingerprint and salt of its block."""
+        group = getattr(self.key, "object_group_id", 0)
+        model = f"{self.key.model_name}\n{self.key.kv_rank}\n{group}".encode()
+        return {
+            "parent": hashlib.sha256(self.key.chunk_hash).digest()[:16],
+            "fingerprint": hashlib.sha256(model).digest()[:16],
+            "salt": getattr(self.key, "cache_salt", "").encode(),
+        }
+
+    def hash(self, chunk: Tensor) -> bytes:
+        """16 bytes that differ for tensors that must not be taken for each other."""
+        place = self.of_block
+        which = f" {self.number} of {self.count}" if self.count > 1 else ""
+        layout = f"{tuple(chunk.shape)} {chunk.dtype}{which}".encode()
+        salt = hashlib.sha256(place["salt"]).digest()
+        return hashlib.sha256(place["parent"] + place["fingerprint"] + salt + layout).digest()[:16]
 
 
-def _place_hash(key: Any, chunk: Tensor) -> bytes:
-    """16 bytes that differ for chunks that must not be taken for each other."""
-    place = _place(key)
-    layout = f"{tuple(chunk.shape)} {chunk.dtype}".encode()
-    salt = hashlib.sha256(place["salt"]).digest()
-    return hashlib.sha256(place["parent"] + place["fingerprint"] + salt + layout).digest()[:16]
+def _tensors(memory: Any, name: str) -> list[Tensor]:
+    """The tensors of an LMCache ``MemoryObj`` that holds a chunk: one for each group of like layers."""
+    count = len(memory.get_shapes()) if hasattr(memory, "get_shapes") else 1
+    if count < 2:
+        return [_tensor(memory, name)]
+    found = [memory.get_tensor(i) for i in range(count)]
+    if any(tensor is None for tensor in found):
+        raise InputError(f"the {name} lacks a tensor")
+    return found
 
 
 def _tensor(memory: Any, name: str) -> Tensor:
