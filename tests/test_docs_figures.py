@@ -121,6 +121,11 @@ def matched_tensors(method: str) -> list[float]:
     return [figure("tensor_matched.csv", f"fewer_bits_at_{at}_percent", method) for at in ("snr", "kl")]
 
 
+def over_zipnn(file: str) -> float:
+    """Speed of decoding of mode lossless over zipnn's in the same run."""
+    return figure(file, "decode_mb_s", "lossless") / figure(file, "decode_mb_s", "zipnn")
+
+
 CLAIMS = [
     (
         "docs/tensors.md",
@@ -142,6 +147,32 @@ CLAIMS = [
                 ("tensor_activations_matched.csv", "fewer_bits_at_kl_by_activations_percent"),
                 ("tensor_matched.csv", "fewer_bits_at_kl_percent"),
             )
+        ],
+    ),
+    (
+        "docs/tensors.md",
+        r"takes ([\d.]+) % fewer bits than int4 at its KL and ([\d.]+) % fewer than NF4",
+        lambda: [
+            figure("tensor_matched.csv", "fewer_bits_at_kl_by_channel_percent", name) for name in ("int4 g128", "nf4 g64")
+        ],
+    ),
+    (
+        "docs/tensors.md",
+        r"With `--steps channel` as well it is ([\d.]+) % and ([\d.]+) %",
+        lambda: [
+            figure("tensor_activations_matched.csv", "fewer_bits_at_kl_by_both_percent", name)
+            for name in ("int4 g128", "nf4 g64")
+        ],
+    ),
+    (
+        "docs/tensors.md",
+        r"does ([\d.]+) of its MB/s on the Llama, .*? small, ([\d.]+) on the sentence encoder in bf16 "
+        r"\(45 MB, ([\d.]+) % of raw against ([\d.]+) %\), and ([\d.]+) in fp32",
+        lambda: [
+            over_zipnn("tensor_points.csv"),
+            over_zipnn("tensor_bf16_points.csv"),
+            *(figure("tensor_bf16_points.csv", "percent_of_raw", name) for name in ("lossless", "zipnn")),
+            over_zipnn("tensor_fp32_points.csv"),
         ],
     ),
     (

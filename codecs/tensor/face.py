@@ -32,6 +32,9 @@ class EncodeOptions:
         Path | None,
         typer.Option(help="safetensors file: mean squares of a matrix' inputs by its name; columns get steps by them."),
     ] = None
+    steps: Annotated[
+        str | None, typer.Option(help="Of a matrix: tensor (one), channel (of rows), balanced (of rows and columns).")
+    ] = None
     base: BaseFile = None
 
 
@@ -82,9 +85,10 @@ class TensorFace(Streamed, Slicing):
             InputError: it holds other things, or a tensor that the mode does not take.
         """
         from .files import read_energy
+        from .scaling import SCALINGS
         from .writing import TensorSettings, write_stream
 
-        lossy = any(value is not None for value in (options.quality, options.bits, options.snr))
+        lossy = any(v is not None for v in (options.quality, options.bits, options.snr, options.activations, options.steps))
         mode = options.mode or ("delta" if options.base else "quantized" if lossy else "lossless")
         energy = read_energy(options.activations) if options.activations else {}
         settings = TensorSettings(
@@ -93,6 +97,7 @@ class TensorFace(Streamed, Slicing):
             bits=options.bits,
             snr_db=options.snr,
             energy=energy,
+            scaling=options.steps or SCALINGS[0],
             base=_base(options, desk),
         )
         name = getattr(source, "name", None)

@@ -44,8 +44,8 @@ def save_file(
     """Write tensors, which stay as they are, to an .rdc file; warns of those that a lossy mode has to keep exact.
 
     Args:
-        settings: of `writing.TensorSettings`: mode, quality, bits, snr_db, energy; base, as `load_file` takes it, which
-            makes the mode delta.
+        settings: of `writing.TensorSettings`: mode, quality, bits, snr_db, energy, scaling; base, as `load_file` takes
+            it, which makes the mode delta.
 
     Raises:
         InputError: a tensor that the mode does not take.

@@ -11,7 +11,8 @@ A chunk's raw part, after the number of the coding:
 A piece that is not whole rows is one row.
 
 One step for a whole tensor gives the least squared error for its bits, whatever the spread of its rows; exponents are for
-those who weigh errors: of columns by the energy of the activations that they meet, ``step ~ energy^(-1/2)``.
+those who weigh errors (`scaling`): of rows and columns by their spread, of columns by the energy of the activations that
+they meet, ``step ~ energy^(-1/2)``.
 """
 
 from __future__ import annotations
@@ -48,6 +49,13 @@ class Steps:
     """Exponents of rows, int8."""
     columns: np.ndarray | None = None
     """Exponents of columns, int8."""
+
+    def factors(self) -> np.ndarray:
+        """Steps over the step of the whole, float32, that broadcast to the shape of a piece."""
+        scale = np.ones((1, 1), np.float32)
+        if self.rows is not None:
+            scale = scale * _powers(self.rows)[:, None]
+        return scale if self.columns is None else scale * _powers(self.columns)
 
 
 def code(coder: Any, values: np.ndarray | None, steps: Steps | None, shape: tuple[int, int]) -> np.ndarray:

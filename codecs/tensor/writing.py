@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,11 +20,13 @@ from .coding import DELTA, EXACT, STEPS, Given, Piece, code
 from .delta import DIFFERENCE, XOR
 from .header import BASE_NAME, INDEX, MODES, NESTED_BITS, REPORT, STREAM_ID, Entry, Layout, pack_report
 from .rates import spreads_of, step_of_bits, step_of_quality, step_of_snr
+from .scaling import SCALINGS, Factors, factors_of
 from .sources import Source
 from .steps import Steps, exponents_of
 from .torch_types import floats_of, words_from
 
 DEFAULT_QUALITY = 60
+LOSSY_MODES = ("quantized", "nested")
 _TRIED_WORDS = 1 << 16
 """Words of a piece that are coded in every way to find the shortest."""
 _NESTED_STEPS = (0.5, 0.5, 0.125)
@@ -45,6 +47,8 @@ class TensorSettings:
     """Squared error over the mean square of its tensor, the mean over quantised weights, in dB."""
     energy: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Mean squares of a matrix' inputs, (columns,), by the tensor's name: steps are finer where more energy comes in."""
+    scaling: str = SCALINGS[0]
+    """Of `SCALINGS`: what has a step of its own."""
     base: Base | None = None
     """Of mode delta: what the tensors differ from."""
 
@@ -56,6 +60,13 @@ class TensorSettings:
             raise InputError(f"mode {self.mode} has no {given[0]}; its rate is fixed")
         if (self.mode == "delta") != (self.base is not None):
             raise InputError(f"mode {self.mode} {'needs a base' if self.base is None else 'has no base'} (--base)")
+        if self.mode not in LOSSY_MODES and (self.scaling != SCALINGS[0] or self.energy):
+            option = "energy (--activations)" if self.energy else f"scaling {self.scaling} (--steps)"
+            raise InputError(f"mode {self.mode} has no {option}; {' and '.join(LOSSY_MODES)} have")
+        if self.scaling not in SCALINGS:
+            raise InputError(f"no scaling {self.scaling!r} (--steps); there are {', '.join(SCALINGS)}")
+        if self.scaling == "balanced" and self.energy:
+            raise InputError("scaling balanced (--steps) and energy (--activations) both set columns: one of them")
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)}: one of them")
         if self.quality is not None and (type(self.quality) is not int or not 0 <= self.quality <= 100):
@@ -70,15 +81,16 @@ class Encoder:
     """Codes the pieces of a source; keeps the errors of each tensor."""
 
     def __init__(self, source: Source, settings: TensorSettings) -> None:
-        self.source, self._base, self._energy = source, settings.base, settings.energy
+        self.source, self._base, self._settings = source, settings.base, settings
         if self._base:
             self._base.check_worth(source)
-        self.lossy = settings.mode in ("quantized", "nested")
+        self.lossy = settings.mode in LOSSY_MODES
         self._spreads, self.notices = spreads_of(source) if self.lossy else ({}, ())
         depth = len(NESTED_BITS) if settings.mode == "nested" else 1
         sections = tuple(depth if entry.name in self._spreads else 1 for entry in source.index.entries)
         self.layout = Layout(settings.mode, source.index, sections, *([settings.base.digest] if settings.base else []))
         self._step = _relative_step(source, self._spreads, settings)
+        self._kept: tuple[str, Factors] = "", Factors()
         self._errors: dict[str, list[float]] = {}
         self._powers: dict[str, float] = {}
 
@@ -96,36 +108,35 @@ class Encoder:
             return [coder], words
         values = floats_of(words, entry.dtype).reshape(piece.shape)
         try:
-            coders, known = self._lossy(entry, values, piece, self.layout.sections[number], make)
+            coders, known = self._lossy(entry, index, values, make)
         except InputError as error:
             raise InputError(f"{entry.name}: {error}") from None
         return coders, words_from(known.reshape(-1), entry.dtype)
 
-    def _lossy(
-        self, entry: Entry, values: np.ndarray, piece: Piece, depth: int, make: Callable[[], Any]
-    ) -> tuple[list[Any], np.ndarray]:
-        coders, known, scale = [], np.zeros(piece.shape, np.float32), self._spreads[entry.name]
+    def _lossy(self, entry: Entry, index: int, values: np.ndarray, make: Callable[[], Any]) -> tuple[list[Any], np.ndarray]:
+        coders, known, scale = [], np.zeros(values.shape, np.float32), self._spreads[entry.name]
+        piece, steps, depth = Piece.of(entry, index), self._steps(entry, index), self.layout.depth
         errors = self._errors.setdefault(entry.name, [0.0] * depth)
         self._powers[entry.name] = self._powers.get(entry.name, 0.0) + float(np.square(values, dtype=np.float64).sum())
         for section in range(depth):
             rest = values - known
             relative = self._step if depth == 1 else _NESTED_STEPS[section]
-            size = scale if not section else float(np.sqrt(np.square(rest).mean())) or scale * 1e-6
+            size = scale if not section else float(np.sqrt(np.square(rest / steps.factors()).mean())) or scale * 1e-6
             coders.append(make())
-            given = Given(values=rest, steps=Steps(step=relative * size, columns=self._columns(entry, piece)))
+            given = Given(values=rest, steps=replace(steps, step=relative * size))
             known = known + code(coders[-1], STEPS, piece, given)
             errors[section] += float(np.square(values - known, dtype=np.float64).sum())
         return coders, known
 
-    def _columns(self, entry: Entry, piece: Piece) -> np.ndarray | None:
-        """Exponents of columns where the energy of inputs is known."""
-        if entry.name not in self._energy:
-            return None
-        energy = np.asarray(self._energy[entry.name], np.float64).reshape(-1)
-        if len(energy) != piece.columns or not np.isfinite(energy).all() or energy.min() < 0:
-            raise InputError(f"{len(energy)} energies of inputs for {piece.columns} columns, or some below zero")
-        factors = 1 / np.sqrt(np.maximum(energy, 1e-3 * energy.mean() + 1e-30))
-        return exponents_of(factors / np.exp(np.log(factors).mean()))
+    def _steps(self, entry: Entry, index: int) -> Steps:
+        """Exponents of a piece's rows and columns, with a step of 1."""
+        if self._kept[0] != entry.name:
+            found = factors_of(self.source, entry, self._settings.scaling, self._settings.energy.get(entry.name))
+            self._kept = entry.name, found.normalised(to_error=self._settings.snr_db is not None)
+        rows, columns, span = self._kept[1].rows, self._kept[1].columns, entry.piece(index)
+        if rows is not None:
+            rows = exponents_of(rows[span.start // entry.row_words : span.stop // entry.row_words])
+        return Steps(step=1, rows=rows, columns=None if columns is None else exponents_of(columns))
 
     def report(self) -> dict[str, dict[str, float]]:
         """Signal-to-noise ratio of each tensor that was quantised, in dB; of nested files also of the coarser ones."""

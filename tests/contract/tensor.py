@@ -75,14 +75,15 @@ def golden_tensors(turn: int = 0) -> Tensors:
     return Tensors(tensors | {"norm": torch.ones(7) + turn / 8, "ids": torch.arange(9)}, {"format": "pt"})
 
 
-def settings_of(mode: str) -> TensorSettings:
-    return TensorSettings(mode=mode, base=base_of(golden_tensors().tensors) if mode == "delta" else None)
+def settings_of(mode: str, scaling: str = "tensor") -> TensorSettings:
+    return TensorSettings(mode=mode, scaling=scaling, base=base_of(golden_tensors().tensors) if mode == "delta" else None)
 
 
 TENSOR = Cases(
     stream_id=5,
     variants={mode: Variant(load=partial(TensorCodec, TensorSettings(mode=mode))) for mode in ("lossless", "nested")}
     | {"delta": Variant(load=lambda: TensorCodec(TensorSettings(mode="delta", base=base_of(bases()))), alone=False)}
+    | {scaling: Variant(load=partial(TensorCodec, settings_of("quantized", scaling))) for scaling in ("channel", "balanced")}
     | {"quantized": Variant(load=partial(TensorCodec, TensorSettings(mode="quantized")), qualities=(20, 60, 80))},
     signals={
         "a scalar": one,
@@ -98,5 +99,9 @@ TENSOR = Cases(
     golden={
         f"tensor/{mode}": Golden(load=lambda mode=mode: TensorCodec(settings_of(mode)), signal=partial(golden_tensors, 1))
         for mode in MODES
+    }
+    | {
+        f"tensor/{scaling}": Golden(load=partial(TensorCodec, settings_of("quantized", scaling)), signal=golden_tensors)
+        for scaling in ("channel", "balanced")
     },
 )

@@ -102,6 +102,55 @@ def test_steps_follow_the_energy_of_inputs():
     assert errors[1] < 0.5 * errors[0]
 
 
+def row_snr_db(x: torch.Tensor, y: torch.Tensor, axis: int) -> torch.Tensor:
+    x, y = x.double(), y.double()
+    return 10 * torch.log10(x.square().sum(axis) / (x - y).square().sum(axis))
+
+
+@pytest.mark.parametrize("settings", [{"mode": "quantized", "bits": 3.0}, {"mode": "nested"}])
+def test_channels_with_a_step_each_are_equally_exact(settings):
+    (plain, one), (data, each) = coded(**settings), coded(**settings, scaling="channel")
+    spread = [row_snr_db(MODEL["spread.weight"], found["spread.weight"], 1).std() for found in (one, each)]
+    assert spread[1] < 0.5 < 4 < spread[0]
+    assert 0.9 < bits_of(data, "spread.weight") / bits_of(plain, "spread.weight") < 1
+    assert snr_db(MODEL["spread.weight"], each["spread.weight"]) < snr_db(MODEL["spread.weight"], one["spread.weight"]) - 1
+
+
+def test_balanced_steps_spread_outliers_over_rows_and_columns():
+    x = 0.02 * torch.randn(1500, 900, generator=GENERATOR)  # two pieces
+    outlying = torch.ones(1500, 900)
+    outlying[:, 7] *= 40
+    outlying[1450] *= 20
+    for scaling in ("tensor", "balanced"):
+        codec = TensorCodec(TensorSettings(mode="quantized", bits=3, scaling=scaling))
+        found = codec.decode(codec.encode(Tensors({"x": x * outlying}))).tensors["x"] / outlying
+        columns, rows = (row_snr_db(x, found, axis) for axis in (0, 1))
+        advantage = float(columns[7] - columns.mean()), float(rows[1450] - rows.mean())
+        assert all(abs(db) < 1 for db in advantage) if scaling == "balanced" else all(db > 15 for db in advantage)
+
+
+@pytest.mark.parametrize("scaling", ["channel", "balanced", "energy"])
+def test_an_error_that_is_asked_for_is_met_with_steps_of_any_kind(scaling):
+    steps = (
+        {"energy": {"plain.weight": np.where(np.arange(511) < 64, 100.0, 1.0)}}
+        if scaling == "energy"
+        else {"scaling": scaling}
+    )
+    _, found = coded(mode="quantized", snr_db=25.0, **steps)
+    assert snr_db(MODEL["plain.weight"], found["plain.weight"]) == pytest.approx(25, abs=0.7)
+    assert scaling == "energy" or snr_db(MODEL["spread.weight"], found["spread.weight"]) == pytest.approx(25, abs=0.7)
+
+
+def test_steps_and_activations_alone_make_the_mode_quantized(run, tmp_path):
+    safetensors.torch.save_file(MODEL, tmp_path / "m.safetensors")
+    safetensors.torch.save_file({"plain.weight": torch.arange(1.0, 512)}, tmp_path / "energy.safetensors")
+    for option, value in (("--steps", "channel"), ("--activations", "energy.safetensors")):
+        assert run("encode", "m.safetensors", option, value, "-f")[0] == 0
+        assert json.loads(run("info", "m.rdc", "--json")[1])["mode"] == "quantized"
+    code, _, err = run("encode", "m.safetensors", "--steps", "row", "-f")
+    assert code == 1 and "no scaling 'row' (--steps); there are tensor, channel, balanced" in err
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -110,6 +159,9 @@ def test_steps_follow_the_energy_of_inputs():
         ({"mode": "quantized", "bits": 3.0, "quality": 3}, "quality and bits: one of them"),
         ({"mode": "quantized", "bits": 30.0}, "need 0.5 to 12"),
         ({"mode": "quantized", "snr_db": 0.0}, "need 1 to 70"),
+        ({"scaling": "channel"}, "mode lossless has no scaling channel .--steps.; quantized and nested have"),
+        ({"energy": {"plain.weight": np.ones(511)}}, "mode lossless has no energy .--activations."),
+        ({"mode": "quantized", "scaling": "balanced", "energy": {"plain.weight": np.ones(511)}}, "both set columns"),
         (
             {"mode": "quantized", "energy": {"plain.weight": np.ones(3)}},
             "plain.weight: 3 energies of inputs for 511 columns",

@@ -21,6 +21,7 @@ from ....entropy_models.errors import UnknownName
 from ..codec import TensorCodec
 from ..rates import is_quantised
 from ..sources import SafetensorsSource
+from ..torch_types import tensor_of
 from ..writing import TensorSettings, write_stream
 
 State = dict[str, Tensor]
@@ -65,7 +66,16 @@ def _zstd(raw: bytes, level: float) -> bytes:
 
 
 def _unzstd(data: bytes) -> State:
-    return safetensors.torch.load(zstandard.ZstdDecompressor().decompress(data))
+    return _opened(bytearray(zstandard.ZstdDecompressor().decompress(data)))
+
+
+def _opened(raw: bytearray) -> State:
+    """Tensors in the memory of a safetensors file, none of which is copied, so that decoders alone are timed."""
+    source = SafetensorsSource(memoryview(raw))
+    return {
+        entry.name: tensor_of(source.words(entry, range(entry.words)), entry.dtype, entry.shape)
+        for entry in source.index.entries
+    }
 
 
 def _zipnn(raw: bytes, setting: float) -> tuple[Any, bytes]:
@@ -80,7 +90,7 @@ def _zipnn(raw: bytes, setting: float) -> tuple[Any, bytes]:
 
 def _unzipnn(coded: tuple[Any, bytes]) -> State:
     coder, data = coded
-    return safetensors.torch.load(bytes(coder.decompress(data)))
+    return _opened(coder.decompress(data))
 
 
 def _grouped(codes_of: Callable[[Tensor], tuple[Tensor, Tensor]], numbers_of: Callable[..., Tensor], group: int) -> Method:
@@ -163,10 +173,17 @@ def _unpacked(packed: Tensor) -> Tensor:
     return torch.stack([packed >> 4, packed & 15], 2).flatten(1)
 
 
+QUANTIZED, BY_CHANNEL, WEIGHTED, BY_BOTH = "quantized", "by channel", "by activations", "by both"
 METHODS = {
     "lossless": ours(False, (0,), lambda _: TensorSettings()),
-    "quantized": ours(
+    QUANTIZED: ours(
         True, (40, 45, 50, 55, 60, 65, 70), lambda quality: TensorSettings(mode="quantized", quality=int(quality))
+    ),
+    BY_CHANNEL: ours(
+        True, (45, 50, 55, 60), lambda quality: TensorSettings(mode="quantized", quality=int(quality), scaling="channel")
+    ),
+    "balanced": ours(
+        True, (50, 60), lambda quality: TensorSettings(mode="quantized", quality=int(quality), scaling="balanced")
     ),
     "nested": ours(True, (0,), lambda _: TensorSettings(mode="nested")),
     "zstd": Method(encode=_zstd, size=len, decode=_unzstd, settings=(3,)),
@@ -176,7 +193,6 @@ METHODS = {
     "nf4 g64": _grouped(_nf4, _from_nf4, 64),
 }
 """By name; ours first."""
-QUANTIZED, WEIGHTED = "quantized", "by activations"
 
 
 def chosen(names: str) -> dict[str, Method]:
