@@ -177,6 +177,11 @@ CLAIMS = [
     ),
     (
         "docs/tensors.md",
+        r"half of the numbers move by (\d+) units or more in ten steps, and by (\d+) in a hundred",
+        lambda: [figure("tensors_delta.csv", "median_change_units", "float32", f"0 to {steps}") for steps in (10, 100)],
+    ),
+    (
+        "docs/tensors.md",
         r"Text bits are ([\d.]+) per token, log2 of the FLOPs ([\d.]+):",
         lambda: [figure("capacity.csv", column, "as they are") for column in ("text_bits_per_token", "log2_flops")],
     ),
