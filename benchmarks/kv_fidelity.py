@@ -5,13 +5,14 @@
 Writes benchmarks/results/kv_fidelity.csv (a line per mode and quality; -o: elsewhere), and beside it
 kv_fidelity_matched.csv (bytes at the KL that each baseline reaches) and kv_fidelity.png. Prompts are 1,024 tokens from
 TEXT/eval, tails 64 tokens; calibration uses TEXT/train. Greedy columns use the first 8 contexts. About 12 minutes on one
-core; --contexts 8 takes two.
+core; --contexts 8 takes two. With --redraw nothing is measured: the plot is made of the table.
 """
 
 from __future__ import annotations
 
 import csv
 import math
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -151,6 +152,24 @@ def replace_rows(output: Path, lines: list[Fidelity]) -> None:
     points.write_csv(output, [*kept[:at], *new.values(), *kept[at:]])
 
 
+def draw(output: Path, model: Path, text: Path) -> None:
+    """The plot of a CSV, beside it."""
+    with output.open() as table:
+        rows = list(csv.DictReader(table))
+    counts = {"contexts", "greedy_contexts"}
+    lines = [
+        Fidelity(**{name: x if name == "name" else int(x) if name in counts else float(x) for name, x in row.items()})
+        for row in rows
+    ]
+    names = ["turboquant", "quantized", "quantized-small", *list(QUALITIES)[1:]]
+    curves = {
+        name: [line for line in lines if re.fullmatch(rf"{re.escape(name)} (q\d+|\d bit)", line.name)] for name in names
+    }
+    floors = [line for line in lines if line.ratio == 1]
+    title = f"{model.name} on {text.name}: {lines[0].contexts} prompts of 1,024 tokens, bf16 cache"
+    plot(output.with_suffix(".png"), curves, floors, title)
+
+
 def show(line: Fidelity) -> None:
     """One line of the table."""
     print(
@@ -187,9 +206,13 @@ def main(
     only: Annotated[
         str, typer.Option(help="Like lossless,quantized-lanes q60: these alone; other rows of the CSV stay.")
     ] = "",
+    redraw: Annotated[bool, typer.Option("--redraw", help="Draw the plot of the table that is there.")] = False,
     output: Output = RESULTS / "kv_fidelity.csv",
 ) -> None:
     """Measure modes and baselines; a table, a plot, and bytes at equal KL."""
+    if redraw:
+        draw(output, model, text)
+        return
     np.seterr(all="raise", under="ignore")
     torch.set_num_threads(1)
     exact, half = load_model(model), load_model(model, torch.bfloat16)
@@ -198,6 +221,7 @@ def main(
     if only:
         settings = {name: settings_of(name, rope) for name in only.split(",")}
         replace_rows(output, [evaluation.measure(name, through(it)) for name, it in settings.items()])
+        draw(output, model, text)
         return
     calibrated = profile_of(profile, exact, model, text)
     floors = noise_floors(evaluation, half)
@@ -208,10 +232,8 @@ def main(
         show(line)
     curves = curves_of(evaluation, rope, calibrated)
     write_csv(output, [*lines, *(line for curve in curves.values() for line in curve)])
+    draw(output, model, text)
     curves = {name: curves[name] for name in ("quantized", "quantized-small", *curves)}
-    published = {"turboquant": [line for line in reference if line.name.startswith("turboquant ")]}
-    title = f"{model.name} on {text.name}: {contexts} prompts of 1,024 tokens, bf16 cache"
-    plot(output.with_suffix(".png"), published | curves, floors, title)
     table = matched(curves, reference)
     points.write_csv(output.with_stem(f"{output.stem}_matched"), table)
     for row in table:

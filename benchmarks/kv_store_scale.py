@@ -2,21 +2,26 @@
 
     OMP_NUM_THREADS=1 python benchmarks/kv_store_scale.py
 
-Blocks hold next to nothing (one layer, one head of 8), so that only the store's own work counts; a folder, without fsync.
-Each figure is taken in a process of its own, with a warm disk cache, the least of five where it can be taken again.
-Half an hour on one core.
+Blocks hold next to nothing (one layer, one head of 8), so that only the store's own work counts; a folder, without fsync,
+and for "blocks in ..." a Redis server of its own on this machine (redis-server must be installed) and fsspec's memory://.
+Each figure is taken in a process of its own, with a warm disk cache, the least of five where it can be taken again; of
+memory://, which no other process sees, in the process that filled it. Half an hour on one core.
 Writes benchmarks/results/kv_store_scale.csv (-o: elsewhere). Columns: what, how many of it, figure, value, unit.
+With --parts only those rows are measured again; the table's others stay.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +45,7 @@ def cache(tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(torch.zeros(1, tokens, 8).bfloat16(),) * 2]
 
 
-def opened(where: Path, salt: bytes = b"") -> PrefixStore:
+def opened(where: Path | str, salt: bytes = b"") -> PrefixStore:
     return PrefixStore(open_backend(where), fingerprint=FINGERPRINT, salt=salt, settings=SETTINGS)
 
 
@@ -54,7 +59,7 @@ def memory_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def fill(where: Path, blocks: int) -> np.ndarray:
+def fill(where: Path | str, blocks: int) -> np.ndarray:
     """A store of so many blocks; the ids of its last prompt."""
     rng, made, store = np.random.default_rng(0), 0, opened(where)
     shared = rng.integers(0, 30_000, SHARED)
@@ -65,9 +70,9 @@ def fill(where: Path, blocks: int) -> np.ndarray:
     return ids
 
 
-def opening(where: Path, ids: np.ndarray) -> dict[str, float]:
+def opening(where: str, ids: np.ndarray) -> dict[str, float]:
     """Of a process that used another store before: opening and the first get, later ones, and the memory they took."""
-    warm, few = opened(where.with_name("warm")), np.arange(PROMPT)
+    warm, few = opened(f"{where}-warm"), np.arange(PROMPT)
     warm.put(few, cache(PROMPT))
     warm.get(few)
     before = memory_mb()
@@ -84,6 +89,26 @@ def opening(where: Path, ids: np.ndarray) -> dict[str, float]:
     found |= {"first get of 2,048 tokens": times[0], "get of 2,048 tokens": min(times)}
     found["memory that opening and reading take"] = memory_mb() - before
     return found
+
+
+@contextmanager
+def redis_server(folder: str) -> Iterator[str]:
+    """The URL of a Redis server that keeps nothing on disk, for as long as the block runs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", folder]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"redis://127.0.0.1:{port}/0?prefix=large"
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def long_prompt(where: Path, tokens: int) -> dict[str, float]:
@@ -131,6 +156,7 @@ def listing(where: Path, tenants: int) -> dict[str, float]:
     return {"codec kv ls": min(wall), "codec kv ls, CPU time": min(cpu)}
 
 
+LARGE, REDIS, MEMORY = "blocks", "blocks in Redis", "blocks in memory://"
 PARTS: dict[str, Callable[[Path, Any], dict[str, float]]] = {
     "prompt of tokens": long_prompt,
     "sessions": sessions,
@@ -138,7 +164,7 @@ PARTS: dict[str, Callable[[Path, Any], dict[str, float]]] = {
 }
 
 
-def measured(part: str, where: Path, argument: Any) -> dict[str, float]:
+def measured(part: str, where: Path | str, argument: Any) -> dict[str, float]:
     """A part's figures, from a process of its own."""
     call = [sys.executable, __file__, "--part", part, "--where", str(where), "--argument", json.dumps(argument)]
     done = subprocess.run(call, check=True, capture_output=True, text=True)
@@ -148,9 +174,11 @@ def measured(part: str, where: Path, argument: Any) -> dict[str, float]:
 
 def main(
     blocks: Annotated[list[int], typer.Option(help="Of the large stores.")] = [10_000, 100_000],  # noqa: B006
+    blocks_elsewhere: Annotated[int, typer.Option(help="Of the stores in Redis and memory://.")] = 10_000,
+    parts: Annotated[list[str] | None, typer.Option(help="Rows to measure, by what they are of; all.")] = None,
     output: Output = RESULTS / "kv_store_scale.csv",
     part: Annotated[str, typer.Option(hidden=True)] = "",
-    where: Annotated[Path, typer.Option(hidden=True)] = Path(),
+    where: Annotated[str, typer.Option(hidden=True)] = "",
     argument: Annotated[str, typer.Option(hidden=True)] = "0",
 ) -> None:
     """Measure, print and write the table."""
@@ -158,8 +186,9 @@ def main(
     os.fsync = lambda _: None  # type: ignore[assignment]
     if part:
         value = json.loads(argument)
-        print(json.dumps(opening(where, np.array(value)) if part == "opening" else PARTS[part](where, value)))
+        print(json.dumps(opening(where, np.array(value)) if part == "opening" else PARTS[part](Path(where), value)))
         return
+    wanted = parts or [LARGE, REDIS, MEMORY, *PARTS]
     rows = []
 
     def add(what: str, count: int, found: dict[str, float]) -> None:
@@ -168,14 +197,26 @@ def main(
             rows.append({"what": what, "count": f"{count}", "figure": name, "value": f"{value:.1f}", "unit": unit})
 
     with tempfile.TemporaryDirectory() as folder:
-        for number, count in enumerate(blocks):
+        for number, count in enumerate(blocks if LARGE in wanted else ()):
             ids = fill(Path(folder, f"large{number}"), count)
             add("blocks", count, measured("opening", Path(folder, f"large{number}"), ids.tolist()))
+        if REDIS in wanted:
+            with redis_server(folder) as url:
+                ids = fill(url, blocks_elsewhere)
+                add(REDIS, blocks_elsewhere, measured("opening", url, ids.tolist()))
+        if MEMORY in wanted:
+            found = opening("memory://large", fill("memory://large", blocks_elsewhere))
+            add(MEMORY, blocks_elsewhere, {name: value for name, value in found.items() if not name.startswith("memory")})
         for name, counts in (
             ("prompt of tokens", (100_000, 1_000_000)), ("sessions", (1000,)), ("tenants of 10 blocks", (1, 50, 200))
         ):  # fmt: skip
-            for count in counts:
+            for count in counts if name in wanted else ():
                 add(name, count, measured(name, Path(folder, f"{name[:4]}{count}"), count))
+    if parts and output.exists():
+        with output.open() as table:
+            rows += [row for row in csv.DictReader(table) if row["what"] not in wanted]
+        order = [LARGE, REDIS, MEMORY, *PARTS]
+        rows.sort(key=lambda row: order.index(row["what"]))
     write_csv(output, rows)
     for row in rows:
         show(row)

@@ -14,6 +14,8 @@ from .points import OURS
 PANELS_PER_ROW = 3
 RATIOS = 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100
 """Ticks of an axis of ratios."""
+TICKS_APART = 0.06
+"""Least part of the axis between two ticks, or their labels overlap."""
 Line = tuple[Sequence[float], Sequence[float]]
 """Rates and values."""
 
@@ -84,9 +86,14 @@ def plot(
 def _add_ratios(axes: Any, label: str, raw: float) -> None:
     """An axis above: how many times smaller than ``raw``."""
     low, high = axes.get_xlim()
-    axes.set_xlim(max(low, raw / RATIOS[-1]), high)
+    low = max(low, 0.0)
+    axes.set_xlim(low, high)
     above = axes.secondary_xaxis("top", functions=(lambda rate: raw / np.maximum(rate, 1e-9),) * 2)
-    above.set_xticks([ratio for ratio in RATIOS if max(low, raw / RATIOS[-1]) <= raw / ratio <= high])
+    ticks = list[float]()
+    for ratio in RATIOS:
+        if low <= raw / ratio <= high and (not ticks or raw / ticks[-1] - raw / ratio >= TICKS_APART * (high - low)):
+            ticks.append(ratio)
+    above.set_xticks(ticks)
     above.set_xticks([], minor=True)
     above.set_xticklabels([f"{tick:g}" for tick in above.get_xticks()])
     above.set_xlabel(label)

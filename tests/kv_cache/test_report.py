@@ -218,9 +218,13 @@ def test_the_plot_has_a_title_and_an_axis_of_ratios(tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, dpi: seen.update(figure=figure))
     line = Fidelity(**{field.name: 1.0 for field in fields(Fidelity)} | {"name": "quantized"})
-    lines = [replace(line, bits_per_element=16 / ratio, ratio=ratio, kl_mean=0.01 / ratio) for ratio in (2, 4, 8)]
+    lines = [replace(line, bits_per_element=16 / ratio, ratio=ratio, kl_mean=0.01 / ratio) for ratio in (2, 4, 8, 400)]
     plot(tmp_path / "x.png", {"quantized": lines}, title="tiny on words.txt")
     (axes,) = seen["figure"].axes
     (above,) = axes.child_axes
     assert seen["figure"].get_suptitle() == "tiny on words.txt" and above.get_xlabel() == "times smaller than 16 bits"
-    assert {2, 3, 4, 5, 6, 8} <= set(above.get_xticks()) and [t.get_text() for t in above.get_xticklabels()][0] == "2"
+    low, high = axes.get_xlim()
+    places = [16 / tick for tick in above.get_xticks()]
+    assert 0 <= low <= 16 / 400 and high >= 8
+    assert all(a - b >= 0.06 * (high - low) for a, b in zip(places, places[1:], strict=False))
+    assert {2, 3, 4, 5, 8} <= set(above.get_xticks()) and [t.get_text() for t in above.get_xticklabels()][0] == "2"

@@ -68,6 +68,24 @@ def test_a_store_opens_and_finds_prefixes_without_reading_or_listing_blocks(agai
     assert_is_cache(store.get(PROMPT), PROMPT)
 
 
+def test_opening_in_redis_asks_for_no_more_than_it_needs(redis_url, monkeypatch):
+    """However many blocks: no scan of the hash of lines. Lengths that the server dropped are made anew."""
+    where = f"{redis_url}?prefix=catalog{next(NAMES)}"
+
+    def again():
+        return PrefixStore(open_backend(where), fingerprint=FINGERPRINT, settings=SETTINGS)
+
+    put(again(), PROMPT)
+    store = again()
+    client = store.index.backend._redis
+    for scan in ("hscan_iter", "hgetall", "scan_iter"):
+        monkeypatch.setattr(client, scan, None)
+    assert store.longest_prefix(PROMPT) == 30
+    monkeypatch.undo()
+    assert client.delete(*client.keys(f"{where.rpartition('=')[2]};lengths:*")) == 1
+    assert again().longest_prefix(PROMPT[:29]) == 29 and again().longest_prefix(PROMPT) == 30
+
+
 def test_a_get_fetches_all_blocks_at_once(again, monkeypatch):
     put(again(), PROMPT)
     store, asked = again(), []

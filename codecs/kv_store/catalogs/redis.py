@@ -1,6 +1,7 @@
 """The catalog of a store in Redis: a hash of lines for each namespace, and for each parent a set of its children in order.
 
-    <prefix>;lines:<namespace>            id: packed line, and a CRC-32 of it; "version": 1; "length:<tokens>": 1
+    <prefix>;lines:<namespace>            id: packed line, and a CRC-32 of it; "version": 2
+    <prefix>;lengths:<namespace>          set of the lengths of blocks in tokens
     <prefix>;after:<namespace>:<parent>   sorted by bytes: the children's tokens and ids; a neighbour takes one question
 
 A token is 0x01 and four bytes, the end 0x00: a block sorts before the longer ones that begin with it.
@@ -18,7 +19,7 @@ from ..trie import TOKEN_BYTES
 from .lines import CatalogError, Line, around, unpacked
 
 T = TypeVar("T")
-VERSION = b"1"
+VERSION = b"2"
 _ID_BYTES, _CRC_BYTES = 16, 4
 _AT_ONCE = 1000
 
@@ -30,7 +31,7 @@ class RedisCatalog:
 
     def __init__(self, client: Any, prefix: str, namespace: str) -> None:
         self._redis, self._hash = client, f"{prefix};lines:{namespace}".encode()
-        self._sets = f"{prefix};after:{namespace}:".encode()
+        self._lengths, self._sets = f"{prefix};lengths:{namespace}".encode(), f"{prefix};after:{namespace}:".encode()
         self._longest: int | None = None
         self._complete = self._marked = False
 
@@ -49,8 +50,7 @@ class RedisCatalog:
     def longest(self) -> int:
         """Most tokens of a block, as of when the store was opened, and of what this process added."""
         if self._longest is None:
-            fields = self._read(lambda: list(self._redis.hscan_iter(self._hash, match=b"length:*", count=_AT_ONCE)))
-            self._longest = max((int(name.partition(b":")[2]) for name, _ in fields), default=0)
+            self._longest = max(map(int, self._read(lambda: self._redis.smembers(self._lengths))), default=0)
         return self._longest
 
     def outdated(self) -> list[str]:
@@ -59,6 +59,8 @@ class RedisCatalog:
         version = self._read(lambda: self._redis.hget(self._hash, "version"))
         if version not in {None, VERSION}:
             raise CatalogError(f"a catalog of version {version!r}; this program knows {VERSION!r}")
+        if version and not self.longest and self._read(lambda: self._redis.hlen(self._hash)) > 1:
+            raise CatalogError("the lengths of its blocks are lost")
         self._complete = self._marked = version is not None
         return [] if self._complete else [""]
 
@@ -117,7 +119,7 @@ class RedisCatalog:
                 pipe.hset(self._hash, line.id, packed + zlib.crc32(packed).to_bytes(_CRC_BYTES, "little"))
                 pipe.zadd(self._sets + line.parent_id.hex().encode(), {_member(line): 0})
             for tokens in {len(line.key) // TOKEN_BYTES for line in added}:
-                pipe.hset(self._hash, f"length:{tokens}", 1)
+                pipe.sadd(self._lengths, tokens)
                 self._longest = max(self._longest or 0, tokens) if self._longest is not None else None
             pipe.execute()
             self._marked = self._complete
@@ -128,11 +130,11 @@ class RedisCatalog:
         """The client's connections are the backend's."""
 
     def reset(self) -> None:
-        """Delete the hash; sets without it are replaced as lines are written."""
+        """Delete the hash and the lengths; sets without them are replaced as lines are written."""
         import redis
 
         try:
-            self._redis.delete(self._hash)
+            self._redis.delete(self._hash, self._lengths)
         except redis.RedisError:
             return
 
