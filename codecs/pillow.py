@@ -1,4 +1,4 @@
-"""Pillow reads and writes .rdc pictures after ``import rdcodec.codecs.pillow``.
+"""Pillow reads and writes .rdc pictures after ``import rdcodec.pillow``, which imports this.
 
 >>> import rdcodec.codecs.pillow
 >>> from PIL import Image

@@ -59,6 +59,8 @@ def test_other_files_are_no_pictures_and_damaged_ones_are_refused(pixels):
         Image.fromarray(pixels).save(io.BytesIO(), "RDC", quality=101)
 
 
-def test_pillow_itself_is_left_alone_until_the_plugin_is_imported():
-    code = "import rdcodec.codecs; from PIL import Image; Image.init(); print('RDC' in Image.OPEN)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+@pytest.mark.parametrize(("module", "known"), [("rdcodec.codecs", False), ("rdcodec.pillow", True)])
+def test_pillow_itself_is_left_alone_until_the_plugin_is_imported(module, known):
+    code = f"import {module}; from PIL import Image; Image.init(); print('RDC' in Image.OPEN)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == f"{known}\n", f"{run.stderr}\nthe folder pillow/ is the package rdcodec.pillow"
