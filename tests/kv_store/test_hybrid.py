@@ -13,6 +13,7 @@ from hybrid_cases import HYBRIDS, hybrid, logits, own_cache, with_states
 from model_cases import prefilled, prompt, tiny
 from rdcodec.codecs.kv_cache import KvSettings, fingerprint
 from rdcodec.codecs.kv_store import HybridStore, PrefixStore, open_backend
+from rdcodec.codecs.kv_store.block_store import NOTHING_STORED
 from rdcodec.codecs.kv_store.trie import MARK_MIN, Node
 from rdcodec.codecs.text.cache_argument import cache_argument
 from rdcodec.entropy_models.errors import InputError, Mismatch, Unsupported
@@ -156,6 +157,45 @@ def longest(ids, held, window):
         if there and any(share >= count for share, _ in shares):
             return count
     return 0
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", pytest.param("jamba", marks=with_states)])
+@pytest.mark.parametrize("where", ["memory", "redis"])
+def test_other_backends_find_windows_and_states_too(request, where, kind):
+    url = {
+        "memory": lambda: f"memory://hybrid-{kind}",
+        "redis": lambda: f"{request.getfixturevalue('redis_url')}?prefix={kind}",
+    }
+    backend, model, ids = url[where](), hybrid(kind), prompt(60)
+    for count in (40, 60):
+        with HybridStore(open_backend(backend), model, settings=EXACT) as store:
+            store.put(ids[:, :count], own_cache(model, ids[:, :count]))
+    other = torch.cat([ids[:, :40], torch.full((1, 20), 96)], 1)  # after it in order of tokens, as windows and states are
+    with HybridStore(open_backend(backend), model, settings=EXACT) as store:
+        store.put(other, own_cache(model, other))
+    for count in (60, 40):
+        more = another(ids, count)
+        assert_goes_on(model, HybridStore(open_backend(backend), model, settings=EXACT).get(more), more, count)
+    assert HybridStore(open_backend(backend), model, settings=EXACT).longest_prefix(another(ids, 20)) == 0
+
+
+def test_a_store_that_fails_is_a_miss_where_that_is_wanted(opened, monkeypatch):
+    model, ids = hybrid("mistral"), prompt(40)
+    opened(model).put(ids, own_cache(model, ids))
+    for on_error in ("raise", "miss"):
+        store, more = opened(model, on_error=on_error), another(ids, 40)
+        assert store.longest_prefix(more) == 40
+        for verb in ("get", "get_many", "put"):
+            monkeypatch.setattr(store.index.backend, verb, refuse)
+        if on_error == "raise":
+            with pytest.raises(OSError, match="no disk"):
+                store.get(more)
+        else:
+            assert store.get(more) is None and store.put(more, own_cache(model, more)) == NOTHING_STORED
+
+
+def refuse(*_):
+    raise OSError("no disk")
 
 
 def test_tenants_and_other_caches_of_the_model_do_not_meet(opened, tmp_path):
