@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any
 from unittest.mock import patch
 
-import bjontegaard
 import numpy as np
 import torch
 import typer
+from parts import EVERYTHING, lines_of, report
 from rdcodec.codecs import load
 from rdcodec.codecs.evaluation.metrics import psnr_db
-from rdcodec.codecs.evaluation.points import write_csv
 from rdcodec.codecs.video import groups
 from rdcodec.codecs.video.clip import Clip
 from rdcodec.codecs.video.codec import VideoCodec, header_of
@@ -29,9 +28,7 @@ from rdcodec.codecs.video.evaluation import TASK
 from rdcodec.codecs.video.stem import StemNetwork
 from rdcodec.entropy_models.coder import Measure
 from references import RESULTS, Output
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 FRAMES = 17
 QUALITIES = (10, 30, 60)
@@ -53,7 +50,7 @@ def not_fused(network: StemNetwork, coded: torch.Tensor, *rest: Any) -> torch.Te
 
 
 PARTS: dict[str, tuple[Callable[[], Any], dict[str, int]]] = {
-    "everything": (nullcontext, {}),
+    EVERYTHING: (nullcontext, {}),
     "no copies": (lambda: patch.object(StemNetwork, "worth_copying", nothing_copied), {}),
     "no fusion": (lambda: patch.object(StemNetwork, "fused", not_fused), {}),
     "no motion": (lambda: patch.object(groups, "searched", still), {}),
@@ -94,16 +91,8 @@ def main(
         for name, (switched_off, change) in PARTS.items():
             with switched_off():
                 curves[name] = curve(codec, frames, change)
-        full = curves["everything"]
-        for name, found in list(curves.items())[1:]:
-            rate = bjontegaard.bd_rate(*full.T, *found.T, method="akima", require_matching_points=False, min_overlap=0)
-            lines.append({"part": name, "clip": path.name, "bd_rate_psnr_rgb_percent": f"{rate:.2f}"})
-    write_csv(output / "video_parts.csv", lines)
-    table = Table("without", "more rate at equal PSNR, %")
-    for name in list(PARTS)[1:]:
-        rates = [float(line["bd_rate_psnr_rgb_percent"]) for line in lines if line["part"] == name]
-        table.add_row(name, f"{np.mean(rates):.1f}")
-    Console().print(table)
+        lines += lines_of({"clip": path.name}, curves)
+    report(output / "video_parts.csv", lines)
 
 
 if __name__ == "__main__":
