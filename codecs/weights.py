@@ -71,11 +71,18 @@ def folders() -> list[Path]:
 
 @cache
 def manifest() -> dict[str, WeightsLine]:
-    """All weights by name, the default model of each codec first; a name in several folders means the first."""
+    """All weights by name, the default model of each codec first; a name in several folders means the first.
+
+    Raises:
+        ValueError: a manifest is none.
+    """
     lines: dict[str, WeightsLine] = {}
     for path in (folder / "manifest.json" for folder in folders()):
-        for name, line in json.loads(path.read_text()).items() if path.is_file() else ():
-            lines.setdefault(name, WeightsLine(name=name, **line))
+        try:
+            for name, line in json.loads(path.read_text()).items() if path.is_file() else ():
+                lines.setdefault(name, WeightsLine(name=name, **line))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: no manifest of weights, as `training.export --folder` writes one ({error})") from None
     return lines
 
 

@@ -250,6 +250,11 @@ def test_own_weights_are_found_in_a_folder_of_ones_own(tmp_path, more_weights):
     more_weights(tmp_path / "gone")
     with pytest.raises(ValueError, match="RDCODEC_WEIGHTS: .*gone is no folder"):
         weights.line_named("image")
+    for broken in ("{", "[]", '{"mine": {"codec": "image"}}'):
+        (tmp_path / "manifest.json").write_text(broken)
+        more_weights(tmp_path)
+        with pytest.raises(ValueError, match="manifest.json: no manifest of weights"):
+            weights.line_named("image")
 
 
 def test_manifest_lines_are_complete():

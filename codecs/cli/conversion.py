@@ -119,6 +119,8 @@ class Conversion:
         Raises:
             Exception: whatever is wrong with this file; others may fare better.
         """
+        if job.refused:
+            raise InputError(job.refused)
         start = time.perf_counter()
         pipe, out = self.pipes(job) or (None, None)
         live = self.live(pipe.head(LIVE_HEAD_BYTES)) if pipe else None

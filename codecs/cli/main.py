@@ -17,7 +17,7 @@ import typer
 from ...entropy_models.errors import InputError, MissingPackage
 from .. import REGISTRY, found, load_face, registered, weights
 from ..contract import Demonstrated, Desk
-from ..terminal.console import TRACEBACK, bar, fail, out
+from ..terminal.console import TRACEBACK, bar, fail, message, out
 from ..terminal.files import check_outputs, show_size
 from ..terminal.options import Device, Force
 from .convert import decode, encode, info, verify
@@ -131,6 +131,8 @@ def main() -> None:
         if TRACEBACK in sys.argv:
             raise
         fail(error)
+        if "--json" in sys.argv:
+            out.print(json.dumps({"error": message(error)}))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

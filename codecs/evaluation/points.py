@@ -52,6 +52,8 @@ class MeanPoint:
     metrics: Mapping[str, float]
     encode_s: float = math.nan
     decode_s: float = math.nan
+    files: int = 1
+    """Files that it is the mean of."""
 
 
 Curves = dict[str, list[MeanPoint]]
@@ -71,6 +73,7 @@ def means(points: Iterable[Point]) -> list[MeanPoint]:
             metrics={name: _mean(p.metrics[name] for p in group) for name in group[0].metrics},
             encode_s=fmean(p.encode_s for p in group),
             decode_s=fmean(p.decode_s for p in group),
+            files=len(group),
         )
         for (codec, setting), group in groups.items()
     ]

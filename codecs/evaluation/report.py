@@ -120,12 +120,19 @@ def plot_curves(
     rates: Rates,
     dashed: Collection[str] = (),
 ) -> None:
-    """Quality over rate, a panel for each metric."""
-    panels = [_panel(metric, by_metric[metric.column], rates) for metric in task.metrics]
+    """Quality over rate, a panel for each metric: the rates that matter, and more where else a curve would not be seen."""
+    starts = [
+        min(row.rate for row in rows if row.codec == name) for rows in by_metric.values() for name in {r.codec for r in rows}
+    ]
+    rates = rates[0], max([rates[1], *(2 * start for start in starts if start > 0.8 * rates[1])])
+    files = max(row.files for rows in by_metric.values() for row in rows)
+    panels = [_panel(metric, by_metric[metric.column], rates, files) for metric in task.metrics]
     shown = rates if math.isfinite(rates[1]) else None
     plot(path, panels, f"rate ({task.rate.unit})", title, rates=shown, dashed=dashed)
 
 
-def _panel(metric: Metric[Any], rows: Sequence[MeanPoint], rates: Rates) -> Panel:
+def _panel(metric: Metric[Any], rows: Sequence[MeanPoint], rates: Rates, files: int) -> Panel:
+    """A panel that says so where the metric is of fewer files than others are."""
     lines = {name: curve(rows, name, metric, rates) for name in dict.fromkeys(row.codec for row in rows)}
-    return Panel(label=metric.label, lines=lines)
+    measured = max((row.files for row in rows), default=0)
+    return Panel(label=metric.label + (f", {measured} of {files} files" if measured < files else ""), lines=lines)

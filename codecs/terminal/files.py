@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -22,6 +23,7 @@ from ...entropy_models.errors import InputError
 from .paths import find, is_url, path_of, whole_file, write_whole
 from .sources import NUMBERED, STDIO, Source
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 PREFIXES = ("", "k", "m", "g", "t")
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*((?P<prefix>[kmgt])(?P<binary>i)?)?b?", re.IGNORECASE | re.ASCII)
 
@@ -80,6 +82,8 @@ class Job:
 
     source: Path | None
     target: Path | None
+    refused: str = ""
+    """Why it cannot be done, where that is known before: the jobs beside it go on."""
 
     @property
     def name(self) -> str:
@@ -128,7 +132,7 @@ class Job:
         """
         _check_output(self.target)
         if self.target:
-            with whole_file(self.target) as file:
+            with _named_errors(self.target), whole_file(self.target) as file:
                 yield file
             return
         with tempfile.TemporaryFile() as file:
@@ -148,7 +152,19 @@ class Job:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         else:
-            write_whole(self.target, data)
+            with _named_errors(self.target):
+                write_whole(self.target, data)
+
+
+@contextmanager
+def _named_errors(target: Path) -> Iterator[None]:
+    """Errors of a full disk name no file: it is the output."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        raise
 
 
 def _check_output(target: Path | None) -> None:
@@ -183,7 +199,7 @@ def jobs(
         suffixes: of files, so that such an ``output`` is no folder that is not there yet.
 
     Raises:
-        ValueError: many inputs for one file, or two inputs for one output.
+        ValueError: many inputs for one file, or all inputs for one output.
     """
     if output == "":
         raise InputError("the output's name is empty; the current folder is .")
@@ -199,11 +215,17 @@ def jobs(
         target = place
         if place and in_folder:
             folder = place / source.place if source.place else place
-            target = folder / ((_named(source.path).stem if source.path else "stdin") + suffix_of(source.path))
+            target = folder / _with_suffix(_named(source.path).stem if source.path else "stdin", suffix_of(source.path))
         elif output is None and source.path:
-            target = _named(source.path).with_suffix(suffix_of(source.path))
+            beside = _named(source.path)
+            target = beside.with_name(_with_suffix(beside.stem, suffix_of(source.path)))
         planned.append(Job(source.path, target))
     return _apart(planned)
+
+
+def _with_suffix(stem: str, suffix: str) -> str:
+    """The name of an output: ``a.png`` of ``a.png.rdc``, which has its suffix already."""
+    return stem if suffix and stem.lower().endswith(suffix) else stem + suffix
 
 
 def _named(path: Path) -> Path:
@@ -215,7 +237,11 @@ def _named(path: Path) -> Path:
 def check_targets(planned: Iterable[Job], output: str | None, *, force: bool, skip_existing: bool) -> list[Job]:
     """The jobs to do, checked before hours are spent (`check_target`): all, or those whose outputs are not there yet.
 
-    Outputs are written whole or not at all, so that one which is there is done.
+    Outputs are written whole or not at all, so that one which is there is done. Of several jobs those whose output is
+    refused say so when their turn comes.
+
+    Raises:
+        ValueError: the output of the only job, or of all of them, is refused.
     """
     present: set[str] | None = None
     if output and is_url(output):  # one listing instead of a question for each
@@ -227,8 +253,13 @@ def check_targets(planned: Iterable[Job], output: str | None, *, force: bool, sk
             exists = job.target.is_file() if present is None else str(job.target) in present
             if exists and skip_existing:
                 continue
-            check_target(job.source, job.target, force, exists)
+            try:
+                check_target(job.source, job.target, force, exists)
+            except InputError as error:
+                job = replace(job, refused=job.refused or str(error))
         left.append(job)
+    if left and all(job.refused for job in left):
+        raise InputError(left[0].refused)
     return left
 
 
@@ -276,20 +307,26 @@ def nearest(path: Path) -> Path:
 
 
 def _apart(planned: list[Job]) -> list[Job]:
-    """Jobs of one output get their inputs' whole names; ValueError if that does not tell them apart."""
+    """Jobs of one output get their inputs' whole names; those that these do not tell apart are refused."""
+    planned = list(planned)
+    for _ in range(2):  # whole names may be others' outputs in turn: a.jpg beside a.jpg.png and a.png
+        for place, job in _clashing(planned):
+            if job.source and job.target:
+                planned[place] = replace(job, target=job.target.with_name(job.source.name + job.target.suffix))
+    clashing = _clashing(planned)
+    for place, job in clashing:
+        names = ", ".join(other.name for _, other in clashing if other.target == job.target)
+        why = f"{names} share the output {job.target or 'stdout'}; give -o a folder, and inputs with different names"
+        planned[place] = replace(job, refused=why)
+    if clashing and len(clashing) == len(planned):
+        raise InputError(planned[0].refused)
+    return planned
+
+
+def _clashing(planned: list[Job]) -> list[tuple[int, Job]]:
+    """Jobs whose output is another's too, with their places."""
     taken = Counter(job.target for job in planned)
-    renamed = [
-        replace(job, target=job.target.with_name(job.source.name + job.target.suffix))
-        if job.source and job.target and taken[job.target] > 1
-        else job
-        for job in planned
-    ]
-    taken = Counter(job.target for job in renamed)
-    if clashing := [job for job in renamed if taken[job.target] > 1]:
-        target = clashing[0].target
-        names = ", ".join(job.name for job in clashing if job.target == target)
-        raise InputError(f"{names} share the output {target or 'stdout'}; give -o a folder, and inputs with different names")
-    return renamed
+    return [(place, job) for place, job in enumerate(planned) if taken[job.target] > 1]
 
 
 def one_line(text: str) -> str:

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...entropy_models.errors import InputError
@@ -46,10 +46,22 @@ def expand(
         ValueError: a name matches nothing.
     """
     found: dict[Path | None, Source] = {}
+    inputs = list(inputs)
+    below = _below([name for name in inputs if name and name != STDIO and path_of(name).is_dir()])
     for name in inputs:
         for source in _expanded(name, suffixes, note):
-            found.setdefault(source.path, source)
+            place = "/".join(part for part in (below.get(name, ""), source.place) if part)
+            found.setdefault(source.path, replace(source, place=place))
     return list(found.values())
+
+
+def _below(folders: list[str]) -> dict[str, str]:
+    """Where the files of several folders go, so that those with equal names keep apart: as ``cp -r`` puts them."""
+    if len(folders) < 2:
+        return {}
+    parts = [_parts(name if is_url(name) else os.path.abspath(name)) for name in folders]
+    shared = len(os.path.commonprefix([above for *above, _ in parts]))
+    return {name: "/".join(part[shared:]) for name, part in zip(folders, parts, strict=True)}
 
 
 def _expanded(name: str, suffixes: frozenset[str] | None, note: Callable[[str], None]) -> Iterable[Source]:

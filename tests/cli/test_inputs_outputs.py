@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import threading
@@ -67,9 +68,53 @@ def test_subfolders_and_equal_stems_keep_apart(run, tmp_path, photograph):
     assert packed == ["a/1.rdc", "b/1.rdc", "g.bmp.rdc", "g.png.rdc"]
     (tmp_path / "in" / "b" / "1.jpg").rename(tmp_path / "in" / "b" / "1.png")
     code, out, err = run("encode", "in/a/1.png", "in/g.png", "in/b/1.png", "-o", "flat")
-    assert (code, out, err.count("\n")) == (1, "", 1) and "in/a/1.png, in/b/1.png share" in err and "g.png" not in err
+    assert code == 1 and err.count("in/a/1.png, in/b/1.png share") == 2 and "g.png" not in err
+    assert [path.name for path in (tmp_path / "flat").iterdir()] == ["g.rdc"], "what does not clash is done"
+    code, out, err = run("encode", "in/a/1.png", "in/b/1.png", "-o", "none")
+    assert (code, out, err.count("\n")) == (1, "", 1) and not (tmp_path / "none").exists()
     (tmp_path / "bad.png").write_text("no image")
     assert run("encode", "bad.png", "-o", "nothing/")[0] == 1 and not (tmp_path / "nothing").exists()
+
+
+def test_folders_with_equal_names_keep_apart(run, tmp_path, photograph):
+    for name in ("x/cam1/1.png", "x/cam2/1.png", "y/cam1/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.fromarray(photograph[:20, :30]).save(tmp_path / name)
+
+    def packed(folder):
+        return sorted(path.relative_to(tmp_path / folder).as_posix() for path in (tmp_path / folder).rglob("*.rdc"))
+
+    assert run("encode", "x/cam1", "x/cam2/", "-o", "two")[0] == 0 and packed("two") == ["cam1/1.rdc", "cam2/1.rdc"]
+    assert run("encode", "x/cam1", "y/cam1", "-o", "others")[0] == 0
+    assert packed("others") == ["x/cam1/1.rdc", "y/cam1/1.rdc"]
+
+
+def test_whole_names_that_clash_in_turn(run, tmp_path, photograph):
+    for name in ("a.png", "a.jpg", "a.jpg.png"):
+        Image.fromarray(photograph[:20, :30]).save(tmp_path / name)
+    assert run("encode", "a.png", "a.jpg", "a.jpg.png", "-o", "packed")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "packed").iterdir()) == ["a.jpg.png.rdc", "a.jpg.rdc", "a.png.rdc"]
+    assert run("decode", "packed/a.png.rdc")[0] == 0 and (tmp_path / "packed" / "a.png").exists(), "not a.png.png"
+
+
+def test_an_output_that_exists_keeps_no_other_from_being_made(run, tmp_path, photograph):
+    for name in ("in/a.png", "in/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(photograph[:20, :30]).save(tmp_path / name)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.rdc").write_bytes(b"precious")
+    code, out, err = run("encode", "in", "-o", "out")
+    assert code == 1 and "out/a.rdc exists; --force" in err and "1 failed" in out
+    assert (tmp_path / "out" / "a.rdc").read_bytes() == b"precious" and (tmp_path / "out" / "b.rdc").exists()
+
+
+def test_a_full_disk_names_the_output(run, photo, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "write_whole", full)
+    monkeypatch.setattr(files, "whole_file", full)
+    assert run("encode", "photo.png", "-o", "x.rdc")[1:] == ("", "codec: photo.png: x.rdc: No space left on device\n")
 
 
 def test_each_output_is_named_after_what_its_file_holds(run, photo, tmp_path):

@@ -89,6 +89,8 @@ def test_a_failed_file_is_a_line_of_json_too(run, photo, tmp_path):
         done, failed = map(json.loads, out.splitlines())
         assert code == 1 and err.count("\n") == 1 and done["input"] == "photo.rdc" and "error" not in done
         assert failed["input"] == "bad.rdc" and failed["error"].startswith("truncated: ")
+    code, out, err = run("encode", "gone.png", "--json")
+    assert code == 1 and json.loads(out) == {"error": "gone.png: no such file"} and err.count("\n") == 1
     code, out, err = run("decode", "bad.rdc", "-o", "-", "--json")
     assert (code, out) == (1, "") and json.loads(err.splitlines()[-1])["input"] == "bad.rdc"  # stdout is for the data
 

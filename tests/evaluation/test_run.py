@@ -16,7 +16,7 @@ from evaluation_cases import STEPS, codec, task
 from PIL import Image
 from rdcodec import codecs
 from rdcodec.codecs.cli import main as cli
-from rdcodec.codecs.evaluation import timing
+from rdcodec.codecs.evaluation import report, timing
 from rdcodec.codecs.evaluation.bd_rate import bd_rate
 from rdcodec.codecs.evaluation.plot import Panel, plot
 from rdcodec.codecs.evaluation.points import OURS, curves, read_points, write_points
@@ -154,6 +154,21 @@ def test_the_report_of_a_toy_signal(run, numbers, tmp_path):
     with (tmp_path / "report" / "points.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 3 * 2 * 4
     assert Image.open(tmp_path / "report" / "rate_distortion.png").size[0] > 1000
+
+
+def test_a_plot_shows_something_of_every_curve_and_says_what_a_metric_leaves_out(numbers, tmp_path, monkeypatch):
+    points = evaluate(task(), {OURS: codec(0), "fat": codec(1000)}, sorted(numbers.iterdir()))
+    found = curves(points, task().metrics)
+    drawn = {}
+    monkeypatch.setattr(report, "plot", lambda path, panels, *_, rates, **more: drawn.update(panels=panels, rates=rates))
+    starts = {name: min(row.rate for row in found[task().metrics[0].column] if row.codec == name) for name in (OURS, "fat")}
+    most = 1.5 * starts[OURS]
+    assert most < starts["fat"]
+    report.plot_curves(tmp_path / "a.png", task(), found, "title", rates=(0.0, most))
+    assert drawn["rates"][1] > starts["fat"] and all(panel.lines["fat"][0] for panel in drawn["panels"])
+    assert [", 2 of 3 files" in panel.label for panel in drawn["panels"]] == [False, True]
+    report.plot_curves(tmp_path / "a.png", task(), curves(points[:4], task().metrics), "title", rates=(0.0, most))
+    assert drawn["rates"] == (0.0, most)
 
 
 def test_what_a_rate_counts_may_be_less_than_the_file(numbers, tmp_path):
