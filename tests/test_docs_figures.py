@@ -461,10 +461,21 @@ def test_speech():
     assert f"{less} less rate than Opus" in " ".join(page("docs/speech.md").split())
 
 
-def test_opus():
-    listed = table("docs/speech.md", "| asked for, kbit/s |")
-    assert len(listed) == len([row for row in rows("speech_anchors_means.csv") if row["codec"] == "opus"]) >= 10
-    same_as_csv(listed, "speech_anchors_means.csv", SPEECH_COLUMNS, "opus")
+@pytest.mark.parametrize(
+    ("codec", "first"), [("opus", "asked for, kbit/s"), ("opus20", "20 ms, kbit/s"), ("codec2", "mode, bit/s")]
+)
+def test_speech_anchors(codec, first):
+    listed = table("docs/speech.md", f"| {first} |")
+    assert len(listed) == len([row for row in rows("speech_anchors_means.csv") if row["codec"] == codec]) >= 6
+    same_as_csv(listed, "speech_anchors_means.csv", SPEECH_COLUMNS, codec)
+
+
+def test_speech_parts():
+    listed, measured = table("docs/speech.md", "| without |"), rows("speech_parts.csv")
+    assert set(listed) == {row["part"] for row in measured}
+    for part, cells in listed.items():
+        found = [float(row["bd_rate_percent"]) for row in measured if row["part"] == part]
+        assert cells == [shown(value, cell) for value, cell in zip(found, cells, strict=True)], part
 
 
 def test_video():

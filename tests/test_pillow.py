@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-import rdcodec.codecs.pillow  # noqa: F401  registers the format
+import rdcodec.pillow  # noqa: F401  registers the format
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from rdcodec.codecs import container
 
@@ -63,4 +63,4 @@ def test_other_files_are_no_pictures_and_damaged_ones_are_refused(pixels):
 def test_pillow_itself_is_left_alone_until_the_plugin_is_imported(module, known):
     code = f"import {module}; from PIL import Image; Image.init(); print('RDC' in Image.OPEN)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.stdout == f"{known}\n", f"{run.stderr}\nthe folder pillow/ is the package rdcodec.pillow"
+    assert run.stdout == f"{known}\n", f"{run.stderr}\nthe folder codecs/pillow is the package rdcodec.pillow"

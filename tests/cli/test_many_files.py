@@ -87,7 +87,10 @@ def test_outputs_that_exist_are_skipped_and_only_they(run, pictures, tmp_path):
     whole = contents(tmp_path / "packed")
     (tmp_path / "packed" / "a" / "2.rdc").unlink()
     (tmp_path / "packed" / "b" / "1.rdc").write_bytes(b"precious")
-    assert run("encode", "in", "-o", "packed")[0] == 1
+    code, out, _ = run("encode", "in", "-o", "packed")
+    assert code == 1 and "1 file " in out and "7 failed" in out
+    assert contents(tmp_path / "packed") == whole | {"b/1.rdc": b"precious"}
+    (tmp_path / "packed" / "a" / "2.rdc").unlink()
     code, out, _ = run("encode", "in", "-o", "packed", "--skip-existing")
     assert code == 0 and [line.split()[0] for line in out.splitlines()[:-1]] == ["packed/a/2.rdc"] and "7 skipped" in out
     assert contents(tmp_path / "packed") == whole | {"b/1.rdc": b"precious"}

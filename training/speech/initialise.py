@@ -27,6 +27,8 @@ BRANCH_SHARE = 0.1
 """Share of the usual random weights that is left to the networks beside the linear maps."""
 HYPER_DEVIATION = 1.5
 """Deviation in steps that hyper-latents start with."""
+ROUNDED = 0.5
+"""Steps below which they round to zero."""
 
 
 @torch.no_grad()
@@ -52,9 +54,12 @@ def principal_components(batches: islice[Tensor], count: int) -> Tensor:
 
 @torch.no_grad()
 def revive_hyper_latents(network: SpeechNetwork, data: L.LightningDataModule) -> None:
-    """`revive` hyper-latents: those of random layers stand at a twentieth of a step."""
+    """`revive` hyper-latents where none says anything: those of random layers stand at a twentieth of a step. Of trained
+    ones those that are quiet shall stay so."""
     batch = next(iter(data.train_dataloader()))
     quality = stratified_qualities(len(batch))
     y = latent(network, batch, quality).reshape(-1, SEGMENT, network.config.latent_channels)
     knots = float_knot_weights(quality, network.config.knots, y.dtype).repeat_interleave(len(y) // len(batch), dim=0)
-    revive(network.hyper_analysis.last, network.hyper_analysis(y, knots), HYPER_DEVIATION)
+    z = network.hyper_analysis(y, knots)
+    if z.flatten(0, 1).std(dim=0).max() < ROUNDED:
+        revive(network.hyper_analysis.last, z, HYPER_DEVIATION)

@@ -1,6 +1,6 @@
-"""Pillow reads and writes .rdc pictures after ``import rdcodec.pillow``, which imports this.
+"""Pillow reads and writes .rdc pictures after ``import rdcodec.pillow``: this folder is installed under that name.
 
->>> import rdcodec.codecs.pillow
+>>> import rdcodec.pillow
 >>> from PIL import Image
 >>> Image.new("RGB", (8, 8), "teal").save(file := io.BytesIO(), "RDC", quality=60)
 >>> with Image.open(file) as image:
@@ -19,13 +19,12 @@ from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageFile
-
-from ..entropy_models.errors import BitstreamError, Unsupported
-from . import container
-from .image.codec import ImageCodec
-from .image.extras import with_extras
-from .image.header import STREAM_ID, parse
-from .image.pictures import Picture, as_picture
+from rdcodec.codecs import container
+from rdcodec.codecs.image.codec import ImageCodec
+from rdcodec.codecs.image.extras import with_extras
+from rdcodec.codecs.image.header import STREAM_ID, parse
+from rdcodec.codecs.image.pictures import Picture, as_picture
+from rdcodec.entropy_models.errors import BitstreamError, Unsupported
 
 FORMAT = "RDC"
 MODES = {(1, False): "L", (1, True): "LA", (3, False): "RGB", (3, True): "RGBA"}
