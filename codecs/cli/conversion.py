@@ -86,6 +86,8 @@ class Conversion:
     device: str
     collect: bool = False
     """Whether outputs are returned, and not written."""
+    keep_times: bool = False
+    """Whether an output gets its input's modification time."""
 
     def convert(self, job: Job, source: Opened, desk: Desk) -> tuple[Face, Result, int]:
         """The face of a file, what it made of it, and the bytes of the output, which is written unless it is collected."""
@@ -136,6 +138,8 @@ class Conversion:
                 source = Opened(file)
                 face, result, size = self.convert(job, source, desk)
                 read_bytes = source.size
+        if self.keep_times and not self.collect:
+            job.keep_time()
         facts = {"codec": codec_of(face), **result.facts, "notices": result.notices}
         facts |= {"input": job.name, "output": str(job.target or STDIO), "bytes": size}
         if raw_bytes := result.facts.get("raw_bytes"):

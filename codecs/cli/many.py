@@ -85,6 +85,10 @@ class ManyFiles(Workers):
             rich_help_panel=PANEL,
         ),
     ] = False
+    keep_times: Annotated[
+        bool,
+        typer.Option("--keep-times", help="Outputs get the modification times of their inputs.", rich_help_panel=PANEL),
+    ] = False
     shards: Annotated[
         str | None,
         typer.Option(

@@ -155,6 +155,16 @@ class Job:
             with _named_errors(self.target):
                 write_whole(self.target, data)
 
+    def keep_time(self) -> None:
+        """Give the output the input's modification time, where both are files of this machine's."""
+        if (
+            isinstance(self.source, Path)
+            and isinstance(self.target, Path)
+            and self.source.is_file()
+            and self.target.is_file()
+        ):
+            os.utime(self.target, ns=(self.target.stat().st_atime_ns, self.source.stat().st_mtime_ns))
+
 
 @contextmanager
 def _named_errors(target: Path) -> Iterator[None]:

@@ -108,6 +108,14 @@ def test_an_output_that_exists_keeps_no_other_from_being_made(run, tmp_path, pho
     assert (tmp_path / "out" / "a.rdc").read_bytes() == b"precious" and (tmp_path / "out" / "b.rdc").exists()
 
 
+def test_times_of_files_are_kept_where_that_is_asked_for(run, photo, tmp_path):
+    os.utime(photo, (1_000_000_000, 1_234_567_890))
+    for command in (("encode", "photo.png"), ("decode", "photo.rdc", "-o", "back.jpg")):
+        made = tmp_path / ("photo.rdc" if command[0] == "encode" else "back.jpg")
+        assert run(*command)[0] == 0 and made.stat().st_mtime > 1_600_000_000
+        assert run(*command, "--force", "--keep-times")[0] == 0 and made.stat().st_mtime == 1_234_567_890
+
+
 def test_a_full_disk_names_the_output(run, photo, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
