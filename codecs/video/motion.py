@@ -121,7 +121,7 @@ def moved(picture: Tensor, field: Field) -> Tensor:
     for row, row_share in rows:
         for column, column_share in columns:
             vectors = field[:, row][:, :, column]
-            total += sampled(planes, vectors, "bicubic") * (row_share[:, None] * column_share)
+            total += sampled(planes, vectors) * (row_share[:, None] * column_share)
     return total.permute(0, 2, 3, 1)
 
 
@@ -134,11 +134,11 @@ def _neighbours(size: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     return [(first.clamp(0, last).long(), 1 - share), ((first + 1).clamp(0, last).long(), share)]
 
 
-def sampled(planes: Tensor, vectors: Tensor, mode: str) -> Tensor:
-    """Planes (1, channels, height, width) where each pixel's vector (1, height, width, 2) points to."""
+def sampled(planes: Tensor, vectors: Tensor) -> Tensor:
+    """Planes (1, channels, height, width) where each pixel's vector (1, height, width, 2) points to; cubic interpolation."""
     height, width = planes.shape[2:]
     size = torch.tensor([height, width], device=planes.device)
     down, right = torch.arange(height, device=planes.device), torch.arange(width, device=planes.device)
     place = torch.stack(torch.meshgrid(down, right, indexing="ij"), dim=-1) + vectors / UNIT
     place = (2 * place + 1) / size - 1
-    return F.grid_sample(planes, place.flip(-1), mode=mode, padding_mode="border", align_corners=False)
+    return F.grid_sample(planes, place.flip(-1), mode="bicubic", padding_mode="border", align_corners=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...entropy_models.hyperprior import QUALITY_MAX
-from .motion import BLOCK, LARGEST, UNIT, VECTOR_MAX, Field, enlarged, middle, padded, sampled
+from .motion import BLOCK, LARGEST, UNIT, VECTOR_MAX, Field, enlarged, middle, padded
 
 REACH = 32
 """Farthest vector of the first search, in pixels."""
@@ -73,26 +73,29 @@ class _Best:
     def __init__(self, target: Tensor, source: Tensor, parent: Field, price: float, shrunk: int) -> None:
         self._target, self._source, self._parent, self._price, self._shrunk = target, source, parent, price, shrunk
         self._block = target.shape[2] // parent.shape[1]
+        height, width = target.shape[2:]
+        size = torch.tensor([width, height], device=target.device)
+        right, down = torch.meshgrid(*(torch.arange(n, device=target.device) for n in (width, height)), indexing="xy")
+        self._place = (2 * torch.stack([right, down], dim=-1) + 1) / size - 1
+        self._unit = 2 / (UNIT * shrunk * size)  # a vector's in the coordinates of `grid_sample`
         self.field = parent
         self._cost = self._costs(parent)
 
-    def offer(self, field: Field) -> None:
-        """Take vectors where they are better."""
-        field = field.clamp(-VECTOR_MAX, VECTOR_MAX)
-        if torch.equal(field, self.field):
+    def offer(self, fields: Field) -> None:
+        """Take vectors where they are better, of several fields (n, rows, columns, 2) the best."""
+        fields = fields.clamp(-VECTOR_MAX, VECTOR_MAX)
+        if len(fields) == 1 and torch.equal(fields, self.field):
             return
-        cost = self._costs(field)
+        cost, best = self._costs(fields).min(0, keepdim=True)
+        field = fields.gather(0, best[..., None].expand(*best.shape, 2))
         better = cost < self._cost
         self.field = torch.where(better[..., None], field, self.field)
         self._cost = torch.where(better, cost, self._cost)
 
     def offer_around(self, step: int) -> None:
         """The eight vectors around the best."""
-        centre = self.field
-        for down in (-step, 0, step):
-            for right in (-step, 0, step):
-                if down or right:
-                    self.offer(centre + centre.new_tensor([down, right]))
+        steps = [(down, right) for down in (-step, 0, step) for right in (-step, 0, step) if down or right]
+        self.offer(self.field + self.field.new_tensor(steps)[:, None, None])
 
     def offer_neighbours(self) -> None:
         """The vectors of the four neighbours."""
@@ -100,12 +103,15 @@ class _Best:
             for shift in (-1, 1):
                 self.offer(self.field.roll(shift, axis))
 
-    def _costs(self, field: Field) -> Tensor:
-        """Mean absolute difference of each block and its vector's price, (1, rows, columns)."""
-        vectors = (field / self._shrunk).repeat_interleave(self._block, 1).repeat_interleave(self._block, 2)
-        difference = (sampled(self._source, vectors, "bilinear") - self._target).abs()
-        bits = torch.log2(1 + (field - self._parent).abs()).mul(2).add(2) * (field != self._parent)
-        return F.avg_pool2d(difference, self._block)[:, 0] + self._price * bits.sum(-1)
+    def _costs(self, fields: Field) -> Tensor:
+        """Mean absolute difference of each block and its vector's price, (n, rows, columns)."""
+        count, rows, columns, _ = fields.shape
+        each = (fields.flip(-1) * self._unit)[:, :, None, :, None].expand(-1, -1, self._block, -1, self._block, -1)
+        places = each.reshape(count, rows * self._block, columns * self._block, 2) + self._place
+        source = self._source.expand(count, -1, -1, -1)
+        moved = F.grid_sample(source, places, mode="bilinear", padding_mode="border", align_corners=False)
+        bits = torch.log2(1 + (fields - self._parent).abs()).mul(2).add(2) * (fields != self._parent)
+        return F.avg_pool2d((moved - self._target).abs(), self._block)[:, 0] + self._price * bits.sum(-1)
 
 
 def _luma(picture: Tensor) -> Tensor:
