@@ -470,6 +470,17 @@ def test_speech_anchors(codec, first):
     same_as_csv(listed, "speech_anchors_means.csv", SPEECH_COLUMNS, codec)
 
 
+def test_speech_cost():
+    listed, measured = table("docs/speech.md", "| | processor, s |"), rows("speech_cost.csv")
+    assert set(listed) == {f"{row['command']} {row['sound_s']} s" for row in measured}
+    for row in measured:
+        cells = listed[f"{row['command']} {row['sound_s']} s"]
+        found = [float(row[column]) for column in ("processor_s", "wall_s", "peak_mib")]
+        assert cells == [shown(value, cell) for value, cell in zip(found, cells, strict=True)], row
+    share = sum(float(row["processor_s"]) for row in measured if row["sound_s"] == "3600") / 3600
+    assert f"both ways together take {share:.3f} of its time" in page("docs/speech.md")
+
+
 def test_speech_parts():
     listed, measured = table("docs/speech.md", "| without |"), rows("speech_parts.csv")
     assert set(listed) == {row["part"] for row in measured}
