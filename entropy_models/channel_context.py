@@ -67,14 +67,22 @@ class MeanContext(nn.Module):
 class LevelContext(nn.Module):
     """Integer half: context (B, H, W, width) of integers to the level of every latent entry, and its update."""
 
-    def __init__(self, latent_channels: int, width: int, knots: int, linear: LayerFactory, depthwise: LayerFactory) -> None:
+    def __init__(
+        self,
+        latent_channels: int,
+        width: int,
+        knots: int,
+        linear: LayerFactory,
+        depthwise: LayerFactory,
+        steps: int = STEPS,
+    ) -> None:
         super().__init__()
         side = knots + GROUPS
-        inputs = [width + side] + [width + side + latent_channels] * (STEPS - 1)
+        inputs = [width + side] + [width + side + latent_channels] * (steps - 1)
         self.mix = nn.ModuleList(linear(n, width) for n in inputs)
-        self.spread = nn.ModuleList(depthwise(width) for _ in range(STEPS))
-        self.join = nn.ModuleList(linear(2 * width, width) for _ in range(STEPS))
-        self.level = nn.ModuleList(linear(width, latent_channels, ceiling=LEVELS - 1) for _ in range(STEPS))
+        self.spread = nn.ModuleList(depthwise(width) for _ in range(steps))
+        self.join = nn.ModuleList(linear(2 * width, width) for _ in range(steps))
+        self.level = nn.ModuleList(linear(width, latent_channels, ceiling=LEVELS - 1) for _ in range(steps))
 
     def refine(self, context: Tensor, symbols: Tensor | None, knot_weights: Tensor, step: int) -> Tensor:
         """``symbols``: integers of the step before, zero elsewhere; None at step 0."""

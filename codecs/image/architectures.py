@@ -9,6 +9,7 @@ from ...entropy_models.channel_context import STEPS
 from ...entropy_models.errors import Unsupported
 from ..weights_file import Architecture
 from .dcvc_rt import ImageConfig, ImageNetwork
+from .s2lic import S2licConfig, S2licNetwork
 
 COARSE = re.compile(r"(.*\.(expand|project)|(hyper_analysis|mean_context|mean_synthesis)\..*)\.weight")
 """Matrices kept as int8. A picture at 45 dB sees the rounding of those that begin and end a transform, not that of these."""
@@ -28,7 +29,11 @@ def renewed(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-ARCHITECTURES = {
+S2LIC_COARSE = re.compile(r"(analysis|synthesis)\.blocks\..*\.(query|key|value|expand|project)\.weight")
+"""Matrices of S2LIC kept as int8: those inside attention layers."""
+
+ARCHITECTURES: dict[str, Architecture[Any]] = {
     "dcvc-rt": Architecture(config=ImageConfig, network=ImageNetwork, coarse=COARSE, renewed=renewed),
+    "s2lic": Architecture(config=S2licConfig, network=S2licNetwork, coarse=S2LIC_COARSE),
 }
 """The first is that of weights without a name."""

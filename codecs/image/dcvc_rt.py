@@ -92,6 +92,11 @@ class ImageConfig:
         """Latent positions around a tile that its pixels depend on, in either transform."""
         return max(-(-t // 2) + n for t, n in zip(self.trunk_blocks, self.latent_blocks, strict=True))
 
+    @property
+    def alignment(self) -> int:
+        """Latent positions of which windows of the image begin at a multiple: any, filters look the same everywhere."""
+        return 1
+
 
 class Analysis(nn.Module):
     """Image to latent. Input (B, H, W, 3) in -0.5..0.5, sides multiples of 16; output (B, H/16, W/16, latent)."""

@@ -30,7 +30,7 @@ from .distortion import distortion_bits
 from .drawn import Layer
 from .effort import Effort
 from .header import ImageHeader, header_of
-from .tiles import LATENT_STRIDE, Box, RecentTiles, clip, grown, inner, scaled, unscaled
+from .tiles import LATENT_STRIDE, Box, RecentTiles, aligned, clip, grown, inner, scaled, unscaled
 
 C = TypeVar("C", Write, Measure)
 NO_EFFORT = Effort()
@@ -249,7 +249,9 @@ class TileDecoder(_Tiles):
         Raises:
             BitstreamError: a damaged tile, by name.
         """
-        window = clip(grown(unscaled(part, LATENT_STRIDE), self.network.config.halo), self.grid.latent_bounds)
+        config = self.network.config
+        around = aligned(grown(unscaled(part, LATENT_STRIDE), config.halo), config.alignment)
+        window = clip(around, self.grid.latent_bounds)
         self._recent.start(index)
         for near in self._recent.missing(window):
             latent, correction, layer = self._read_or_blank(near)

@@ -109,6 +109,12 @@ def grown(box: Box, margin: int) -> Box:
     return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
 
 
+def aligned(box: Box, step: int) -> Box:
+    """A box grown until its sides lie at multiples of ``step``."""
+    top, left, bottom, right = unscaled(box, step)
+    return scaled((top, left, bottom, right), step)
+
+
 class RecentTiles:
     """Latents by tile, in one pass over the image in order of tiles, each with its neighbours.
 

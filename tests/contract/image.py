@@ -11,6 +11,7 @@ from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.demo import sample_photograph
 from rdcodec.codecs.image.pictures import Picture, as_picture
 from rdcodec.codecs.weights import manifest
+from s2lic_case import tiny_s2lic
 from scenes import make_scene
 
 
@@ -79,6 +80,7 @@ IMAGE = Cases(
     variants={
         "image": Variant(load=partial(ImageCodec.load, device="cpu"), qualities=(0, 20, 50, 80, 100)),
         "refined": Variant(load=refined, qualities=(10, 60)),
+        "s2lic": Variant(load=tiny_s2lic, qualities=(0, 50, 100), shipped=False),
     },
     signals={name: partial(drawn, *size) for name, size in SIZES.items()} | {"9x11 with metadata": with_metadata},
     small=with_metadata,

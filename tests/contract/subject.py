@@ -23,6 +23,8 @@ class Variant:
     """To try each signal at; None: the codec has no quality in this setting, or its default."""
     alone: bool = True
     """Whether a reader needs nothing beside the stream, such as another file."""
+    shipped: bool = True
+    """Whether its weights come with the package; else its network is one of its own, which `Cases.network` fits, too."""
 
 
 @dataclass(frozen=True, kw_only=True)

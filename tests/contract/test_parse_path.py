@@ -18,6 +18,12 @@ from rdcodec.entropy_models.errors import BitstreamError
 from torch import Tensor, nn
 
 LEARNED = {name: cases.network for name, cases in CASES.items() if cases.network}
+NETWORKS = [
+    pytest.param((name, variant), id=name if i == 0 else f"{name}-{variant}")
+    for name in LEARNED
+    for i, (variant, setting) in enumerate(CASES[name].variants.items())
+    if i == 0 or not setting.shipped
+]
 
 
 @contextlib.contextmanager
@@ -74,13 +80,13 @@ VARIATIONS: dict[str, Callable[[Codec, str], contextlib.AbstractContextManager[N
 }
 
 
-@pytest.fixture(scope="module", params=LEARNED)
+@pytest.fixture(scope="module", params=NETWORKS)
 def written(request) -> tuple[str, Codec, list[bytes]]:
     """A learned codec and what it wrote."""
-    network, load = LEARNED[request.param], next(iter(CASES[request.param].variants.values())).load
-    codec = load()
+    name, variant = request.param
+    network, codec = LEARNED[name], CASES[name].variants[variant].load()
     streams = [codec.encode(signal, quality=quality) for signal in network.signals() for quality in network.qualities]
-    return request.param, codec, streams
+    return name, codec, streams
 
 
 @pytest.mark.parametrize("variation", VARIATIONS)

@@ -37,6 +37,10 @@ def test_a_stream_says_what_it_needs(name, variant):
     data = codec.encode(cases.small())
     stream = container.parse(data)
     assert stream.stream_id == cases.stream_id
+    if not cases.variants[variant].shipped:
+        with pytest.raises(Unsupported):
+            type(codec).load(stream_hash=stream.weights, device="cpu")
+        return
     again = type(codec).load(stream_hash=stream.weights, device="cpu")
     if cases.variants[variant].alone:
         assert cases.same(again.decode(data), codec.decode(data))

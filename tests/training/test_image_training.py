@@ -13,12 +13,15 @@ from PIL import Image
 from rdcodec.codecs import weights
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.dcvc_rt import ImageConfig, ImageNetwork
+from rdcodec.codecs.image.s2lic import S2licConfig, S2licNetwork
 from rdcodec.entropy_models.errors import InputError
 from rdcodec.training.export import export
 from rdcodec.training.main import train
 from rdcodec.training.quantisation import LAYERS
+from s2lic_case import TINY_S2LIC
 from training_cases import TINY
 
+S2LIC_RECIPE = Path(__file__).parents[2] / "training/recipes/image_s2lic.yaml"
 TINY_RECIPE = Path(__file__).parents[2] / "training/recipes/image_tiny.yaml"
 
 
@@ -57,6 +60,32 @@ def test_the_recipe_learns_resumes_and_exports(photos, tmp_path, monkeypatch):
         np.testing.assert_array_equal(codec.decode(data).array(), codec.estimate(picture, quality=100).signal.array())
         mse = np.mean((codec.decode(data).array().astype(float) - picture) ** 2)
         assert 10 * math.log10(255**2 / mse) > 24
+    finally:
+        weights.manifest.cache_clear()
+
+
+def test_the_s2lic_recipe_learns_and_exports(photos, tmp_path, monkeypatch):
+    """On a tiny network, a few steps of small crops."""
+    monkeypatch.chdir(tmp_path)
+    architecture = "{" + ", ".join(f"{k}: {list(v) if isinstance(v, tuple) else v}" for k, v in TINY_S2LIC.items()) + "}"
+    train("image", [
+        "fit", "--config", str(S2LIC_RECIPE), f"--model.architecture={architecture}", "--model.warmup_steps=5",
+        f"--data.train={photos}", f"--data.validation={photos}", f"--data.cache={tmp_path / 'cache'}", "--data.crop=64",
+        "--data.batch_size=4", "--data.validation_images=1", "--trainer.accelerator=cpu", "--trainer.max_steps=40",
+        "--trainer.val_check_interval=30", "--trainer.callbacks.init_args.every_n_train_steps=20",
+        f"--trainer.default_root_dir={tmp_path}",
+    ])  # fmt: skip
+    newest = tmp_path / "runs/image_s2lic/last.ckpt"
+    assert torch.load(newest, weights_only=True)["global_step"] == 40
+    export(newest, "s2lic-tiny", photos, tmp_path / "exported", batches=2, crop=64)
+    monkeypatch.setattr(weights, "FOLDER", tmp_path / "exported")
+    weights.manifest.cache_clear()
+    try:
+        codec = ImageCodec.load(model="s2lic-tiny")
+        assert type(codec.network) is S2licNetwork and codec.network.config == S2licConfig(**TINY_S2LIC)
+        picture = np.asarray(Image.open(photos / "0.png"))
+        data = codec.encode(picture, quality=100)
+        np.testing.assert_array_equal(codec.decode(data).array(), codec.estimate(picture, quality=100).signal.array())
     finally:
         weights.manifest.cache_clear()
 

@@ -58,7 +58,7 @@ class ImageExport:
     def last_fits(self, tables: Tables, batches: Iterable[Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The correction's directions and tables, see `codecs.image.correction`."""
         count = self.options.corrections
-        if not count:
+        if not count or not isinstance(self.network, ImageNetwork):  # other architectures have none
             return {}, {}
         qualities = (stratified_qualities(BATCH) for _ in itertools.count())
         found = wishes(self.network, tables, batches, qualities)
