@@ -88,8 +88,7 @@ class TensorCodec:
         return verified(self._file(data))
 
     def _file(self, data: bytes | container.Stream) -> TensorFile:
-        stream = container.parse(data)
-        return TensorFile(stream, base=self.settings.base)
+        return TensorFile(container.parse(data, salvage=True), base=self.settings.base).of_right_length()
 
     def _settings(self, quality: int | None) -> TensorSettings:
         return self.settings if quality is None else replace(self.settings, quality=quality, bits=None, snr_db=None)

@@ -126,8 +126,8 @@ class TensorFace(Streamed, Slicing):
         from .reading import TensorFile, safetensors_parts
 
         suffix = target.suffix.lower() if target else ".safetensors"
-        stream = stream if options.bits else stream.of_right_length()
         held = TensorFile(stream, options.bits, _base(options, desk))
+        held = held if options.bits else held.of_right_length()
         if suffix in WRITES and suffix != ".safetensors":
             tensors = {entry.name: held.tensor(entry.name) for entry in held.index.entries}
             write_tensors(tensors, held.index.metadata, suffix, file)
@@ -141,7 +141,7 @@ class TensorFace(Streamed, Slicing):
         """Decode every piece of every tensor."""
         from .reading import TensorFile, verified
 
-        return verified(TensorFile(stream.of_right_length(), base=_base(options, desk)))
+        return verified(TensorFile(stream, base=_base(options, desk)).of_right_length())
 
     def describe(self, stream: container.Stream) -> dict[str, Any]:
         """Mode, and for each tensor type, shape, bits per weight and, in lossy modes, its error."""

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from ...entropy_models.errors import InputError
+from ...entropy_models.errors import BitstreamError, InputError
 from .. import container
 from .base import Base
 from .files import source_at
@@ -27,15 +27,19 @@ def base_of(base: BaseLike) -> Base:
     """A base in a file (of tensors, or .rdc), a folder of shards, or a dictionary. All of it is read, for its hash.
 
     Raises:
-        InputError, BitstreamError, OSError: none.
+        InputError, BitstreamError, OSError: none; the message names the file.
     """
     if isinstance(base, Base):
         return base
     if isinstance(base, Mapping):
         return Base.of(TorchSource(base))
-    if container.stream_id_at(path := Path(base)) == STREAM_ID:
-        return Base.of(TensorFile(container.parse(mapped(path))), path.name)
-    return Base.of(source_at(path), path.name)
+    path = Path(base)
+    try:
+        held = container.stream_id_at(path) == STREAM_ID
+        source = TensorFile(container.parse(mapped(path), salvage=True)).of_right_length() if held else source_at(path)
+        return Base.of(source, path.name)
+    except (InputError, BitstreamError) as error:
+        raise type(error)(f"base {path}: {error}") from None
 
 
 def save_file(
@@ -71,13 +75,16 @@ def load_file(
         Mismatch: another base than the file's.
         BitstreamError: anything wrong with the file; the message names the tensor.
     """
-    return safe_open(filename, "pt", device, bits=bits, base=base).get_tensors()
+    file = safe_open(filename, "pt", device, bits=bits, base=base)
+    if bits is None:
+        file.check_length()
+    return file.get_tensors()
 
 
 class safe_open:  # noqa: N801 (safetensors' name)
     """The lazy twin of safetensors' ``safe_open``: a tensor or some rows of one are decoded when they are asked for.
 
-    The file is mapped into memory, and a piece that is not needed is never read.
+    The file is mapped into memory, and a piece that is not needed is never read, nor missed where the file ends early.
     """
 
     def __init__(
@@ -91,7 +98,7 @@ class safe_open:  # noqa: N801 (safetensors' name)
     ) -> None:
         if framework not in ("pt", "torch", "pytorch"):
             raise InputError(f"framework {framework!r}; need pt")
-        stream = container.parse(mapped(Path(filename)), salvage=bits is not None)
+        stream = container.parse(mapped(Path(filename)), salvage=True)
         self._file = TensorFile(stream, bits, None if base is None else base_of(base))
         self._device = device
 
@@ -100,6 +107,10 @@ class safe_open:  # noqa: N801 (safetensors' name)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         pass
+
+    def check_length(self) -> None:
+        """BitstreamError where the file ends early, or goes on after its end; names the first tensor that it lacks."""
+        self._file.of_right_length()
 
     def names(self) -> list[str]:
         """Names of the tensors, in the order of the file."""

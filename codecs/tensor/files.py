@@ -19,6 +19,8 @@ READS = frozenset({".safetensors", ".pt", ".npy", ".npz"})
 """Suffixes that folders are searched for; a file that is named may have any."""
 WRITES = {".safetensors": "safetensors", ".pt": "torch", ".npz": "numpy", ".npy": "numpy"}
 _NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
+_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""A pickle of torch's magic number: .pt files of versions before 1.6."""
 Bytes = bytes | memoryview | FileBytes
 _WHOLE = "array"
 """Name of the tensor of an .npy file, which has none."""
@@ -26,11 +28,13 @@ _WHOLE = "array"
 
 def kind_of(data: Bytes) -> str:
     """``safetensors``, ``npy``, ``npz``, ``torch``, ``shards``, or nothing for other files."""
-    head = bytes(data[:9])
+    head = bytes(data[: len(_OLD_TORCH)])
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= len(data) - 8:
         return "safetensors"
     if head.startswith(_NPY):
         return "npy"
+    if head == _OLD_TORCH:
+        return "torch"
     if head.startswith(_ZIP):
         return _kind_of_archive(data)
     if head.startswith(b"{") and len(data) < 1 << 28:
@@ -90,7 +94,7 @@ def source_at(path: str | Path) -> Source:
     if path.is_dir():
         found = sorted(path.glob("*.safetensors.index.json")) or sorted(path.glob("*.safetensors"))
         if len(found) != 1:
-            raise InputError(f"{path}: {len(found)} safetensors files; need one, or their index")
+            raise InputError(f"{len(found)} safetensors files; need one, or their index")
         path = found[0]
     return source_of(mapped(path), path)
 
@@ -102,15 +106,15 @@ def _numpy_tensors(data: bytes | memoryview, kind: str) -> dict[str, Any]:
     try:
         held = np.load(io.BytesIO(data), allow_pickle=False)
         arrays = {_WHOLE: held} if kind == "npy" else {name: held[name] for name in held.files}
-        return {name: torch.from_numpy(_native(array)) for name, array in arrays.items()}
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"numpy and torch do not take it: {error}") from None
-
-
-def _native(array: Any) -> Any:
-    import numpy as np
-
-    return np.array(array.astype(array.dtype.newbyteorder("="), order="C"))
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"numpy does not take it: {error}") from None
+    tensors = {}
+    for name, array in arrays.items():
+        try:
+            tensors[name] = torch.from_numpy(np.array(array.astype(array.dtype.newbyteorder("="), order="C")))
+        except TypeError:
+            raise InputError(f"{name}: numbers of type {array.dtype}, which torch does not have") from None
+    return tensors
 
 
 def write_tensors(tensors: Mapping[str, Any], metadata: Mapping[str, str], suffix: str, file: BinaryIO) -> None:

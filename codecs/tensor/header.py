@@ -156,7 +156,9 @@ class Index:
 
     @classmethod
     def of(cls, tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> Index:
-        """Index of tensors by name, each a type and a shape."""
+        """Index of tensors by name, each a type and a shape; InputError for the name that safetensors keeps for metadata."""
+        if "__metadata__" in tensors:
+            raise InputError("a tensor of the name __metadata__, which safetensors keeps for other things")
         fields: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
         end = 0
         for name, (dtype, shape) in tensors.items():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from ...entropy_models.errors import BitstreamError, InputError, Mismatch, UnknownName
+from ...entropy_models.errors import BitstreamError, InputError, Mismatch, Truncated, UnknownName
 from ...entropy_models.trellis import TRELLIS_CODERS
 from .. import container
 from ..contract import Progress
@@ -128,6 +128,22 @@ class TensorFile:
     def _writable(self, entry: Entry, span: range) -> np.ndarray:
         words = self.words(entry, span)
         return words if words.flags.writeable else words.copy()
+
+    def of_right_length(self) -> TensorFile:
+        """The file itself.
+
+        Raises:
+            Truncated: it ends before the last chunk does; names the first tensor that it lacks a part of.
+            Corrupt: it goes on after it.
+        """
+        try:
+            self.stream.of_right_length()
+        except Truncated as error:
+            for (_, number, _), line in zip(self.layout.parts(), self.stream.entries[1:], strict=False):
+                if line.offset + line.length > len(self.stream.data):
+                    raise Truncated(f"{self.index.entries[number].name}: {error}") from None
+            raise
+        return self
 
     @cached_property
     def report(self) -> dict[str, dict[str, float]]:

@@ -118,7 +118,14 @@ def shards_of(index_file: Path) -> Shards:
     try:
         files = sorted(set(json.loads(index_file.read_bytes())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index_file}: no index of shards: {error}") from None
+        raise InputError(f"no index of shards: {error}") from None
     if not files or any(not isinstance(name, str) or Path(name).name != name for name in files):
-        raise InputError(f"{index_file}: shards {files[:3]}; need names of files beside it")
-    return Shards([SafetensorsSource(mapped(index_file.parent / name)) for name in files])
+        raise InputError(f"shards {files[:3]}; need names of files beside it")
+    return Shards([_shard(index_file.parent / name) for name in files])
+
+
+def _shard(path: Path) -> SafetensorsSource:
+    try:
+        return SafetensorsSource(mapped(path))
+    except InputError as error:
+        raise InputError(f"{path.name}: {error}") from None

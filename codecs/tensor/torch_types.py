@@ -25,6 +25,8 @@ def name_of(tensor: Tensor, label: str) -> str:
     """Name of a tensor's type; InputError for one that safetensors does not have."""
     if tensor.layout != torch.strided:
         raise InputError(f"{label}: a tensor of layout {tensor.layout}; need torch.strided (dense)")
+    if tensor.is_meta:
+        raise InputError(f"{label}: a tensor on device meta, which holds no numbers")
     if tensor.dtype not in NAMES or tensor.is_quantized:
         raise InputError(
             f"{label}: {tensor.dtype}, which safetensors does not have; need one of {', '.join(NAMES.values())}"

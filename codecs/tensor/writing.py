@@ -86,6 +86,9 @@ class Encoder:
             self._base.check_worth(source)
         self.lossy = settings.mode in LOSSY_MODES
         self._spreads, self.notices = spreads_of(source) if self.lossy else ({}, ())
+        if settings.energy and not settings.energy.keys() & self._spreads.keys():
+            like = f"the {len(settings.energy)} energies (--activations), like {min(settings.energy)}"
+            self.notices += (f"no matrix here has the name of one of {like}; steps do not follow them",)
         depth = len(NESTED_BITS) if settings.mode == "nested" else 1
         sections = tuple(depth if entry.name in self._spreads else 1 for entry in source.index.entries)
         self.layout = Layout(settings.mode, source.index, sections, *([settings.base.digest] if settings.base else []))

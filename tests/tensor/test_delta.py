@@ -114,7 +114,11 @@ def test_a_wrong_base_is_refused(run, files):
     wanted = f"sha256 {hashlib.sha256((files / 'before.safetensors').read_bytes()).hexdigest()} (before.safetensors)"
     safetensors.torch.save_file({"other": torch.ones(3)}, files / "other.safetensors")
     assert run("encode", "before.safetensors", "-o", "plain.rdc")[0] == 0
+    (files / "no.json").write_text("{}")
+    (files / "cut.rdc").write_bytes((files / "plain.rdc").read_bytes()[:-9])
     for line, message in (
+        ("encode after.safetensors --base no.json -o y.rdc", "after.safetensors: base no.json: starts with"),
+        ("encode after.safetensors --base cut.rdc -o y.rdc", "after.safetensors: truncated: base cut.rdc: "),
         ("decode after.rdc -o x.safetensors", f"a.weight: {MISSING} (--base): {wanted}"),
         ("decode after.rdc -o x.safetensors --base after.safetensors", f"; the file needs {wanted}"),
         ("verify after.rdc --base other.safetensors", f"; the file needs {wanted}"),

@@ -6,10 +6,11 @@ import pytest
 import torch
 from rdcodec.codecs import container
 from rdcodec.codecs.tensor import load_file, safe_open, save_file
+from rdcodec.codecs.tensor.codec import TensorCodec
 from rdcodec.codecs.tensor.file_api import base_of
 from rdcodec.codecs.tensor.header import PIECE_WORDS, Layout
 from rdcodec.codecs.tensor.reading import TensorFile, verified
-from rdcodec.entropy_models.errors import BitstreamError, Corrupt, InputError, UnknownName
+from rdcodec.entropy_models.errors import BitstreamError, Corrupt, InputError, Truncated, UnknownName
 
 ROWS = 3 * PIECE_WORDS // 1000
 
@@ -77,6 +78,42 @@ def test_every_damage_is_refused_by_the_tensor_it_is_in(tensors, tmp_path, setti
             load_file(path, base=base)
         with safe_open(path, base=base) as file:
             assert all(torch.equal(file.get_tensor(other), whole[other]) for other in held if other != name)
+
+
+@pytest.mark.parametrize("mode", ["lossless", "nested"])
+def test_a_file_that_ends_early_is_refused_by_the_first_tensor_it_lacks(tmp_path, mode):
+    """And gives those before it; one that goes on after its end is refused, too."""
+    held = {name: torch.randn(40, 30, generator=torch.Generator().manual_seed(5)) for name in "abc"}
+    path = tmp_path / "m.rdc"
+    save_file(held, path, mode=mode)
+    good, whole = path.read_bytes(), load_file(path)
+    stream = container.parse(good)
+    layout = Layout.read(stream)
+    names = [layout.index.entries[number].name for _, number, _ in layout.parts()]
+    for at, (name, chunk) in enumerate(zip(names, stream.entries[1:], strict=False)):
+        path.write_bytes(good[: chunk.offset + chunk.length // 2])
+        with pytest.raises(Truncated, match=f"^{name}: "):
+            load_file(path)
+        with pytest.raises(Truncated, match=f"^{name}: "):
+            TensorCodec().decode(path.read_bytes())
+        with safe_open(path) as file:
+            for other in set(held) - set(names[at:]):
+                assert torch.equal(file.get_tensor(other), whole[other])
+            with pytest.raises(Truncated, match=f"^{name}: "):
+                file.get_tensor(name)
+    path.write_bytes(good + b"x")
+    with pytest.raises(Corrupt, match="the chunk table adds up to"):
+        load_file(path)
+
+
+def test_tensors_without_numbers_and_the_name_of_metadata_are_refused(tmp_path):
+    for name, tensor, message in (
+        ("a", torch.ones(3, device="meta"), "^a: a tensor on device meta, which holds no numbers"),
+        ("__metadata__", torch.ones(3), "a tensor of the name __metadata__"),
+    ):
+        with pytest.raises(InputError, match=message):
+            save_file({name: tensor}, tmp_path / "m.rdc")
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_what_is_asked_for_is_read(path):

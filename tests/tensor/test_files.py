@@ -125,7 +125,11 @@ def test_what_holds_other_things_than_tensors_is_refused(run, tmp_path):
     (tmp_path / "cut.pt").write_bytes((tmp_path / "set.pt").read_bytes()[:-40])
     np.save(tmp_path / "objects.npy", np.array([None]), allow_pickle=True)
     np.save(tmp_path / "words.npy", np.array(["a"]))
+    np.savez(tmp_path / "words.npz", x=np.ones(2), said=np.array(["a"]))
     (tmp_path / "cut.safetensors").write_bytes(safetensors.torch.save(TENSORS)[:-1])
+    shards = {"a": "cut.safetensors"}
+    (tmp_path / "cut.index.json").write_text(json.dumps({"weight_map": shards}))
+    (tmp_path / "none.index.json").write_text(json.dumps({"weight_map": {}}))
     hole = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}'
     (tmp_path / "hole.safetensors").write_bytes(len(hole).to_bytes(8, "little") + hole + b"ab")
     for name, message in (
@@ -136,13 +140,23 @@ def test_what_holds_other_things_than_tensors_is_refused(run, tmp_path):
         ("complex.pt", "x: torch.complex128, which safetensors does not have; need one of BOOL,"),
         ("complex.npy", "array: torch.complex128, which safetensors does not have; need one of BOOL,"),
         ("cut.pt", "torch does not load it with weights_only: PytorchStreamReader failed"),
-        ("objects.npy", "numpy and torch do not take it"),
-        ("words.npy", "numpy and torch do not take it"),
+        ("objects.npy", "objects.npy: numpy does not take it: Object arrays cannot be loaded"),
+        ("words.npy", "words.npy: array: numbers of type <U1, which torch does not have"),
+        ("words.npz", "words.npz: said: numbers of type <U1, which torch does not have"),
         ("cut.safetensors", "whose header makes it"),
+        ("cut.index.json", "cut.index.json: cut.safetensors: a safetensors file of"),
+        ("none.index.json", "codec: none.index.json: shards []; need names of files beside it"),
         ("hole.safetensors", "a: its numbers begin at byte 1, and those before end at 0"),
     ):
         code, out, err = run("encode", name)
         assert (code, out, err.count("\n")) == (1, "", 1) and message in err, err
+
+
+def test_torch_files_of_before_1_6_are_read(run, tmp_path):
+    torch.save(TENSORS, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    assert run("encode", "old.bin")[0] == 0 and run("decode", "old.rdc", "-o", "new.pt")[0] == 0
+    found = torch.load(tmp_path / "new.pt", weights_only=True)
+    assert found.keys() == TENSORS.keys() and all(torch.equal(found[name], x) for name, x in TENSORS.items())
 
 
 def test_shards_are_one_model(run, tmp_path):

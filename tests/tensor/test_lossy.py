@@ -151,6 +151,15 @@ def test_steps_and_activations_alone_make_the_mode_quantized(run, tmp_path):
     assert code == 1 and "no scaling 'row' (--steps); there are tensor, channel, balanced" in err
 
 
+def test_energies_of_other_matrices_are_told(run, tmp_path):
+    safetensors.torch.save_file(MODEL, tmp_path / "m.safetensors")
+    safetensors.torch.save_file({"plain": torch.ones(511)}, tmp_path / "energy.safetensors")
+    code, _, err = run("encode", "m.safetensors", "--activations", "energy.safetensors")
+    assert code == 0 and "no matrix here has the name of one of the 1 energies (--activations), like plain;" in err
+    with pytest.warns(UserWarning, match="no matrix here has the name"):
+        save_file(MODEL, tmp_path / "e.rdc", mode="nested", energy={"plain": np.ones(511)})
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
