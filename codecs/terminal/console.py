@@ -13,7 +13,9 @@ from .files import one_line
 TRACEBACK = "--traceback"
 """Option of the command, anywhere on its line."""
 EXPECTED = BitstreamError, InputError, OSError, FloatingPointError
-"""What users can mend; any other error is a bug."""
+"""What users can mend, like errors of `STORES`; any other error is a bug."""
+STORES = frozenset({"aiohttp", "azure", "botocore", "gcsfs", "google", "huggingface_hub", "ocifs", "ossfs"})
+"""Packages behind URLs, whose errors (no credentials, no such bucket) are of no common type."""
 
 
 def plain(**options: Any) -> Console:
@@ -40,6 +42,9 @@ def message(error: BaseException) -> str:
         return f"{type(error).__name__.lower()}: {text}"
     if isinstance(error, EXPECTED):
         return text
+    package = type(error).__module__.partition(".")[0]
+    if package in STORES:
+        return f"{package}: {text}"
     return f"internal error, please report: {type(error).__name__}: {text} (codec --traceback ... shows where)"
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from rdcodec.codecs.image import demo
 from rdcodec.codecs.terminal import files
+from rdcodec.codecs.terminal.console import message
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,10 @@ def test_sizes_for_people():
 def test_the_halves_of_a_detail_do_not_touch():
     ours, jpeg = np.full((20, 30, 3), 10, np.uint8), np.full((20, 30, 3), 20, np.uint8)
     assert np.asarray(demo._halves(ours, jpeg, 16, 4))[..., 0].tolist() == [[10] * 6 + [255] * 4 + [20] * 6] * 4
+
+
+def test_errors_of_stores_are_no_bugs_of_ours():
+    from botocore.exceptions import NoCredentialsError
+
+    assert message(NoCredentialsError()) == "botocore: Unable to locate credentials"
+    assert message(ValueError("x")).startswith("internal error, please report: ValueError: x")
