@@ -19,7 +19,7 @@ def test_lossless_cache_continues_exactly(tmp_path, kind, dtype):
     size = save_cache(cache, ids, tmp_path / "a.rdc", decoder, settings=KvSettings(mode="lossless", block_tokens=32))
     assert size == (tmp_path / "a.rdc").stat().st_size
     loaded = load_cache(tmp_path / "a.rdc", decoder)
-    assert type(loaded) is transformers.DynamicCache and loaded.get_seq_length() == ids.shape[1]
+    assert isinstance(loaded, transformers.DynamicCache) and loaded.get_seq_length() == ids.shape[1]
     for a, b in zip(cache.layers, loaded.layers, strict=True):
         assert torch.equal(a.keys, b.keys) and torch.equal(a.values, b.values)
     assert go_on(decoder, loaded, ids) == go_on(decoder, cache, ids)

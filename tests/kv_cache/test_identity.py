@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -420,6 +422,22 @@ def test_a_cache_of_the_whole_prompt_is_not_run_twice(tmp_path):
             assert cache.get_seq_length() == given.shape[1] + 7
     with pytest.raises(InputError, match="tokens and prompt"):
         load_cache(path, decoder, tokens=ids, prompt=ids)
+
+
+@pytest.mark.parametrize("mode, quality", [("lossless", None), ("quantized", 20)])
+def test_a_prompt_run_on_top_of_its_own_cache_warns(tmp_path, mode, quality):
+    decoder, path, ids = tiny(), tmp_path / "a.rdc", torch.randint(0, VOCABULARY, (1, 41))
+    options = {"max_new_tokens": 2, "do_sample": False}
+    settings = KvSettings(mode=mode) if quality is None else KvSettings(mode=mode, quality=quality)
+    save_cache(prefilled(decoder, ids[:, :40]), ids[:, :40], path, decoder, settings=settings)
+    with pytest.warns(UserWarning, match="the 40 tokens of this cache are run once more"):
+        decoder.generate(ids[:, :40], **cache_argument(decoder, load_cache(path, decoder)), **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        decoder.generate(ids, **cache_argument(decoder, load_cache(path, decoder)), **options)
+        decoder.generate(ids[:, :40], **cache_argument(decoder, load_cache(path, decoder, prefix=39)), **options)
+        other = torch.randint(0, VOCABULARY, (1, 40))  # as many tokens, but others: what follows the cache
+        decoder(other, use_cache=True, **cache_argument(decoder, load_cache(path, decoder)))
 
 
 def test_fields_of_a_config_are_those_that_shape_keys_and_values():

@@ -226,14 +226,14 @@ def filled_cache(layers: Any, count: int, device: Any = None, *, model: Any = No
         model: that will go on. One with M-RoPE keeps what the last prompt's pictures did to positions in itself: that is
             put back to what a prompt of text has.
     """
-    from transformers.cache_utils import DynamicCache
+    from .restored_cache import RestoredCache
 
     if model is not None:
         device = device or model.device
         for module in model.modules():
             if hasattr(module, "rope_deltas"):  # None would make some versions count from 0 again
                 module.rope_deltas = torch.zeros(1, 1, dtype=torch.int64, device=device)
-    cache = DynamicCache()
+    cache = RestoredCache()
     for i, (keys, values) in enumerate(layers):
         cache.update(keys[None, :, :count].to(device), values[None, :, :count].to(device), i)
     return cache
