@@ -40,12 +40,15 @@ def step_of_quality(quality: int) -> float:
 
 
 def spreads_of(source: Source) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Root mean squares of the tensors to quantise, by name, and notices of those that have to stay exact instead.
+    """Root mean squares of the tensors to quantise, by name, and notices of those that have to stay exact instead, or that there are none.
 
     All are read. A tensor of zeros alone needs no quantiser, and is in neither.
     """
     spreads, notices = dict[str, float](), list[str]()
-    for entry in filter(is_quantised, source.index.entries):
+    matrices = [entry for entry in source.index.entries if is_quantised(entry)]
+    if not matrices:
+        notices.append(f"no matrix of {ELEMENTS_MIN} floating-point numbers or more; all is stored bit for bit")
+    for entry in matrices:
         found = _root_mean_square(source, entry)
         if _SPREAD_MIN < found < _SPREAD_MAX:
             spreads[entry.name] = found

@@ -160,6 +160,12 @@ def test_energies_of_other_matrices_are_told(run, tmp_path):
         save_file(MODEL, tmp_path / "e.rdc", mode="nested", energy={"plain": np.ones(511)})
 
 
+def test_a_file_that_has_nothing_to_quantise_is_told(run, tmp_path):
+    np.save(tmp_path / "small.npy", np.ones((9, 9), np.float32))
+    code, _, err = run("encode", "small.npy", "--bits", "3")
+    assert code == 0 and "no matrix of 1024 floating-point numbers or more; all is stored bit for bit" in err
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
