@@ -40,7 +40,7 @@ def step_of_quality(quality: int) -> float:
 
 
 def spreads_of(source: Source) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Root mean squares of the tensors to quantise, by name, and notices of those that have to stay exact instead, or that there are none.
+    """Root mean squares of the tensors to quantise, by name; notices of those that stay exact instead, or if there are none.
 
     All are read. A tensor of zeros alone needs no quantiser, and is in neither.
     """
