@@ -1,9 +1,10 @@
-"""Random access, and memory at 1080p, of the video codec: the command ``codec``, each time in a process of its own.
+"""Random access, speed, and memory at 1080p, of the video codec: the command ``codec``, each time in a process of its own.
 
     python benchmarks/video_access.py
 
 A file of 30 minutes is made cheaply: one group of a clip, coded once, stands for each of its 1,406 groups. To take one
-frame of it, the table is read, and one group up to that frame is decoded. At 1080p some frames are encoded and decoded.
+frame of it, the table is read, and one group up to that frame is decoded. A short clip at 352x288 and some frames at 1080p
+are encoded and decoded.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ MINUTES, RATE = 30, Fraction(25)
 TAKEN = {"1000": 1000, "1023, the last of its group": 1023}
 """Frames that are taken, by name."""
 SMALL, LARGE = (352, 288), (1920, 1080)
-LARGE_FRAMES = 4
+SMALL_FRAMES, LARGE_FRAMES = 96, 4
 
 
 def pan(count: int, width: int, height: int) -> np.ndarray:
@@ -62,7 +63,7 @@ def measured(name: str, arguments: list[str], threads: int, repetitions: int) ->
 
 
 def main(
-    threads: Annotated[int, typer.Option(min=1)] = 1,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
     repetitions: Annotated[int, typer.Option(min=1, help="Of taking a frame.")] = 5,
     output: Annotated[Path, typer.Option("--output", "-o")] = Path("benchmarks/results/video_access.csv"),
 ) -> None:
@@ -74,11 +75,13 @@ def main(
         for name, number in TAKEN.items():
             arguments = ["decode", str(long), "--frames", f"{number}:{number + 1}", "-o", part]
             rows += measured(f"frame {name}, of {frames} of {SMALL[0]}x{SMALL[1]}", arguments, threads, repetitions)
-        source, stream = Path(folder, "large.mp4"), str(Path(folder, "large.rdc"))
-        write_clip(source, Footage(pan(LARGE_FRAMES, *LARGE), RATE))
-        size = f"{LARGE_FRAMES} frames of {LARGE[0]}x{LARGE[1]}"
-        rows += measured(f"encode {size}", ["encode", str(source), "-o", stream], threads, 1)
-        rows += measured(f"decode {size}", ["decode", stream, "-o", part], threads, 1)
+        source, stream = Path(folder, "clip.mp4"), str(Path(folder, "clip.rdc"))
+        for count, (width, height) in ((SMALL_FRAMES, SMALL), (LARGE_FRAMES, LARGE)):
+            write_clip(source, Footage(pan(count, width, height), RATE))
+            name = f"{count} frames of {width}x{height}"
+            for verb, arguments in {"encode": [str(source), "-o", stream], "decode": [stream, "-o", part]}.items():
+                found = measured(f"{verb} {name}", [verb, *arguments], threads, 1)
+                rows += [*found, (f"{verb} {name}", "speed", count / found[0][2], "frames/s")]
     lines = [(what, measure, f"{value:.4g}", unit) for what, measure, value, unit in rows]
     table = Table("what", "measure", "value", "unit", title=f"{threads} threads, quality {QUALITY}")
     for line in lines:
