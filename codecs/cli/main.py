@@ -118,7 +118,8 @@ def program() -> typer.Typer:
     return app
 
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if not any(argument.startswith("--threads") for argument in sys.argv):  # who asks for them has the cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 """Threads that wait for each other leave the core to others. To be set before torch is imported, and nobody else's."""
 app = program()
 

@@ -29,8 +29,6 @@ from .groups import GroupEncoder, GroupPass, shown
 from .header import GROUP, QUALITY, STREAM_ID, TAG_BYTES, VideoHeader, checked_range, extras_of, parse
 from .stem import StemNetwork
 
-FRAMES_OF_WORK = 8
-"""Pictures that a frame counts as where threads are chosen by work: many follow, so a thread more is worth its start."""
 GREY = 128
 """Level of all pixels of a frame that is lost, where no frame before it can be shown."""
 Source = Clip | np.ndarray
@@ -72,7 +70,7 @@ class VideoCodec:
 
         Args:
             device: ``cpu``, ``cuda`` or ``auto`` (CUDA if there is one).
-            threads: of the networks on a CPU; None: one for frames below 256x256, else as many as torch has been given.
+            threads: of the networks on a CPU; None: one for small frames, else as many as torch has been given.
 
         Raises:
             KeyError: no such model.
@@ -315,7 +313,7 @@ class VideoCodec:
 
     def _at_work(self, header: VideoHeader) -> AbstractContextManager[None]:
         """torch's state for as long as networks run."""
-        pixels = FRAMES_OF_WORK * header.width * header.height
+        pixels = header.width * header.height
         return own_state(pixels, self.threads) if self.device.type == "cpu" else own_state(THREADED_WORK, self.threads)
 
 
