@@ -42,9 +42,11 @@ HEAVY = ("compressai", "lightning", "torchvision")
 """Packages that encoding and decoding must not import."""
 PROBE = """
 import json, sys
+arguments = json.loads(sys.argv[1])
+sys.argv += arguments  # where the command looks for options before it loads anything
 from rdcodec.codecs.cli.main import app
 try:
-    app(json.loads(sys.argv[1]), prog_name="codec", standalone_mode=False)
+    app(arguments, prog_name="codec", standalone_mode=False)
 finally:
     # not getrusage: its maximum is inherited from the process that starts this one
     with open("/proc/self/status") as status:

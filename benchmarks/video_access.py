@@ -57,10 +57,8 @@ def long_file(path: Path) -> int:
 
 def measured(name: str, arguments: list[str], threads: int, repetitions: int) -> list[Row]:
     """The median time and the highest peak of memory of some runs of the command."""
-    runs = [
-        whole_process(name, [*arguments, "--device", "cpu", "--threads", str(threads), "--force"], threads)[0]
-        for _ in range(repetitions)
-    ]
+    arguments = [*arguments, "--device", "cpu", "--threads", str(threads), "--force"]
+    runs = [whole_process(name, arguments, threads)[0] for _ in range(repetitions)]
     times, peaks = ([run[at][2] for run in runs] for at in (0, 1))
     return [(name, "whole process", statistics.median(times), "s"), (name, "peak memory", max(peaks), "GiB")]
 
