@@ -38,15 +38,7 @@ def encode(
     sources = expand(inputs, readable, note)
     check_shared_files(options.values(), len(sources))
     planned = files.jobs(sources, folder_for(output, many), lambda source: RDC, named=len(inputs), suffixes=known_suffixes())
-    convert_all(
-        Encoding(given=given, device=device, keep_times=many.keep_times),
-        planned,
-        output,
-        many,
-        as_json=as_json,
-        force=force,
-        verb="encoding",
-    )
+    convert_all(Encoding(given=given, device=device), planned, output, many, as_json=as_json, force=force, verb="encoding")
 
 
 def decode(
@@ -67,15 +59,7 @@ def decode(
         return face.suffix(options[face])
 
     planned = files.jobs(sources, folder_for(output, many), suffix_of, named=len(inputs), suffixes=known_suffixes())
-    convert_all(
-        Decoding(given=given, device=device, keep_times=many.keep_times),
-        planned,
-        output,
-        many,
-        as_json=as_json,
-        force=force,
-        verb="decoding",
-    )
+    convert_all(Decoding(given=given, device=device), planned, output, many, as_json=as_json, force=force, verb="decoding")
 
 
 def verify(inputs: Inputs, workers: Workers, device: Device = "cpu", as_json: AsJson = False, **given: Any) -> None:
@@ -111,6 +95,7 @@ def convert_all(
     verb: str,
 ) -> None:
     """Convert every job whose output is not to be kept as it is, and write it, to a file of its own or into a shard."""
+    conversion = dataclasses.replace(conversion, keep_times=many.keep_times)
     if many.shards:
         into_shards(conversion, planned, output or "", many, as_json=as_json, force=force, verb=verb)
         return

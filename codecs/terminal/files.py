@@ -11,7 +11,7 @@ import stat
 import sys
 import tempfile
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -323,9 +323,11 @@ def _apart(planned: list[Job]) -> list[Job]:
         for place, job in _clashing(planned):
             if job.source and job.target:
                 planned[place] = replace(job, target=job.target.with_name(job.source.name + job.target.suffix))
-    clashing = _clashing(planned)
+    clashing, names_of = _clashing(planned), defaultdict[Path | None, list[str]](list)
+    for _, job in clashing:
+        names_of[job.target].append(job.name)
     for place, job in clashing:
-        names = ", ".join(other.name for _, other in clashing if other.target == job.target)
+        names = ", ".join(names_of[job.target])
         why = f"{names} share the output {job.target or 'stdout'}; give -o a folder, and inputs with different names"
         planned[place] = replace(job, refused=why)
     if clashing and len(clashing) == len(planned):

@@ -32,6 +32,8 @@ class Source:
     """Folder below the output's where its result goes: as below the folder, pattern or list that named it."""
     one_of_many: bool = False
     """Whether it was named by a folder or a list, however many that holds."""
+    folder: str = ""
+    """The folder that named it."""
 
 
 def expand(
@@ -46,22 +48,21 @@ def expand(
         ValueError: a name matches nothing.
     """
     found: dict[Path | None, Source] = {}
-    inputs = list(inputs)
-    below = _below([name for name in inputs if name and name != STDIO and path_of(name).is_dir()])
+    folders = []
     for name in inputs:
-        for source in _expanded(name, suffixes, note):
-            place = "/".join(part for part in (below.get(name, ""), source.place) if part)
-            found.setdefault(source.path, replace(source, place=place))
-    return list(found.values())
+        sources = list(_expanded(name, suffixes, note))
+        folders += [name] if any(source.folder for source in sources) else []
+        for source in sources:
+            found.setdefault(source.path, source)
+    return list(found.values()) if len(folders) < 2 else _kept_apart(list(found.values()), folders)
 
 
-def _below(folders: list[str]) -> dict[str, str]:
-    """Where the files of several folders go, so that those with equal names keep apart: as ``cp -r`` puts them."""
-    if len(folders) < 2:
-        return {}
+def _kept_apart(sources: list[Source], folders: list[str]) -> list[Source]:
+    """Files of several folders below these folders' names, so that equal names keep apart: as ``cp -r`` puts them."""
     parts = [_parts(name if is_url(name) else os.path.abspath(name)) for name in folders]
     shared = len(os.path.commonprefix([above for *above, _ in parts]))
-    return {name: "/".join(part[shared:]) for name, part in zip(folders, parts, strict=True)}
+    below = {name: part[shared:] for name, part in zip(folders, parts, strict=True)}
+    return [replace(s, place="/".join([*below.get(s.folder, []), *filter(None, [s.place])])) for s in sources]
 
 
 def _expanded(name: str, suffixes: frozenset[str] | None, note: Callable[[str], None]) -> Iterable[Source]:
@@ -91,7 +92,7 @@ def _of_folder(name: str, folder: Path, suffixes: frozenset[str] | None, note: C
     if len(inside) < len(every):
         others = sorted({ending or "no suffix" for ending in endings} - {os.path.splitext(file)[1] for file in inside})
         note(f"{name}: {len(every) - len(inside)} of {len(every)} files left out ({', '.join(others)})")
-    return [Source(folder / file, file.rpartition("/")[0], one_of_many=True) for file in inside]
+    return [Source(folder / file, file.rpartition("/")[0], one_of_many=True, folder=name) for file in inside]
 
 
 def _of_pattern(name: str) -> list[Source]:
