@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...entropy_models.errors import InputError, Unsupported
 from ..contract import Progress
-from ..kv_cache.format.blocks import KvSettings
+from ..kv_cache.format.blocks import KvSettings, settings_for
 from ..kv_cache.format.contents import CONTENT_ID_MIN, check_told_apart
 from ..kv_cache.format.identity import Fingerprint
 from ..kv_cache.hf.inputs import as_token_ids
@@ -270,8 +270,7 @@ class BlockStore:
 
         ``total``: tokens of the prompt; ``bits``: -log2 P_M of this block's; ``settings``: if not the store's.
         """
-        index, settings = self.index, settings or self.settings
-        settings = settings if layers else replace(settings, mode="lossless", profile=None)
+        index, settings = self.index, settings_for(layers, settings or self.settings)
         block = index.id_of(parent.id, tokens)
         node = Node(id=block, parent_id=parent.id, key=token_key(tokens), start=parent.end, mode=settings.mode)
         data = index.encode(node, layers, settings, total, states)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -116,7 +115,7 @@ class StoredBlocks(BlockIndex):
             fingerprint=self.fingerprint,
             salt=self.known_salt(),
             start=node.start,
-            settings=settings if layers else replace(settings, mode="lossless", profile=None),
+            settings=settings,
             total=total,
             threads=self.threads,
         )

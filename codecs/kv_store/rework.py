@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ...entropy_models.errors import BitstreamError, Corrupt, Unsupported
 from ..contract import Progress
-from ..kv_cache.format.blocks import KvSettings, read_block_header
+from ..kv_cache.format.blocks import KvSettings, read_block_header, settings_for
 from ..kv_cache.format.recode import recode_block, same_numbers
 from ..kv_cache.modes.table import MODES
 from .content import StoredBlocks
@@ -104,7 +104,9 @@ def transcode(index: StoredBlocks, settings: KvSettings, progress: Progress | No
 
 def _transcoded(index: StoredBlocks, node: Node, stored: bytes, settings: KvSettings) -> bytes:
     """A block's bytes in these settings; BitstreamError if it is damaged."""
-    block, head, rate = index.checked(node, stored), read_block_header(stored), MODES[settings.mode].option
+    block, head = index.checked(node, stored), read_block_header(stored)
+    settings = settings_for(block.layers, settings)
+    rate = MODES[settings.mode].option
     same_rate = not rate or getattr(head, rate) == getattr(settings, rate)
     same_rate &= settings.profile is None or head.profile == settings.profile.hash
     if same_rate and head.mode == settings.mode:

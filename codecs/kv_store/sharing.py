@@ -52,8 +52,6 @@ class Sharing:
     def _readable(self, header: BlockHeader) -> bool:
         """Whether a get would find a cache: not in blocks of an earlier version, nor where the profile is missing."""
         mode = MODES[header.mode]
-        if header.layers == 0 < self.layout.layers:
-            return False
         return not mode.needs_model and (not mode.needs_profile or header.profile in self.index.profiles)
 
     def modes(self, nodes: list[Node]) -> dict[str, int]:

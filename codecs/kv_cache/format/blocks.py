@@ -12,7 +12,7 @@ The header and the chunks are specified in `header`, a chunk in `rows`, its cont
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -94,6 +94,11 @@ class KvSettings:
     def choices(self) -> Choices:
         """What a tensor's steps follow from, beside the tensor."""
         return Choices(self.quality, self.edge)
+
+
+def settings_for(layers: Layers, settings: KvSettings) -> KvSettings:
+    """What a block of these layers is written with: one without any holds its tokens and states, exactly."""
+    return settings if layers else replace(settings, mode="lossless", profile=None)
 
 
 def encode_block(
