@@ -27,7 +27,6 @@ from ...entropy_models.hyperprior import (
     LayerFactory,
     LevelSynthesis,
     MeanSynthesis,
-    float_knot_weights,
     integer_knot_weights,
 )
 from ...entropy_models.integer_net import IntegerDepthwise, IntegerLinear
@@ -43,6 +42,7 @@ from ...entropy_models.layers import (
 )
 from .beyond import NOTHING, Margins, mirrored, repeated
 from .correction import Correction
+from .network import ImageTransforms
 
 PATCH = 8
 """Pixels per trunk position, each way."""
@@ -146,7 +146,7 @@ class Synthesis(nn.Module):
         return depth_to_space(full_precision(patch, features), PATCH)
 
 
-class ImageNetwork(nn.Module):
+class ImageNetwork(ImageTransforms):
     """All networks of the codec and the coding pass. Tensors are (batch, rows, columns, channels).
 
     ``linear`` and ``depthwise`` build the layers of the parse path: exact integer layers, or their trainable shadows.
@@ -170,27 +170,11 @@ class ImageNetwork(nn.Module):
         self.level_context = LevelContext(c.latent_channels, c.level_channels, c.knots, linear, depthwise)
         self.correction = Correction(c.trunk_channels, 3 * PATCH**2, c.corrections, c.knots) if c.corrections else None
 
-    def to_latent(self, image: Tensor, quality: Tensor) -> Tensor:
-        """``image`` (B, H, W, 3) in -0.5..0.5 with sides multiples of 16; ``quality`` (B,) integers 0..100."""
-        return self.analysis(image, self.knot_weights(quality, image.dtype))
-
-    def to_image(self, y_hat: Tensor, quality: Tensor, correction: Tensor | None = None) -> Tensor:
-        """Inverse of `to_latent`; not clamped. ``correction``: of one tile, as `Correction.code` returns it."""
-        return self.from_features(self.features(y_hat, quality), quality, correction)
-
-    def features(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        """What the last layer of the synthesis gets, (B, 2H, 2W, trunk)."""
-        return self.synthesis.features(y_hat, self.knot_weights(quality, y_hat.dtype))
-
     def from_features(self, features: Tensor, quality: Tensor, correction: Tensor | None = None) -> Tensor:
         """The rest of `to_image`."""
         if correction is None or self.correction is None:
             return self.synthesis.image(features)
         return self.synthesis.image(features, self.correction.change(correction, self.knot_weights(quality, features.dtype)))
-
-    def knot_weights(self, quality: Tensor, dtype: torch.dtype) -> Tensor:
-        """Weights of the knots in the pixel path, summing to about one: (batch,) to (batch, knots)."""
-        return float_knot_weights(quality, self.config.knots, dtype)
 
     def coding_pass(self, coder: Coder, y: Tensor, quality: Tensor, beyond: Margins = NOTHING) -> Tensor:
         """Code a latent and return what the decoder knows. The only description of the bitstream.

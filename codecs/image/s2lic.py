@@ -28,7 +28,6 @@ from ...entropy_models.hyperprior import (
     LayerFactory,
     LevelSynthesis,
     MeanSynthesis,
-    float_knot_weights,
     integer_knot_weights,
 )
 from ...entropy_models.integer_net import IntegerDepthwise, IntegerLinear
@@ -36,6 +35,7 @@ from ...entropy_models.layers import QualityGain, bounded, full_precision
 from .acgc import SliceContext
 from .beyond import NOTHING, Margins, mirrored, repeated
 from .dcvc_rt import CONTEXT_MAX, GAIN_SPAN, GAIN_START, HYPER_MAX, MEAN_MAX
+from .network import ImageTransforms
 from .swin import ALIGNMENT, Conv, SwinAnalysis, SwinSynthesis, reach
 
 HALVES = 2
@@ -151,7 +151,7 @@ class MeanSlices(nn.Module):
         return LRP_MAX * torch.tanh(self.residual[step](torch.cat([hyper, *known, y_slice], dim=-1)))
 
 
-class S2licNetwork(nn.Module):
+class S2licNetwork(ImageTransforms):
     """All networks of the codec and the coding pass; the interface is that of `dcvc_rt.ImageNetwork`."""
 
     correction: None = None
@@ -175,25 +175,9 @@ class S2licNetwork(nn.Module):
         own = c.latent_channels // c.slices
         self.level_context = LevelContext(own, c.level_channels, c.knots, linear, depthwise, steps=HALVES * c.slices)
 
-    def to_latent(self, image: Tensor, quality: Tensor) -> Tensor:
-        """``image`` (B, H, W, 3) in -0.5..0.5 with sides multiples of 16; ``quality`` (B,) integers 0..100."""
-        return self.analysis(image, self.knot_weights(quality, image.dtype))
-
-    def to_image(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        """Inverse of `to_latent`; not clamped."""
-        return self.from_features(self.features(y_hat, quality), quality)
-
-    def features(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        """The image before its enhancement, (B, 16H, 16W, 3)."""
-        return self.synthesis.features(y_hat, self.knot_weights(quality, y_hat.dtype))
-
-    def from_features(self, features: Tensor, quality: Tensor, correction: None = None) -> Tensor:
+    def from_features(self, features: Tensor, quality: Tensor, correction: Tensor | None = None) -> Tensor:
         """The rest of `to_image`."""
         return self.synthesis.image(features)
-
-    def knot_weights(self, quality: Tensor, dtype: torch.dtype) -> Tensor:
-        """Weights of the knots in the pixel path, summing to about one: (batch,) to (batch, knots)."""
-        return float_knot_weights(quality, self.config.knots, dtype)
 
     def coding_pass(self, coder: Coder, y: Tensor, quality: Tensor, beyond: Margins = NOTHING) -> Tensor:
         """Code a latent and return what the decoder knows. The only description of the bitstream.
