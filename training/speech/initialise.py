@@ -18,7 +18,7 @@ from ...codecs.speech.ecc import SpeechNetwork
 from ...codecs.speech.header import SEGMENT
 from ...codecs.speech.spectrum import EDGE, to_spectrum
 from ...entropy_models.hyperprior import float_knot_weights
-from ..hyper import revive
+from ..hyper import DEAD, revive
 from ..losses import stratified_qualities
 from .signals import latent
 
@@ -27,8 +27,6 @@ BRANCH_SHARE = 0.1
 """Share of the usual random weights that is left to the networks beside the linear maps."""
 HYPER_DEVIATION = 1.5
 """Deviation in steps that hyper-latents start with."""
-ROUNDED = 0.5
-"""Steps below which they round to zero."""
 
 
 @torch.no_grad()
@@ -61,5 +59,5 @@ def revive_hyper_latents(network: SpeechNetwork, data: L.LightningDataModule) ->
     y = latent(network, batch, quality).reshape(-1, SEGMENT, network.config.latent_channels)
     knots = float_knot_weights(quality, network.config.knots, y.dtype).repeat_interleave(len(y) // len(batch), dim=0)
     z = network.hyper_analysis(y, knots)
-    if z.flatten(0, 1).std(dim=0).max() < ROUNDED:
+    if z.flatten(0, -2).std(0).max() < DEAD:
         revive(network.hyper_analysis.last, z, HYPER_DEVIATION)
