@@ -22,7 +22,7 @@ from rdcodec.training.quantisation import LAYERS
 from rdcodec.training.speech.data import Crops, SampleCache, SpeechData
 from rdcodec.training.speech.initialise import HYPER_DEVIATION, revive_hyper_latents
 from rdcodec.training.speech.intelligibility import Unintelligibility
-from rdcodec.training.speech.losses import RESOLUTIONS, spectral_errors
+from rdcodec.training.speech.losses import RESOLUTIONS, level_error, spectral_errors
 from rdcodec.training.speech.perceptual import Disturbance
 from rdcodec.training.speech.similarity import Dissimilarity
 from voices import RATE, voice
@@ -109,6 +109,18 @@ def test_dissimilarity_is_visqols():
     assert scores == sorted(scores, reverse=True)
 
 
+def test_the_level_error_hears_what_pesq_does_not():
+    clean = torch.from_numpy(voice(2.0))[None]
+    louder = 2 * clean
+    spectrum = torch.fft.rfft(clean)
+    spectrum[:, : int(600 / RATE * clean.shape[1])] *= 4
+    coloured = torch.fft.irfft(spectrum, clean.shape[1])
+    assert float(level_error(clean, clean)) == 0
+    assert float(level_error(clean, louder)) == pytest.approx(6.02, abs=0.3)
+    assert float(level_error(clean, coloured)) > 1
+    assert float(Disturbance()(clean, louder)) < 0.1
+
+
 def test_dead_hyper_latents_are_revived(voices, tmp_path):
     network = SpeechNetwork(
         SpeechConfig(channels=32, latent_channels=64, slices=(24, 40), hyper_channels=8), *LAYERS["integer"]
@@ -133,7 +145,8 @@ def test_losses_are_zero_for_equal_sounds_and_have_gradients():
         sum(vars_of(spectral_errors(clean, other, window))).sum().backward()
     assert float(Disturbance()(clean, clean)) < 1e-2 and float(Unintelligibility()(clean, clean)) < 1e-3
     assert abs(float(Dissimilarity()(clean, clean))) < 1e-3
-    (Disturbance()(clean, other) + Unintelligibility()(clean, other) + Dissimilarity()(clean, other)).sum().backward()
+    perceptual = Disturbance()(clean, other) + Unintelligibility()(clean, other) + Dissimilarity()(clean, other)
+    (perceptual + level_error(clean, other)).sum().backward()
     assert torch.isfinite(other.grad).all() and other.grad.abs().max() > 0
 
 

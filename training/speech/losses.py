@@ -1,4 +1,4 @@
-"""Distortions of decoded speech: spectra with compressed magnitudes, log-mel spectra, and PESQ's disturbance.
+"""Distortions of decoded speech: spectra with compressed magnitudes, log-mel spectra, and levels.
 
 Squared error of samples would buy STOI and nothing that is heard: what counts are magnitudes, and phases where they are
 loud.
@@ -19,6 +19,9 @@ from ...codecs.speech.spectrum import LEVEL, POWER, WINDOW
 RESOLUTIONS = {256: 32, 640: 64, 1536: 128}
 """Windows in samples, with the mel bands of each; frames overlap to three quarters."""
 MEL_FLOOR = 1e-2
+LEVEL_WINDOW = 640
+LEVEL_FLOOR = 1e-5
+"""Share of a sound's power below which a band's level does not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,20 @@ def spectral_errors(original: Tensor, decoded: Tensor, window: int) -> Spectral:
         complex_=(distances[0] + distances[1] + 1e-6).sqrt().flatten(1).mean(1),
         mel=_mean_difference(mel),
     )
+
+
+def level_error(original: Tensor, decoded: Tensor) -> Tensor:
+    """Mean absolute difference in decibels of levels in mel bands over the whole of samples (batch, samples): (batch,).
+
+    PESQ, STOI and ViSQOL make levels and colour of two sounds equal before they compare. A codec that learns from them alone
+    returns sounds that are several times too loud.
+    """
+    window = torch.hann_window(LEVEL_WINDOW, device=original.device)
+    spectra = torch.stft(torch.cat([original, decoded]), LEVEL_WINDOW, LEVEL_WINDOW // 2, window=window, return_complex=True)
+    power = (spectra.real.square() + spectra.imag.square()).mean(-1) @ mel_bands(LEVEL_WINDOW, original.device)
+    first, second = power.chunk(2)
+    floor = LEVEL_FLOOR * first.sum(-1, keepdim=True) + 1e-6
+    return (10 * ((second + floor) / (first + floor)).log10()).abs().mean(-1)
 
 
 @cache

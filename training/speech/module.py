@@ -18,7 +18,7 @@ from ..loop import CodecTraining
 from ..losses import rate_distortion, rate_distortion_weight, stratified_qualities
 from .initialise import revive_hyper_latents, start_as_principal_components
 from .intelligibility import Unintelligibility
-from .losses import RESOLUTIONS, spectral_errors
+from .losses import RESOLUTIONS, level_error, spectral_errors
 from .perceptual import Disturbance
 from .signals import coded, decoded, latent
 from .similarity import Dissimilarity
@@ -35,6 +35,7 @@ class SpeechTraining(CodecTraining):
             afford phases.
         disturbance_weight, intelligibility_weight, similarity_weight: of `perceptual.Disturbance` (PESQ),
             `intelligibility.Unintelligibility` (STOI) and `similarity.Dissimilarity` (ViSQOL).
+        level_weight: of `losses.level_error`, per decibel: what those three do not hear.
         quantised: False trains the transforms alone, without rate and rounding, at the highest quality: the first step of
             the recipe, which must reach PESQ 3.5, for no entropy model repairs a transform.
         principal_start: begin with the linear maps as the spectra's principal components instead of at random.
@@ -54,6 +55,7 @@ class SpeechTraining(CodecTraining):
         disturbance_weight: float = 0.5,
         intelligibility_weight: float = 8.0,
         similarity_weight: float = 4.0,
+        level_weight: float = 0.3,
         quantised: bool = True,
         principal_start: bool = True,
         **loop: Any,
@@ -110,15 +112,18 @@ class SpeechTraining(CodecTraining):
         disturbance = self.disturbance(original, decoded).clamp(max=8)
         unintelligibility = self.unintelligibility(original, decoded)
         dissimilarity = self.dissimilarity(original, decoded)
+        level_db = level_error(original, decoded)
         phases = h["complex_floor"] + (1 - h["complex_floor"]) * quality / QUALITY_MAX
         total = (
             h["magnitude_weight"] * errors.magnitude + h["complex_weight"] * phases * errors.complex_
             + h["mel_weight"] * errors.mel + h["disturbance_weight"] * disturbance
             + h["intelligibility_weight"] * unintelligibility + h["similarity_weight"] * dissimilarity
+            + h["level_weight"] * level_db
         )  # fmt: skip
         figures = {
             "stoi": 1 - unintelligibility.mean(),
             "similarity": 1 - dissimilarity.mean(),
+            "level_error_db": level_db.mean(),
             "magnitude": errors.magnitude.mean(),
             "complex": errors.complex_.mean(),
             "mel": errors.mel.mean(),
