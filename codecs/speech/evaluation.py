@@ -1,4 +1,5 @@
-"""What ``codec eval speech`` measures: rate, PESQ, STOI, ESTOI, ViSQOL and times of speech at 16 kHz, and a page to listen.
+"""What ``codec eval speech`` measures: rate, PESQ, STOI, ESTOI, ViSQOL, levels and times of speech at 16 kHz; and a page to
+listen.
 
 Every codec gets the same samples: one channel (the mean of two), resampled to 16 kHz. Our rate is of all bytes of the file,
 that of a reference of its payload alone. No numpy and no torch before something is measured.
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..evaluation.task import Metric, Page, Rate, Reference, Speed, Task, files_below
 from .formats import looks_like_sound
 from .header import SAMPLE_RATE
-from .metrics import estoi, pesq_wb, stoi, visqol_lattice, visqol_polynomial
+from .metrics import estoi, level_error_db, pesq_wb, stoi, visqol_lattice, visqol_polynomial
 from .references import REFERENCES
 
 if TYPE_CHECKING:
@@ -112,6 +113,9 @@ TASK: Task[np.ndarray] = Task(
         Metric(
             "visqol_polynomial", "ViSQOL polynomial", "ViSQOL, speech mode, polynomial (MOS-LQO)", visqol_polynomial,
             defined="on speech", modules=VISQOL_MODULES[:1], extra=EXTRA,
+        ),
+        Metric(
+            "level_error_db", "level error", "error of levels in third octaves (dB)", level_error_db, higher_is_better=False
         ),
     ),
     references=REFERENCES,

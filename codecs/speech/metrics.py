@@ -1,4 +1,5 @@
-"""Measures of coded speech: PESQ, STOI, ESTOI and ViSQOL, of float32 samples (n,) at 16 kHz, without a delay.
+"""Measures of coded speech: PESQ, STOI, ESTOI, ViSQOL, and what they do not hear: level and colour. Of float32 samples (n,)
+at 16 kHz, without a delay.
 
 Each is nan where it is not defined for the original: silence, or too short. No numpy before something is measured.
 """
@@ -19,6 +20,11 @@ PESQ_MIN = 1.0
 """What PESQ gives where it finds nothing of the original's speech in the decoded."""
 STOI_SPEECH_S_MIN = 0.4
 """Seconds of speech that STOI needs, silence left out: 30 frames of 12.8 ms."""
+
+LEVEL_WINDOW = 1024
+LEVEL_BANDS_HZ = (100.0, 7000.0)
+LEVEL_FLOOR = 1e-6
+"""Share of a sound's power below which a band's level does not count."""
 
 
 def pesq_wb(original: np.ndarray, decoded: np.ndarray) -> float:
@@ -62,6 +68,27 @@ def _stoi(original: np.ndarray, decoded: np.ndarray, *, extended: bool) -> float
             return float(compute(original, decoded, SAMPLE_RATE, extended=extended))
         except RuntimeWarning:
             return math.nan
+
+
+def level_error_db(original: np.ndarray, decoded: np.ndarray) -> float:
+    """Mean absolute difference in decibels of the levels of a sound's third octaves, each over the whole of it; nan for
+    silence.
+
+    PESQ, STOI and ViSQOL make level and colour of two sounds equal before they compare.
+    """
+    import numpy as np
+    from scipy.signal import welch
+
+    if not np.any(original):
+        return math.nan
+    window = min(LEVEL_WINDOW, len(original))
+    frequencies, _ = welch(original, SAMPLE_RATE, nperseg=window)
+    low, high = LEVEL_BANDS_HZ
+    edges = low * 2 ** (np.arange(int(3 * math.log2(high / low)) + 2) / 3)
+    inside = (frequencies >= edges[:-1, None]) & (frequencies < edges[1:, None])
+    first, second = (inside @ welch(x, SAMPLE_RATE, nperseg=window)[1] for x in (original, decoded))
+    floor = LEVEL_FLOOR * first.sum()
+    return float(np.abs(10 * np.log10((second + floor) / (first + floor))).mean())
 
 
 def visqol_lattice(original: np.ndarray, decoded: np.ndarray) -> float:

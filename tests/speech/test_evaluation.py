@@ -103,4 +103,5 @@ def test_without_its_packages_a_measure_is_left_out_by_name(run, folder, tmp_pat
     code, output = run(folder, "-o", tmp_path / "report")
     text = "without PESQ-WB, ViSQOL lattice, ViSQOL polynomial: pip install 'rdcodec[speech-eval]'"
     assert code == 0 and text in output, output
-    assert (tmp_path / "report" / "means.csv").read_text().startswith("codec,quality,rate_kbps,stoi,estoi,encode_s")
+    columns = "codec,quality,rate_kbps,stoi,estoi,level_error_db,encode_s"
+    assert (tmp_path / "report" / "means.csv").read_text().startswith(columns)

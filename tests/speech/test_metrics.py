@@ -50,3 +50,11 @@ def test_visqol_tells_its_mappers_apart(voice):
     pytest.importorskip("ai_edge_litert")
     worse = noisy(voice, 0.5)
     assert abs(metrics.visqol_lattice(voice, worse) - metrics.visqol_polynomial(voice, worse)) > 0.05
+
+
+def test_levels_are_heard(voice):
+    assert metrics.level_error_db(voice, voice) == 0
+    assert metrics.level_error_db(voice, 2 * voice) == pytest.approx(6.02, abs=0.1)
+    dull = np.convolve(voice, np.ones(4, np.float32) / 4, "same")
+    assert metrics.level_error_db(voice, dull) > 1
+    assert math.isnan(metrics.level_error_db(np.zeros_like(voice), voice))
