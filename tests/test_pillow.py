@@ -32,6 +32,21 @@ def test_what_is_saved_is_what_the_codec_writes_and_is_opened_again(tmp_path, pi
         assert np.array_equal(np.asarray(opened.convert("RGB").crop((10, 10, 20, 20))).shape, (10, 10, 3))
 
 
+def test_sixteen_bits_are_opened_as_far_as_pillow_has_modes(pixels, image_codec):
+    deep = pixels.astype(np.uint16) * 257 + 3
+    Image.fromarray(deep[..., 0]).save(file := io.BytesIO(), "RDC", quality=90)
+    with Image.open(file) as opened:
+        assert opened.mode == "I;16"
+        assert np.array_equal(np.asarray(opened), image_codec.decode(file.getvalue()).array())
+    with Image.open(io.BytesIO(data := image_codec.encode(deep, quality=90))) as opened:
+        assert opened.mode == "RGB" and np.array_equal(np.asarray(opened), image_codec.decode(data).rgb())
+
+
+def test_what_is_changed_is_a_warning(pixels):
+    with pytest.warns(UserWarning, match="float grey is converted to 16 bits"):
+        Image.fromarray(pixels[..., 0] / np.float32(255)).save(io.BytesIO(), "RDC")
+
+
 def test_profile_exif_and_xmp_go_along(pixels):
     exif, icc = Image.Exif(), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exif[0x0112] = 6

@@ -8,12 +8,13 @@
 ('RDC', 'RGB', (8, 8))
 
 Opening reads header and metadata; pixels are decoded when they are first asked for. ``save`` takes ``quality`` (0..100),
-``model``, and Pillow's own ``icc_profile``, ``exif`` and ``xmp``.
+``model``, and Pillow's own ``icc_profile``, ``exif`` and ``xmp``. What it changes about a picture is a warning.
 """
 
 from __future__ import annotations
 
 import io
+import warnings
 from functools import cache
 from typing import IO, Any
 
@@ -22,13 +23,15 @@ from PIL import Image, ImageFile
 from rdcodec.codecs import container
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.extras import with_extras
-from rdcodec.codecs.image.header import STREAM_ID, parse
-from rdcodec.codecs.image.pictures import Picture, as_picture
+from rdcodec.codecs.image.header import STREAM_ID, ImageHeader, parse
+from rdcodec.codecs.image.pictures import Picture, as_picture, eight_bits
 from rdcodec.entropy_models.errors import BitstreamError, Unsupported
 
 FORMAT = "RDC"
 MODES = {(1, False): "L", (1, True): "LA", (3, False): "RGB", (3, True): "RGBA"}
-"""Pillow's modes by channels and alpha."""
+"""Pillow's modes of 8 bits by channels and alpha."""
+DEEP = "I;16"
+"""Its one mode of 16 bits: opaque grey."""
 _INFO = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp"}
 
 
@@ -49,7 +52,7 @@ class RdcImageFile(ImageFile.ImageFile):
         except BitstreamError as error:
             raise OSError(str(error)) from None
         self._stream: container.Stream | None = stream
-        self._size, self._mode = (header.width, header.height), MODES[header.channels, header.alpha]
+        self._size, self._mode = (header.width, header.height), mode_of(header)
         self.info |= {key: value for name, key in _INFO.items() if (value := getattr(extras, name))}
         self.info["quality"] = header.quality
         self.tile = [ImageFile._Tile("raw", (0, 0, *self.size), 0, self.mode)]
@@ -63,11 +66,18 @@ class RdcImageFile(ImageFile.ImageFile):
                 raise OSError(str(error)) from None
             if self.fp and self._exclusive_fp:
                 self.fp.close()
-            self.fp, self._stream = io.BytesIO(np.ascontiguousarray(picture.array()).tobytes()), None
+            pixels = picture.array() if self.mode == DEEP else eight_bits(picture.array())
+            self.fp, self._stream = io.BytesIO(np.ascontiguousarray(pixels).tobytes()), None
         return super().load()
 
     def load_seek(self, pos: int) -> None:
         """Nothing: the pixels are all there."""
+
+
+def mode_of(header: ImageHeader) -> str:
+    """The mode a picture is opened in; colours of 16 bits become 8, for Pillow has no mode for them."""
+    mode = MODES[header.channels, header.alpha]
+    return DEEP if header.depth > 8 and mode == "L" else mode
 
 
 def accepts(prefix: bytes) -> bool:
@@ -85,7 +95,10 @@ def save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
             copy.info[key] = value.tobytes() if isinstance(value, Image.Exif) else value
     if "exif" in given:
         copy.getexif().load(copy.info["exif"])
-    file.write(_codec(model=given.get("model")).encode(as_picture(copy), quality=given.get("quality")))
+    picture = as_picture(copy)
+    for notice in picture.notices:
+        warnings.warn(notice, stacklevel=3)
+    file.write(_codec(model=given.get("model")).encode(picture, quality=given.get("quality")))
 
 
 @cache
