@@ -25,9 +25,8 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from ..entropy_models.errors import BitstreamError, InputError
 from . import container, found, load_face, name_of, registered
-from .terminal.sources import Source, expand
+from .terminal.sources import RDC, TAR, Source, expand
 
-RDC, TAR = ".rdc", ".tar"
 Where = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """Folders, files, patterns, lists and URLs of .rdc files and of tar files that hold them."""
 Part = Mapping[str, Any] | Callable[[dict[str, Any]], Mapping[str, Any]]
@@ -70,6 +69,8 @@ class _Reader:
         self.part, self.transform, self.target, self.device = part, transform, target, device
         places = [where] if isinstance(where, str | os.PathLike) else where
         self.sources = expand([os.fspath(place) for place in places], frozenset({RDC, TAR}))
+        if not self.sources:
+            raise InputError("a data set of no files; need a folder, files, patterns or URLs")
         self._codecs: dict[tuple[int, bytes], Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -139,6 +140,8 @@ class RdcDataset(_Reader, Dataset[Any]):
     def __init__(self, where: Where, **options: Any) -> None:
         super().__init__(where, **options)
         self._entries = [entry for source in self.sources for entry in _entries(source)]
+        if not self._entries:
+            raise InputError(f"{', '.join(str(source.path) for source in self.sources)}: no .rdc files there")
 
     @property
     def names(self) -> list[str]:

@@ -130,6 +130,8 @@ def test_damage_is_named(folder):
         RdcDataset(folder)[1]
     with pytest.raises(ValueError, match="no such file"):
         RdcDataset(folder / "none")
+    with pytest.raises(ValueError, match="no files"):
+        RdcDataset([])
 
 
 def test_data_sets_elsewhere(folder, tars, expected):

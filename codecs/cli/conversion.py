@@ -18,11 +18,10 @@ from .. import REGISTRY, container, load_face, name_of
 from ..contract import HEAD_BYTES, LIVE_HEAD_BYTES, Desk, Face, Foldered, Live, Result, Slicing, Streamed
 from ..terminal.console import message
 from ..terminal.files import Job, Outlet, Pipe, one_line, show_size
-from ..terminal.sources import STDIO
+from ..terminal.sources import RDC, STDIO
 from .info import chunk_table, describe, field_table, rows
 from .signature import Given, faces, options_of, refuse_others
 
-RDC = ".rdc"
 LiveConversion = Callable[..., Result]
 """Takes a pipe, an outlet, and by its name the desk."""
 

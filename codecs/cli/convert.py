@@ -12,7 +12,7 @@ from ..terminal.console import errors, out
 from ..terminal.files import Job, one_line
 from ..terminal.options import AsJson, Device, Force, Inputs, Output
 from ..terminal.paths import path_of, remove_parts
-from ..terminal.sources import STDIO, Source, expand
+from ..terminal.sources import STDIO, Source, expand, expand_rdc
 from .conversion import RDC, Conversion, Decoding, Describing, Encoding, Verifying, face_at, known_suffixes
 from .many import ManyFiles, Workers, run_all
 from .signature import faces, options_of
@@ -52,7 +52,7 @@ def decode(
 ) -> None:
     """Turn .rdc files back into what they were made from, in the format that OUT's name says."""
     options = {face: options_of(face, "Decode", given) for face in faces()}
-    sources = expand(inputs, frozenset({RDC}), note)
+    sources = expand_rdc(inputs, note)
 
     def suffix_of(source: Path | None) -> str:
         face = face_at(source) or faces()[0]
@@ -66,7 +66,7 @@ def verify(inputs: Inputs, workers: Workers, device: Device = "cpu", as_json: As
     """Check every checksum and decode every symbol of .rdc files."""
     for face in faces():
         options_of(face, "Verify", given)
-    planned = reading(expand(inputs, frozenset({RDC}), note))
+    planned = reading(expand_rdc(inputs, note))
     run_all(Verifying(given=given, device=device), planned, workers, verb="verifying", as_json=as_json, to=out)
 
 
@@ -75,7 +75,7 @@ def info(inputs: Inputs, as_json: AsJson = False) -> None:
 
     A file cut short, or with more behind it, is described as far as its codec can, and what is wrong is said.
     """
-    planned = reading(expand(inputs, frozenset({RDC}), note))
+    planned = reading(expand_rdc(inputs, note))
     run_all(Describing(given={}, device="cpu"), planned, Workers(jobs=0), verb="reading", as_json=as_json, to=out)
 
 

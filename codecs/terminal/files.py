@@ -168,12 +168,14 @@ class Job:
 
 @contextmanager
 def _named_errors(target: Path) -> Iterator[None]:
-    """Errors of a full disk name no file: it is the output."""
+    """Errors of a full disk, and of stores elsewhere, name no file: it is the output."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             raise OSError(error.errno, error.strerror, str(target)) from error
+        if is_url(target) and str(target) not in str(error):
+            raise InputError(f"{target}: {error}") from error
         raise
 
 
@@ -256,7 +258,8 @@ def check_targets(planned: Iterable[Job], output: str | None, *, force: bool, sk
     present: set[str] | None = None
     if output and is_url(output):  # one listing instead of a question for each
         root = path_of(output)
-        present = {str(root / name) for name in find(root)} | ({str(root)} if root.is_file() else set())
+        with _named_errors(root):
+            present = {str(root / name) for name in find(root)} | ({str(root)} if root.is_file() else set())
     left = []
     for job in planned:
         if job.target:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from ...entropy_models.errors import InputError
 from .paths import find, is_url, path_of
 
 STDIO = "-"
+RDC, TAR = ".rdc", ".tar"
 LIST = ".txt"
 """Suffix of files that list inputs."""
 APPLE_DOUBLE = "._"
@@ -55,6 +57,30 @@ def expand(
         for source in sources:
             found.setdefault(source.path, source)
     return list(found.values()) if len(folders) < 2 else _kept_apart(list(found.values()), folders)
+
+
+def expand_rdc(inputs: Iterable[str], note: Callable[[str], None]) -> list[Source]:
+    """.rdc files as `expand` finds them, and those in tars, at the places that their names in the tars say.
+
+    Raises:
+        ValueError: a name matches nothing, or a tar is damaged or holds none.
+    """
+    found: dict[Path | None, Source] = {}
+    for source in expand(inputs, frozenset({RDC, TAR}), note):
+        inside = _of_tar(source) if source.path and source.path.suffix.lower() == TAR else [source]
+        found |= {file.path: file for file in inside}
+    return list(found.values())
+
+
+def _of_tar(source: Source) -> list[Source]:
+    name = str(source.path)
+    try:
+        inside = _of_pattern(f"tar://**/*{RDC}::{name}")
+    except InputError:
+        raise InputError(f"{name}: the tar holds no {RDC} files") from None
+    except (tarfile.TarError, EOFError) as error:
+        raise InputError(f"{name}: a damaged tar ({error})") from None
+    return [replace(file, place="/".join(filter(None, [source.place, file.place])), one_of_many=True) for file in inside]
 
 
 def _kept_apart(sources: list[Source], folders: list[str]) -> list[Source]:

@@ -56,6 +56,29 @@ def test_files_go_into_tars_of_a_size(run, pictures, tmp_path):
     assert (tmp_path / "back" / "0.png").is_file()
 
 
+def test_what_reads_rdc_files_reads_shards(run, pictures, tmp_path):
+    run("encode", "in", "-o", "packed")
+    run("encode", "in", "-o", "shards", "--shards", "10KiB")
+    assert run("verify", "shards")[1].count("  ok\n") == 10
+    assert run("info", "shards/shard-000000.tar", "--json")[0] == 0
+    assert run("decode", "packed", "-o", "plain")[0] == 0
+    assert run("decode", "shards", "-o", "back", "-j", "2")[0] == 0
+    assert contents(tmp_path / "back") == contents(tmp_path / "plain")
+    tar = tmp_path / "shards" / "shard-000000.tar"
+    damaged = bytearray(tar.read_bytes())
+    damaged[damaged.index(b"RDC", 512) + 200] ^= 1
+    tar.write_bytes(damaged)
+    code, out, err = run("verify", "shards")
+    assert code == 1 and out.count("  ok\n") == 9 and "shard-000000.tar" in err
+
+
+@pytest.mark.parametrize("data", [b"", b"no tar" * 200])
+def test_tars_that_are_none_are_named(run, tmp_path, data):
+    (tmp_path / "x.tar").write_bytes(data)
+    code, out, err = run("verify", "x.tar")
+    assert (code, out, err.count("\n")) == (1, "", 1) and err.startswith("codec: x.tar: ")
+
+
 def test_failed_files_are_in_none_and_tried_again(run, pictures, tmp_path):
     whole = (pictures / "a" / "2.png").read_bytes()
     (pictures / "a" / "2.png").write_text("no picture")

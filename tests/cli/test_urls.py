@@ -135,6 +135,8 @@ def test_buckets(run, pictures, monkeypatch):
         out = run("encode", "s3://bucket/in", "-o", "s3://bucket/packed", "--skip-existing")[1]
         assert out.startswith("s3://bucket/packed/a/1.rdc  ") and "2 skipped" in out
         assert run("verify", "s3://bucket/packed/**/*.rdc")[1].count("  ok\n") == 3
+        code, _, err = run("encode", "s3://bucket/in", "-o", "s3://nowhere/packed")
+        assert code == 1 and "codec: s3://nowhere/packed: The specified bucket does not exist" in err
     finally:
         server.stop()
         s3fs.S3FileSystem.clear_instance_cache()
