@@ -63,7 +63,7 @@ class DecodeOptions:
         str | None, typer.Option("--format", metavar="NAME", help=f"{names_of(WRITTEN)}; default OUT's, else mkv.")
     ] = None
     frames: Annotated[
-        str | None, typer.Option(metavar="A:B", help="Only frames A until B, counted from 0, like 100:164.")
+        str | None, typer.Option(metavar="A:B", help="Only frames A until B, counted from 0, like 100:164, or one.")
     ] = None
     start_s: Annotated[float | None, typer.Option("--from", metavar="S", help="Only from this second on, like 12.5.")] = None
     end_s: Annotated[float | None, typer.Option("--to", metavar="S", help="Only up to this second.")] = None
@@ -105,6 +105,7 @@ class VideoFace(Foldered):
         "Decode": (
             "codec decode clip.rdc --frames 100:164 -o part.mp4",
             "codec decode clip.rdc -o frames/%05d.png     numbered pictures",
+            "codec decode clip.rdc --frames 100 -o still.png",
         ),
     }
     cuda = True
@@ -185,14 +186,15 @@ class VideoFace(Foldered):
     def decode_file(
         self, stream: container.Stream, target: Path | None, file: BinaryIO, options: DecodeOptions, desk: Desk
     ) -> Result:
-        """A stream to a video file, frame by frame; for standard output an MKV, unless --format says otherwise.
+        """A stream to a video file, frame by frame, or one frame to a PNG; for standard output an MKV, unless --format says
+        otherwise.
 
         Raises:
             BitstreamError: anything wrong with the data.
             ValueError: frames outside the video, or a format that cannot hold it.
         """
         suffix = target.suffix.lower() if target and not options.format else self.suffix(options)
-        if suffix in ("", ".png"):
+        if suffix == "":
             raise InputError(f"the output {target or 'to a pipe'}: pictures need a folder, like -o folder/%05d.png")
         if suffix not in WRITTEN:
             raise InputError(f"the output {target}; its name must end in one of {', '.join(WRITTEN)}")
@@ -210,6 +212,8 @@ class VideoFace(Foldered):
         video = format_of(header)
         times, durations = unpack_times(extras[TIMES], header.frames) if TIMES in extras else even_times(header, video)
         wanted = wanted_frames(options, header, video, times)
+        if suffix == ".png" and len(wanted) > 1 and not isinstance(target, Path):
+            raise InputError(f"{len(wanted)} frames need a folder, like -o folder/%05d.png; one is --frames {wanted[0]}")
         if not options.salvage and len(wanted) == header.frames:
             stream.check()
         lost: dict[int, BitstreamError] = {}
@@ -285,14 +289,16 @@ class VideoFace(Foldered):
 
 
 def parse_frames(text: str) -> tuple[int | None, int | None]:
-    """First frame and the one after the last of ``A:B``; either may be left out.
+    """First frame and the one after the last of ``A:B``, either of which may be left out, or of one frame, ``A``.
 
     Raises:
         ValueError: it is not of that form.
     """
     first, colon, last = text.partition(":")
+    if text.isdecimal():
+        return int(text), int(text) + 1
     if not colon or not all(part.isdecimal() or not part for part in (first, last)):
-        raise InputError(f"--frames {text}; need two numbers from 0 with a colon, like 100:164")
+        raise InputError(f"--frames {text}; need a number from 0, or two with a colon, like 100:164")
     return int(first) if first else None, int(last) if last else None
 
 

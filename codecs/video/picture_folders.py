@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import numpy as np
 
@@ -116,6 +116,26 @@ def _found(source: str | Path) -> list[Path]:
         folder = path.parent
         return [one for one in folder.iterdir() if name.fullmatch(one.name)] if folder.is_dir() else []
     return [Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file()]
+
+
+class PictureWriter:
+    """Writer of one frame as a PNG into an open file.
+
+    Raises:
+        InputError: a second frame comes.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size_bytes = 0
+
+    def write(self, frame: Frame) -> None:
+        if self.size_bytes:
+            raise InputError("a second frame in one picture; more need a folder, like folder/%05d.png")
+        self.size_bytes = self._file.write(write_picture(Picture(frame.rgb)))
+
+    def finish(self) -> None:
+        """Nothing is left to write."""
 
 
 class PictureFolderWriter:

@@ -31,17 +31,18 @@ from .. import container
 from .formats import SILENT, WRITTEN, names_a_folder
 from .frames import Format, Frame
 from .muxing import KINDS, GifMuxer, Muxer
-from .picture_folders import PictureFolderWriter
+from .picture_folders import PictureFolderWriter, PictureWriter
 
 
 class VideoWriter:
     """Writer of a video; a context manager. What is interrupted or fails leaves no file, and changes none that was there.
 
     Args:
-        target: a path: of a file with a suffix of `formats.WRITTEN`, or a folder for PNG (``out``, ``out/%05d.png``); or a
-            file that is open for writing and can seek, which its owner closes, and throws away if anything fails.
+        target: a path: of a file with a suffix of `formats.WRITTEN`, ``.png`` for one frame, or a folder for PNG (``out``,
+            ``out/%05d.png``); or a file that is open for writing and can seek, which its owner closes, and throws away if
+            anything fails.
         sound: the sound track, as `reading.VideoFile.sound` gives it.
-        suffix: of an open file; ``.png``: the path is a folder, whatever its name.
+        suffix: of an open file; with a path, ``.png`` says that it is a folder, whatever its name.
         tags: title, artist and so on, where the format holds them.
 
     Raises:
@@ -65,7 +66,7 @@ class VideoWriter:
         path = Path(target) if isinstance(target, str | Path) else None
         folder = path is not None and (suffix == ".png" or names_a_folder(path))
         suffix = ".png" if folder else (suffix or (path.suffix if path else "")).lower()
-        if suffix not in KINDS and not folder:
+        if suffix not in KINDS and suffix != ".png":
             found = f"{suffix!r} videos" if suffix else "a video without a suffix"
             raise InputError(f"cannot write {found}; use one of {', '.join(WRITTEN)}, or a folder")
         if sound is not None and suffix in SILENT:
@@ -83,13 +84,15 @@ class VideoWriter:
 
     def _opened(
         self, target: str | Path | BinaryIO, folder: bool, suffix: str, sound: bytes | None, tags: Mapping[str, str]
-    ) -> PictureFolderWriter | Muxer:
+    ) -> PictureFolderWriter | PictureWriter | Muxer:
         if not isinstance(target, str | Path):
             file = target
         elif folder:
             return self._stack.enter_context(PictureFolderWriter(Path(target)))
         else:
             file = self._stack.enter_context(container.replaced(Path(target)))
+        if suffix == ".png":
+            return PictureWriter(file)
         muxer = GifMuxer if suffix == ".gif" else Muxer
         video = replace(self._video, time_base=1 / self._video.rate) if self._constant else self._video
         sink = muxer(file, KINDS[suffix], video, sound, tags, self.notices)
@@ -121,7 +124,7 @@ class VideoWriter:
     @property
     def pictures_bytes(self) -> int:
         """Bytes of the pictures written; 0: it is a file that is written."""
-        return self._sink.size_bytes if isinstance(self._sink, PictureFolderWriter) else 0
+        return 0 if isinstance(self._sink, Muxer) else self._sink.size_bytes
 
     def _check_rate(self, frame: Frame) -> None:
         """A notice where a frame comes too early or late by more than half a frame."""

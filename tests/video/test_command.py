@@ -157,6 +157,16 @@ def test_pictures_overwrite_nothing_and_need_a_folder(run, tmp_path, phone):
     assert code == 1 and "no pictures" in err and not (tmp_path / "gone.rdc").exists()
 
 
+def test_one_frame_is_a_picture(run, tmp_path, phone):
+    assert run("encode", "phone.mp4", "-q", "20")[0] == 0
+    assert run("decode", "phone.rdc", "-o", "all/%d.png")[0] == 0
+    code, out, _ = run("decode", "phone.rdc", "--frames", "3", "-o", "still.png", "--json")
+    assert code == 0 and json.loads(out)["bytes"] == (tmp_path / "still.png").stat().st_size
+    assert (tmp_path / "still.png").read_bytes() == (tmp_path / "all" / "3.png").read_bytes()
+    code, _, err = run("decode", "phone.rdc", "--frames", "3:5", "-o", "two.png")
+    assert code == 1 and "2 frames need a folder" in err and not (tmp_path / "two.png").exists()
+
+
 def test_a_picture_that_comes_after_the_sound_still_does(run, tmp_path):
     source = encoded(moving(8), container="mpegts", tone_hz=440)
     (tmp_path / "late.ts").write_bytes(source)
@@ -219,7 +229,7 @@ def test_parts(run, tmp_path, phone):
     ):  # fmt: skip
         assert run("decode", "phone.rdc", "-f", "-o", "part.mkv", *options)[0] == 0
         assert np.array_equal(np.stack(frames_of(tmp_path / "part.mkv")[1]), np.stack([whole[i] for i in wanted]))
-    for options in (("--frames", "5"), ("--frames", "5:99"), ("--from", "9"), ("--frames", "1:2", "--from", "0")):
+    for options in (("--frames", "8"), ("--frames", "5:99"), ("--from", "9"), ("--frames", "1:2", "--from", "0")):
         code, _, error = run("decode", "phone.rdc", "-f", "-o", "no.mkv", *options)
         assert code != 0 and error and not (tmp_path / "no.mkv").exists()
 

@@ -261,13 +261,15 @@ with VideoWriter({str(tmp_path / "a.mp4")!r}, VIDEO) as writer:
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
-    for name in ("a.txt", "a.png", "a.jpg"):
+    for name in ("a.txt", "a.jpg"):
         with pytest.raises(InputError, match="cannot write"):
             VideoWriter(tmp_path / name, VIDEO)
     with pytest.raises(InputError, match="at least one frame"):
         put(tmp_path / "a.mkv", [])
     with pytest.raises(InputError, match="64x48"):
         put(tmp_path / "a.mkv", [Frame(np.zeros((48, 60, 3), np.uint8), 0, 1)])
+    with pytest.raises(InputError, match="need a folder"):
+        put(tmp_path / "a.png", [Frame(moving(1)[0], time, 1) for time in (0, 1)])
     for times in ([3, 3], [3, 2]):
         with pytest.raises(InputError, match="must ascend"):
             put(tmp_path / "a.y4m", [Frame(moving(1)[0], time, 1) for time in times])
