@@ -263,6 +263,6 @@ def test_every_benchmark_is_described():
         is_script = '__name__ == "__main__"' in path.read_text()
         assert f"### {path.name}\n" in text if is_script else f"`{path.name}`" in text, path.name
     results = {path.name for path in (ROOT / "benchmarks/results").iterdir()}
-    named = set(re.findall(r"`(\w+\.(?:csv|png))`", text))
+    named = set(re.findall(r"`([\w.]+\.(?:csv|png|jpg))`", text))
     assert results <= named, results - named
     assert named <= results, named - results
