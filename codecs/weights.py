@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -87,7 +88,8 @@ def manifest() -> dict[str, WeightsLine]:
 
 
 def line_named(codec: str, name: str | None = None) -> WeightsLine:
-    """The manifest line of a model; without a name, the codec's default (its first line).
+    """The manifest line of a model, by its name or its kind: ``eyes`` is the newest ``image-eyes-N``. Without a name, the
+    codec's default (its first line).
 
     Raises:
         KeyError: there is none; the message lists what there is.
@@ -96,6 +98,9 @@ def line_named(codec: str, name: str | None = None) -> WeightsLine:
     for line in lines:
         if name in (None, line.name):
             return line
+    kind = re.compile(rf"{codec}-{re.escape(name or '')}-(\d+)")
+    if numbered := {int(match[1]): line for line in lines if (match := kind.fullmatch(line.name))}:
+        return numbered[max(numbered)]
     raise UnknownName(f"no {codec} model {name!r}; there are {', '.join(line.name for line in lines) or 'none'}")
 
 

@@ -248,6 +248,18 @@ def test_own_weights_are_found_in_a_folder_of_ones_own(tmp_path, more_weights):
     more_weights(tmp_path)
     assert weights.verified_bytes(weights.line_named("image", "mine")) == b"weights"
     assert weights.line_named("image") == weights.line_named("image", default.name) == default
+    for number in (2, 10):
+        write_line(tmp_path, f"image-mine-{number}", "image", b"weights", **fields)
+    more_weights(tmp_path)
+    assert weights.line_named("image", "mine").name == "mine"
+    assert weights.line_named("image", "image-mine-2").name == "image-mine-2"
+    assert weights.line_named("image", "eyes").name.startswith("image-eyes-")
+    (tmp_path / "manifest.json").write_text((tmp_path / "manifest.json").read_text().replace('"mine"', '"other"'))
+    more_weights(tmp_path)
+    assert weights.line_named("image", "mine").name == "image-mine-10"
+    for unknown in ("image", "10", "min", ".*"):
+        with pytest.raises(KeyError, match="no image model"):
+            weights.line_named("image", unknown)
     more_weights(tmp_path / "gone")
     with pytest.raises(ValueError, match="RDCODEC_WEIGHTS: .*gone is no folder"):
         weights.line_named("image")
