@@ -28,7 +28,7 @@ Effort = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option(help="Weights by name (`codec models`) or kind, like eyes; of a cache: the folder of the model that made it."),
+    typer.Option(help="Weights by name (`codec models`) or kind, as eyes; of a cache: the folder of its model."),
 ]
 
 
