@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/kv_store_scale.py
 
 Blocks hold next to nothing (one layer, one head of 8), so that only the store's own work counts; a folder, without fsync,
-and for "blocks in ..." a Redis server of its own on this machine (redis-server must be installed) and fsspec's memory://.
-Each figure is taken in a process of its own, with a warm disk cache, the least of five where it can be taken again; of
-memory://, which no other process sees, in the process that filled it. Half an hour on one core.
+and for "blocks in ..." a Redis server of its own on this machine (redis-server must be installed) and fsspec's file://.
+Each figure is taken in a process of its own, with a warm disk cache, the least of five where it can be taken again.
+An hour on one core.
 Writes benchmarks/results/kv_store_scale.csv (-o: elsewhere). Columns: what, how many of it, figure, value, unit.
 With --parts only those rows are measured again; the table's others stay.
 """
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -156,7 +156,7 @@ def listing(where: Path, tenants: int) -> dict[str, float]:
     return {"codec kv ls": min(wall), "codec kv ls, CPU time": min(cpu)}
 
 
-LARGE, REDIS, MEMORY = "blocks", "blocks in Redis", "blocks in memory://"
+LARGE, REDIS, FSSPEC = "blocks", "blocks in Redis", "blocks in file://"
 PARTS: dict[str, Callable[[Path, Any], dict[str, float]]] = {
     "prompt of tokens": long_prompt,
     "sessions": sessions,
@@ -174,7 +174,6 @@ def measured(part: str, where: Path | str, argument: Any) -> dict[str, float]:
 
 def main(
     blocks: Annotated[list[int], typer.Option(help="Of the large stores.")] = [10_000, 100_000],  # noqa: B006
-    blocks_elsewhere: Annotated[int, typer.Option(help="Of the stores in Redis and memory://.")] = 10_000,
     parts: Annotated[list[str] | None, typer.Option(help="Rows to measure, by what they are of; all.")] = None,
     output: Output = RESULTS / "kv_store_scale.csv",
     part: Annotated[str, typer.Option(hidden=True)] = "",
@@ -188,7 +187,7 @@ def main(
         value = json.loads(argument)
         print(json.dumps(opening(where, np.array(value)) if part == "opening" else PARTS[part](Path(where), value)))
         return
-    wanted = parts or [LARGE, REDIS, MEMORY, *PARTS]
+    wanted = parts or [LARGE, REDIS, FSSPEC, *PARTS]
     rows = []
 
     def add(what: str, count: int, found: dict[str, float]) -> None:
@@ -197,16 +196,13 @@ def main(
             rows.append({"what": what, "count": f"{count}", "figure": name, "value": f"{value:.1f}", "unit": unit})
 
     with tempfile.TemporaryDirectory() as folder:
-        for number, count in enumerate(blocks if LARGE in wanted else ()):
-            ids = fill(Path(folder, f"large{number}"), count)
-            add("blocks", count, measured("opening", Path(folder, f"large{number}"), ids.tolist()))
-        if REDIS in wanted:
-            with redis_server(folder) as url:
-                ids = fill(url, blocks_elsewhere)
-                add(REDIS, blocks_elsewhere, measured("opening", url, ids.tolist()))
-        if MEMORY in wanted:
-            found = opening("memory://large", fill("memory://large", blocks_elsewhere))
-            add(MEMORY, blocks_elsewhere, {name: value for name, value in found.items() if not name.startswith("memory")})
+        for count in blocks:
+            for what, place in ((LARGE, nullcontext(f"{folder}/{count}")), (REDIS, redis_server(folder)),
+                                (FSSPEC, nullcontext(f"file://{folder}/objects{count}"))):  # fmt: skip
+                if what in wanted:
+                    with place as where:
+                        ids = fill(where, count)
+                        add(what, count, measured("opening", where, ids.tolist()))
         for name, counts in (
             ("prompt of tokens", (100_000, 1_000_000)), ("sessions", (1000,)), ("tenants of 10 blocks", (1, 50, 200))
         ):  # fmt: skip
@@ -215,8 +211,8 @@ def main(
     if parts and output.exists():
         with output.open() as table:
             rows += [row for row in csv.DictReader(table) if row["what"] not in wanted]
-        order = [LARGE, REDIS, MEMORY, *PARTS]
-        rows.sort(key=lambda row: order.index(row["what"]))
+        order = [LARGE, REDIS, FSSPEC, *PARTS]
+        rows.sort(key=lambda row: (order.index(row["what"]), int(row["count"])))
     write_csv(output, rows)
     for row in rows:
         show(row)

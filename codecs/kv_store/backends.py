@@ -182,17 +182,24 @@ class FsspecBackend:
 
     def get(self, key: str, end: int | None = None) -> bytes | None:
         """The object's bytes, or None; a range request where only the beginning is asked for."""
+        return self._range(key, None if end is None else 0, end)
+
+    def _range(self, key: str, first: int | None, end: int | None) -> bytes | None:
         try:
-            return bytes(self._fs.cat_file(self._path(key), start=None if end is None else 0, end=end))
+            return bytes(self._fs.cat_file(self._path(key), start=first, end=end))
         except FileNotFoundError:
             return None
 
     def get_many(self, keys: Sequence[str], end: int | None = None) -> Sequence[bytes | None]:
         """All at once."""
-        if len(keys) < 2:
-            return [self.get(key, end) for key in keys]
-        with ThreadPoolExecutor(min(len(keys), REQUESTS_AT_ONCE)) as pool:
-            return list(pool.map(lambda key: self.get(key, end), keys))
+        return self.get_ranges([(key, None if end is None else 0, end) for key in keys])
+
+    def get_ranges(self, parts: Sequence[tuple[str, int | None, int | None]]) -> Sequence[bytes | None]:
+        """Of each (key, first, end) the bytes from ``first`` on that come before ``end``, or None; all at once."""
+        if len(parts) < 2:
+            return [self._range(*part) for part in parts]
+        with ThreadPoolExecutor(min(len(parts), REQUESTS_AT_ONCE)) as pool:
+            return list(pool.map(lambda part: self._range(*part), parts))
 
     def put(self, key: str, data: bytes) -> None:
         """One put of a whole object, or a temporary file and a rename."""

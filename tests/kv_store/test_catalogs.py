@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 from rdcodec.codecs.kv_store.backends import open_backend
-from rdcodec.codecs.kv_store.catalogs import objects
-from rdcodec.codecs.kv_store.catalogs.lines import CatalogError, Line, packed_removal, unpacked
+from rdcodec.codecs.kv_store.catalogs import manifest, objects
+from rdcodec.codecs.kv_store.catalogs.lines import CatalogError, Line, unpacked
 from rdcodec.codecs.kv_store.catalogs.memory import NoCatalog
 from rdcodec.codecs.kv_store.store import PrefixStore
 from rdcodec.codecs.kv_store.trie import TOKEN_BYTES, common_prefix, common_tokens, token_key
@@ -21,15 +21,25 @@ from store_cases import FINGERPRINT, PROMPT, SETTINGS, assert_is_cache, cache_of
 NAMES = itertools.count()
 
 
-@pytest.fixture(params=["directory", "memory", "file", "redis"])
+@pytest.fixture
+def small_pages(monkeypatch):
+    """Manifests of many pages, of which the first read holds not even the directory."""
+    monkeypatch.setattr(objects, "HEAD_BYTES", 60)
+    monkeypatch.setattr(objects, "PAGES_MAX", 3)
+    monkeypatch.setattr(manifest, "PAGE_LINES", 2)
+
+
+@pytest.fixture(params=["directory", "memory", "memory in pages", "file", "redis"])
 def again(request, tmp_path):
     """Opens one store on each kind of backend, again and again."""
     name = f"catalog{next(NAMES)}"
+    if request.param == "memory in pages":
+        request.getfixturevalue("small_pages")
     if request.param == "redis":
         where = f"{request.getfixturevalue('redis_url')}?prefix={name}"
     else:
         where = {"directory": f"{tmp_path}/{name}", "memory": f"memory://{name}", "file": f"file://{tmp_path}/{name}"}[
-            request.param
+            request.param.split()[0]
         ]
 
     def open_again(**options):
@@ -318,6 +328,125 @@ def test_manifests_are_folded(monkeypatch):
     assert {node.id for node in index.trie.nodes.values()} == set(index.stored()) != set()
 
 
+@pytest.fixture
+def objects_again():
+    """Opens one store of objects, again and again."""
+    where = f"memory://objects{next(NAMES)}"
+    return lambda: PrefixStore(open_backend(where), fingerprint=FINGERPRINT, settings=SETTINGS)
+
+
+def put_many(again, prompts=40):
+    """One put of so many prompts of two blocks each, and the prompts."""
+    store = again()
+    store.longest_prefix([1])
+    added, catalog = [], store.index._catalog
+    write, catalog.write = catalog.write, lambda lines, removed: added.extend(lines)
+    wanted = [list(range(first, first + 16)) for first in range(0, 400 * prompts, 400)]
+    for tokens in wanted:
+        put(store, tokens)
+    catalog.compared("")
+    write(added, [])
+    return wanted
+
+
+def test_a_large_catalog_is_read_in_parts(objects_again, small_pages, monkeypatch):
+    prompts = put_many(objects_again)
+    store, read = objects_again(), []
+    (entry,) = store.index.backend.list("index/")
+    for verb in ("get_many", "get_ranges"):
+        call = getattr(store.index.backend, verb)
+
+        def counted(parts, *rest, call=call):
+            found = call(parts, *rest)
+            read.append(sum(map(len, found)))
+            return found
+
+        monkeypatch.setattr(store.index.backend, verb, counted)
+    assert store.longest_prefix(prompts[3]) == 16 and store.longest_prefix([*prompts[5][:9], 7]) == 9
+    assert 0 < sum(read) < entry.size_bytes / 2
+    held = store.index._catalog._manifests[0]
+    for tokens in prompts:
+        assert store.longest_prefix(tokens) == 16
+        assert len(held.pages) < 3 + 2 * 3
+
+
+def test_manifests_may_be_replaced_between_two_questions(objects_again, small_pages, monkeypatch):
+    monkeypatch.setattr(objects, "MANIFESTS_MAX", 1)
+    prompts = put_many(objects_again)
+    reader = objects_again()
+    assert reader.longest_prefix(prompts[0]) == 16
+    (before,) = reader.index.backend.list("index/")
+    put(objects_again(), PROMPT)
+    assert reader.index.backend.get(before.key) is None, "another process folded"
+    assert reader.longest_prefix(prompts[30]) == 16
+    assert len([*reader.index.backend.list("blocks/")]) == 84
+
+
+def test_small_manifests_are_folded_without_the_large(objects_again, monkeypatch):
+    monkeypatch.setattr(objects, "MANIFESTS_MAX", 2)
+    monkeypatch.setattr(objects, "FOLDED_MIN", 1)
+    prompts = put_many(objects_again, 100)
+    (large,) = objects_again().index.backend.list("index/")
+    with objects_again() as store:
+        store.index.forget(store.index.match(np.array(prompts[0])).path[-1], delete=True)
+    for first in range(-1000, 0, 100):
+        put(objects_again(), list(range(1000 - first, 1016 - first)))
+    assert large.key in {entry.key for entry in objects_again().index.backend.list("index/")}
+    assert objects_again().longest_prefix(prompts[0]) == 8, "what was removed stays so"
+    index = objects_again().index
+    index.load()
+    assert {node.id for node in index.trie.nodes.values()} == set(index.stored())
+
+
+def test_what_a_store_does_not_take_is_known_and_written_later(objects_again, monkeypatch):
+    store = objects_again()
+    put(store, PROMPT[:8])
+    puts = store.index.backend.put
+
+    def refuse(key, data):
+        if key.startswith("index/"):
+            raise PermissionError(key)
+        puts(key, data)
+
+    monkeypatch.setattr(store.index.backend, "put", refuse)
+    put(store, PROMPT)
+    put(store, list(range(600, 616)))
+    assert store.longest_prefix([*PROMPT[:29], 7]) == 29 and objects_again().longest_prefix([600, 601]) == 0
+    monkeypatch.undo()
+    put(store, list(range(700, 716)))
+    assert objects_again().longest_prefix([600, 601]) == 2 and objects_again().longest_prefix([*PROMPT[:29], 7]) == 29
+
+
+def test_a_damaged_page_is_a_catalog_to_be_made_anew(objects_again, small_pages):
+    prompts = put_many(objects_again)
+    backend = objects_again().index.backend
+    (entry,) = backend.list("index/")
+    data = backend.get(entry.key)
+    backend.put(entry.key, data[:-200] + bytes(200))
+    for tokens in prompts:
+        assert_is_cache(objects_again().get(tokens), tokens)
+    assert not objects_again().verify().damaged
+
+
+def test_manifests_refuse_nonsense():
+    lines = [Line(bytes([i]) * 16, b"p" * 16, token_key(np.arange(i, 9)), 0, 9, "fp8") for i in range(9)]
+    lines.sort(key=manifest.place_of)
+    data = manifest.packed(lines, [b"r" * 16])
+    read = manifest.Manifest("", data)
+    assert list(read.lines(None)) == lines and read.removed == {b"r" * 16} and read.longest == 9
+    for at in range(len(data)):
+        bad = bytearray(data)
+        bad[at] ^= 255
+        with pytest.raises(CatalogError):
+            list(manifest.Manifest("", bytes(bad)).lines(None))
+    for end in range(len(data)):
+        with pytest.raises(CatalogError):
+            list(manifest.Manifest("", data[:end]).lines(None))
+    unsorted = manifest.Manifest("", manifest.packed(lines[::-1]))
+    with pytest.raises(CatalogError, match="not sorted"):
+        unsorted.neighbour(b"p" * 16, after=True, void=(), missing=set())
+
+
 @pytest.mark.parametrize("data", [b"", b"KVLN", b"junk" * 10])
 def test_a_damaged_manifest_is_a_catalog_to_be_made_anew(data):
     where = f"memory://damaged{next(NAMES)}"
@@ -333,8 +462,8 @@ def test_a_damaged_manifest_is_a_catalog_to_be_made_anew(data):
 
 def test_lines_round_trip_and_refuse_nonsense():
     line = Line(b"i" * 16, b"p" * 16, token_key(np.arange(5)), 8, 1000, "fp8")
-    data = line.packed() + packed_removal(b"r" * 16)
-    assert list(unpacked(data)) == [line, b"r" * 16]
+    data = line.packed() * 2
+    assert list(unpacked(data)) == [line, line]
     for bad in (data[:-1], data[:-60], line.packed()[:-1], line.packed()[:48] + b"\xfe" + line.packed()[49:]):
         with pytest.raises(CatalogError):
             list(unpacked(bad))

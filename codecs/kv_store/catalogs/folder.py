@@ -12,15 +12,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..trie import TOKEN_BYTES
 from .lines import Line
-from .table import LineTable, TableCatalog, write_lines
+from .table import LineTable, write_lines
 
 _SETTLED_NS = 2 * 10**9
 """A folder that changed less than this ago may change again without a new time: file systems' clocks are coarse."""
 
 
-class FolderCatalog(TableCatalog):
+class FolderCatalog:
     """``index/<namespace>.sqlite`` of a store in a folder."""
+
+    far = False
 
     def __init__(self, root: Path, namespace: str) -> None:
         self._path = root / "index" / f"{namespace}.sqlite"
@@ -29,6 +32,23 @@ class FolderCatalog(TableCatalog):
         self._known: dict[str, int] | None = None
         self._seen: dict[str, int] = {}
         self._changed: dict[str, int] = {}
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a block."""
+        return self._table.longest_bytes // TOKEN_BYTES
+
+    def sizes(self, part: str) -> dict[bytes, int]:
+        """Id and bytes of blocks, by the first digits of their id."""
+        return self._table.sizes(part)
+
+    def around(self, places: list[tuple[bytes, bytes]]) -> list[list[Line]]:
+        """See `Catalog`."""
+        return self._table.around(places)
+
+    def lines(self) -> Iterator[Line]:
+        """Every line."""
+        return self._table.lines()
 
     def _stamps(self) -> dict[str, int]:
         """When each folder was last changed, as the table knows it, ns."""

@@ -9,7 +9,7 @@ offset  size  field
 16      16    parent id
 32      8     position of the first token
 40      8     bytes of the block
-48      1     mode (`kv_cache.modes.table.MODES`); 255: the block was removed
+48      1     mode (`kv_cache.modes.table.MODES`)
 49      4     n, bytes of the key
 53      n     key: the tokens, four big-endian bytes each
 ======  ====  ===============================================================
@@ -27,7 +27,6 @@ from ...kv_cache.modes.table import MODES, mode_of
 from ..trie import TOKEN_BYTES, common_tokens
 
 _FIXED = struct.Struct("<16s16sQQBI")
-_REMOVED = 255
 KEY_BYTES_MAX = TOKEN_BYTES << 16
 
 
@@ -52,13 +51,8 @@ class Line:
         return _FIXED.pack(*head) + self.key
 
 
-def packed_removal(block: bytes) -> bytes:
-    """Bytes that say that a block is gone."""
-    return _FIXED.pack(block, bytes(16), 0, 0, _REMOVED, 0)
-
-
-def unpacked(data: bytes) -> Iterator[Line | bytes]:
-    """Lines one after the other; of a block that was removed, its id.
+def unpacked(data: bytes) -> Iterator[Line]:
+    """Lines one after the other.
 
     Raises:
         CatalogError: they are no lines.
@@ -70,10 +64,10 @@ def unpacked(data: bytes) -> Iterator[Line | bytes]:
         block, parent, start, size, number, count = _FIXED.unpack_from(data, at)
         at += _FIXED.size
         key, mode = data[at : at + count], mode_of(number)
-        if len(key) != count or count % TOKEN_BYTES or count > KEY_BYTES_MAX or (number != _REMOVED and mode is None):
+        if len(key) != count or count % TOKEN_BYTES or count > KEY_BYTES_MAX or mode is None:
             raise CatalogError(f"a line of mode {number}, with a key of {count} bytes")
         at += count
-        yield block if mode is None else Line(block, parent, key, start, size, mode)
+        yield Line(block, parent, key, start, size, mode)
 
 
 class Catalog(Protocol):
@@ -124,14 +118,11 @@ def around(ask: Ask, places: list[tuple[bytes, bytes]]) -> list[list[Line]]:
     A child whose tokens begin the key sorts before it or is it; so does the next shorter one, seen from that, and what lies
     between the two begins with the shorter one.
     """
-    found: list[list[Line]] = [[] for _ in places]
     asked = [(i, key) for i, (_, key) in enumerate(places)]
-    after = ask([(parent, key, True) for parent, key in places])
-    for lines, line in zip(found, after, strict=True):
-        if line is not None:
-            lines.append(line)
+    first = ask([(parent, key, after) for after in (True, False) for parent, key in places])
+    found = [[line] if line is not None else [] for line in first[: len(places)]]
+    answers = first[len(places) :]
     while asked:
-        answers = ask([(places[i][0], key, False) for i, key in asked])
         again = []
         for (i, _), line in zip(asked, answers, strict=True):
             shared = common_tokens(line.key, places[i][1]) * TOKEN_BYTES if line else 0
@@ -140,4 +131,5 @@ def around(ask: Ask, places: list[tuple[bytes, bytes]]) -> list[list[Line]]:
                 shorter = shared - TOKEN_BYTES if shared == len(line.key) else shared
                 again += [(i, places[i][1][:shorter])] if shorter else []
         asked = again
+        answers = ask([(places[i][0], key, False) for i, key in asked]) if asked else []
     return found

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
+import numpy as np
+
 from ..trie import TOKEN_BYTES
 from .lines import CatalogError, Line, around, unpacked
 
@@ -140,7 +142,8 @@ class RedisCatalog:
 
 
 def _sortable(key: bytes) -> bytes:
-    return b"".join(b"\x01" + key[at : at + TOKEN_BYTES] for at in range(0, len(key), TOKEN_BYTES))
+    tokens = np.frombuffer(key, np.uint8).reshape(-1, TOKEN_BYTES)
+    return np.pad(tokens, ((0, 0), (1, 0)), constant_values=1).tobytes()
 
 
 def _member(line: Line) -> bytes:
@@ -152,6 +155,6 @@ def _line(data: bytes) -> Line:
     if zlib.crc32(packed).to_bytes(_CRC_BYTES, "little") != data[-_CRC_BYTES:]:
         raise CatalogError("a line whose checksum does not hold")
     line = next(unpacked(packed), None)
-    if not isinstance(line, Line):
+    if line is None:
         raise CatalogError("no line of a block")
     return line

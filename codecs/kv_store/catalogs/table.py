@@ -1,4 +1,4 @@
-"""Lines in an SQLite table, in a file or for this process alone."""
+"""Lines in an SQLite file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from ...kv_cache.modes.table import MODES, mode_of
-from ..trie import TOKEN_BYTES
 from .lines import CatalogError, Line, around
 
 T = TypeVar("T")
@@ -35,8 +34,8 @@ _AFTER = f"SELECT {_FIELDS} FROM blocks WHERE parent = ? AND tokens > ? ORDER BY
 class LineTable:
     """A table of lines. Every line has a checksum; one that does not hold makes the table one that cannot be read."""
 
-    def __init__(self, path: Path | None) -> None:
-        """``path``: of the file, which the first write makes; None: a file of this process's own, gone when it ends."""
+    def __init__(self, path: Path) -> None:
+        """``path``: of the file, which the first write makes."""
         self.path = path
         self._db: sqlite3.Connection | None = None
         self._process = 0
@@ -45,16 +44,16 @@ class LineTable:
         """The connection, one for each process; None: there is no file yet, and none is to be made."""
         if self._db is not None and self._process == os.getpid():
             return self._db
-        if self.path is not None and not write and not self.path.exists():
+        if not write and not self.path.exists():
             return None
-        if self.path is not None and write:
+        if write:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        rights = "rw" if self.path is not None and os.access(self.path, os.W_OK) else "rwc" if write else "ro"
-        where = "" if self.path is None else f"{self.path.absolute().as_uri()}?mode={rights}"
+        rights = "rw" if os.access(self.path, os.W_OK) else "rwc" if write else "ro"
+        where = f"{self.path.absolute().as_uri()}?mode={rights}"
         db = sqlite3.connect(where, timeout=_WAIT_S, uri=True, check_same_thread=False)
         db.execute("PRAGMA synchronous = OFF")  # what a power cut destroys is made anew
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version == 0 and (write or self.path is None):
+        if version == 0 and write:
             db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             with db:
                 db.execute("BEGIN IMMEDIATE")
@@ -121,30 +120,6 @@ class LineTable:
         if self._db is not None and self._process == os.getpid():
             self._db.close()
         self._db = None
-
-
-class TableCatalog:
-    """What catalogs over a `LineTable` have in common."""
-
-    far = False
-    _table: LineTable
-
-    @property
-    def longest(self) -> int:
-        """Most tokens of a block."""
-        return self._table.longest_bytes // TOKEN_BYTES
-
-    def sizes(self, part: str) -> dict[bytes, int]:
-        """Id and bytes of blocks, by the first digits of their id."""
-        return self._table.sizes(part)
-
-    def around(self, places: list[tuple[bytes, bytes]]) -> list[list[Line]]:
-        """See `Catalog`."""
-        return self._table.around(places)
-
-    def lines(self) -> Iterator[Line]:
-        """Every line."""
-        return self._table.lines()
 
 
 def write_lines(db: sqlite3.Connection, added: Iterable[Line], removed: Iterable[bytes]) -> None:
