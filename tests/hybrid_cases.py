@@ -40,7 +40,7 @@ def hybrid(kind: str):
         "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": None,
     }  # fmt: skip
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(kind, **{**shape, **HYBRIDS[kind]})
+    config = transformers.AutoConfig.for_model(kind, **{**shape, **HYBRIDS.get(kind, {})})
     return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 

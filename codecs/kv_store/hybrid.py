@@ -29,11 +29,12 @@ from torch import Tensor
 from ...entropy_models.errors import InputError, Mismatch, Unsupported
 from ..contract import Progress
 from ..kv_cache.format.blocks import KvSettings
-from ..kv_cache.format.contents import whole_contents
+from ..kv_cache.format.contents import CONTENT_ID_MIN, whole_contents
 from ..kv_cache.format.identity import Fingerprint
 from ..kv_cache.format.states import states_of
 from ..kv_cache.format.whole import LayerState
 from ..kv_cache.hf.fingerprint import fingerprint, unwrapped
+from ..kv_cache.hf.going_on import goes_on_at_once, run_one_by_one
 from ..kv_cache.hf.layer_kinds import filled, layers_of_model, seen_ids, taken_apart
 from ..kv_cache.hf.model import rope_of
 from ..kv_cache.layout import NO_LAYERS, layout_of
@@ -46,11 +47,16 @@ from .trie import MARK_MIN, TOKEN_MAX, Node
 
 STATES_MARK, WINDOW_MARK = MARK_MIN, MARK_MIN + 1
 _SINKS_MAX = 1 << 16
+ONE_BY_ONE = 16
+"""Tokens that may be run one by one after a hit, and tokens of a hit for each one more: else a prompt run anew is faster."""
 
 
 @dataclass(frozen=True, slots=True)
 class HybridHit:
     """A stored prefix: a ``DynamicCache`` of the model's own layers that has seen ``tokens`` tokens.
+
+    Where the model's code goes on from recurrent states with one token at a time only (`goes_on_at_once`), it has seen all
+    of the prompt but its last token.
 
     One of recurrent states alone (Mamba) does not tell ``generate`` how many: give it the tokens after them,
     ``model.generate(prompt[:, hit.tokens:], cache=hit.cache)``.
@@ -144,11 +150,20 @@ class HybridStore(BlockStore):
             device: of the tensors; the model's by default.
 
         Returns:
-            None if nothing is stored.
+            None if nothing is stored, or if what follows would have to be run one by one and is too long for that.
         """
         ids = self._prompt(prompt)
         found = self._or_miss(lambda: self._get(ids), None)
-        return None if found is None else HybridHit(found[0], filled(found[1], self.model, device))
+        if found is None:
+            return None
+        tokens, cache = found[0], filled(found[1], self.model, device)
+        between = ids[tokens:-1]
+        if self._has_states and len(between) and not goes_on_at_once(self.model):
+            if len(between) > max(ONE_BY_ONE, tokens // ONE_BY_ONE) or between.max() >= CONTENT_ID_MIN:
+                return None
+            run_one_by_one(self.model, cache, between)
+            tokens += len(between)
+        return HybridHit(tokens, cache)
 
     def _prompt(self, tokens: Any) -> np.ndarray:
         ids = self._ids(tokens)

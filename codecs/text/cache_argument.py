@@ -1,4 +1,4 @@
-"""The name under which a transformers model takes its cache: ``past_key_values`` has become ``cache``."""
+"""The name under which a transformers model takes its cache: ``cache``, before ``past_key_values`` or ``cache_params``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ def cache_argument(model: Any, cache: Any) -> dict[str, Any]:
     """
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
+    taken = inspect.signature(model.forward).parameters
+    for old in ("past_key_values", "cache_params"):
+        if old in taken:
+            return {old: cache}
     renamed = "cache" in CausalLMOutputWithPast.__dataclass_fields__
-    old = not renamed or "past_key_values" in inspect.signature(model.forward).parameters
-    return {"past_key_values" if old else "cache": cache}
+    return {"cache" if renamed else "past_key_values": cache}

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from packaging.version import Version
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
 from hybrid_cases import with_states
@@ -40,7 +41,7 @@ def row_of(kind: str) -> str:
         forward = inspect.signature(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].forward).parameters
         if config.is_encoder_decoder:
             return "refused: encoder"
-        if not {"cache", "past_key_values"} & set(forward) or _own_cache_class(type(config)):
+        if not {"cache", "past_key_values", "cache_params"} & set(forward) or _own_cache_class(type(config)):
             return "refused: own"
         layers = {type(layer).__name__ for layer in transformers.DynamicCache(config=config).layers}
     except (AttributeError, KeyError, ValueError, TypeError):
@@ -73,11 +74,14 @@ def table() -> str:
 
 @with_states
 def test_the_table_of_model_types_is_what_transformers_has():
-    """Of another version than the page's, types that both know."""
+    """Of a later version than the page's, types that both know; earlier ones had other layers, and other defaults."""
     (shown,) = TABLE.findall(PAGE.read_text())
-    if f"transformers {transformers.__version__}," in shown:
+    (version,) = re.findall(r"transformers ([\d.]+),", shown)
+    if version == transformers.__version__:
         assert shown == table()
         return
+    if Version(transformers.__version__) < Version(version):
+        pytest.skip(f"the page is of transformers {version}")
     lines = shown.splitlines()[4:]
     assert len(lines) == len(ROWS)
     for line in lines:

@@ -15,6 +15,7 @@ from rdcodec.codecs.kv_cache import KvSettings, filled_cache, fingerprint, load_
 from rdcodec.codecs.kv_cache.codec import KvCodec
 from rdcodec.codecs.kv_cache.face import FACE
 from rdcodec.codecs.kv_cache.format.describe import describe_kv, kv_rows
+from rdcodec.codecs.kv_cache.hf.going_on import goes_on_at_once, run_one_by_one
 from rdcodec.codecs.kv_store import PrefixStore, open_backend
 from rdcodec.codecs.text.cache_argument import cache_argument
 from rdcodec.entropy_models.errors import BitstreamError, Corrupt, InputError, Mismatch, Unsupported
@@ -28,14 +29,26 @@ def test_caches_of_windows_and_states_are_gone_on_from_exactly(tmp_path, kind):
     model, ids, path = hybrid(kind), prompt(60), tmp_path / "a.rdc"
     more = torch.cat([ids, ids[:, 10:17]], 1)
     save_cache(own_cache(model, ids), ids, path, model, settings=EXACT)
-    loaded = load_cache(path, model, prompt=more)
+    loaded = load_cache(path, model)
     assert [type(x) for x in loaded.layers] == [type(x) for x in transformers.DynamicCache(config=model.config).layers]
     right = logits(model, more[:, 60:], own_cache(model, ids))
     assert torch.equal(logits(model, more[:, 60:], loaded), right)
     assert torch.equal(logits(model, more[:, 60:], load_cache(path)), right)  # layers by their kinds alone
     options = {"max_new_tokens": 8, "do_sample": False}
-    first = 60 if kind == "mamba2" else 0  # states alone do not tell generate how many tokens they have seen
-    again = model.generate(more[:, first:], **cache_argument(model, load_cache(path, model, prompt=more)), **options)
+    whole = model(more).logits[0, -1]
+    if kind == "mamba2":  # states alone do not tell generate how many tokens they have seen
+        one_by_one = load_cache(path, model)
+        run_one_by_one(model, one_by_one, more[0, 60:-1].numpy())
+        start, first = one_by_one, 66
+        if not goes_on_at_once(model):
+            with pytest.raises(Unsupported, match="forgets the states of this mamba2 where several tokens follow"):
+                load_cache(path, model, prompt=more)
+    else:
+        start, first = load_cache(path, model, prompt=more), 0
+        assert start.get_seq_length() == (60 if goes_on_at_once(model) else 66)
+        found = logits(model, more[:, start.get_seq_length() :], load_cache(path, model, prompt=more))[0, -1]
+        assert float((found - whole).norm() / whole.norm()) < 2e-6
+    again = model.generate(more[:, first:], **cache_argument(model, start), **options)
     assert torch.equal(again, model.generate(more, **options)[:, first:])
     with pytest.raises(Mismatch, match="is of model"):
         load_cache(path, tiny())

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from ..modes.table import MODES
 from ..splice import Layers
 from . import residual
 from .fingerprint import earlier_fingerprint, fingerprint
+from .going_on import goes_on_at_once, run_one_by_one
 from .inputs import as_layers, as_token_ids, held_ids
 from .layer_kinds import filled, holds_every_position, seen_ids, taken_apart
 from .mismatch import cause, check_block, check_fits
@@ -159,7 +161,8 @@ def load_cache(
         tokens: ids that the cache must start with, shape (m,) or (1, m): the cache is cut after the last one
             that agrees.
         prompt: ids to generate from, as ``tokens``; the cache is also cut before the last of them, as ``generate`` must
-            have a token to run: ``model.generate(prompt, cache=load_cache(path, model, prompt=prompt))``.
+            have a token to run: ``model.generate(prompt, cache=load_cache(path, model, prompt=prompt))``. Where the model's
+            code goes on from recurrent states with one token at a time only, those before the last are run here.
         prefix: cut after so many tokens, at least 1.
         salt: the tenant's.
         extra_key: what `save_cache` was given.
@@ -189,7 +192,17 @@ def load_cache(
     if head.content == WHOLE:
         ids, kept = decode_whole(stream, salt=salt, progress=progress)
         wanted.check_whole(ids)
-        return filled(kept, model, device)
+        cache = filled(kept, model, device)
+        if prompt is not None and model is not None and any(layer.states for layer in kept):
+            between = as_token_ids(prompt)[len(ids) : -1]
+            if len(between) and not goes_on_at_once(model):
+                if not any(layer.pair for layer in kept):  # nothing would tell the caller how many tokens it has seen
+                    raise Unsupported(
+                        f"transformers {version('transformers')} forgets the states of this {model.config.model_type} where "
+                        "several tokens follow; load without prompt=, and run them one by one"
+                    )
+                run_one_by_one(model, cache, between)
+        return cache
     if head.content != BLOCKS:
         if model is None:
             raise Unsupported(f"{Path(path).name} holds token ids only; give the model that recomputes the cache")
