@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import escapes
-from .errors import Corrupt, InputError
+from .errors import Corrupt
 from .row_coders import RowCoders
 from .rows import MeasureRows, ReadRows, WriteRows
 from .tables import TOTAL, Model, categorical
@@ -70,12 +70,10 @@ class _Tables:
 
 
 def stored_weights(magnitudes: np.ndarray) -> np.ndarray:
-    """Bytes of the weights that fit numbers of these magnitudes, uint8."""
-    histogram = np.bincount(magnitudes, minlength=2)
+    """Bytes of the weights that fit numbers of these magnitudes, uint8. What lies beyond `REACH_MAX` is left to escapes."""
+    histogram = np.bincount(np.minimum(magnitudes, REACH_MAX + 1), minlength=2)
     above = len(magnitudes) - np.cumsum(histogram)
-    reach = max(int(np.argmax(above <= _BEYOND_PART * len(magnitudes))), 1)
-    if reach > REACH_MAX:
-        raise InputError(f"numbers of {reach} steps; at most {REACH_MAX}")
+    reach = min(max(int(np.argmax(above <= _BEYOND_PART * len(magnitudes))), 1), REACH_MAX)
     frequency = np.append(histogram[: reach + 1].astype(np.float64), above[reach] / 2)
     frequency[1:-1] /= 2  # of both signs
     scaled = np.maximum(frequency * (2.0**19 / max(frequency.max(), 1)), 16)

@@ -26,7 +26,7 @@ class EncodeOptions:
 
     mode: Mode = None
     quality: Quality = None
-    bits: Annotated[float | None, typer.Option(help="Of a quantised weight, 0.5 to 12.")] = None
+    bits: Annotated[float | None, typer.Option(help="Of a quantised weight, 0.5 to 10.")] = None
     snr: Annotated[float | None, typer.Option(help="Decibels of signal over error, the mean over quantised weights.")] = None
     activations: Annotated[
         Path | None,

@@ -139,8 +139,11 @@ def write_tensors(tensors: Mapping[str, Any], metadata: Mapping[str, str], suffi
         raise InputError(f"numpy does not take it: {error}; .safetensors does") from None
     if suffix == ".npy":
         np.save(file, next(iter(arrays.values())))
-    else:
-        np.savez(file, **arrays)
+        return
+    with zipfile.ZipFile(file, "w") as archive:  # np.savez takes names for arguments of its own, like file
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as part:
+                np.lib.format.write_array(part, array, allow_pickle=False)
 
 
 def read_energy(path: Path) -> dict[str, Any]:

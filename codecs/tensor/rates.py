@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ...entropy_models.trellis import lengths, stored_weights
+from ...entropy_models.trellis import TRELLIS_CODERS, lengths, stored_weights
 from . import trellis
-from .coding import LOSSY
+from .coding import EXACT, LOSSY, Given, Piece, code
 from .header import Entry
 from .sources import Source
 from .torch_types import floats_of
@@ -20,6 +20,8 @@ _QUALITY_STEP = 0.125
 """Step over a tensor's root mean square at quality 60: 4 bits a weight, 24 dB. Ten points are a bit."""
 _SAMPLE, _RUN = 1 << 14, 1 << 8
 _ROUNDS = 5
+_BITS_SEEN = 7.0
+"""Bits up to which a sample shows the entropy of all: finer numbers are too many to come up in it."""
 _STEP_MIN, _STEP_MAX = 2.0**-14, 4.0
 _SPREAD_MIN, _SPREAD_MAX = 1e-30, 1e30
 """Root mean squares that float32 has steps and sums for."""
@@ -53,7 +55,11 @@ def spreads_of(source: Source) -> tuple[dict[str, float], tuple[str, ...]]:
         if _SPREAD_MIN < found < _SPREAD_MAX:
             spreads[entry.name] = found
         elif found:
-            why = f"of some {found:.0e}, which float32 has no steps for" if math.isfinite(found) else "that are not finite"
+            why = (
+                f"of some {found:.0e}, which float32 has no steps for"
+                if math.isfinite(found)
+                else "not finite, or beyond float32"
+            )
             notices.append(f"{entry.name}: numbers {why}; stored bit for bit")
     return spreads, tuple(notices)
 
@@ -68,12 +74,26 @@ def _root_mean_square(source: Source, entry: Entry) -> float:
 
 def step_of_bits(source: Source, spreads: Mapping[str, float], bits: float) -> float:
     """Step over the root mean square that makes so many bits a quantised weight, by the entropy on samples."""
-    return _found(source, spreads, bits, _bits, lambda mean: mean)
+    return _found(source, spreads, min(bits, _BITS_SEEN), _bits, lambda mean: mean) * 2 ** min(_BITS_SEEN - bits, 0)
 
 
 def step_of_snr(source: Source, spreads: Mapping[str, float], snr_db: float) -> float:
     """Step over the root mean square that makes so many decibels: squared errors over mean squares."""
     return _found(source, spreads, snr_db / _BIT_DB, _relative_error, lambda mean: -math.log2(max(mean, 1e-30)) / 2)
+
+
+def cheaper_exact(source: Source, spreads: Mapping[str, float], step: float) -> set[str]:
+    """Names of the tensors that take no more bits exact than in steps, like masks and constants; by samples."""
+    found = set()
+    for entry in source.index.entries:
+        if entry.name in spreads:
+            words = _sampled_words(source, entry)
+            coder = TRELLIS_CODERS.write()
+            code(coder, EXACT, Piece(dtype=entry.dtype, count=len(words), columns=len(words)), Given(words=words))
+            scaled = floats_of(words, entry.dtype) / np.float32(spreads[entry.name] * step)
+            if 8 * len(coder.chunk()) <= len(words) * _bits(scaled, trellis.quantised(scaled), step):
+                found.add(entry.name)
+    return found
 
 
 def _bits(scaled: np.ndarray, integers: np.ndarray, step: float) -> float:
@@ -110,7 +130,13 @@ def _found(
 
 
 def _sample(source: Source, entry: Entry, spread: float) -> np.ndarray:
-    """Runs of numbers from all over a tensor, over its root mean square; float32."""
-    starts = np.linspace(0, max(entry.words - _RUN, 0), _SAMPLE // _RUN).astype(np.int64)
-    runs = [source.words(entry, range(start, min(start + _RUN, entry.words))) for start in np.unique(starts).tolist()]
-    return floats_of(np.concatenate(runs), entry.dtype) / np.float32(spread)
+    """Numbers from all over a tensor, over its root mean square; float32."""
+    return floats_of(_sampled_words(source, entry), entry.dtype) / np.float32(spread)
+
+
+def _sampled_words(source: Source, entry: Entry) -> np.ndarray:
+    """Runs of words from all over a tensor, none twice."""
+    if entry.words <= _SAMPLE:
+        return source.words(entry, range(entry.words))
+    starts = np.linspace(0, entry.words - _RUN, _SAMPLE // _RUN).astype(np.int64)
+    return np.concatenate([source.words(entry, range(start, start + _RUN)) for start in starts.tolist()])

@@ -38,6 +38,8 @@ _CLASS_WORTH = 1 << 13
 _CLASS_BITS = 2.0
 """Cost of the class of a row."""
 _INTEGER_MAX = float(1 << 22)
+INTEGERS = _INTEGER_MAX / 2
+"""Steps that the largest number of a piece may have, with room for rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,10 +51,11 @@ def tensor_of(words: np.ndarray, dtype: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def floats_of(words: np.ndarray, dtype: str) -> np.ndarray:
-    """float32 of words of type F16, BF16, F32 or F64."""
+    """float32 of words of type F16, BF16, F32 or F64; infinite where F64 lies beyond it."""
     if dtype == "BF16":
         return (words.astype("<u4") << 16).view("<f4")
-    return words.view({"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]).astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):
+        return words.view({"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]).astype(np.float32, copy=False)
 
 
 def words_from(values: np.ndarray, dtype: str) -> np.ndarray:

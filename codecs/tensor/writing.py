@@ -19,10 +19,10 @@ from .base import Base
 from .coding import DELTA, EXACT, STEPS, Given, Piece, code
 from .delta import DIFFERENCE, XOR
 from .header import BASE_NAME, INDEX, MODES, NESTED_BITS, REPORT, STREAM_ID, Entry, Layout, pack_report
-from .rates import spreads_of, step_of_bits, step_of_quality, step_of_snr
+from .rates import cheaper_exact, spreads_of, step_of_bits, step_of_quality, step_of_snr
 from .scaling import SCALINGS, Factors, factors_of
 from .sources import Source
-from .steps import Steps, exponents_of
+from .steps import INTEGERS, Steps, exponents_of
 from .torch_types import floats_of, words_from
 
 DEFAULT_QUALITY = 60
@@ -71,8 +71,8 @@ class TensorSettings:
             raise InputError(f"{' and '.join(given)}: one of them")
         if self.quality is not None and (type(self.quality) is not int or not 0 <= self.quality <= 100):
             raise InputError(f"quality is {self.quality!r}; need a whole number 0..100")
-        if self.bits is not None and not 0.5 <= self.bits <= 12:
-            raise InputError(f"bits is {self.bits}; need 0.5 to 12")
+        if self.bits is not None and not 0.5 <= self.bits <= 10:
+            raise InputError(f"bits is {self.bits}; need 0.5 to 10")
         if self.snr_db is not None and not 1 <= self.snr_db <= 70:
             raise InputError(f"snr is {self.snr_db} dB; need 1 to 70")
 
@@ -90,6 +90,8 @@ class Encoder:
             like = f"the {len(settings.energy)} energies (--activations), like {min(settings.energy)}"
             self.notices += (f"no matrix here has the name of one of {like}; steps do not follow them",)
         depth = len(NESTED_BITS) if settings.mode == "nested" else 1
+        if exact := cheaper_exact(source, self._spreads, _relative_step(source, self._spreads, settings)):
+            self._spreads = {name: spread for name, spread in self._spreads.items() if name not in exact}
         sections = tuple(depth if entry.name in self._spreads else 1 for entry in source.index.entries)
         self.layout = Layout(settings.mode, source.index, sections, *([settings.base.digest] if settings.base else []))
         self._step = _relative_step(source, self._spreads, settings)
@@ -123,10 +125,11 @@ class Encoder:
         self._powers[entry.name] = self._powers.get(entry.name, 0.0) + float(np.square(values, dtype=np.float64).sum())
         for section in range(depth):
             rest = values - known
-            relative = self._step if depth == 1 else _NESTED_STEPS[section]
-            size = scale if not section else float(np.sqrt(np.square(rest / steps.factors()).mean())) or scale * 1e-6
+            relative, plain = self._step if depth == 1 else _NESTED_STEPS[section], rest / steps.factors()
+            size = scale if not section else float(np.sqrt(np.square(plain).mean())) or scale * 1e-6
             coders.append(make())
-            given = Given(values=rest, steps=replace(steps, step=relative * size))
+            step = max(relative * size, float(np.abs(plain).max()) / INTEGERS)  # a coarser one where outliers need it
+            given = Given(values=rest, steps=replace(steps, step=step))
             known = known + code(coders[-1], STEPS, piece, given)
             errors[section] += float(np.square(values - known, dtype=np.float64).sum())
         return coders, known
@@ -146,6 +149,8 @@ class Encoder:
         out = {}
         for name, errors in self._errors.items():
             ratios = [10 * math.log10(max(self._powers[name], 1e-300) / max(error, 1e-300)) for error in errors]
+            if not errors[-1]:
+                continue  # exact
             out[name] = {"snr_db": round(ratios[-1], 3)}
             out[name] |= {f"snr_db_{bits}_bits": round(r, 3) for bits, r in zip(NESTED_BITS, ratios[:-1], strict=False)}
         return out
@@ -169,6 +174,8 @@ def _shortest(words: np.ndarray, piece: Piece) -> tuple[int, Given]:
 
 
 def _relative_step(source: Source, spreads: Mapping[str, float], settings: TensorSettings) -> float:
+    if settings.mode == "nested":
+        return _NESTED_STEPS[0]
     if settings.bits is not None:
         return step_of_bits(source, spreads, settings.bits)
     if settings.snr_db is not None:

@@ -86,6 +86,11 @@ def test_a_nesting_that_is_none_is_refused(run, tmp_path, structure):
 
 def test_torch_and_numpy_files_in_and_out(run, tmp_path):
     torch.save(TENSORS, tmp_path / "a.pt")
+    names = {"file": torch.ones(2), "allow_pickle": torch.zeros(3), "a/b": torch.ones(1)}  # np.savez has arguments like them
+    save_file(names, tmp_path / "names.rdc")
+    assert run("decode", "names.rdc", "-o", "names.npz")[0] == 0
+    with np.load(tmp_path / "names.npz") as arrays:
+        assert {name: arrays[name].tolist() for name in arrays.files} == {k: x.tolist() for k, x in names.items()}
     np.savez(tmp_path / "b.npz", x=np.arange(6.0).reshape(2, 3), y=np.array([True, False]), z=np.arange(4, dtype=">i4"))
     np.save(tmp_path / "d.npy", np.array([[1 - 2j, 3j]], np.complex64))
     np.save(tmp_path / "c.npy", np.asfortranarray(np.arange(6, dtype=np.float16).reshape(2, 3)))
