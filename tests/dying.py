@@ -1,4 +1,4 @@
-"""Conversions that kill their process, for tests of what becomes of the other files. No tests here."""
+"""Conversions and workers that kill their process, for tests of what becomes of the other files. No tests here."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ class Dying(Conversion):
         if job.name.startswith("bad"):
             os.kill(os.getpid(), signal.SIGKILL)
         return Report(line=os.environ["OMP_NUM_THREADS"])
+
+
+def dead(conversion: Conversion) -> None:
+    """A worker that ends as it starts."""
+    os._exit(1)

@@ -230,7 +230,7 @@ class Verifying(Conversion):
         with job.opened() as file:
             source = Opened(file)
             face, stream = opened(source)
-            if not isinstance(face, Live):
+            if not isinstance(face, (Live, Streamed)):  # which say more of where a file ends
                 stream.of_right_length()
             refuse_others(face, self.verb, self.given, self.device)
             notices = face.verify(stream, options_of(face, self.verb, self.given), desk)

@@ -28,6 +28,8 @@ _AHEAD = 32
 """Jobs of one process that may be done before the first of them is told of: one large picture among small ones."""
 _AHEAD_COLLECTED = 4
 """The same where outputs are held in memory."""
+_STARTS = 3
+"""Processes in a row that may die before they have a job."""
 _THREADS = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 
@@ -95,11 +97,17 @@ def _is_done(future: Future[Report]) -> bool:
 
 
 def _alone(job: Job, conversion: Conversion) -> Report:
-    with _pool(conversion, 1) as pool:
-        try:
-            return pool.submit(_work, job).result()
-        except BrokenProcessPool:
-            return Report(error="its process died: killed, or out of memory")
+    for _ in range(_STARTS):
+        with _pool(conversion, 1) as pool:
+            try:
+                pool.submit(os.getpid).result()
+            except BrokenProcessPool:
+                continue  # before it had the job
+            try:
+                return pool.submit(_work, job).result()
+            except BrokenProcessPool:
+                return Report(error="its process died: killed, or out of memory")
+    raise ChildProcessError(f"processes end as they start ({_STARTS} in a row; above is what they said); -j 0 needs none")
 
 
 _state: tuple[Conversion, Desk] | None = None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from command import CODEC
-from dying import Dying
+from dying import Dying, dead
 from PIL import Image
 from rdcodec.codecs import container
 from rdcodec.codecs.cli import engines, many
@@ -133,6 +133,12 @@ def test_a_process_that_dies_takes_one_file_with_it(monkeypatch):
     assert [bool(report.error) for _, report in done] == [False, True, False, False, True, False]
     assert {report.line for _, report in done if not report.error} == {"1"}
     assert done[1][1].error == "its process died: killed, or out of memory"
+
+
+def test_processes_that_cannot_start_end_the_run(monkeypatch):
+    monkeypatch.setattr(engines, "start_worker", dead)
+    with pytest.raises(ChildProcessError, match="processes end as they start .3 in a row.*-j 0 needs none"):
+        list(engines.processes([Job(Path("1"), None), Job(Path("2"), None)], Dying(given={}, device="cpu"), 2))
 
 
 def test_what_killed_writers_left_goes_and_what_others_write_stays(tmp_path):

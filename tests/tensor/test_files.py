@@ -36,6 +36,9 @@ def test_a_safetensors_file_comes_back_byte_for_byte(run, tmp_path):
     assert run("encode", "m.safetensors", "--json")[0] == 0
     assert (tmp_path / "m.rdc").stat().st_size < (tmp_path / "m.safetensors").stat().st_size
     assert run("verify", "m.rdc")[0] == 0
+    (tmp_path / "cut.rdc").write_bytes((tmp_path / "m.rdc").read_bytes()[:-9])
+    code, _, err = run("verify", "cut.rdc")
+    assert code == 1 and any(f"cut.rdc: truncated: {name}: " in err for name in TENSORS), err
     assert run("decode", "m.rdc", "-o", "back.safetensors")[0] == 0
     assert (tmp_path / "back.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
     facts = json.loads(run("info", "m.rdc", "--json")[1])
