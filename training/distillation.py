@@ -122,6 +122,7 @@ class Distillation(nn.Module):
 
     bits: Tensor
     energy: Tensor
+    given: Tensor
 
     def __init__(self, settings: DistillationSettings, teacher: nn.Module, student: nn.Module, run: Run) -> None:
         super().__init__()
@@ -143,6 +144,7 @@ class Distillation(nn.Module):
         self.kept = widths[0][own]
         self.register_buffer("bits", torch.zeros(widths[1][other]))
         self.register_buffer("energy", torch.zeros(widths[1][other]))
+        self.register_buffer("given", torch.full((self.kept,), -1))
 
     def watch(self) -> None:
         """Watch the student's next run, whose loss `term` belongs to."""
@@ -172,7 +174,10 @@ class Distillation(nn.Module):
         return unused + self.settings.channel_weight * error, {"channel_error": error.detach()}
 
     def channels(self) -> Tensor:
-        """The teacher's channels that the student's stand for: those of the most bits, in their order. int64."""
+        """The teacher's channels that the student's stand for, int64: those of the most bits, in their order, unless others
+        are `given`, where it starts with the teacher's own channels."""
+        if self.given[0] >= 0:
+            return self.given
         return self.bits.topk(self.kept).indices.sort().values
 
     def _sides(self, student: nn.Module) -> list[tuple[nn.Module, Caught]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import lightning as L
@@ -18,10 +20,14 @@ from ...entropy_models.errors import InputError
 from ..coder import Train
 from ..loop import CodecTraining
 from ..losses import rate_distortion, rate_distortion_weight, stratified_qualities
+from ..quantisation import LAYERS
 from .initialise import start_as_dct, with_more_blocks, without_blocks, without_correction
 from .losses import psnr_db, squared_error
+from .part import Run, start_as_part
 from .validation import ImageValidation
 
+PART_BATCHES = 8
+"""Batches that say what of a larger network matters."""
 REHEARSED = 64
 """Rows and columns of a picture that says what networks look like."""
 
@@ -33,6 +39,7 @@ class ImageTraining(CodecTraining):
         lambda_range: rate-distortion weight (bits per pixel per unit of MSE) at quality 0 and 100.
         ms_ssim_share: of the distortion, 0..1, the rest squared error; crops must be larger than 160 pixels for it.
         dct_start: begin dcvc-rt as a block DCT (`initialise`) instead of with random transforms.
+        part_of: begin as part of a larger network (`part`), an installed model or a checkpoint.
         drop_blocks: of ``init``, blocks that do nothing there, the last of theirs, as ``analysis.trunk.4``: left out, or
             started anew if the architecture has as many.
         loop: what every codec's training takes.
@@ -47,6 +54,7 @@ class ImageTraining(CodecTraining):
         lambda_range: tuple[float, float] = LAMBDA_RANGE,
         ms_ssim_share: float = 0.0,
         dct_start: bool = True,
+        part_of: str | None = None,
         drop_blocks: Sequence[str] = (),
         **loop: Any,
     ) -> None:
@@ -57,6 +65,29 @@ class ImageTraining(CodecTraining):
     def start(self) -> None:
         if self.hparams["dct_start"] and isinstance(self.network, ImageNetwork):
             start_as_dct(self.network)
+
+    def on_fit_start(self) -> None:
+        """The start that needs data; of a training that goes on, nothing."""
+        data = getattr(self.trainer, "datamodule", None)
+        if self.hparams["part_of"] and data is not None and not (self.elapsed_s or self.hparams["init"]):
+            config, state = self.initial(self.hparams["part_of"])
+            whole = self.architecture.network(replace(config, corrections=0), *LAYERS["integer"])
+            whole.load_state_dict(without_correction(state))
+            batches = islice(data.train_dataloader(), PART_BATCHES)
+            latent = start_as_part(self.network, whole, [self.run_of(batch) for batch in batches])
+            if self.distillation and self.distillation.settings.teacher == self.hparams["part_of"]:
+                self.distillation.given.copy_(latent)
+
+    def run_of(self, batch: Tensor) -> Run:
+        """The codec's loss of any network on one batch, always at the same qualities."""
+        image, quality = batch.float() / PEAK - 0.5, stratified_qualities(len(batch))
+        weight = rate_distortion_weight(quality, *self.hparams["lambda_range"])
+
+        def run(network: nn.Module, coder: Train) -> Tensor:
+            mse = squared_error(passed(network, coder, image, quality), image)
+            return rate_distortion(coder.bits() / (image.shape[1] * image.shape[2]), weight * mse, weight)
+
+        return run
 
     def adapted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         state = without_blocks(without_correction(state), self.hparams["drop_blocks"])
