@@ -9,14 +9,17 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
+from ...entropy_models.errors import InputError
 from .. import container
 from ..contract import Desk, Result, Slicing, Streamed
-from ..terminal.options import Quality
+from ..terminal.options import Quality, names_of, suffix_for
 from .describe import describe_tensors, tensor_rows
 from .files import READS, WRITES, Bytes, kind_of, source_of, write_tensors
 from .header import BASE_NAME, INDEX, MODES, REPORT
 
 Mode = Annotated[str | None, typer.Option(help=f"{', '.join(MODES)}; default lossless.")]
+DEFAULT = ".safetensors"
+"""Suffix of what is decoded."""
 BaseFile = Annotated[Path | None, typer.Option(help="Of mode delta: the file (or .rdc) whose tensors these differ from.")]
 
 
@@ -42,6 +45,10 @@ class EncodeOptions:
 class DecodeOptions:
     """Options of `codec decode`."""
 
+    format: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help=f"{names_of(WRITES)}; default OUT's, else safetensors."),
+    ] = None
     bits: Annotated[
         float | None, typer.Option(help="Of a nested file, 2, 4 or 8; also of the part of one that has them.")
     ] = None
@@ -111,8 +118,8 @@ class TensorFace(Streamed, Slicing):
         )
 
     def suffix(self, options: DecodeOptions) -> str:
-        """``.safetensors``."""
-        return ".safetensors"
+        """``.safetensors``, or what --format says."""
+        return suffix_for(options.format, WRITES, self.people, DEFAULT)
 
     def decode_file(
         self, stream: container.Stream, target: Path | None, file: BinaryIO, options: DecodeOptions, desk: Desk
@@ -125,17 +132,20 @@ class TensorFace(Streamed, Slicing):
         """
         from .reading import TensorFile, safetensors_parts
 
-        suffix = target.suffix.lower() if target else ".safetensors"
+        suffix = target.suffix.lower() if target and not options.format else self.suffix(options)
+        if suffix not in WRITES:
+            raise InputError(f"the output {target}; its name must end in one of {', '.join(WRITES)}, or --format says which")
         held = TensorFile(stream, options.bits, _base(options, desk))
         held = held if options.bits else held.of_right_length()
-        if suffix in WRITES and suffix != ".safetensors":
+        if suffix != DEFAULT:
             tensors = {entry.name: held.tensor(entry.name) for entry in held.index.entries}
             write_tensors(tensors, held.index.metadata, suffix, file)
         else:
             for part in safetensors_parts(held, desk.progress):
                 file.write(part)
         facts = {"tensors": len(held.index.entries), "raw_bytes": held.index.raw_bytes}
-        return Result(facts=facts, line=f"{len(held.index.entries)} tensors")
+        count = len(held.index.entries)
+        return Result(facts=facts, line=f"{count} tensor{'s' * (count != 1)}")
 
     def verify(self, stream: container.Stream, options: VerifyOptions, desk: Desk) -> list[str]:
         """Decode every piece of every tensor."""

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ...entropy_models.errors import BitstreamError, InputError
 from .. import container
+from ..terminal.paths import path_of
 from .base import Base
-from .files import source_at
+from .files import Bytes, source_at
 from .header import STREAM_ID
 from .reading import TensorFile
 from .sources import TorchSource, mapped
@@ -66,6 +67,7 @@ def load_file(
     """All tensors of an .rdc file.
 
     Args:
+        filename: a path, or a URL of any fsspec file system.
         device: where to put them.
         bits: of a nested file: 2, 4 or 8; None: all that there are.
         base: of a file of mode delta: path of the file (or of an .rdc file of it), or its tensors by name.
@@ -81,10 +83,17 @@ def load_file(
     return file.get_tensors()
 
 
+def _bytes_of(filename: str | Path) -> Bytes:
+    """The bytes of a file here or at a URL, read when they are asked for."""
+    path = path_of(filename)
+    return mapped(path) if isinstance(path, Path) else container.FileBytes(path.open("rb"))
+
+
 class safe_open:  # noqa: N801 (safetensors' name)
     """The lazy twin of safetensors' ``safe_open``: a tensor or some rows of one are decoded when they are asked for.
 
-    The file is mapped into memory, and a piece that is not needed is never read, nor missed where the file ends early.
+    The file is mapped into memory, or read in ranges from a URL; a piece that is not needed is never read, nor missed where
+    the file ends early.
     """
 
     def __init__(
@@ -98,7 +107,7 @@ class safe_open:  # noqa: N801 (safetensors' name)
     ) -> None:
         if framework not in ("pt", "torch", "pytorch"):
             raise InputError(f"framework {framework!r}; need pt")
-        stream = container.parse(mapped(Path(filename)), salvage=True)
+        stream = container.parse(_bytes_of(filename), salvage=True)
         self._file = TensorFile(stream, bits, None if base is None else base_of(base))
         self._device = device
 

@@ -15,6 +15,7 @@ from ...entropy_models.errors import InputError
 from ...entropy_models.trellis import TRELLIS_CODERS
 from .. import container
 from ..contract import Progress
+from ..terminal.paths import path_of, whole_file
 from .base import Base
 from .coding import DELTA, EXACT, STEPS, Given, Piece, code
 from .delta import DIFFERENCE, XOR
@@ -243,6 +244,6 @@ class _Spool:
 
 
 def save_source(path: str | Path, source: Source, settings: TensorSettings) -> tuple[str, ...]:
-    """Write a file that takes the place of ``path`` when it is whole; as `write_stream`, and OSError."""
-    with container.replaced(Path(path)) as file:
+    """Write a file, here or at a URL, that takes the place of ``path`` when it is whole; as `write_stream`, and OSError."""
+    with whole_file(path_of(path)) as file:
         return write_stream(file, source, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fsspec
 import pytest
 import torch
 from rdcodec.codecs import container
@@ -33,6 +34,18 @@ def test_all_tensors_come_back(tensors, path):
     found = load_file(path)
     assert list(found) == list(tensors)
     assert all(found[name].dtype == x.dtype and torch.equal(found[name], x) for name, x in tensors.items())
+
+
+def test_files_elsewhere(tensors, path):
+    url = "memory://models/m.rdc"
+    try:
+        save_file(tensors, url, {"format": "pt"})
+        assert fsspec.filesystem("memory").cat("/models/m.rdc") == path.read_bytes()
+        assert torch.equal(load_file(url)["one"], tensors["one"])
+        with safe_open(url) as file:
+            assert torch.equal(file.get_slice("long")[2:4], tensors["long"][2:4])
+    finally:
+        fsspec.filesystem("memory").store.clear()
 
 
 def test_slices_are_those_of_the_tensor(tensors, path):

@@ -114,9 +114,18 @@ def test_torch_and_numpy_files_in_and_out(run, tmp_path):
         ("a.rdc", "x.npz", "numpy does not take it: .*BFloat16"),
         ("b.rdc", "x.npy", "3 tensors; an .npy file has one"),
         ("b.rdc", "x.png", "would be .safetensors, not .png"),
+        ("b.rdc", "x.xyz", "its name must end in one of .safetensors, .pt, .npz, .npy"),
     ):
         code, _, err = run("decode", source, "-o", target)
         assert code == 1 and err.count("\n") == 1 and __import__("re").search(message, err), err
+    assert not list(tmp_path.glob("x.*"))
+    (tmp_path / "packed").mkdir()
+    for name in ("b", "c"):
+        (tmp_path / f"{name}.rdc").rename(tmp_path / "packed" / f"{name}.rdc")
+    assert run("decode", "packed", "-o", "folder", "--format", "npz")[0] == 0
+    assert (
+        np.load(tmp_path / "folder" / "b.npz")["x"].tolist() == b["x"].tolist() and (tmp_path / "folder" / "c.npz").is_file()
+    )
 
 
 class Thing:
