@@ -9,7 +9,7 @@ import pytest
 import torch
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'kv'")
-from model_cases import VOCABULARY, prefilled, prompt, seeing, tiny
+from model_cases import VOCABULARY, latent_decoder, prefilled, prompt, seeing, tiny
 from rdcodec.codecs.kv_cache import (
     KvSettings,
     earlier_fingerprint,
@@ -424,9 +424,10 @@ def test_a_cache_of_the_whole_prompt_is_not_run_twice(tmp_path):
         load_cache(path, decoder, tokens=ids, prompt=ids)
 
 
+@pytest.mark.parametrize("made", [tiny, latent_decoder])
 @pytest.mark.parametrize("mode, quality", [("lossless", None), ("quantized", 20)])
-def test_a_prompt_run_on_top_of_its_own_cache_warns(tmp_path, mode, quality):
-    decoder, path, ids = tiny(), tmp_path / "a.rdc", torch.randint(0, VOCABULARY, (1, 41))
+def test_a_prompt_run_on_top_of_its_own_cache_warns(tmp_path, made, mode, quality):
+    decoder, path, ids = made(), tmp_path / "a.rdc", torch.randint(0, VOCABULARY, (1, 41))
     options = {"max_new_tokens": 2, "do_sample": False}
     settings = KvSettings(mode=mode) if quality is None else KvSettings(mode=mode, quality=quality)
     save_cache(prefilled(decoder, ids[:, :40]), ids[:, :40], path, decoder, settings=settings)

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 _SAME_PROMPT = 0.5
-"""Values of the same tokens differ by less than this part of what neighbouring tokens differ by; of others by some 1."""
+"""The same tokens differ by less than this part of what neighbouring tokens differ by; others by some 1."""
 
 
 class RestoredCache(DynamicCache):
@@ -27,23 +27,25 @@ class RestoredCache(DynamicCache):
         """As of ``DynamicCache``: keys and values of shape (batch, kv_heads, n, head_dim).
 
         Warns:
-            UserWarning: the first that is added are as many values as there are, and of the same tokens.
+            UserWarning: the first that are added are as many as there are, and of the same tokens.
         """
         if self._restored and layer_idx == 0 and len(self.layers):
             self._restored = False
-            values = getattr(self.layers[0], "values", None)
-            if isinstance(values, Tensor) and _of_same_tokens(values, value_states):
+            # RoPE turns keys, of latent attention (MLA) what stands for values: the others depend on tokens alone
+            added = {"keys": key_states, "values": value_states}
+            pairs = [(getattr(self.layers[0], name, None), new) for name, new in added.items()]
+            if any(isinstance(old, Tensor) and _of_same_tokens(old, new) for old, new in pairs):
                 warnings.warn(
-                    f"the {values.shape[-2]} tokens of this cache are run once more, on top of it: give generate a longer "
-                    "prompt, or a cache that lacks the last token, load_cache(..., prompt=prompt) or prefix=n - 1",
+                    f"the {value_states.shape[-2]} tokens of this cache are run once more, on top of it: give generate a "
+                    "longer prompt, or a cache that lacks the last token, load_cache(..., prompt=prompt) or prefix=n - 1",
                     stacklevel=2,
                 )
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
 
-def _of_same_tokens(values: Tensor, added: Tensor) -> bool:
-    """Whether values of the first layer, which the tokens alone decide there, are of one sequence; a lossy copy counts."""
-    if values.shape != added.shape or values.shape[-2] < 2:
+def _of_same_tokens(old: Tensor, added: Tensor) -> bool:
+    """Whether vectors of the first layer, which the tokens alone decide there, are of one sequence; a lossy copy counts."""
+    if old.shape != added.shape or old.shape[-2] < 2:
         return False
-    kept, new = values.float(), added.to(values.device).float()
+    kept, new = old.float(), added.to(old.device).float()
     return bool((new - kept).norm() < _SAME_PROMPT * (new - kept.roll(1, -2)).norm())

@@ -142,8 +142,9 @@ class RedisCatalog:
 
 
 def _sortable(key: bytes) -> bytes:
-    tokens = np.frombuffer(key, np.uint8).reshape(-1, TOKEN_BYTES)
-    return np.pad(tokens, ((0, 0), (1, 0)), constant_values=1).tobytes()
+    out = np.ones((len(key) // TOKEN_BYTES, 1 + TOKEN_BYTES), np.uint8)
+    out[:, 1:] = np.frombuffer(key, np.uint8).reshape(-1, TOKEN_BYTES)
+    return out.tobytes()
 
 
 def _member(line: Line) -> bytes:
