@@ -4,7 +4,7 @@ SGLang loads it by name, without a change to SGLang:
 
     python -m sglang.launch_server ... --enable-hierarchical-cache --page-size 64 --hicache-mem-layout layer_first \
         --hicache-storage-backend dynamic --hicache-storage-backend-extra-config '{
-          "backend_name": "rdcodec", "module_path": "rdcodec.codecs.kv_cache.sglang.storage", "class_name": "RdcodecStorage",
+          "backend_name": "rdcodec", "module_path": "rdcodec.codecs.kv_store.sglang.storage", "class_name": "RdcodecStorage",
           "rdcodec": {"url": "/cache", "mode": "quantized", "quality": 60}}'
 
 ``url`` is a folder, ``redis://`` or any fsspec URL; the other options are those of the serde for LMCache (`lmcache.serde`),
@@ -29,8 +29,8 @@ from sglang.srt.mem_cache.hicache_storage import HiCacheStorage, HiCacheStorageC
 from torch import Tensor
 
 from ....entropy_models.errors import BitstreamError, InputError
-from ...kv_store.backends import open_backend
-from ..lmcache.serde import FRAME, KvDeserializer, KvSerializer, settings_of
+from ...kv_cache.lmcache.serde import FRAME, KvDeserializer, KvSerializer, settings_of
+from ..backends import open_backend
 
 LOG = logging.getLogger(__name__)
 _LAYOUTS = ("layer_first", "page_first", "page_first_direct")

@@ -14,7 +14,7 @@ storage = pytest.importorskip("sglang.srt.mem_cache.hicache_storage", reason=rea
 mha = pytest.importorskip("sglang.srt.mem_cache.pool_host.mha", reason=reason, exc_type=ImportError)
 mla = pytest.importorskip("sglang.srt.mem_cache.pool_host.mla", reason=reason, exc_type=ImportError)
 from rdcodec.codecs.kv_cache.lmcache.serde import BLOCK
-from rdcodec.codecs.kv_cache.sglang.storage import RdcodecStorage
+from rdcodec.codecs.kv_store.sglang.storage import RdcodecStorage
 from rdcodec.entropy_models.errors import InputError
 from sglang.srt.mem_cache.device_pool_info import KVBufferLayout, KVBuffers, MHABufferInfo, MLABufferInfo
 from sglang.srt.mem_cache.storage.backend_factory import StorageBackendFactory
@@ -54,7 +54,7 @@ def of_layout(values, layout):
 def opened(where, pool, *, rank=0, model="org/model", mla_model=False, **options):
     """As SGLang's controller attaches a dynamic backend."""
     extra = {
-        "backend_name": "rdcodec", "module_path": "rdcodec.codecs.kv_cache.sglang.storage", "class_name": "RdcodecStorage",
+        "backend_name": "rdcodec", "module_path": "rdcodec.codecs.kv_store.sglang.storage", "class_name": "RdcodecStorage",
         "rdcodec": {"url": str(where), "mode": "lossless"} | options,
     }  # fmt: skip
     config = storage.HiCacheStorageConfig(
