@@ -81,6 +81,7 @@ KV_ARROWS = {
     "recognised": set(),
     "safetensors_file": {"hf", "recognised", "splice"},
     "lmcache": {"format", "hf", "modes"},
+    "llama_cpp": {"codec"},
     "evaluation": {"codec", "format", "hf", "modes", "splice"},
     "face": {"codec", "format", "hf", "ids_file", "layout", "modes", "options", "recognised", "safetensors_file"},
 }

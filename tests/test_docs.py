@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import rdcodec.codecs
 import rdcodec.entropy_models
@@ -190,9 +191,13 @@ def names(photograph, image_codec, tmp_path, monkeypatch) -> dict[str, Any]:
 
 
 def cache_names() -> dict[str, Any]:
-    """A small random model, its cache of a prompt, and the prompt's ids."""
+    """A small random model, its cache of a prompt, and the prompt's ids; in the folder a state file of llama.cpp."""
     transformers = pytest.importorskip("transformers")
     import torch
+    from rdcodec.codecs.kv_cache import Cache
+    from rdcodec.codecs.kv_cache.llama_cpp import write_state
+
+    Path("slot.bin").write_bytes(write_state(Cache(np.arange(3), ((torch.ones(2, 3, 64).half(),) * 2,))))
 
     config = transformers.LlamaConfig(
         vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
