@@ -81,6 +81,25 @@ def test_the_scale_and_the_weights_of_an_adapter_count_and_merging_makes_other_w
         load_cache(tmp_path / "a.rdc", tiny())
 
 
+@pytest.mark.parametrize("kind", ["FourierFTConfig", "ShiraConfig", "TrainableTokensConfig"])
+def test_scales_and_places_of_other_adapters_count(kind):
+    peft = pytest.importorskip("peft", reason="needs the extra 'test'")
+    settings = {
+        "FourierFTConfig": [{"n_frequency": 8, **x} for x in ({}, {"scaling": 7.0}, {"random_loc_seed": 3})],
+        "ShiraConfig": [{"r": 2, "random_seed": seed} for seed in (1, 2)],
+        "TrainableTokensConfig": [{"token_indices": ids} for ids in ([1, 2], [1, 3])],
+    }[kind]
+    names = set()
+    for each in settings:
+        where = {} if "token_indices" in each else {"target_modules": ["k_proj"]}
+        model = peft.get_peft_model(tiny(), getattr(peft, kind)(**where, **each)).eval()
+        for name, weight in model.named_parameters():
+            if weight.requires_grad and "lm_head" not in name:
+                nn.init.ones_(weight)
+        names.add(fingerprint(model))
+    assert len(names) == len(settings)
+
+
 def test_modules_that_an_adapter_trained_whole_count_where_it_acts():
     model = two_adapters(modules_to_save=["input_layernorm"])
     first = fingerprint(model)
@@ -330,7 +349,8 @@ def test_contents_are_checked():
 
 
 @torch.no_grad()
-def test_pictures_under_m_rope_are_refused_and_text_is_not(tmp_path):
+@pytest.mark.parametrize("told", [True, False])  # by the config; else the model's code has the sections
+def test_pictures_under_m_rope_are_refused_and_text_is_not(tmp_path, told):
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
     text = tiny().config.to_dict() | {"rope_parameters": rope}
     config = transformers.Qwen2VLConfig(
@@ -343,6 +363,8 @@ def test_pictures_under_m_rope_are_refused_and_text_is_not(tmp_path):
     for layer in model.model.language_model.layers:  # so that places count
         nn.init.normal_(layer.self_attn.q_proj.weight)
         nn.init.normal_(layer.self_attn.k_proj.weight)
+    if not told:
+        del model.config.text_config.rope_parameters["mrope_section"]
     cache = prefilled(model, ids)
     layers = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
     save_cache(cache, ids, path, model, settings=EXACT)
@@ -446,3 +468,4 @@ def test_fields_of_a_config_are_those_that_shape_keys_and_values():
     fields = config_fields(tiny(rope_parameters={"rope_type": "linear", "rope_theta": 5e5, "factor": 2}).config)
     assert fields["model_type"] == '"llama"' and fields["rope_parameters.rope_theta"] == "500000"
     assert not {"vocab_size", "bos_token_id", "transformers_version", "max_position_embeddings"} & set(fields)
+    assert "router_jitter_noise" in config_fields(transformers.PhimoeConfig(router_jitter_noise=0.1))  # bounds its experts

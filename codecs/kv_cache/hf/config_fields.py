@@ -18,7 +18,7 @@ _NOTHING = re.compile(
     | (\w+_)?(pad|bos|eos|sep|cls|unk|mask|start|decoder_start)_token_ids? | forced_\w+
     | problem_type | finetuning_task | task_specific_params | id2label | label2id | num_labels | classifier_\w+ | summary_\w+
     | tie_\w+ | vocab_size | initializer_\w+ | init_\w+ | \w*_initializer(_\w+)? | rescale_prenorm_residual | mup_init\w*
-    | \w*dropout\w* | \w*_pdrop | (\w+_)?drop(_path)?_rate | layerdrop | \w*jitter\w* | \w*_loss\w* | \w*aux_loss\w*
+    | \w*dropout\w* | \w*_pdrop | (\w+_)?drop(_path)?_rate | layerdrop | \w*_loss\w* | \w*aux_loss\w*
     | gradient_checkpointing | use_fused_\w+ | use_mamba_kernels | mamba_use_mem_eff_path | pretraining_tp | pruned_heads
     | is_decoder | is_encoder_decoder | add_cross_attention | cross_attention_hidden_size | chunk_size_feed_forward
     | keys_to_ignore_at_inference | ignore_keys_at_rope_validation | quantization_config | num_nextn_predict_layers

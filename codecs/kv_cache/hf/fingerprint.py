@@ -109,7 +109,9 @@ def _no_prefix(model: Any, *, contents_told_apart: bool) -> str:
 
 def _no_contents(model: Any) -> str:
     """Why a cache with pictures in it cannot be gone on from; empty: it can."""
-    if any("mrope_section" in rope for rope in ropes(model.config)):
+    # a config may leave the sections to the model's code; that this keeps differences of positions is then the only sign
+    told = any("mrope_section" in rope for rope in ropes(model.config))
+    if told or any(hasattr(module, "rope_deltas") for module in model.modules()):
         return "M-RoPE gives pictures fewer positions than tokens, and that difference is not stored"
     return ""
 

@@ -94,10 +94,11 @@ class _Owner:
         return adapter
 
     def scale(self, adapter: str) -> str:
-        """Its scaling, as text."""
-        scaling = getattr(self.module, "scaling", None)
-        value = scaling.get(adapter) if isinstance(scaling, dict) else None
-        return json.dumps(float(value) if isinstance(value, (int, float)) else None)
+        """Its scaling, as text, and the places of its numbers where they are no tensor of the model's (FourierFT, SHiRA)."""
+        own = {name: x[adapter] for name, x in vars(self.module).items() if isinstance(x, dict) and adapter in x}
+        scaling = [float(x) for name, x in own.items() if name.endswith("scaling") and isinstance(x, (int, float))]
+        places = [torch.as_tensor(x).tolist() for name, x in own.items() if name.endswith("indices")]
+        return " ".join([json.dumps(scaling[0] if scaling else None), *(_hash([json.dumps(x)]) for x in places)])
 
 
 def _owners(model: Any) -> dict[str, _Owner]:
