@@ -37,6 +37,7 @@ from ..kv_cache.hf.fingerprint import fingerprint, unwrapped
 from ..kv_cache.hf.going_on import goes_on_at_once, run_one_by_one
 from ..kv_cache.hf.layer_kinds import filled, layers_of_model, seen_ids, taken_apart
 from ..kv_cache.hf.model import rope_of
+from ..kv_cache.hf.weights_digest import adapters_at_work
 from ..kv_cache.layout import NO_LAYERS, layout_of
 from ..kv_cache.splice import Layers, can_be_joined, cut, join
 from .backends import Backend
@@ -118,6 +119,7 @@ class HybridStore(BlockStore):
         if settings.profile:
             raise Unsupported("a profile is of full-attention layers alone: give settings without one")
         self.model = unwrapped(model)
+        self._adapters = adapters_at_work(self.model)
         self.layers = layers_of_model(self.model)
         self._full = [i for i, layer in enumerate(self.layers) if layer.kind.startswith("full")]
         self._windows = {
@@ -151,6 +153,9 @@ class HybridStore(BlockStore):
 
         Returns:
             None if nothing is stored, or if what follows would have to be run one by one and is too long for that.
+
+        Raises:
+            Mismatch: other adapters act in the model than when the store was opened.
         """
         ids = self._prompt(prompt)
         found = self._or_miss(lambda: self._get(ids), None)
@@ -166,6 +171,8 @@ class HybridStore(BlockStore):
         return HybridHit(tokens, cache)
 
     def _prompt(self, tokens: Any) -> np.ndarray:
+        if adapters_at_work(self.model) != self._adapters:  # the fingerprint, of all weights, is taken but once
+            raise Mismatch("the model's adapters are others than when the store was opened; open one for each of them")
         ids = self._ids(tokens)
         if len(ids) and MARK_MIN <= ids.max() <= TOKEN_MAX:
             raise InputError(f"token id {ids.max()}; those from {MARK_MIN} on stand for what layers keep")
@@ -263,7 +270,7 @@ class HybridStore(BlockStore):
 
         Raises:
             ValueError: shapes do not fit, blocks to share have another layout, or the mode needs the model.
-            Mismatch: the cache has layers of other kinds than the model.
+            Mismatch: the cache has layers of other kinds than the model, or other adapters act than at opening.
         """
         check_mode(self.settings)
         layers = taken_apart(cache)

@@ -325,6 +325,35 @@ def test_what_does_not_fit_is_refused(opened):
         opened(model, settings=KvSettings(profile=make_profile(2, 16)))
 
 
+def test_a_model_whose_adapters_have_changed_needs_another_store(opened):
+    peft = pytest.importorskip("peft", reason="needs the extra 'test'")
+    settings = peft.LoraConfig(r=2, target_modules=["k_proj"], init_lora_weights=False)
+    model = peft.get_peft_model(hybrid("mistral"), settings, adapter_name="A").eval()
+    model.add_adapter("B", settings)
+    ids, layer = prompt(40), model.base_model.model.model.layers[0].self_attn.k_proj
+    store = opened(model)
+    store.put(ids, own_cache(model, ids))
+
+    def is_refused():
+        for ask in (store.get, store.longest_prefix, lambda ids: store.put(ids, own_cache(model, ids))):
+            with pytest.raises(Mismatch, match="the model's adapters are others than when the store was opened"):
+                ask(another(ids, 40))
+        return True
+
+    model.set_adapter("B")
+    assert is_refused()
+    model.set_adapter("A")
+    with model.disable_adapter():
+        assert is_refused()
+    layer.scale_layer(2.0)
+    assert is_refused()
+    layer.unscale_layer()
+    model.merge_adapter()
+    assert is_refused()
+    model.unmerge_adapter()
+    assert store.get(another(ids, 40)).tokens == 40
+
+
 def test_marks_are_of_no_prompt():
     node = Node(id=bytes(16), parent_id=bytes(16), key=(MARK_MIN).to_bytes(4, "big"), start=0)
     assert node.is_mark and not node.ends_prompt

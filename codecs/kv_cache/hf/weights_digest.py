@@ -82,6 +82,7 @@ class _Owner:
     module: Any
     acting: tuple[str, ...]
     """Adapters that change what it computes."""
+    merged: tuple[str, ...]
 
     def adapter_of(self, name: str) -> str | None:
         """The adapter that a tensor in it belongs to; empty: the model itself; None: a tensor that does not act."""
@@ -115,9 +116,10 @@ def _owners(model: Any) -> dict[str, _Owner]:
     for name, module in model.named_modules():
         if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
             active = module.active_adapters
-            idle = module.disable_adapters or getattr(module, "merged_adapters", None)
+            merged = tuple(getattr(module, "merged_adapters", None) or ())
+            idle = module.disable_adapters or merged
             found[f"{name}."] = _Owner(
-                f"{name}.", module, () if idle else tuple([active] if isinstance(active, str) else active)
+                f"{name}.", module, () if idle else tuple([active] if isinstance(active, str) else active), merged
             )
     return found
 
@@ -125,6 +127,15 @@ def _owners(model: Any) -> dict[str, _Owner]:
 def has_adapters(model: Any) -> bool:
     """Whether PEFT has put its modules into a model, active or not."""
     return bool(_owners(model))
+
+
+def adapters_at_work(model: Any) -> list[str]:
+    """Which adapters act where in a model, how strongly, and which are merged; no weights are read."""
+    return [
+        " ".join([at, *one.merged, "|", *(f"{name} {one.scale(name)}" for name in one.acting)])
+        for at, one in _owners(model).items()
+        if one.acting or one.merged
+    ]
 
 
 def _above(name: str) -> Iterator[str]:
