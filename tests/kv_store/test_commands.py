@@ -94,6 +94,14 @@ def test_a_lost_block_in_the_middle_shows(filled):
     assert done.exit_code == 0 and "1 blocks follow a lost one; a put of their prompts heals them" in done.stderr
 
 
+def test_put_says_where_the_limit_leaves_no_room_for_it(tmp_path):
+    cache_file(tmp_path / "a.safetensors", range(30))
+    put = ["put", tmp_path / "store", tmp_path / "a.safetensors", *MODEL, *BLOCKS, "--limit"]
+    done = run(*put, "1kB")
+    assert done.exit_code == 0 and "note: 0 of its 30 tokens are kept: all take more than --limit" in done.stderr
+    assert "are kept" not in run(*put, "1MB").stderr
+
+
 def test_put_says_which_blocks_stay_in_another_mode(filled):
     tmp_path, _ = filled
     again = run("put", tmp_path / "store", tmp_path / "a.safetensors", *MODEL, *BLOCKS, "--mode", "quantized")

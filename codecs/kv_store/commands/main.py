@@ -108,6 +108,9 @@ def _put_one(opened: PrefixStore, path: Path, ids: Any, layers: Any, as_json: bo
     )
     out.print(json.dumps({"file": str(path), **asdict(stored)}) if as_json else line)
     _note_other_modes(path, stored.shared_modes, opened.settings)
+    put = stored.shared_tokens + stored.new_tokens
+    if opened.limit_bytes is not None and (kept := opened.longest_prefix(ids)) < put:
+        errors.print(f"codec kv: {path}: note: {kept} of its {put} tokens are kept: all take more than --limit")
 
 
 def _note_other_modes(path: Path, shared: dict[str, int], settings: Any) -> None:
