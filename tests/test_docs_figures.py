@@ -17,6 +17,7 @@ RESULTS = ROOT / "benchmarks/results"
 SHAPES_8 = "8 x 8 x 1024 x 64", "4 x 8 x 1024 x 128"
 LOSSLESS = "lossless", "lossless-1"
 LOSSLESS_COLUMNS = "bits_per_element", "encode_mb_s", "decode_mb_s"
+FAST = "image-fast-1"
 SHAPES = "8 x 2 x 1024 x 64", *SHAPES_8
 
 
@@ -269,6 +270,19 @@ CLAIMS = [
         "docs/image.md",
         r"equal PSNR it is (-[\d.]+) %, (-[\d.]+) % and (-[\d.]+) %",
         lambda: [figure("kodak_eyes_bd_rate.csv", "bd_rate_psnr_percent", name) for name in ("jpeg", "webp", "avif")],
+    ),
+    (
+        "docs/image.md",
+        r"768x512 ([\d.]+) times as fast, encodes it ([\d.]+) times as fast",
+        lambda: [
+            figure("models.csv", f"{way}_s", "image-10") / figure("models.csv", f"{way}_s", FAST)
+            for way in ("decode", "encode")
+        ],
+    ),
+    (
+        "docs/image.md",
+        r"needs ([\d.]+) % more bytes at equal PSNR, ([\d.]+) % more at equal MS-SSIM",
+        lambda: [figure("models.csv", f"bd_rate_{metric}_percent", FAST) for metric in ("psnr", "ms_ssim")],
     ),
     (
         "docs/image.md",
