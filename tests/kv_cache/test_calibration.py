@@ -12,6 +12,7 @@ from model_cases import VOCABULARY, tiny
 from rdcodec.codecs.kv_cache import KvSettings, calibrate
 from rdcodec.codecs.kv_cache.evaluation import fidelity as evaluate
 from rdcodec.codecs.kv_cache.hf import model
+from rdcodec.entropy_models.errors import InputError
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "dynamic"])
@@ -25,6 +26,18 @@ def test_the_error_of_an_attention_that_is_not_known_here_is_not_made_up(kind):
     evaluation = evaluate.Evaluation(decoder, contexts, evaluate.prefill(decoder, contexts), greedy_contexts=1)
     found = evaluation.measure("quantized", evaluate.through(KvSettings()))
     assert math.isnan(found.attention_error) and 0 < found.kl_mean < 1
+
+
+@pytest.mark.parametrize(
+    ("contexts", "found"),
+    [
+        ([list(range(70))], "type list"), (torch.arange(70), r"shape \(70,\), torch.int64"),
+        (torch.zeros(2, 64, dtype=torch.long), r"shape \(2, 64\)"), (torch.zeros(2, 70), r"shape \(2, 70\), torch.float32"),
+    ],
+)  # fmt: skip
+def test_contexts_that_are_no_rows_of_token_ids_are_refused(contexts, found):
+    with pytest.raises(InputError, match=f"contexts of {found}.*need a tensor of token ids"):
+        calibrate(tiny(), contexts)
 
 
 def test_calibration_and_evaluation(tmp_path):

@@ -22,6 +22,7 @@ from rdcodec.codecs.kv_cache import (
 from rdcodec.codecs.kv_cache.format.identity import differing, fields_in
 from rdcodec.codecs.kv_cache.hf import cache_io
 from rdcodec.codecs.kv_cache.hf.config_fields import config_fields
+from rdcodec.codecs.kv_cache.hf.fingerprint import placeholders
 from rdcodec.codecs.kv_cache.hf.weights_digest import digest_weights
 from rdcodec.codecs.kv_store import PrefixStore, open_backend
 from rdcodec.codecs.text.cache_argument import cache_argument
@@ -261,9 +262,24 @@ def test_an_extra_key_is_part_of_the_identity(tmp_path):
     for other in (b"", b"else"):
         with pytest.raises(Mismatch, match="another extra key$"):
             load_cache(path, decoder, extra_key=other)
+    with pytest.raises(InputError, match="an extra key of type str; need bytes"):
+        load_cache(path, decoder, extra_key="steered")
 
 
 # ---- pictures ----
+
+
+def test_placeholder_ids_are_those_of_pieces_of_what_is_no_text():
+    stands = (
+        "image_token_id", "image_token_index", "video_token_id", "image_patch_id", "audio_token_id",
+        "audio_prompt_token_id", "audio_latent_token_id", "document_token_id",
+    )  # fmt: skip
+    ordinary = "bos", "eos", "pad", "decoder_start", "sep", "cls", "mask", "unk", "audio_bos", "audio_prompt_bos", "user"
+    names = [*stands, *(f"{name}_token_id" for name in ordinary)]
+    config = transformers.PretrainedConfig()
+    for at, name in enumerate(names):
+        setattr(config, name, 100 + at)
+    assert placeholders(config) == {100 + at for at in range(len(stands))}
 
 
 def picture_prompt(model, seed):
@@ -344,13 +360,16 @@ def test_contents_are_checked():
     for contents in ([(4, 8, b"a"), (7, 12, b"b")], [(4, 21, b"a")], [(4, 7, b"a")], [(4, 9, b"")], [(-4, 4, b"a")]):
         with pytest.raises(InputError, match="contents at tokens"):
             with_contents(ids, contents)
+    for no_span in ((10, 26), 10, ("a", 9, b"a"), (4, 9.5, b"a")):
+        with pytest.raises(InputError, match=r"need \(first, end, key\)"):
+            with_contents(ids, [no_span, (4, 8, b"a")])
+    assert (with_contents(ids, [(np.int64(4), torch.tensor(8), b"a")])[:8] == made[:8]).all()
     with pytest.raises(InputError, match="those from 2\\^31 on stand for contents"):
         with_contents(made, [])
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("told", [True, False])  # by the config; else the model's code has the sections
-def test_pictures_under_m_rope_are_refused_and_text_is_not(tmp_path, told):
+def seeing_under_m_rope():
+    """A tiny Qwen2-VL."""
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
     text = tiny().config.to_dict() | {"rope_parameters": rope}
     config = transformers.Qwen2VLConfig(
@@ -359,7 +378,13 @@ def test_pictures_under_m_rope_are_refused_and_text_is_not(tmp_path, told):
         video_token_id=91, vision_start_token_id=92, vision_end_token_id=93,
     )  # fmt: skip
     torch.manual_seed(0)
-    model, ids, path = transformers.Qwen2VLForConditionalGeneration(config).eval(), prompt(40) % 90, tmp_path / "a.rdc"
+    return transformers.Qwen2VLForConditionalGeneration(config).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("told", [True, False])  # by the config; else the model's code has the sections
+def test_pictures_under_m_rope_are_refused_and_text_is_not(tmp_path, told):
+    model, ids, path = seeing_under_m_rope(), prompt(40) % 90, tmp_path / "a.rdc"
     for layer in model.model.language_model.layers:  # so that places count
         nn.init.normal_(layer.self_attn.q_proj.weight)
         nn.init.normal_(layer.self_attn.k_proj.weight)
@@ -382,6 +407,29 @@ def test_pictures_under_m_rope_are_refused_and_text_is_not(tmp_path, told):
     store = PrefixStore(open_backend(tmp_path), fingerprint=fingerprint(model), settings=EXACT)
     with pytest.raises(Unsupported, match="M-RoPE"):
         store.put(with_contents(ids, [(10, 20, b"a")]), cache)
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl", "minicpmv4_7"])
+def test_a_model_under_m_rope_that_names_no_placeholders_is_refused(tmp_path, kind):
+    """Nothing tells its pictures from text; an extra key tells them apart, and keeps no differences of positions."""
+    if kind == "qwen2_vl":
+        model, layers = seeing_under_m_rope(), 3
+        model.config.image_token_id = model.config.video_token_id = -1
+    elif not hasattr(transformers, "MiniCPMV4_7Config"):
+        pytest.skip("this transformers has no MiniCPM-V 4.7")
+    else:
+        small, layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}, 1
+        text = small | {"num_key_value_heads": 2, "head_dim": 16, "vocab_size": 97, "layer_types": ["full_attention"]}
+        vision = small | {"image_size": 28, "patch_size": 14}
+        config = transformers.MiniCPMV4_7Config(text_config=text, vision_config=vision, insert_layer_id=0)
+        model = transformers.MiniCPMV4_7ForConditionalGeneration(config).eval()
+    cache = [(torch.zeros(2, 40, 16),) * 2] * layers
+    message = "M-RoPE gives pictures fewer positions.*the config has vision_config and names no placeholder ids"
+    for key in (b"", b"a picture"):
+        with pytest.raises(Unsupported, match=message):
+            PrefixStore(open_backend(tmp_path), fingerprint=fingerprint(model, extra_key=key))
+        with pytest.raises(Unsupported, match=message):
+            save_cache(cache, prompt(40), tmp_path / "a.rdc", model, extra_key=key)
 
 
 # ---- prefixes that are none ----

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,13 @@ def with_contents(tokens: Any, contents: Iterable[tuple[int, int, bytes]]) -> np
         int64, shape (n,): for `save_cache`, `load_cache` and every method of a store, all with the same keys.
 
     Raises:
-        ValueError: spans that overlap, leave the prompt or are too short, or an empty key.
+        ValueError: spans that overlap, leave the prompt or are too short, an empty key, or no (first, end, key).
     """
     ids = np.array(tokens.tolist() if hasattr(tokens, "tolist") else tokens, np.int64).reshape(-1)
     if ids.size and ids.max() >= CONTENT_ID_MIN:
         raise InputError(f"token id {ids.max()}; those from 2^31 on stand for contents")
     end_before = 0
-    for first, end, key in sorted(contents):
+    for first, end, key in sorted(map(_span, contents), key=lambda span: span[:2]):
         if not end_before <= first < end <= len(ids):
             raise InputError(f"contents at tokens {first} to {end} of {len(ids)}; need spans one after another")
         if end - first < _SPAN_TOKENS_MIN or not isinstance(key, bytes) or not key:
@@ -48,6 +49,15 @@ def with_contents(tokens: Any, contents: Iterable[tuple[int, int, bytes]]) -> np
         ids[first:end] = CONTENT_ID_MIN | (np.frombuffer(drawn, "<u4").astype(np.int64) & (CONTENT_ID_MIN - 1))
         end_before = end
     return ids
+
+
+def _span(given: Any) -> tuple[int, int, Any]:
+    """A span as two plain integers and its key, which is checked with the prompt."""
+    try:
+        first, end, key = given
+        return index(first), index(end), key
+    except (TypeError, ValueError):
+        raise InputError(f"contents {given!r}; need (first, end, key): two positions and bytes") from None
 
 
 def whole_contents(ids: np.ndarray, count: int) -> int:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ....entropy_models.errors import InputError
 from ....entropy_models.tables import scale_ratio
 from ...text.cache_argument import cache_argument
 from ..modes.place import KEY
@@ -56,9 +57,11 @@ def calibrate(model: Any, contexts: Tensor, progress: Callable[[str], None] = la
         progress: called with a line of text now and then.
 
     Raises:
+        InputError: contexts of another kind or shape.
         Unsupported: a model with other than full-attention layers, or with latent ones.
     """
     check_full_attention(model)
+    _check_contexts(contexts)
     rope = rope_of(model)
     progress("running the model")
     caches, power = _observe(model, contexts[:, :-TAIL])
@@ -74,6 +77,17 @@ def calibrate(model: Any, contexts: Tensor, progress: Callable[[str], None] = la
     ids = contexts[:, :-TAIL].reshape(-1)
     _put_predictors(tensors, rows, importance, ids, np.exp(exponents * scale_ratio()))
     return Profile.of(tensors)
+
+
+def _check_contexts(contexts: Any) -> None:
+    """InputError for what is no tensor of token ids in rows of more than `TAIL`."""
+    found = f"type {type(contexts).__name__}"
+    if isinstance(contexts, Tensor):
+        found = f"shape {tuple(contexts.shape)}, {contexts.dtype}"
+        whole = contexts.dtype in (torch.int32, torch.int64)  # what embeddings take
+        if whole and contexts.ndim == 2 and len(contexts) and contexts.shape[1] > TAIL:
+            return
+    raise InputError(f"contexts of {found}; need a tensor of token ids, shape (contexts, tokens), tokens > {TAIL}")
 
 
 def _observe(model: Any, contexts: Tensor) -> tuple[list[list[tuple[Tensor, Tensor]]], dict[int, Tensor]]:

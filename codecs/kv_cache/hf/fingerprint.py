@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ....entropy_models.errors import InputError, Unsupported
 from ..format.identity import Fingerprint
 from ..modes.place import type_name
 from .config_fields import config_fields
@@ -17,8 +18,13 @@ from .weights_digest import digest_weights
 
 STATIC_ROPE = frozenset(("default", "linear", "llama3", "yarn", "proportional"))
 """RoPE types whose frequencies do not depend on the length of the sequence."""
-_PLACEHOLDER = re.compile(r"(image|video|audio|vision|speech|sound|modality|frame)_(token|patch)_(id|index)")
-"""Names of config fields with the id that stands for a piece of a picture, a sound or a video."""
+_PLACEHOLDER = re.compile(
+    r"""(image|video|audio|vision|speech|sound|modality|frame) _ ((prompt|latent)_)? (token|patch) _ (id|index)
+    | document_token_id""",
+    re.VERBOSE,
+)
+"""Names of config fields with the id that stands for a piece of a picture, a sound or a video. A document's may only mark
+where one begins (NeoMME); to refuse it is the safe side."""
 _SENSES = re.compile(r"(vision|audio|image|video|speech|encoder)(_\w+)?_config")
 
 
@@ -36,17 +42,25 @@ def fingerprint(model: Any, dtype: str | None = None, *, extra_key: bytes = b"")
             before the first token. With it, placeholder ids are taken to be told apart by it.
 
     Raises:
-        Unsupported: weights that are not in memory, or prompt tuning.
+        InputError: an extra key that is no bytes.
+        Unsupported: weights that are not in memory, prompt tuning, or M-RoPE that takes more than text by no known ids.
     """
+    if not isinstance(extra_key, bytes):
+        raise InputError(f"an extra key of type {type(extra_key).__name__}; need bytes, like b'steered' or name.encode()")
     model = unwrapped(model)
+    no_contents, known = _no_contents(model), placeholders(model.config)
+    if no_contents and not known and (senses := _senses(model.config)):  # text and pictures look alike
+        raise Unsupported(
+            f"{no_contents}; the config has {', '.join(senses)} and names no placeholder ids, like image_token_id, that "
+            "would tell prompts with pictures from text"
+        )
     found = digest_weights(model, dtype)
     fields = {**config_fields(model.config), "element type": dtype or type_name(model.dtype), "weights": found.weights}
     if found.adapters:
         fields["adapters"] = found.adapters
     if extra_key:
         fields["extra key"] = hashlib.sha256(extra_key).hexdigest()
-    no_contents = _no_contents(model)
-    ids = frozenset() if extra_key and not no_contents else placeholders(model.config)
+    ids = frozenset() if extra_key and not no_contents else known
     no_prefix = _no_prefix(model, contents_told_apart=bool(ids or extra_key))
     return Fingerprint.of(fields, placeholders=ids, no_prefix=no_prefix, no_contents=no_contents)
 
@@ -101,10 +115,14 @@ def _no_prefix(model: Any, *, contents_told_apart: bool) -> str:
     ahead = getattr(text, "use_bidirectional_attention", None) in (True, "all")
     if encoder or ahead or getattr(text, "is_causal", True) is False:
         return "its attention looks ahead, so keys depend on what follows"
-    senses = [name for name, value in model.config.to_dict().items() if isinstance(value, dict) and _SENSES.fullmatch(name)]
-    if senses and not contents_told_apart:
+    if not contents_told_apart and (senses := _senses(model.config)):
         return f"it takes more than text ({', '.join(senses)}) and names no placeholder ids (extra_key= tells prompts apart)"
     return ""
+
+
+def _senses(config: Any) -> list[str]:
+    """Names of the configs in a config that are of what is no text."""
+    return [name for name, value in config.to_dict().items() if isinstance(value, dict) and _SENSES.fullmatch(name)]
 
 
 def _no_contents(model: Any) -> str:
