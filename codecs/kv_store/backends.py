@@ -74,8 +74,9 @@ def open_backend(where: str | os.PathLike[str]) -> Backend:
     """The backend of an address.
 
     Args:
-        where: a directory, which the first put makes if it is missing; ``redis://``, ``rediss://``, ``valkey://`` or
-            ``unix://`` with an optional ``?prefix=name``; any other ``scheme://`` goes to fsspec (``s3://bucket/folder``, ``memory://x``).
+        where: a directory, ``~`` being the user's home, which the first put makes if it is missing; ``redis://``,
+            ``rediss://``, ``valkey://`` or ``unix://`` with an optional ``?prefix=name``; any other ``scheme://``
+            goes to fsspec (``s3://bucket/folder``, ``memory://x``).
 
     Raises:
         ValueError: a scheme that neither Redis nor fsspec knows, or whose extra package is not installed.
@@ -85,7 +86,7 @@ def open_backend(where: str | os.PathLike[str]) -> Backend:
     scheme = where.partition("://")[0] if "://" in where else ""
     if scheme in {"redis", "rediss", "valkey", "valkeys", "unix"}:
         return RedisBackend(where)
-    return FsspecBackend(where) if scheme else DirectoryBackend(Path(where))
+    return FsspecBackend(where) if scheme else DirectoryBackend(Path(os.path.expanduser(where)))
 
 
 def _checked(key: str) -> str:

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 from rdcodec.codecs.kv_store.backends import DirectoryBackend, FsspecBackend, RedisBackend, open_backend
+from rdcodec.codecs.kv_store.commands.shared import check_there
 
 NAMES = itertools.count()
 
@@ -52,6 +53,14 @@ def test_contract(url):
     assert keys(open_backend(url)) == keys(backend)
     backend.delete("a/b.rdc")
     assert backend.get("a/b.rdc") is None and backend.get("a/b.rdc", 5) is None
+
+
+def test_a_tilde_is_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_backend("~/caches").root == open_backend(Path("~/caches")).root == tmp_path / "caches"
+    open_backend("~/caches").put("a.rdc", b"x")
+    check_there("~/caches")
+    assert open_backend("caches/~").root == Path("caches/~") and open_backend("~no-such-user").root == Path("~no-such-user")
 
 
 @pytest.mark.parametrize("key", ["", "/a", "a/", "../a", "a/../b", "a//b", "a b", "a*", ".part", "a\n"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,5 +115,5 @@ def instead(opened: PrefixStore, model: str | None, dtype: str | None = None) ->
 
 def check_there(store: str) -> None:
     """ValueError for a folder that is not there; a server answers for itself when it is opened."""
-    if "://" not in store and not Path(store).is_dir():
+    if "://" not in store and not os.path.isdir(os.path.expanduser(store)):
         raise InputError(f"{store}: no store there")
