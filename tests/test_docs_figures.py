@@ -670,6 +670,13 @@ def test_speed_of_cache_modes():
     assert checked >= 8
 
 
+def test_a_mode_has_the_same_size_in_both_tables_of_speed():
+    for row in rows("kv_speed.csv"):
+        if row["mode"] in LOSSLESS:
+            size = figure("kv_lossless.csv", "bits_per_element", row["shape"], row["mode"])
+            assert float(row["bits_per_element"]) == size, row
+
+
 def test_lossless_is_as_fast_and_small_as_promised():
     for shape in SHAPES_8:
         now, before = ([figure("kv_lossless.csv", c, shape, mode) for c in LOSSLESS_COLUMNS] for mode in LOSSLESS)

@@ -192,6 +192,12 @@ def test_wrong_settings_are_named(options, match):
         KvSettings(**options)
 
 
+def test_a_mode_kept_for_older_files_is_written_and_not_listed():
+    assert KvSettings(mode="lossless-1").mode == "lossless-1"
+    with pytest.raises(ValueError, match="there are tokens, lossless, fp8, "):
+        KvSettings(mode="zip")
+
+
 def test_mode_numbers_are_pinned():
     assert {name: mode.number for name, mode in MODES.items()} == {
         "tokens": 0, "lossless-1": 1, "fp8": 2, "turboquant": 3, "turboquant-ec": 4, "quantized-small": 5, "transform": 6,

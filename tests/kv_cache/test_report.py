@@ -183,7 +183,7 @@ def test_mode_that_needs_the_model(model, text, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"modes": "fp8,fp9"}, "no mode fp9; there are tokens, lossless"),
+        ({"modes": "fp8,fp9"}, "no mode fp9; there are tokens, lossless, fp8"),
         ({"modes": " , "}, "no mode given"),
         ({"model": "absent"}, "no model there"),
         ({"text": "absent.txt"}, "no such text file"),

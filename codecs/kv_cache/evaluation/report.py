@@ -23,7 +23,7 @@ from ..hf.calibration import calibrate
 from ..hf.model import check_full_attention, load_model, rope_of
 from ..hf.residual import check_worth
 from ..modes.profiles import Profile
-from ..modes.table import MODES
+from ..modes.table import MODES, OFFERED
 from .fidelity import TAIL, Evaluation, Fidelity, noise_floors, plot, prefill, through, write_csv
 
 POINTS = "kv_points.csv"
@@ -113,7 +113,7 @@ def _modes(text: str) -> list[str]:
     wanted = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     unknown = [name for name in wanted if name not in MODES]
     if unknown or not wanted:
-        raise InputError(f"no mode {', '.join(unknown) or 'given'}; there are {', '.join(MODES)}")
+        raise InputError(f"no mode {', '.join(unknown) or 'given'}; there are {', '.join(OFFERED)}")
     return wanted
 
 

@@ -23,7 +23,7 @@ from ... import container
 from ..modes.place import KEY, KIND_NAMES, VALUE, Choices, type_name
 from ..modes.profiles import Profile, profile_named
 from ..modes.rope import Rope, rope_in
-from ..modes.table import MODES
+from ..modes.table import MODES, OFFERED
 from ..splice import Layers
 from .at_once import layers_at_once
 from .coding_pass import coding_pass
@@ -80,7 +80,7 @@ class KvSettings:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise InputError(f"no mode {self.mode!r}; there are {', '.join(MODES)}")
+            raise InputError(f"no mode {self.mode!r}; there are {', '.join(OFFERED)}")
         limits = {"quality": (0, 100), "bits": (1, 5), "block_tokens": (1, TOKENS_MAX), "sinks": (0, 1 << 16)}
         limits |= {"recent": (0, 1 << 31), "edge": (0, LAYERS_MAX)}
         for name, (low, high) in limits.items():

@@ -42,7 +42,7 @@ class Mode:
     needs_model: bool = False
     """The model's weights are needed to save and to load."""
     offered: bool = True
-    """Whether commands write it; what another mode does better is only read."""
+    """Whether help and errors list it; what another mode does better is kept to read files, and written only where named."""
     row_coders: str = "entropy_models.rows:ROW_CODERS"
     """``module:name`` of the `RowCoders` of its chunks."""
     together: str = ""
@@ -133,12 +133,13 @@ MODES = {
     ),
 }
 
-_COMMANDS = {name: mode for name, mode in MODES.items() if mode.offered and not mode.needs_model}
+OFFERED = {name: mode for name, mode in MODES.items() if mode.offered}
+_COMMANDS = {name: mode for name, mode in OFFERED.items() if not mode.needs_model}
 MODE_NAMES = (
     f"{', '.join(name for name, mode in _COMMANDS.items() if not mode.needs_profile)}; "
     f"with --profile {', '.join(name for name, mode in _COMMANDS.items() if mode.needs_profile)}"
 )
-"""Modes that commands write, which have no running model, as help and errors list them."""
+"""Modes that are offered to commands, which have no running model, as help and errors list them."""
 
 
 def check_command_mode(mode: str) -> None:
