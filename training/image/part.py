@@ -2,8 +2,8 @@
 that matter most.
 
 A channel is worth the mean square of what it holds times the squares of the weights that read it, as pruning by magnitude
-has it (Li et al., ICLR 2017, whose filters are ranked by weights alone). After 300 steps such a student is where one that
-starts as a DCT is after some 3,000: what took its teacher long, the transforms and the contexts, it mostly has.
+has it (Li et al., ICLR 2017, whose filters are ranked by weights alone). On two pictures such a student needed 29 % more
+rate than its teacher after 300 steps, and one that starts as a DCT 40 % more after 2,000.
 """
 
 from __future__ import annotations
