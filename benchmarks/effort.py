@@ -12,14 +12,12 @@ import argparse
 from pathlib import Path
 
 import torch
-from kodak import RATES_BPP
+from kodak import RATES_BPP, extended
 from rdcodec.codecs import load
 from rdcodec.codecs.evaluation.bd_rate import bd_rate
-from rdcodec.codecs.evaluation.points import Point, means, read_points, write_csv, write_points
-from rdcodec.codecs.evaluation.run import evaluate
+from rdcodec.codecs.evaluation.points import Point, means, write_csv
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.evaluation import TASK, reference_of
-from rich.progress import track
 
 QUALITIES = 12, 32, 52, 72
 NONE = "effort 0"
@@ -55,15 +53,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     codec, path = load("image", device="cpu"), args.output / "effort_points.csv"
-    points = read_points(path, TASK) if path.exists() else []
-    done = {(point.codec, point.file) for point in points}
     for name in args.settings.split(","):
-        reference = reference_of(setting(codec, name), QUALITIES)
-        for file in track(sorted(args.images.glob("*.png")), description=name):
-            if (name, file.name) not in done:
-                points += evaluate(TASK, {name: reference}, [file])
-                write_points(path, TASK, points)
-        write(args.output, points)
+        write(args.output, extended(path, name, reference_of(setting(codec, name), QUALITIES), args.images))
 
 
 if __name__ == "__main__":

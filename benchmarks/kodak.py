@@ -13,13 +13,14 @@ import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rdcodec.codecs.evaluation.bd_rate import bd_rate
 from rdcodec.codecs.evaluation.points import OURS, MeanPoint, Point, means, read_points, write_means, write_points
 from rdcodec.codecs.evaluation.report import plot_curves, table_of, write_bd_rates
 from rdcodec.codecs.evaluation.run import chosen, evaluate
+from rdcodec.codecs.evaluation.task import Reference
 from rdcodec.codecs.image.evaluation import QUALITIES, TASK
 from rich.console import Console
 from rich.progress import track
@@ -41,6 +42,18 @@ def measure_references(files: Sequence[Path], names: Sequence[str], path: Path) 
             if (name, file.name) not in done:
                 points += evaluate(TASK, {name: reference}, [file])
                 write_points(path, TASK, points)
+
+
+def extended(path: Path, name: str, reference: Reference[Any], images: Path) -> list[Point]:
+    """All points of a CSV, with those of a codec on a folder's PNG files, which are written there file by file. What it has
+    is not coded again."""
+    points = read_points(path, TASK) if path.exists() else []
+    done = {point.file for point in points if point.codec == name}
+    for file in track(sorted(images.glob("*.png")), description=name):
+        if file.name not in done:
+            points += evaluate(TASK, {name: reference}, [file])
+            write_points(path, TASK, points)
+    return points
 
 
 def read_curves(path: Path, names: Sequence[str]) -> list[MeanPoint]:

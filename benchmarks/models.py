@@ -1,6 +1,6 @@
 """Models of the image codec against the shipped one: rate at equal quality on Kodak, size and speed.
 
-    python benchmarks/models.py KODAK -o benchmarks/results --models image-10,image-eyes-1,image-fast-1
+    python benchmarks/models.py KODAK -o benchmarks/results --models image-10,image-fast-1
 
 Writes models_points.csv (every file; a second call goes on where the first was interrupted) and models.csv. Models that are
 not installed lie in folders of the variable RDCODEC_WEIGHTS. Times are CPU seconds of the coding of one picture of 768x512,
@@ -15,16 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from kodak import RATES_BPP
+from kodak import RATES_BPP, extended
 from PIL import Image
 from rdcodec.codecs import load
 from rdcodec.codecs.evaluation.bd_rate import bd_rate
-from rdcodec.codecs.evaluation.points import means, read_points, write_csv, write_points
-from rdcodec.codecs.evaluation.run import evaluate
+from rdcodec.codecs.evaluation.points import means, write_csv
 from rdcodec.codecs.evaluation.timing import interleaved
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.evaluation import TASK, reference_of
-from rich.progress import track
 
 QUALITIES = 8, 24, 40, 56, 72, 88
 TIMED, TIMED_QUALITY, ROUNDS = "kodim05.png", 50, 5
@@ -50,18 +48,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, help="folder of Kodak's PNG files")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--models", default="image-10,image-eyes-1", help="the first is what the others are compared with")
+    parser.add_argument("--models", default="image-10,image-fast-1", help="the first is what the others are compared with")
     args = parser.parse_args()
     torch.set_num_threads(1)
     codecs = {name: load("image", model=name, device="cpu") for name in args.models.split(",")}
     path = args.output / "models_points.csv"
-    points = read_points(path, TASK) if path.exists() else []
-    done = {(point.codec, point.file) for point in points}
     for name, codec in codecs.items():
-        for file in track(sorted(args.images.glob("*.png")), description=name):
-            if (name, file.name) not in done:
-                points += evaluate(TASK, {name: reference_of(codec, QUALITIES)}, [file])
-                write_points(path, TASK, points)
+        points = extended(path, name, reference_of(codec, QUALITIES), args.images)
     seconds, first, rows = times(codecs, args.images / TIMED), next(iter(codecs)), means(points)
     table = []
     for name, codec in codecs.items():
