@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 
 import numpy as np
@@ -389,6 +390,8 @@ def test_pictures_under_m_rope_are_refused_and_text_is_not(tmp_path, told):
         nn.init.normal_(layer.self_attn.q_proj.weight)
         nn.init.normal_(layer.self_attn.k_proj.weight)
     if not told:
+        if "rope_parameters" in inspect.getsource(type(model.model.language_model.layers[0].self_attn)):
+            pytest.skip("this transformers takes the sections from the config alone")
         del model.config.text_config.rope_parameters["mrope_section"]
     cache = prefilled(model, ids)
     layers = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
