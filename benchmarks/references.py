@@ -12,7 +12,7 @@ import typer
 from rdcodec.codecs.evaluation.points import OURS, MeanPoint, Point, curves, means, read_points, write_means, write_points
 from rdcodec.codecs.evaluation.report import plot_curves
 from rdcodec.codecs.evaluation.run import chosen, evaluate
-from rdcodec.codecs.evaluation.task import Task
+from rdcodec.codecs.evaluation.task import Reference, Task
 from rich.progress import track
 
 RESULTS = Path("benchmarks/results")
@@ -92,11 +92,12 @@ def measured(
     qualities: str,
     model: str | None,
     device: str,
+    more: dict[str, Reference[Any]] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Point]:
-    """Points of ours, and of the references: measured as well, or from a file of points."""
-    ours = replace(task.ours(model, device), settings=tuple(int(quality) for quality in qualities.split(",")))
-    codecs = {OURS: ours} | ({} if source else chosen(task, names))
+    """Points of ours, of ours in other ways by name, and of the references: measured as well, or from a file of points."""
+    ours = replace(task.ours(model, device, 0), settings=tuple(int(quality) for quality in qualities.split(",")))
+    codecs = {OURS: ours} | (more or {}) | ({} if source else chosen(task, names))
     points = [point for file in track(files, kind) for point in evaluate(task, codecs, [file], clock=clock)]
     if source:
         own = {file.name for file in files}

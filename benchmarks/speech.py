@@ -2,17 +2,20 @@
 
     python benchmarks/speech.py FOLDER -o benchmarks/results --references-from benchmarks/results/speech_anchors_points.csv
 
-Writes speech_points.csv (every file), speech_means.csv, speech_bd_rate.csv and speech.png. The references do not depend
-on our weights: ``--references-only`` measures them once into speech_anchors_points.csv and their means into
+Writes speech_points.csv (every file), speech_means.csv, speech_bd_rate.csv, speech_effort_bd_rate.csv of an encoder at full
+effort, and speech.png. Effort costs some minutes a clip; ``--effort-qualities ''`` leaves it out. The references do not
+depend on our weights: ``--references-only`` measures them once into speech_anchors_points.csv and their means into
 speech_anchors_means.csv (and goes on where it was interrupted), ``--references-from`` takes them from there.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rdcodec.codecs.evaluation.points import OURS
 from rdcodec.codecs.evaluation.report import against_references, table_of, write_bd_rates
 from rdcodec.codecs.speech.evaluation import QUALITIES, TASK
 from references import (
@@ -33,6 +36,7 @@ from references import (
 from rich.console import Console
 
 NAMES, OURS_AT = ",".join(TASK.references), ",".join(map(str, QUALITIES))
+EFFORT_AT = "0,10,20,30,40,50,60"
 ANCHORS = "speech_anchors_points.csv", "speech_anchors_means.csv"
 
 
@@ -45,17 +49,26 @@ def main(
     qualities: Qualities = OURS_AT,
     model: Model = None,
     device: Device = "cpu",
+    effort: Annotated[int, typer.Option(min=1, max=9, help="Of the second curve of ours.")] = 9,
+    effort_qualities: Annotated[str, typer.Option(help="Of that curve; empty: without it.")] = EFFORT_AT,
 ) -> None:
-    """Measure, and write speech_points.csv, speech_means.csv, speech_bd_rate.csv and speech.png."""
+    """Measure, and write points, means, BD-rates and a plot."""
     files, wanted = files_for(TASK, folder, output, "sounds"), listed(names)
     if only:
         measure_references(TASK, files, wanted, (output / ANCHORS[0], output / ANCHORS[1]))
         return
-    points = measured(TASK, files, wanted, source, "sounds", qualities=qualities, model=model, device=device)
+    refined, more = f"{OURS} effort {effort}", {}
+    if effort_qualities:
+        settings = tuple(int(quality) for quality in effort_qualities.split(","))
+        more[refined] = replace(TASK.ours(model, device, effort), settings=settings)
+    points = measured(TASK, files, wanted, source, "sounds", qualities=qualities, model=model, device=device, more=more)
     by_metric = write_curves(TASK, points, output, "speech", f"{len(files)} sounds, means over sounds")
     rates = against_references(TASK, by_metric, wanted)
     write_bd_rates(output / "speech_bd_rate.csv", TASK, rates)
     Console().print(table_of(TASK, rates, points))
+    if more:
+        rates = against_references(TASK, by_metric, [OURS, *wanted], refined)
+        write_bd_rates(output / "speech_effort_bd_rate.csv", TASK, rates)
 
 
 if __name__ == "__main__":

@@ -144,3 +144,68 @@ def refined(distortion: Distortion, tables: Tables, steps: int) -> list[Tensor]:
 def _rate(step: int, steps: int) -> float:
     """Step size: half a cosine, from its top to zero."""
     return RATES.get(steps, RATE) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+LatentDistortion = Callable[[Coder, Tensor], Tensor]
+"""A function that runs a coding pass on a latent with a coder and returns the distortion of what was decoded, in bits."""
+LATENT_RATE = 0.1
+"""Step size in quantiser steps, as Adam's."""
+DECAYS = 0.9, 0.95
+"""Of Adam's moments."""
+
+
+class Charged:
+    """Coder with the symbols that an encoder writes, the gradient of the values in front of the rounding, and their bits."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._measure = Measure(tables)
+        self._losses: list[Tensor] = []
+
+    @property
+    def bits(self) -> float:
+        """Ideal bits of the symbols, as `Measure` counts them."""
+        return float(self._measure.bits.sum())
+
+    def loss(self) -> Tensor:
+        """Bits of the values; they differ from the symbols' by what rounding gives and takes."""
+        return torch.stack(self._losses).sum()
+
+    def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None, *, side: bool = False) -> Tensor:
+        """Symbols with the residual's gradient, as `Coder.code` says."""
+        symbols = self._measure.code(residual.detach(), level.detach(), active, side=side)
+        level = level.detach().expand(residual.shape)
+        coded = level >= self._measure.tables.skip_level
+        coded = coded if active is None else coded & active
+        self._losses.append((gaussian_bits(residual, level) * coded).sum())
+        return straight_through(symbols, residual * coded)
+
+
+def refined_latent(distortion: LatentDistortion, latent: Tensor, unit: Tensor, tables: Tables, steps: int) -> Tensor:
+    """The latent of the least J on the way of some steps of Adam, side information along with it.
+
+    For an analysis that is far from what is best for a signal, under a distortion that is no square: of speech, where
+    `refined` finds nothing, it takes a fifth off J in a dozen steps. Near the best its gradients drift, as said above.
+
+    Args:
+        distortion: called ``steps + 1`` times, with gradients enabled; what it takes may be no inference tensors.
+        unit: a quantiser step in the latent's units, of a shape that broadcasts to it.
+        steps: each costs the coding pass and the distortion, forward and backward.
+    """
+    least, best = math.inf, latent
+    with torch.inference_mode(False):
+        latent = latent.clone()
+        first, second = torch.zeros_like(latent), torch.zeros_like(latent)
+        for step in range(steps + 1):
+            with torch.set_grad_enabled(step < steps):
+                coder = Charged(tables)
+                worth = distortion(coder, latent.requires_grad_(step < steps))
+            if (total := coder.bits + float(worth.detach())) < least:
+                least, best = total, latent.detach()
+            if step < steps:
+                (gradient,) = torch.autograd.grad(worth + coder.loss(), [latent])
+                first.lerp_(gradient, 1 - DECAYS[0])
+                second.lerp_(gradient.square(), 1 - DECAYS[1])
+                mean, deviation = first / (1 - DECAYS[0] ** (step + 1)), (second / (1 - DECAYS[1] ** (step + 1))).sqrt()
+                rate = LATENT_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
+                latent = latent.detach() - rate * unit * mean / (deviation + 1e-12)
+    return best

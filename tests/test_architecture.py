@@ -47,7 +47,7 @@ ARROWS = {
     "pillow": {*BASE, "image"},
     "torch_data": {*BASE, "contract", "registry", "terminal"},
     "speech": {
-        *BASE, "contract", "weights", "weights_file", "device", "symbols", "rate_control", "torch_state",
+        *BASE, "contract", "weights", "weights_file", "device", "symbols", "rate_control", "refinement", "torch_state",
         "evaluation", "terminal",
     },
     "tensor": {*BASE, "contract", "weights", "evaluation", "terminal", "text"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rdcodec.codecs.refinement import Relaxed, Replay, refined
+from rdcodec.codecs.refinement import Relaxed, Replay, refined, refined_latent
 from rdcodec.entropy_models.coder import Measure, Read, Write
 from rdcodec.entropy_models.tables import gaussian_tables
 
@@ -94,3 +94,33 @@ def test_the_callers_gradient_mode_does_not_matter(mode):
     with mode():
         found = refined(codec.distortion, TABLES, 2)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_refined_latent_costs_less_than_a_poor_analysis_gives():
+    for seed in range(3):
+        codec = Blurred(seed)
+        poor = 0.5 * codec.y
+
+        def distortion(coder, y, codec=codec):
+            return WEIGHT * (codec.coding_pass(coder, y) @ codec.synthesis - codec.signal).square().sum()
+
+        def total(y, distortion=distortion):
+            measure = Measure(TABLES)
+            with torch.no_grad():
+                worth = float(distortion(measure, y))
+            return float(measure.bits[0]) + worth
+
+        totals = [total(refined_latent(distortion, poor, torch.ones(1, 1, 12), TABLES, steps)) for steps in (0, 2, 12)]
+        assert totals[0] == total(poor) and totals[2] < totals[1] < totals[0] and totals[2] < 0.9 * totals[0]
+        assert torch.equal(poor, 0.5 * codec.y) and not poor.requires_grad
+
+
+def test_a_latent_is_refined_from_any_gradient_mode():
+    codec = Blurred()
+
+    def distortion(coder, y):
+        return (codec.coding_pass(coder, y) @ codec.synthesis - codec.signal).square().sum()
+
+    expected = refined_latent(distortion, codec.y, torch.ones(12), TABLES, 3)
+    with torch.inference_mode():
+        assert torch.equal(refined_latent(distortion, codec.y, torch.ones(12), TABLES, 3), expected)

@@ -58,6 +58,7 @@ def command_of(task: Task[Any]) -> Callable[..., None]:
         runs: Annotated[int, typer.Option(min=1, help="How often each is coded; times are medians of the runs.")] = 1,
         model: Annotated[str | None, typer.Option(help="Weights by name.")] = None,
         device: Annotated[str, typer.Option(help="Ours: auto, cpu or cuda.")] = "auto",
+        effort: Annotated[int, typer.Option(min=0, max=9, help="Ours: time for refining, 0 (none) to 9.")] = 0,
         force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite a report that is there.")] = False,
     ) -> None:
         """Rate-distortion on a folder: points.csv, means.csv, bd_rate.csv, rate_distortion.png, perhaps a page."""
@@ -77,7 +78,7 @@ def command_of(task: Task[Any]) -> Callable[..., None]:
         check_outputs(output, files_of(task), force)
         for line in missing:
             errors.print(one_line(f"codec: note: {line}"))
-        table = evaluate_folder(measured, folder, found, output, settings, model, device, runs)
+        table = evaluate_folder(measured, folder, found, output, settings, lambda: task.ours(model, device, effort), runs)
         if table.row_count:
             out.print(table)
         out.print(f"written: {output}/{', '.join(files_of(task))}")
@@ -91,8 +92,7 @@ def evaluate_folder(
     references: dict[str, Reference[Any]],
     output: Path,
     settings: tuple[int, ...] | None,
-    model: str | None,
-    device: str,
+    load_ours: Callable[[], Reference[Any]],
     runs: int,
 ) -> "Table":
     """Code everything in a folder, write the report, and return the table of BD-rates.
@@ -114,7 +114,7 @@ def evaluate_folder(
     output.mkdir(parents=True, exist_ok=True)  # what cannot be written is found out before hours are spent
     with bar() as progress:
         line = progress.add_task("loading", total=None)
-        ours = task.ours(model, device)
+        ours = load_ours()
         codecs = {OURS: replace(ours, settings=settings) if settings else ours} | references
         progress.update(line, total=len(paths) * runs * sum(len(codec.settings) for codec in codecs.values()))
 

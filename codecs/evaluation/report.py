@@ -73,12 +73,12 @@ def write_report(output: Path, task: Task[Any], points: Sequence[Point], referen
 
 
 def against_references(
-    task: Task[Any], by_metric: dict[str, list[MeanPoint]], references: Iterable[str]
+    task: Task[Any], by_metric: dict[str, list[MeanPoint]], references: Iterable[str], ours: str = OURS
 ) -> dict[str, list[float]]:
     """BD-rates against each reference, one for each metric, over the reference's rates that the task compares."""
 
     def against(name: str, metric: Metric[Any]) -> float:
-        return bd_rate(by_metric[metric.column], name, metric, task.rate.compared, our_rates=ANY_RATE)
+        return bd_rate(by_metric[metric.column], name, metric, task.rate.compared, ours, our_rates=ANY_RATE)
 
     return {name: [against(name, metric) for metric in task.metrics] for name in references}
 

@@ -60,11 +60,11 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
     return float(compute(x, y, data_range=255))
 
 
-def load_ours(model: str | None = None, device: str = "auto") -> Reference[np.ndarray]:
-    """Our codec with these weights, as one more reference. Errors as `ImageCodec.load`."""
+def load_ours(model: str | None = None, device: str = "auto", effort: int = 0) -> Reference[np.ndarray]:
+    """Our codec with these weights, as one more reference. Errors as `ImageCodec.load`, and of `with_effort`."""
     from .codec import ImageCodec
 
-    return reference_of(ImageCodec.load(model=model, device=device))
+    return reference_of(ImageCodec.load(model=model, device=device).with_effort(effort))
 
 
 def reference_of(codec: ImageCodec, qualities: tuple[int, ...] = QUALITIES) -> Reference[np.ndarray]:

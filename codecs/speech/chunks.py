@@ -17,6 +17,7 @@ from ..contract import Progress
 from ..symbols import reading
 from .ecc import SpeechNetwork
 from .header import SAMPLE_RATE, SEGMENT, SEGMENT_SAMPLES, SpeechHeader
+from .refining import Refiner
 from .segments import Segment, SegmentAnalysis, SegmentSynthesis
 
 C = TypeVar("C", Write, Measure)
@@ -27,11 +28,18 @@ class ChunkEncoder(Generic[C]):
 
     Args:
         new_coder: makes it.
+        tables: with the stream's skip level.
+        steps: of refinement of each chunk (`refining`).
     """
 
-    def __init__(self, network: SpeechNetwork, header: SpeechHeader, new_coder: Callable[[], C]) -> None:
+    def __init__(
+        self, network: SpeechNetwork, tables: Tables, header: SpeechHeader, new_coder: Callable[[], C], steps: int = 0
+    ) -> None:
         self._network, self._header = network, header
         self._new_coder: Callable[[], C] = new_coder
+        self._refiners: list[Refiner] = []
+        if steps:
+            self._refiners = [Refiner(network, tables, header.quality, steps) for _ in range(header.channels)]
         self._quality = torch.tensor([header.quality], device=device_of(network))
         self.decoded: list[tuple[Tensor, Tensor]] = []
         """What a decoder knows of the chunk that was coded last, by channel: latents and flags of silence."""
@@ -48,29 +56,36 @@ class ChunkEncoder(Generic[C]):
         channels = [SegmentAnalysis(self._network, self._header.quality) for _ in range(self._header.channels)]
         waiting: list[list[Segment]] = [[] for _ in channels]
         size, samples = self._header.chunk_segments, 0
+        needed = size + bool(self._refiners)  # they look at what follows a chunk
         for block in blocks:
             samples += block.shape[1]
             for row, analysis, segments in zip(block, channels, waiting, strict=True):
                 segments += analysis.push(row)
-            while len(waiting[0]) >= size:
-                yield self._code([segments[:size] for segments in waiting])
+            while len(waiting[0]) >= needed:
+                yield self._code(waiting)
                 waiting = [segments[size:] for segments in waiting]
         if samples != self._header.coded_samples:
             raise InputError(f"{samples} samples at {SAMPLE_RATE} Hz; the header says {self._header.coded_samples}")
         for analysis, segments in zip(channels, waiting, strict=True):
             segments += analysis.finish()
         while waiting[0]:
-            yield self._code([segments[:size] for segments in waiting])
+            yield self._code(waiting)
             waiting = [segments[size:] for segments in waiting]
 
     @torch.inference_mode()
-    def _code(self, chunk: list[list[Segment]]) -> C:
-        coder = self._new_coder()
+    def _code(self, waiting: list[list[Segment]]) -> C:
+        """Code the chunk that the segments begin with."""
+        coder, size = self._new_coder(), self._header.chunk_segments
         self.decoded = []
-        for segments in chunk:
-            y = torch.cat([segment.y for segment in segments], dim=1)
-            silent = torch.tensor([[segment.silent for segment in segments]], device=y.device)
+        for channel, segments in enumerate(waiting):
+            chunk, after = segments[:size], next(iter(segments[size:]), None)
+            y = torch.cat([segment.y for segment in chunk], dim=1)
+            if self._refiners:
+                y = self._refiners[channel].refined(chunk, after)
+            silent = torch.tensor([[segment.silent for segment in chunk]], device=y.device)
             self.decoded.append(self._network.coding_pass(coder, y, self._quality, silent))
+            if self._refiners:
+                self._refiners[channel].remember(chunk, self.decoded[-1][0])
         return coder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Self
@@ -22,7 +23,7 @@ from ..symbols import LEAST_BYTES, chunk_of, new_writer
 from ..torch_state import own_state
 from ..weights_file import read_weights
 from .architectures import ARCHITECTURES
-from .chunks import ChannelsShown, ChunkDecoder, ChunkEncoder
+from .chunks import C, ChannelsShown, ChunkDecoder, ChunkEncoder
 from .ecc import SpeechNetwork
 from .header import (
     QUALITY,
@@ -34,6 +35,7 @@ from .header import (
     tags_chunk,
     tags_of,
 )
+from .refining import steps_of
 from .resampling import regrouped, resampled, resampled_blocks, span_for
 from .sound import Recording, Sound, as_sound
 
@@ -81,6 +83,7 @@ class SpeechCodec:
     def __init__(self, network: SpeechNetwork, tables: Tables, stream_hash: bytes, device: str = "cpu") -> None:
         self.network = network.eval().requires_grad_(False).to(device)
         self.tables, self.stream_hash, self.device = tables, stream_hash, torch.device(device)
+        self.refinement_steps = 0
 
     @classmethod
     def load(cls, *, model: str | None = None, stream_hash: bytes | None = None, device: str = "auto") -> Self:
@@ -97,6 +100,21 @@ class SpeechCodec:
         line = weights.line_for("speech", model=model, stream_hash=stream_hash)
         network, tables = read_weights(weights.verified_bytes(line), ARCHITECTURES)
         return cls(network, tables, line.stream_hash, resolve_device(device))
+
+    def with_effort(self, effort: int | None = None) -> Self:
+        """This codec with an encoder that refines latents before it writes them; networks are shared.
+
+        The same decoder and weights read what it writes. Two machines, or numbers of threads, may write other bytes.
+
+        Args:
+            effort: 0 or None (none) to 9; each chunk costs so many steps forward and backward as `refining.STEPS` says.
+
+        Raises:
+            ValueError: there is no such effort.
+        """
+        other = copy(self)
+        other.refinement_steps = steps_of(effort)
+        return other
 
     def encode(
         self,
@@ -163,7 +181,7 @@ class SpeechCodec:
         Raises:
             ValueError: the blocks are not as long as the header says.
         """
-        encoder = ChunkEncoder(self.network, header, lambda: new_writer(self.tables_at(header.skip_level), header.pack()))
+        encoder = self._encoder(header, lambda: new_writer(self.tables_at(header.skip_level), header.pack()))
         last = tags_chunk(tags or {})
         writer = container.Writer(
             file, stream_id=STREAM_ID, weights=self.stream_hash, signal=header.pack(), count=header.chunks + len(last)
@@ -239,7 +257,7 @@ class SpeechCodec:
         """Ideal bits of the chunks' symbols and what `decode` will return, without a stream. Errors as `encode`."""
         sound = sound_of(signal, sample_rate)
         header = self.header_of(sound.frames, sound.sample_rate, sound.channels, quality)
-        encoder = ChunkEncoder(self.network, header, lambda: Measure(self.tables_at(header.skip_level)))
+        encoder = self._encoder(header, lambda: Measure(self.tables_at(header.skip_level)))
         shown, bits = ChannelsShown(self.network, header), 0.0
         blocks: list[np.ndarray] = []
         for coder in encoder.run(_coded_blocks(sound)):
@@ -276,7 +294,7 @@ class SpeechCodec:
         @own_state(0)
         def measure(quality: int) -> int:
             header = self.header_of(sound.frames, sound.sample_rate, sound.channels, quality)
-            encoder = ChunkEncoder(self.network, header, lambda: Measure(self.tables_at(header.skip_level)))
+            encoder = self._encoder(header, lambda: Measure(self.tables_at(header.skip_level)))
             bits = sum(float(coder.bits[0]) for coder in encoder.run(_coded_blocks(sound)))
             fixed = container.table_end(len(header.pack()), header.chunks) + LEAST_BYTES * header.chunks
             return int(bits / 8) + fixed + extra
@@ -296,6 +314,9 @@ class SpeechCodec:
             frames=frames, sample_rate=sample_rate, channels=channels, quality=checked_quality(quality, QUALITY),
             skip_level=self.tables.skip_level,
         )  # fmt: skip
+
+    def _encoder(self, header: SpeechHeader, new_coder: Callable[[], C]) -> ChunkEncoder[C]:
+        return ChunkEncoder(self.network, self.tables_at(header.skip_level), header, new_coder, self.refinement_steps)
 
     def tables_at(self, skip_level: int) -> Tables:
         """The weights' tables with a stream's skip level."""

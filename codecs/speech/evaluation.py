@@ -58,11 +58,11 @@ def duration_of(samples: np.ndarray) -> dict[str, float]:
     return {"duration_s": len(samples) / SAMPLE_RATE}
 
 
-def load_ours(model: str | None = None, device: str = "auto") -> Reference[np.ndarray]:
-    """Our codec with these weights, as one more reference. Errors as `SpeechCodec.load`."""
+def load_ours(model: str | None = None, device: str = "auto", effort: int = 0) -> Reference[np.ndarray]:
+    """Our codec with these weights, as one more reference. Errors as `SpeechCodec.load`, and of `with_effort`."""
     from .codec import SpeechCodec
 
-    return reference_of(SpeechCodec.load(model=model, device=device))
+    return reference_of(SpeechCodec.load(model=model, device=device).with_effort(effort))
 
 
 def reference_of(codec: SpeechCodec, qualities: tuple[int, ...] = QUALITIES) -> Reference[np.ndarray]:

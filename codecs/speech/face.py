@@ -16,7 +16,7 @@ from ...entropy_models.errors import BitstreamError, Corrupt, InputError, Trunca
 from .. import container, weights
 from ..contract import Desk, Live, Readable, Result, Writable
 from ..terminal.files import parse_size, show_size
-from ..terminal.options import Model, Quality, Size, check_targets, names_of, suffix_for
+from ..terminal.options import Effort, Model, Quality, Size, check_targets, names_of, suffix_for
 from .formats import RAW, READ_ONLY, WRITTEN, looks_like_sound
 from .header import QUALITY, SAMPLE_RATE, SEGMENT_SAMPLES, SpeechHeader, parse, tags_of
 from .packets import begins_live, is_live, live_samples, packets_of
@@ -43,6 +43,7 @@ class EncodeOptions:
         typer.Option(metavar="RATE[xN]", help="The input is raw 16-bit samples of N channels, like 16000 or 48000x2."),
     ] = None
     model: Model = None
+    effort: Effort = None
 
     def __post_init__(self) -> None:
         check_targets(self.quality, ("--kbps", self.kbps), KBPS_MAX, "3", self.size)
@@ -58,7 +59,7 @@ class EncodeOptions:
     @property
     def whole(self) -> bool:
         """Whether the whole sound must be known before it is coded."""
-        return self.kbps is not None or self.size is not None
+        return self.kbps is not None or self.size is not None or bool(self.effort)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,7 @@ class SpeechFace(Live):
         "Encode": (
             f"codec encode talk.wav                    talk.rdc, quality {QUALITY}",
             "codec encode talk.m4a --kbps 3 --mono    at most 3 kbit/s",
+            "codec encode talk.wav --effort 5         far better for the bytes; takes as long as the sound lasts",
             "arecord -f S16_LE -r 16000 | codec encode - --pcm 16000 > live.rdc",
         ),
         "Decode": ("codec decode talk.rdc --from 12.5 --to 30 -o part.flac", "nc -l 9000 | codec decode - | aplay"),
@@ -123,7 +125,8 @@ class SpeechFace(Live):
         from .sounds import sound_on_file
 
         sound = sound_on_file(source, mono=options.mono, layout=options.layout())
-        codec = desk.codec("encode speech", lambda: SpeechCodec.load(model=options.model, device=desk.device))
+        plain = desk.codec("encode speech", lambda: SpeechCodec.load(model=options.model, device=desk.device))
+        codec = plain.with_effort(options.effort)
         size = parse_size(options.size) if options.size else None
         size = size if options.kbps is None else int(options.kbps * 1000 * sound.duration_s / 8)
         quality = QUALITY if options.quality is None else options.quality
@@ -134,7 +137,9 @@ class SpeechFace(Live):
             def shown(size: int) -> str:
                 return f"{size} bytes ({size * 8 / sound.duration_s / 1000:.2f} kbit/s)"
 
-            stream, quality = encode_to_size(codec, sound, size, progress=desk.progress, shown=shown)
+            stream, quality = encode_to_size(
+                codec, sound, size, progress=desk.progress, shown=shown, draft=plain if options.effort else None
+            )
             target.write(stream)
         source_bytes, stream_bytes = source.seek(0, SEEK_END), target.seek(0, SEEK_END)
         rate_kbps = stream_bytes * 8 / sound.duration_s / 1000

@@ -30,6 +30,10 @@ class Segment(NamedTuple):
     """Latent, float (1, SEGMENT, latent); zero beyond the signal's end."""
     silent: bool
     """Whether all its samples are zero."""
+    samples: np.ndarray
+    """float32 (SEGMENT_SAMPLES,); zero beyond the signal's end."""
+    frames: int
+    """Of the segment that belong to the signal."""
 
 
 class _Pieces:
@@ -83,10 +87,10 @@ class SegmentAnalysis(_Pieces):
         mask = self._mask(SEGMENT + AHEAD, known)
         spectrum = to_spectrum(torch.from_numpy(piece)[None].to(self._device))
         y = self._network.to_latent(spectrum, mask[:, first:], self._quality, self._memory)[:, -SEGMENT:]
-        silent = not self._samples[EDGE : EDGE + SEGMENT_SAMPLES].any()
+        own = self._samples[EDGE : EDGE + SEGMENT_SAMPLES]
         self._samples = self._samples[SEGMENT_SAMPLES:]
         self._done += 1
-        return Segment(y * mask[:, :SEGMENT], silent)
+        return Segment(y * mask[:, :SEGMENT], not own.any(), own, min(known, SEGMENT))
 
 
 class SegmentSynthesis(_Pieces):

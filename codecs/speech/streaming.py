@@ -40,9 +40,14 @@ class StreamEncoder:
     Args:
         quality: 0..100; None: 50.
         channels: 1 or 2.
+
+    Raises:
+        ValueError: a codec with effort, which refines whole chunks.
     """
 
     def __init__(self, codec: SpeechCodec, *, quality: int | None = None, channels: int = 1) -> None:
+        if codec.refinement_steps:
+            raise InputError("a codec with effort refines whole chunks; a live stream has none: need effort 0")
         self.header = codec.header_of(0, SAMPLE_RATE, channels, quality)
         self._codec, self._number, self._taken = codec, 0, 0
         self._quality = torch.tensor([self.header.quality], device=codec.device)

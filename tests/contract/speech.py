@@ -17,6 +17,10 @@ def at_rate(samples: int, rate: int = RATE, channels: int = 1) -> Sound:
     return as_sound(np.stack(parts), rate)
 
 
+def refined() -> SpeechCodec:
+    return SpeechCodec.load(device="cpu").with_effort(1)
+
+
 def with_tags() -> Sound:
     return as_sound(voice(1.1), RATE, {"title": "Ā title", "artist": "nobody"})
 
@@ -64,7 +68,10 @@ SIZES = {
 }  # fmt: skip
 SPEECH = Cases(
     stream_id=2,
-    variants={"speech": Variant(load=partial(SpeechCodec.load, device="cpu"), qualities=(0, 50, 100))},
+    variants={
+        "speech": Variant(load=partial(SpeechCodec.load, device="cpu"), qualities=(0, 50, 100)),
+        "refined": Variant(load=refined, qualities=(10, 60)),
+    },
     signals={name: partial(at_rate, *size) for name, size in SIZES.items()}
     | {"with tags": with_tags, "with silence": with_silence, "two chunks": partial(at_rate, 130_001)},
     small=with_tags,

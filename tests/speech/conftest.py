@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from rdcodec.codecs.speech.codec import SpeechCodec
 from rdcodec.codecs.speech.voice import synthetic_voice
 
 
@@ -11,3 +12,9 @@ from rdcodec.codecs.speech.voice import synthetic_voice
 def voice() -> np.ndarray:
     """Four seconds of a synthetic voice, float32 at 16 kHz."""
     return synthetic_voice()
+
+
+@pytest.fixture(scope="session")
+def speech_codec() -> SpeechCodec:
+    """The shipped codec."""
+    return SpeechCodec.load(device="cpu")

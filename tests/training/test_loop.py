@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from rdcodec.entropy_models.errors import InputError, UnknownName, Unsupported
 from rdcodec.training import TRAININGS, training_of
 from rdcodec.training.loop import SKIPPED_MAX
+from rdcodec.training.optimizer import Muon
 from training_cases import WaveConfig, WaveData, WaveTraining, fit, waves
 
 
@@ -31,6 +32,22 @@ def test_the_loss_falls():
     before = loss()
     fit(module, WaveData(), max_steps=40)
     assert loss() < 0.5 * before
+
+
+def test_muons_steps_are_torchs():
+    """In float32 here, in bfloat16 there."""
+    torch.manual_seed(0)
+    for shape in ((5, 40), (40, 5), (16, 16)):
+        start = torch.randn(shape)
+        mine, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+        settings = {"lr": 0.01, "weight_decay": 0.1, "ns_steps": 3}
+        optimizers = Muon([mine], **settings), torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", **settings)
+        for _ in range(3):
+            gradient = torch.randn(shape)
+            for weight, optimizer in zip((mine, theirs), optimizers, strict=True):
+                weight.grad = gradient.clone()
+                optimizer.step()
+        assert (mine - theirs).norm() < 0.02 * (mine - start).norm()
 
 
 class Rates(L.Callback):

@@ -14,6 +14,10 @@ soundfile = pytest.importorskip("soundfile")
 from rdcodec.codecs import weights
 from rdcodec.codecs.speech.codec import SpeechCodec
 from rdcodec.codecs.speech.ecc import SpeechConfig, SpeechNetwork
+from rdcodec.codecs.speech.hearing.intelligibility import Unintelligibility
+from rdcodec.codecs.speech.hearing.perceptual import Disturbance
+from rdcodec.codecs.speech.hearing.similarity import Dissimilarity
+from rdcodec.codecs.speech.hearing.spectra import RESOLUTIONS, level_error, spectral_errors
 from rdcodec.entropy_models.errors import InputError
 from rdcodec.training.export import export
 from rdcodec.training.hyper import DEAD
@@ -21,10 +25,8 @@ from rdcodec.training.main import train
 from rdcodec.training.quantisation import LAYERS
 from rdcodec.training.speech.data import Crops, SampleCache, SpeechData
 from rdcodec.training.speech.initialise import HYPER_DEVIATION, revive_hyper_latents
-from rdcodec.training.speech.intelligibility import Unintelligibility
-from rdcodec.training.speech.losses import RESOLUTIONS, level_error, spectral_errors
-from rdcodec.training.speech.perceptual import Disturbance
-from rdcodec.training.speech.similarity import Dissimilarity
+from rdcodec.training.speech.pool import LIFE, LatentPool
+from rdcodec.training.speech.signals import latent
 from voices import RATE, voice
 
 RECIPES = Path(__file__).parents[2] / "training/recipes"
@@ -44,7 +46,10 @@ def test_the_recipe_learns_and_exports(voices, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pytest.importorskip("pesq")
     more = f"--data.train={voices}", f"--data.validation={voices}", f"--data.cache={tmp_path / 'cache'}"
-    train("speech", ["fit", "--config", str(RECIPES / "speech_tiny.yaml"), *more, "--trainer.max_steps=31"])
+    train(
+        "speech",
+        ["fit", "--config", str(RECIPES / "speech_tiny.yaml"), *more, "--trainer.max_steps=31", "--model.refined_crops=2"],
+    )
     last = tmp_path / "runs/speech_tiny/last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 31
     path = export(last, "tiny", voices, tmp_path / "exported", batches=1, cache=tmp_path / "cache", frames=40)
@@ -67,6 +72,32 @@ def test_the_transforms_are_trained_alone(voices, tmp_path, monkeypatch):
     steps = "--trainer.max_steps=4", "--trainer.val_check_interval=3", "--model.quantised=false"
     train("speech", ["fit", "--config", str(RECIPES / "speech_tiny.yaml"), *more, *steps])
     assert (tmp_path / "runs/speech_tiny/last.ckpt").exists()
+
+
+def test_crops_of_the_pool_are_refined_and_replaced():
+    torch.manual_seed(0)
+    network = SpeechNetwork(SpeechConfig(channels=32, latent_channels=64, slices=(24, 40)), *LAYERS["integer"])
+    pool, fresh = LatentPool(4), torch.from_numpy(np.stack([voice(0.64, seed=seed)[:10240] for seed in range(4)])).float()
+    samples, quality, y = pool.drawn(network, fresh)
+    start, places = y.detach().clone(), [place.samples for place in pool._places]
+    torch.testing.assert_close(start, latent(network, samples, quality).detach())
+    assert sorted(quality.tolist()) == quality.tolist() and quality[-1] >= 75
+    (y.square() * torch.tensor(1e3)).sum().backward()
+    pool.step()
+    moved = pool.drawn(network, fresh.flip(0))[2].detach()
+    stayed = [place.samples is before for place, before in zip(pool._places, places, strict=True)]
+    assert stayed == [False, True, True, True], "the first one's time is over"
+    assert (moved[1:].square().sum((1, 2)) < start[1:].square().sum((1, 2))).all()
+    for _ in range(LIFE):
+        pool.drawn(network, fresh)
+        pool.step()
+    assert not any(place.samples is before for place, before in zip(pool._places, places, strict=True))
+
+
+def test_the_pool_leaves_crops_to_the_analysis(voices, tmp_path):
+    more = f"--data.train={voices}", f"--data.validation={voices}", f"--data.cache={tmp_path / 'cache'}"
+    with pytest.raises(InputError, match=r"refined_crops=4 of a batch of 4; need 0\.\.3"):
+        train("speech", ["fit", "--config", str(RECIPES / "speech_tiny.yaml"), *more, "--model.refined_crops=4"])
 
 
 def degraded(noise: float) -> tuple[np.ndarray, np.ndarray]:

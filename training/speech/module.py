@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ...codecs.speech.architectures import ARCHITECTURES
 from ...codecs.speech.header import SAMPLE_RATE, SEGMENT
+from ...codecs.speech.hearing.distortion import LAMBDA_RANGE, WEIGHTS, Distortion, Weights
+from ...codecs.speech.hearing.spectra import RESOLUTIONS
 from ...entropy_models.errors import InputError
 from ...entropy_models.hyperprior import QUALITY_MAX
 from ...entropy_models.layers import full_precision
@@ -17,11 +19,8 @@ from ..coder import Train
 from ..loop import CodecTraining
 from ..losses import rate_distortion, rate_distortion_weight, stratified_qualities
 from .initialise import revive_hyper_latents, start_as_principal_components
-from .intelligibility import Unintelligibility
-from .losses import RESOLUTIONS, level_error, spectral_errors
-from .perceptual import Disturbance
+from .pool import LatentPool
 from .signals import coded, decoded, latent
-from .similarity import Dissimilarity
 from .validation import SpeechValidation, TransformValidation
 
 
@@ -30,14 +29,12 @@ class SpeechTraining(CodecTraining):
 
     Args:
         lambda_range: rate-distortion weight (kbit/s per unit of distortion) at quality 0 and 100.
-        magnitude_weight, complex_weight, mel_weight: of spectral errors in the distortion, see `losses`.
-        complex_floor: share of the complex weight at quality 0, from where it grows to all of it at 100: few bits cannot
-            afford phases.
-        disturbance_weight, intelligibility_weight, similarity_weight: of `perceptual.Disturbance` (PESQ),
-            `intelligibility.Unintelligibility` (STOI) and `similarity.Dissimilarity` (ViSQOL).
-        level_weight: of `losses.level_error`, per decibel: what those three do not hear.
+        magnitude_weight, complex_weight, complex_floor, mel_weight, disturbance_weight, intelligibility_weight,
+        similarity_weight, level_weight: of the terms of the distortion, `codecs.speech.hearing.distortion.Weights`.
         quantised: False trains the transforms alone, without rate and rounding, at the highest quality: the first step of
             the recipe, which must reach PESQ 3.5, for no entropy model repairs a transform.
+        refined_crops: crops of each batch whose latents are refined over many steps, see `pool`; the others teach the
+            analysis.
         principal_start: begin with the linear maps as the spectra's principal components instead of at random.
         loop: what every codec's training takes.
     """
@@ -47,28 +44,40 @@ class SpeechTraining(CodecTraining):
 
     def __init__(
         self,
-        lambda_range: tuple[float, float] = (1.5, 40.0),
-        magnitude_weight: float = 3.0,
-        complex_weight: float = 2.0,
-        complex_floor: float = 0.2,
-        mel_weight: float = 0.6,
-        disturbance_weight: float = 0.5,
-        intelligibility_weight: float = 8.0,
-        similarity_weight: float = 4.0,
-        level_weight: float = 0.3,
+        lambda_range: tuple[float, float] = LAMBDA_RANGE,
+        magnitude_weight: float = WEIGHTS.magnitude,
+        complex_weight: float = WEIGHTS.complex_,
+        complex_floor: float = WEIGHTS.complex_floor,
+        mel_weight: float = WEIGHTS.mel,
+        disturbance_weight: float = WEIGHTS.disturbance,
+        intelligibility_weight: float = WEIGHTS.intelligibility,
+        similarity_weight: float = WEIGHTS.similarity,
+        level_weight: float = WEIGHTS.level,
         quantised: bool = True,
         principal_start: bool = True,
+        refined_crops: int = 0,
         **loop: Any,
     ) -> None:
         super().__init__(**loop)
-        self.disturbance = Disturbance()
-        self.unintelligibility = Unintelligibility()
-        self.dissimilarity = Dissimilarity()
+        h = self.hparams
+        self.distance = Distortion(
+            Weights(
+                magnitude=h["magnitude_weight"], complex_=h["complex_weight"], complex_floor=h["complex_floor"],
+                mel=h["mel_weight"], disturbance=h["disturbance_weight"], intelligibility=h["intelligibility_weight"],
+                similarity=h["similarity_weight"], level=h["level_weight"],
+            )
+        )  # fmt: skip
+        self.pool = LatentPool(refined_crops) if refined_crops else None
 
     def check_data(self, data: L.LightningDataModule) -> None:
         frames = getattr(data, "frames", SEGMENT)
         if frames % SEGMENT:
             raise InputError(f"crops of {frames} frames; need a multiple of {SEGMENT}")
+        size, crops = getattr(data, "batch_size", None), self.hparams["refined_crops"]
+        if size is not None and not 0 <= crops < size:
+            raise InputError(
+                f"refined_crops={crops} of a batch of {size}; need 0..{size - 1}, for the analysis learns from the rest"
+            )
 
     def on_fit_start(self) -> None:
         """Starts that need data; of a training that goes on, whose step is not known yet, nothing."""
@@ -88,9 +97,9 @@ class SpeechTraining(CodecTraining):
                 batch, decoded(self.network, latent(self.network, batch, quality), quality), quality
             )
             return distortion.mean(), figures
-        quality = stratified_qualities(len(batch)).to(batch.device)
+        batch, quality, y = self.latents(batch)
         coder = Train()
-        y_hat = coded(self.network, coder, latent(self.network, batch, quality), quality)
+        y_hat = coded(self.network, coder, y, quality)
         charged_bits, side_bits = self.charged_bits(coder)
         kbits_per_s = SAMPLE_RATE / batch.shape[1] / 1000
         distortion, figures = self.distortion(batch, decoded(self.network, y_hat, quality), quality)
@@ -99,37 +108,25 @@ class SpeechTraining(CodecTraining):
         figures |= {"rate_kbps": rate_kbps.mean(), "side_kbps": (side_bits * kbits_per_s).mean()}
         return rate_distortion(rate_kbps, distortion * weight, weight), figures
 
+    def latents(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Samples, qualities and latents to learn from: the analysis' of the first crops, then the pool's."""
+        plain = len(batch) - (self.pool.size if self.pool else 0)
+        quality = stratified_qualities(plain).to(batch.device)
+        y = latent(self.network, batch[:plain], quality)
+        if not self.pool:
+            return batch, quality, y
+        samples, qualities, refined = self.pool.drawn(self.network, batch[plain:])
+        return torch.cat([batch[:plain], samples]), torch.cat([quality, qualities]), torch.cat([y, refined])
+
+    def on_after_backward(self) -> None:
+        if self.pool:
+            self.pool.step()
+
     def distortion(self, original: Tensor, decoded: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Distortion of each signal, (batch,), and its terms' means. Spectra are compared at one resolution, drawn anew each
         time."""
-        return full_precision(self._distortion, original, decoded.float(), quality)
-
-    def _distortion(self, original: Tensor, decoded: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """In full precision: correlations are differences of large numbers."""
-        h = self.hparams
         window = list(RESOLUTIONS)[int(torch.randint(len(RESOLUTIONS), ()))]
-        errors = spectral_errors(original, decoded, window)
-        disturbance = self.disturbance(original, decoded).clamp(max=8)
-        unintelligibility = self.unintelligibility(original, decoded)
-        dissimilarity = self.dissimilarity(original, decoded)
-        level_db = level_error(original, decoded)
-        phases = h["complex_floor"] + (1 - h["complex_floor"]) * quality / QUALITY_MAX
-        total = (
-            h["magnitude_weight"] * errors.magnitude + h["complex_weight"] * phases * errors.complex_
-            + h["mel_weight"] * errors.mel + h["disturbance_weight"] * disturbance
-            + h["intelligibility_weight"] * unintelligibility + h["similarity_weight"] * dissimilarity
-            + h["level_weight"] * level_db
-        )  # fmt: skip
-        figures = {
-            "stoi": 1 - unintelligibility.mean(),
-            "similarity": 1 - dissimilarity.mean(),
-            "level_error_db": level_db.mean(),
-            "magnitude": errors.magnitude.mean(),
-            "complex": errors.complex_.mean(),
-            "mel": errors.mel.mean(),
-            "disturbance": disturbance.mean(),
-        }
-        return total, figures
+        return full_precision(self.distance, original, decoded.float(), quality, [window])
 
     def validation(self) -> SpeechValidation | TransformValidation:
         kind = SpeechValidation if self.hparams["quantised"] else TransformValidation

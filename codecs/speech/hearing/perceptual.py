@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...codecs.speech.header import SAMPLE_RATE
+from ..header import SAMPLE_RATE
 from .bark import BANDWIDTHS_BARK, BINS_PER_BAND, CENTRES_BARK, DENSITY_CORRECTIONS, THRESHOLDS
 
 WINDOW, HOP = 512, 256

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...codecs.speech.header import SAMPLE_RATE
+from ..header import SAMPLE_RATE
 
 WINDOW, HOP = 410, 205
 """Samples of a frame, 25.6 ms, and from one to the next."""

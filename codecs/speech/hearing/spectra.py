@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
-import torchaudio.functional
 from torch import Tensor
 
-from ...codecs.speech.header import SAMPLE_RATE
-from ...codecs.speech.spectrum import LEVEL, POWER, WINDOW
+from ..header import SAMPLE_RATE
+from ..spectrum import LEVEL, POWER, WINDOW
 
 RESOLUTIONS = {256: 32, 640: 64, 1536: 128}
 """Windows in samples, with the mel bands of each; frames overlap to three quarters."""
@@ -70,12 +70,16 @@ def level_error(original: Tensor, decoded: Tensor) -> Tensor:
 
 
 @cache
+@torch.inference_mode(False)
 def mel_bands(window: int, device: torch.device) -> Tensor:
-    """Filters (window // 2 + 1, bands) whose sums stay of one size over resolutions."""
-    filters = torchaudio.functional.melscale_fbanks(
-        window // 2 + 1, 0.0, SAMPLE_RATE / 2, RESOLUTIONS[window], SAMPLE_RATE, norm="slaney", mel_scale="slaney"
-    )
-    return filters.to(device) * (window / 64)
+    """Slaney's triangles of unit area on his mel scale up to 8 kHz, float32 (window // 2 + 1, bands), times what keeps sums
+    of one size over resolutions. They are torchaudio's, which an encoder need not have."""
+    hertz = np.linspace(0, SAMPLE_RATE / 2, window // 2 + 1)[:, None]
+    mel = np.linspace(0, 15 + 27 * np.log(SAMPLE_RATE / 2000) / np.log(6.4), RESOLUTIONS[window] + 2)
+    edges = np.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    triangles = np.minimum((hertz - low) / (centre - low), (high - hertz) / (high - centre)).clip(0) * 2 / (high - low)
+    return torch.from_numpy(triangles.astype(np.float32)).to(device) * (window / 64)
 
 
 def _mean_difference(both: Tensor) -> Tensor:

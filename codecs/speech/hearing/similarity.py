@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
-from ...codecs.speech.header import SAMPLE_RATE
+from ..header import SAMPLE_RATE
 
 WINDOW, HOP = 1280, 320
 BANDS, LOWEST_HZ = 21, 50.0

@@ -1,0 +1,101 @@
+"""Effort: the same decoder, latents that sound better for their bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from rdcodec.codecs.rate_control import encode_to_size
+from rdcodec.codecs.speech.hearing.distortion import WEIGHTS, Distortion, worth_kbps
+from rdcodec.codecs.speech.hearing.spectra import RESOLUTIONS, mel_bands
+from rdcodec.codecs.speech.refining import STEPS
+from rdcodec.codecs.speech.sound import as_sound
+from rdcodec.codecs.speech.streaming import StreamEncoder
+from rdcodec.entropy_models.errors import InputError
+from voices import RATE, drawn_by_integers
+
+
+def cost_kbits(codec, samples, quality):
+    """Bits and distortion together, as an encoder weighs them."""
+    found = codec.estimate(samples, quality=quality)
+    sounds = (torch.from_numpy(x)[None] for x in (samples, found.signal.array()))
+    with torch.no_grad():
+        distortion, _ = Distortion(WEIGHTS)(*sounds, torch.tensor([quality]))
+    return found.bits / 1000 + worth_kbps(quality) * float(distortion) * len(samples) / RATE
+
+
+@pytest.mark.parametrize("quality", [20, 70])
+def test_more_effort_is_less_of_rate_and_distortion(speech_codec, voice, quality):
+    costs = [cost_kbits(speech_codec.with_effort(effort), voice[:40000], quality) for effort in (0, 1, 4)]
+    assert costs[2] < costs[1] < costs[0] and costs[2] < 0.9 * costs[0]
+
+
+def test_any_decoder_of_the_weights_reads_it(speech_codec, voice):
+    codec, sound = speech_codec.with_effort(1), as_sound(np.stack([voice, voice[::-1]])[:, :20001], RATE)
+    data = codec.encode(sound, quality=40)
+    assert data != speech_codec.encode(sound, quality=40)
+    np.testing.assert_array_equal(speech_codec.decode(data).samples, codec.estimate(sound, quality=40).signal.samples)
+
+
+def test_a_codec_with_effort_leaves_the_other_as_it_is(speech_codec, voice):
+    before = speech_codec.encode(voice[:9000])
+    refined = speech_codec.with_effort(1)
+    assert refined.network is speech_codec.network
+    assert refined.encode(voice[:9000]) != before == speech_codec.encode(voice[:9000])
+    assert refined.with_effort(0).encode(voice[:9000]) == before == speech_codec.with_effort(None).encode(voice[:9000])
+
+
+def test_a_chunks_border_is_not_heard(speech_codec):
+    """A chunk is refined for what comes before and after it: a second chunk is no worse at its start than elsewhere."""
+    samples = drawn_by_integers(11 * RATE, 1)
+    codec = speech_codec.with_effort(2)
+    error = np.square(codec.decode(codec.encode(samples, quality=60)).array() - samples)
+    plain = np.square(speech_codec.decode(speech_codec.encode(samples, quality=60)).array() - samples)
+    border = slice(8 * RATE - 1600, 8 * RATE + 1600)
+    assert error[border].mean() / plain[border].mean() < 1.5 * error.mean() / plain.mean()
+
+
+@pytest.mark.parametrize("kind", ["one sample", "silence", "half silence", "a constant", "the shortest chunk"])
+def test_what_has_little_to_refine(speech_codec, voice, kind):
+    samples = {
+        "one sample": voice[:1], "silence": np.zeros(30000, np.float32), "a constant": np.full(9000, 0.5, np.float32),
+        "half silence": np.concatenate([voice[:9000], np.zeros(20000, np.float32), voice[:6000]]),
+        "the shortest chunk": np.concatenate([voice, voice, voice[:1]]),
+    }[kind]  # fmt: skip
+    codec = speech_codec.with_effort(1)
+    data = codec.encode(samples, quality=50)
+    assert data == codec.encode(samples, quality=50)
+    found = codec.decode(data).array()
+    assert len(found) == len(samples) and np.isfinite(found).all()
+    assert kind != "silence" or (data == speech_codec.encode(samples, quality=50) and not found.any())
+
+
+def test_a_size_is_met_from_below(speech_codec, voice):
+    codec = speech_codec.with_effort(1)
+    size = len(codec.encode(voice[:16000], quality=30)) + 3
+    data, quality = encode_to_size(codec, voice[:16000], size, draft=speech_codec)
+    assert len(data) <= size and quality >= 30
+
+
+@pytest.mark.parametrize("effort", [-1, 10, 2.5, True, "5"])
+def test_an_effort_that_is_none(speech_codec, effort):
+    with pytest.raises(InputError, match=r"need a whole number 0\.\.9"):
+        speech_codec.with_effort(effort)
+
+
+def test_a_live_stream_has_no_chunks_to_refine(speech_codec):
+    with pytest.raises(InputError, match="need effort 0"):
+        StreamEncoder(speech_codec.with_effort(1))
+
+
+def test_steps_rise():
+    assert list(STEPS) == sorted(set(STEPS)) and len(STEPS) == 10 and STEPS[0] == 0
+
+
+def test_mel_bands_are_torchaudios():
+    functional = pytest.importorskip("torchaudio.functional")
+    for window, bands in RESOLUTIONS.items():
+        expected = functional.melscale_fbanks(
+            window // 2 + 1, 0.0, RATE / 2, bands, RATE, norm="slaney", mel_scale="slaney"
+        ) * (window / 64)  # fmt: skip
+        torch.testing.assert_close(mel_bands(window, torch.device("cpu")), expected, rtol=1e-3, atol=1e-5)
