@@ -115,7 +115,7 @@ def main(
     if only:
         measure_references(files, wanted, output / "kodak_anchors_points.csv")
         return
-    ours = replace(TASK.ours(model, device, 0), settings=tuple(int(quality) for quality in qualities.split(",")))
+    ours = replace(TASK.ours(model, device), settings=tuple(int(quality) for quality in qualities.split(",")))
     codecs = {OURS: ours} | ({} if source else chosen(TASK, wanted))
     points = [point for file in track(files, "images") for point in evaluate(TASK, codecs, [file])]
     if source:

@@ -96,7 +96,7 @@ def measured(
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Point]:
     """Points of ours, of ours in other ways by name, and of the references: measured as well, or from a file of points."""
-    ours = replace(task.ours(model, device, 0), settings=tuple(int(quality) for quality in qualities.split(",")))
+    ours = replace(task.ours(model, device), settings=tuple(int(quality) for quality in qualities.split(",")))
     codecs = {OURS: ours} | (more or {}) | ({} if source else chosen(task, names))
     points = [point for file in track(files, kind) for point in evaluate(task, codecs, [file], clock=clock)]
     if source:

@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 from rdcodec.codecs.evaluation.points import OURS
 from rdcodec.codecs.evaluation.report import against_references, table_of, write_bd_rates
-from rdcodec.codecs.speech.evaluation import QUALITIES, TASK
+from rdcodec.codecs.speech.evaluation import QUALITIES, TASK, load_ours
 from references import (
     RESULTS,
     Device,
@@ -36,7 +36,7 @@ from references import (
 from rich.console import Console
 
 NAMES, OURS_AT = ",".join(TASK.references), ",".join(map(str, QUALITIES))
-EFFORT_AT = "0,10,20,30,40,50,60"
+EFFORT_AT = "0,15,30,45,60,75"
 ANCHORS = "speech_anchors_points.csv", "speech_anchors_means.csv"
 
 
@@ -60,7 +60,7 @@ def main(
     refined, more = f"{OURS} effort {effort}", {}
     if effort_qualities:
         settings = tuple(int(quality) for quality in effort_qualities.split(","))
-        more[refined] = replace(TASK.ours(model, device, effort), settings=settings)
+        more[refined] = replace(load_ours(model, device, effort), settings=settings)
     points = measured(TASK, files, wanted, source, "sounds", qualities=qualities, model=model, device=device, more=more)
     by_metric = write_curves(TASK, points, output, "speech", f"{len(files)} sounds, means over sounds")
     rates = against_references(TASK, by_metric, wanted)

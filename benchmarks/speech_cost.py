@@ -26,6 +26,8 @@ from rdcodec.codecs.speech.header import SAMPLE_RATE
 from rdcodec.codecs.speech.sounds import read_sound
 
 CODEC = Path(sys.executable).with_name("codec")
+EFFORTS, EFFORT_S = (1, 5, 9), 60
+"""Efforts that are measured, too, of sounds of at most so many seconds."""
 FIELDS = "command", "sound_s", "wall_s", "processor_s", "peak_mib", "bytes"
 
 
@@ -67,8 +69,10 @@ def main(
         writer.writeheader()
         for length in map(int, seconds.split(",")):
             put_end_to_end(folder, Path(talk), length)
-            for command, source, target in (("encode", talk, coded), ("decode", coded, back)):
-                spent = cost(command, source, "-o", target, "--force", "--device", device)
+            efforts = EFFORTS if length <= EFFORT_S else ()
+            steps = [(f"encode --effort {effort}", talk, coded) for effort in efforts]
+            for command, source, target in (*steps, ("encode", talk, coded), ("decode", coded, back)):
+                spent = cost(*command.split(), source, "-o", target, "--force", "--device", device)
                 numbers = dict(zip(FIELDS[2:5], (round(value, 2) for value in spent), strict=True))
                 writer.writerow({"command": command, "sound_s": length, **numbers, "bytes": Path(target).stat().st_size})
                 file.flush()

@@ -6,10 +6,11 @@ rounded, and so the symbols, towards less of
     J = bits of the symbols + distortion, in the bits it is worth
 
 with decoder, weights and format as they are. (Campos et al., CVPR Workshops 2019; Yang, Bamler and Mandt, NeurIPS 2020.)
-Straight-through gradients alone do not get there: they are taken at the symbol k, so that the value v in front of the
-rounding drifts until it flips, its neighbours with it, and J rises. To second order the gradient at v is
-G(k) + H (v - k), and the second term is `CURVATURE` here. Side information stays as the codec's analysis has it: it would
-run away after the latent that it describes.
+Near the best, straight-through gradients alone do not get there: they are taken at the symbol k, so that the value v in
+front of the rounding drifts until it flips, its neighbours with it, and J rises. To second order the gradient at v is
+G(k) + H (v - k), and the second term is `CURVATURE` in `refined`. Side information stays as the codec's analysis has it
+there: it would run away after the latent that it describes. Far from the best, where the analysis is poor for a signal,
+they do get there, and side information along with them: `refined_latent`.
 """
 
 from __future__ import annotations
@@ -148,9 +149,9 @@ def _rate(step: int, steps: int) -> float:
 
 LatentDistortion = Callable[[Coder, Tensor], Tensor]
 """A function that runs a coding pass on a latent with a coder and returns the distortion of what was decoded, in bits."""
-LATENT_RATE = 0.1
+LATENT_RATE = 0.15
 """Step size in quantiser steps, as Adam's."""
-DECAYS = 0.9, 0.95
+DECAYS = 0.5, 0.99
 """Of Adam's moments."""
 
 
@@ -203,6 +204,8 @@ def refined_latent(distortion: LatentDistortion, latent: Tensor, unit: Tensor, t
                 least, best = total, latent.detach()
             if step < steps:
                 (gradient,) = torch.autograd.grad(worth + coder.loss(), [latent])
+                if not gradient.isfinite().all():
+                    break
                 first.lerp_(gradient, 1 - DECAYS[0])
                 second.lerp_(gradient.square(), 1 - DECAYS[1])
                 mean, deviation = first / (1 - DECAYS[0] ** (step + 1)), (second / (1 - DECAYS[1] ** (step + 1))).sqrt()

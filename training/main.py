@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import LightningCLI
@@ -19,7 +21,7 @@ class CommandLine(LightningCLI):
         pass
 
     def before_instantiate_classes(self) -> None:
-        """Where a recipe asks for bfloat16 and the processor would emulate it, take float32: three times as fast."""
+        """Where bfloat16 is asked for and the processor would emulate it, take float32: three times as fast."""
         settings = self.config[self.subcommand].get("trainer") or {}
         accelerator = settings.get("accelerator")
         on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
@@ -33,9 +35,10 @@ class CommandLine(LightningCLI):
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether the processor does; one that does not say is taken at its word."""
-    has = getattr(torch.cpu, "get_capabilities", dict)()
-    return has.get("architecture") != "x86_64" or any(has.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    """Whether the processor does; one of which nothing is known is thought to."""
+    has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    told = [has[name] for name in ("avx512_bf16", "amx_bf16", "bf16") if name in has]
+    return any(told) or not told
 
 
 def train(codec: str, arguments: list[str]) -> None:

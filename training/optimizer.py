@@ -50,8 +50,8 @@ class Joint(torch.optim.Optimizer):
 
 
 class Muon(torch.optim.Muon):
-    """torch's, but in float32 on a CPU: torch iterates in bfloat16, which most CPUs emulate, and then a step of the speech
-    codec spends seven eighths of its time here."""
+    """torch's with the scale of AdamW's updates, whatever ``adjust_lr_fn`` says, but in float32 on a CPU: torch iterates in
+    bfloat16, which most CPUs emulate, and then a step of the speech codec spends seven eighths of its time here."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -63,7 +63,10 @@ class Muon(torch.optim.Muon):
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                momentum = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight.grad))
+                state = self.state[weight]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(weight.grad)
+                momentum = state["momentum_buffer"]
                 momentum.lerp_(weight.grad, 1 - group["momentum"])
                 update = weight.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
                 update = orthogonal(update, group["ns_coefficients"], group["ns_steps"], group["eps"])

@@ -5,6 +5,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,6 +67,8 @@ def command_of(task: Task[Any]) -> Callable[..., None]:
         from ..evaluation.report import check_packages, files_of, with_installed_metrics
         from ..evaluation.run import chosen
 
+        if effort and not task.ours_at:
+            raise InputError(f"effort {effort}; the encoder of {task.signals} has none but 0")
         if not folder.exists():
             raise InputError(f"{folder}: no such file or folder")
         names = [name.strip() for name in references.split(",")]
@@ -78,7 +81,9 @@ def command_of(task: Task[Any]) -> Callable[..., None]:
         check_outputs(output, files_of(task), force)
         for line in missing:
             errors.print(one_line(f"codec: note: {line}"))
-        table = evaluate_folder(measured, folder, found, output, settings, lambda: task.ours(model, device, effort), runs)
+        ours = partial(task.ours_at, effort=effort) if effort and task.ours_at else task.ours
+        title = f"{folder.name}, effort {effort}" if effort else folder.name
+        table = evaluate_folder(measured, folder, found, output, settings, partial(ours, model, device), runs, title)
         if table.row_count:
             out.print(table)
         out.print(f"written: {output}/{', '.join(files_of(task))}")
@@ -94,11 +99,13 @@ def evaluate_folder(
     settings: tuple[int, ...] | None,
     load_ours: Callable[[], Reference[Any]],
     runs: int,
+    title: str,
 ) -> "Table":
     """Code everything in a folder, write the report, and return the table of BD-rates.
 
     Args:
         settings: of ours; None: those of the task.
+        title: of the plot and the page, to which numbers are added.
 
     Raises:
         InputError: no signals, or none that can be coded.
@@ -127,7 +134,7 @@ def evaluate_folder(
 
         points = evaluate(task, codecs, tuple(paths), runs=runs, progress=advance, left_out=without)
     note_undefined(task, points)
-    title = f"{folder.name}: {len({point.file for point in points})} {task.signals}"
+    title = f"{title}: {len({point.file for point in points})} {task.signals}"
     table = write_report(output, task, points, list(references), title)
     if task.page:
         task.page.write(output / task.page.name, title, paths, codecs, task.metrics)

@@ -158,9 +158,10 @@ class Task(Generic[S]):
     metrics: tuple[Metric[S], ...]
     references: Mapping[str, Reference[S]]
     """References by the names that ``--references`` takes."""
-    ours: Callable[[str | None, str, int], Reference[S]]
-    """Weights by name (None: the default), device and effort to our codec, loaded; its settings are qualities 0..100.
-    InputError: it has no such effort."""
+    ours: Callable[[str | None, str], Reference[S]]
+    """Weights by name (None: the default) and device to our codec, loaded; its settings are qualities 0..100."""
+    ours_at: Callable[..., Reference[S]] | None = None
+    """The same with an ``effort`` as well, 0..9; None: the codec has none."""
     default_references: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     """Modules that the metrics import, beside those of every report."""

@@ -95,5 +95,6 @@ TASK: Task[np.ndarray] = Task(
     references=REFERENCES,
     default_references=("jpeg", "webp", "avif"),
     ours=load_ours,
+    ours_at=load_ours,
     packages=("pytorch_msssim",),
 )  # fmt: skip

@@ -104,7 +104,8 @@ class SpeechCodec:
     def with_effort(self, effort: int | None = None) -> Self:
         """This codec with an encoder that refines latents before it writes them; networks are shared.
 
-        The same decoder and weights read what it writes. Two machines, or numbers of threads, may write other bytes.
+        The same decoder and weights read what it writes. At the same quality it has a few per cent more bytes and sounds far
+        better. Two machines, or on CUDA two calls, may write other bytes.
 
         Args:
             effort: 0 or None (none) to 9; each chunk costs so many steps forward and backward as `refining.STEPS` says.

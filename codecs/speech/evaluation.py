@@ -121,6 +121,7 @@ TASK: Task[np.ndarray] = Task(
     references=REFERENCES,
     default_references=("opus",),
     ours=load_ours,
+    ours_at=load_ours,
     packages=("pystoi", "soundfile"),
     page=Page(name="listen.html", write=write_page),
 )  # fmt: skip

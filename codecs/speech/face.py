@@ -58,7 +58,7 @@ class EncodeOptions:
 
     @property
     def whole(self) -> bool:
-        """Whether the whole sound must be known before it is coded."""
+        """Whether more of the sound than a packet must be known before it is coded."""
         return self.kbps is not None or self.size is not None or bool(self.effort)
 
 
@@ -160,7 +160,7 @@ class SpeechFace(Live):
         return options.pcm is not None
 
     def encodes_live(self, head: bytes, options: EncodeOptions) -> bool:
-        """Raw samples and WAV, unless a size of the whole is asked for."""
+        """Raw samples and WAV, unless a size of the whole or an effort is asked for."""
         wav = head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE"
         return (options.pcm is not None or wav) and not options.whole
 

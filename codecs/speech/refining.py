@@ -18,11 +18,11 @@ from ...entropy_models.tables import Tables
 from ..refinement import refined_latent
 from .ecc import AHEAD, Memory, SpeechNetwork
 from .header import FRAME, SAMPLE_RATE, SEGMENT
-from .hearing.distortion import WEIGHTS, Distortion, worth_kbps
+from .hearing.distortion import SAMPLES_MIN, WEIGHTS, Distortion, worth_kbps
 from .segments import Segment
 from .spectrum import EDGE, to_samples
 
-STEPS = 0, 2, 4, 6, 9, 12, 16, 22, 30, 40
+STEPS = 0, 2, 4, 6, 8, 10, 12, 16, 22, 30
 """Steps of refinement by effort."""
 EFFORT_MAX = len(STEPS) - 1
 LEAD = SEGMENT
@@ -58,6 +58,7 @@ class Refiner:
             self._distance = Distortion(WEIGHTS).to(device)
             self._unit = network.inverse_gain(network.knot_weights(self._quality, torch.float32))[:, 0].detach()
             self._past = torch.zeros(1, 0, network.config.latent_channels, device=device)
+            self._sounded = torch.zeros(0, device=device)
         self._worth_kbps = worth_kbps(quality)
         self._heard = np.zeros(0, np.float32)
 
@@ -76,18 +77,19 @@ class Refiner:
         past = self._past
         ahead = after.y[:, :AHEAD].clone() if after else y.new_zeros(1, AHEAD, y.shape[2])
         lead = min(LEAD, past.shape[1])
-        active = torch.cat([y.new_ones(past.shape[1]), self._mask(segments), y.new_full((AHEAD,), float(after is not None))])
+        follows = after is not None and not after.silent
+        active = torch.cat([self._sounded, self._mask(segments), y.new_full((AHEAD,), float(follows))])
         mask, shown = active[None, :, None], active[past.shape[1] - lead : len(active) - AHEAD].repeat_interleave(FRAME)
         end = -EDGE if after else None
         heard = np.concatenate([self._heard[len(self._heard) - lead * FRAME :], *(segment.samples for segment in segments)])
         original = torch.from_numpy(heard)[None].to(y.device)[:, :end]
-        bits = self._worth_kbps * 1000 * original.shape[1] / SAMPLE_RATE
+        bits = self._worth_kbps * 1000 * max(SAMPLES_MIN, original.shape[1]) / SAMPLE_RATE
 
         def distortion(coder: Coder, y: Tensor) -> Tensor:
             y_hat, _ = self._network.coding_pass(coder, y, self._quality, silent)
             whole = torch.cat([past, y_hat, ahead], dim=1)
-            spectrum, _ = self._network.to_spectrum(whole, mask, self._quality, Memory())
-            samples = to_samples(spectrum[:, 2 * AHEAD :])[:, EDGE:-EDGE]
+            spectrum, sounding = self._network.to_spectrum(whole, mask, self._quality, Memory())
+            samples = to_samples((spectrum * sounding)[:, 2 * AHEAD :])[:, EDGE:-EDGE]
             samples = (samples[:, (past.shape[1] - lead) * FRAME :] * shown)[:, :end]
             total, _ = self._distance(original, samples, self._quality)
             return bits * total.sum()
@@ -99,6 +101,7 @@ class Refiner:
         """What a decoder knows of the chunk that was coded last."""
         kept = self._network.behind + LEAD
         self._past = torch.cat([self._past, y_hat.clone()], dim=1)[:, -kept:]
+        self._sounded = torch.cat([self._sounded, self._mask(segments)])[-kept:]
         self._heard = np.concatenate([self._heard, *(segment.samples for segment in segments)])[-kept * FRAME :]
 
     def _mask(self, segments: Sequence[Segment]) -> Tensor:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...entropy_models.errors import InputError
 from ..evaluation.metrics import similarity_db
 from ..evaluation.task import Metric, Page, Rate, Reference, Speed, Task, by_suffix
 from .footage import Footage, read_footage
@@ -38,13 +37,10 @@ def bits_per_pixel(size: int, facts: Mapping[str, float]) -> float:
     return 8 * size / (facts["width"] * facts["height"] * facts["frames"])
 
 
-def load_ours(model: str | None = None, device: str = "auto", effort: int = 0) -> Reference[Footage]:
-    """Our codec with these weights, as one more reference. Errors as `VideoCodec.load`; InputError: an effort, which
-    videos have not."""
+def load_ours(model: str | None = None, device: str = "auto") -> Reference[Footage]:
+    """Our codec with these weights, as one more reference. Errors as `VideoCodec.load`."""
     from .codec import VideoCodec
 
-    if effort:
-        raise InputError(f"effort {effort}; the video codec has none but 0")
     return reference_of(VideoCodec.load(model=model, device=device))
 
 

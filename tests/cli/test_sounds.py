@@ -78,6 +78,15 @@ def test_raw_samples_are_taken_from_files_as_well(run, tmp_path):
     assert code == 0 and len(out) * 8 / 3 <= 3000 and out[18:22] != bytes(4), "a target needs the whole: a file with chunks"
 
 
+def test_effort_refines_whole_sounds_and_any_decoder_reads_them(run, tmp_path):
+    assert run("encode", "talk.wav", "-o", "plain.rdc")[0] == run("encode", "talk.wav", "--effort", "1")[0] == 0
+    refined = (tmp_path / "talk.rdc").read_bytes()
+    assert refined != (tmp_path / "plain.rdc").read_bytes() and run("decode", "talk.rdc", "-o", "back.wav")[0] == 0
+    code, out, _ = run("encode", "-", "--effort", "1", stdin=(tmp_path / "talk.wav").read_bytes())
+    assert code == 0 and out == refined, "no live stream"
+    assert run("encode", "talk.wav", "-o", "x.rdc", "--effort", "10")[0] == 2 and not (tmp_path / "x.rdc").exists()
+
+
 def test_music_is_coded_with_a_word_on_what_to_expect(run, tmp_path):
     chord = sum(np.sin(2 * np.pi * hertz * np.arange(3 * RATE) / RATE) for hertz in (262, 330, 392)) / 4
     soundfile.write(tmp_path / "chord.wav", chord, RATE)

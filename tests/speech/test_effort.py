@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 from rdcodec.codecs.rate_control import encode_to_size
+from rdcodec.codecs.refinement import Charged
+from rdcodec.codecs.speech import refining
+from rdcodec.codecs.speech.header import FRAME, SEGMENT_SAMPLES
 from rdcodec.codecs.speech.hearing.distortion import WEIGHTS, Distortion, worth_kbps
 from rdcodec.codecs.speech.hearing.spectra import RESOLUTIONS, mel_bands
-from rdcodec.codecs.speech.refining import STEPS
+from rdcodec.codecs.speech.refining import LEAD, STEPS
+from rdcodec.codecs.speech.segments import LATE
 from rdcodec.codecs.speech.sound import as_sound
 from rdcodec.codecs.speech.streaming import StreamEncoder
 from rdcodec.entropy_models.errors import InputError
@@ -53,6 +57,32 @@ def test_a_chunks_border_is_not_heard(speech_codec):
     plain = np.square(speech_codec.decode(speech_codec.encode(samples, quality=60)).array() - samples)
     border = slice(8 * RATE - 1600, 8 * RATE + 1600)
     assert error[border].mean() / plain[border].mean() < 1.5 * error.mean() / plain.mean()
+
+
+def test_what_is_refined_is_what_is_played(speech_codec, voice, monkeypatch):
+    """Beside silence and at the sound's end as well, and in a second chunk behind what a decoder remembers."""
+    pause = np.zeros(20000, np.float32)
+    samples = np.concatenate([voice[:9000], pause, voice, pause[:5120], voice[:6001], voice])
+    heard, forward = [], Distortion.forward
+
+    def once(distortion, y, unit, tables, steps):
+        with torch.no_grad():
+            distortion(Charged(tables), y)
+        return y
+
+    def noted(self, original, decoded, quality):
+        heard.append(decoded[0].numpy())
+        return forward(self, original, decoded, quality)
+
+    monkeypatch.setattr(refining, "refined_latent", once)
+    monkeypatch.setattr(Distortion, "forward", noted)
+    codec = speech_codec.with_effort(1)
+    played = codec.decode(codec.encode(samples, quality=60)).array()
+    first, second = heard
+    known = len(first) - LATE  # then the next chunk's latents count, which are not rounded yet
+    assert len(samples) > 130_000 and np.abs(first - played[: len(first)])[:known].max() < 2e-5
+    start = 25 * SEGMENT_SAMPLES - LEAD * FRAME
+    assert np.abs(second[: len(played) - start] - played[start : start + len(second)])[LATE:].max() < 2e-5
 
 
 @pytest.mark.parametrize("kind", ["one sample", "silence", "half silence", "a constant", "the shortest chunk"])

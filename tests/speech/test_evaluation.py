@@ -76,6 +76,21 @@ def test_sounds_are_found_by_content_and_read_at_16_khz(folder, voice):
     assert np.sqrt((error**2).mean()) < 0.03 * voice.std()
 
 
+def test_effort_is_that_of_a_codec_that_has_some(run, folder, tmp_path):
+    told = []
+
+    def at(model, device, effort):
+        told.append(effort)
+        return stand_in(model, device)
+
+    arguments = folder, "-o", tmp_path / "report", "--references", "", "--qualities", "40", "--effort", "3"
+    run.module.TASK = replace(run.module.TASK, ours_at=at)
+    assert run(*arguments)[0] == 0 and told == [3]
+    run.module.TASK = replace(run.module.TASK, ours_at=None)
+    code, output = run(*arguments, "--force")
+    assert code == 1 and "effort 3; the encoder of sounds has none but 0" in output
+
+
 def test_the_report(run, folder, tmp_path):
     report = tmp_path / "report"
     code, output = run(folder, "-o", report)

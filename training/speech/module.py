@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -73,6 +74,8 @@ class SpeechTraining(CodecTraining):
         frames = getattr(data, "frames", SEGMENT)
         if frames % SEGMENT:
             raise InputError(f"crops of {frames} frames; need a multiple of {SEGMENT}")
+        if self.pool and not self.hparams["quantised"]:
+            raise InputError("refined_crops without quantised: there are no symbols to refine")
         size, crops = getattr(data, "batch_size", None), self.hparams["refined_crops"]
         if size is not None and not 0 <= crops < size:
             raise InputError(
@@ -126,7 +129,7 @@ class SpeechTraining(CodecTraining):
         """Distortion of each signal, (batch,), and its terms' means. Spectra are compared at one resolution, drawn anew each
         time."""
         window = list(RESOLUTIONS)[int(torch.randint(len(RESOLUTIONS), ()))]
-        return full_precision(self.distance, original, decoded.float(), quality, [window])
+        return full_precision(partial(self.distance, windows=[window]), original, decoded.float(), quality)
 
     def validation(self) -> SpeechValidation | TransformValidation:
         kind = SpeechValidation if self.hparams["quantised"] else TransformValidation

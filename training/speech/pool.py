@@ -1,7 +1,8 @@
-"""Crops whose latents are refined while the networks train, so that these learn from latents as an encoder at full effort
+"""Crops whose latents are refined while the networks train, so that these learn from latents as an encoder with effort
 sends them (`codecs.speech.refining`), not from the analysis transform's alone.
 
-A crop stays for `LIFE` steps. The gradient of its latent comes with those of the weights, so that refining costs nothing.
+A crop stays for `LIFE` steps. The gradient of its latent comes with those of the weights, so that refining costs no pass of
+its own; most crops that are drawn for it are not needed.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ class _Place:
     samples: Tensor
     quality: Tensor
     latent: Tensor
-    steps: Tensor
-    """Size of a quantiser step of each channel, in the latent's own units."""
+    unit: Tensor
+    """A quantiser step of each channel, in the latent's own units."""
     end: int
     """Steps after which another crop takes the place."""
     moments: tuple[Tensor, Tensor]
     age: int = 0
+    updates: int = 0
 
 
 class LatentPool:
@@ -67,15 +69,16 @@ class LatentPool:
             gradient, place.age = place.latent.grad, place.age + 1
             if gradient is None or not gradient.isfinite().all():
                 continue
+            place.updates += 1
             first, second = place.moments
             first.lerp_(gradient, 1 - DECAYS[0])
             second.lerp_(gradient.square(), 1 - DECAYS[1])
-            mean, deviation = first / (1 - DECAYS[0] ** place.age), (second / (1 - DECAYS[1] ** place.age)).sqrt()
-            place.latent = place.latent - RATE * place.steps * mean / (deviation + 1e-12)
+            mean, deviation = first / (1 - DECAYS[0] ** place.updates), (second / (1 - DECAYS[1] ** place.updates)).sqrt()
+            place.latent = place.latent - RATE * place.unit * mean / (deviation + 1e-12)
 
     @torch.no_grad()
     def _new(self, network: SpeechNetwork, fresh: Tensor, index: int, end: int) -> _Place:
-        samples, quality = fresh[index], stratified_qualities(self.size).to(fresh.device)[index]
+        samples, quality = fresh[index].clone(), stratified_qualities(self.size).to(fresh.device)[index]
         weights = network.knot_weights(quality[None], torch.float32)
         y = latent(network, samples[None], quality[None])[0].float()
         moments = torch.zeros_like(y), torch.zeros_like(y)

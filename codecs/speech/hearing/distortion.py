@@ -42,7 +42,8 @@ class Weights:
 
 WEIGHTS = Weights()
 LAMBDA_RANGE = 0.5, 13.0
-"""kbit/s that a unit of this distortion is worth at quality 0 and 100: the slope of the shipped weights."""
+"""kbit/s that a unit of this distortion is worth at quality 0 and 100: what the shipped weights were trained for. Others are
+refined at this slope, too."""
 
 
 def worth_kbps(quality: int) -> float:
@@ -64,7 +65,7 @@ class Distortion(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The distortion of each signal, (batch,), and its terms' means.
 
-        In full precision, for correlations are differences of large numbers.
+        To be called outside autocast, for correlations are differences of large numbers.
 
         Args:
             original, decoded: float32 (batch, samples) at 16 kHz, full scale at 1.

@@ -34,8 +34,8 @@ class Unintelligibility(nn.Module):
         hertz = torch.arange(WINDOW // 2 + 1) * SAMPLE_RATE / WINDOW
         centres = LOWEST_HZ * 2 ** (torch.arange(BANDS) / 3)
         inside = (hertz[:, None] >= centres * 2 ** (-1 / 6)) & (hertz[:, None] < centres * 2 ** (1 / 6))
-        self.register_buffer("bands", inside.float())
-        self.register_buffer("window", torch.hann_window(WINDOW))
+        self.register_buffer("bands", inside.float(), persistent=False)
+        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
 
     def forward(self, original: Tensor, decoded: Tensor) -> Tensor:
         """Samples (batch, samples) at 16 kHz, of at least 0.4 s; (batch,)."""

@@ -46,17 +46,17 @@ class Disturbance(nn.Module):
         for band, bins in enumerate(BINS_PER_BAND):
             bands[start : start + bins, band] = 1.0
             start += bins
-        self.register_buffer("bands", bands * torch.tensor(DENSITY_CORRECTIONS) * POWER_SCALE)
-        self.register_buffer("widths", torch.tensor(BANDWIDTHS_BARK))
-        self.register_buffer("thresholds", torch.tensor(THRESHOLDS))
+        self.register_buffer("bands", bands * torch.tensor(DENSITY_CORRECTIONS) * POWER_SCALE, persistent=False)
+        self.register_buffer("widths", torch.tensor(BANDWIDTHS_BARK), persistent=False)
+        self.register_buffer("thresholds", torch.tensor(THRESHOLDS), persistent=False)
         exponents = (6 / (torch.tensor(CENTRES_BARK) + 2)).clamp(1, 2) ** 0.15 * 0.23
-        self.register_buffer("exponents", exponents)
+        self.register_buffer("exponents", exponents, persistent=False)
         delay = torch.exp(-2j * torch.pi * torch.arange(WINDOW // 2 + 1) / WINDOW)
         upper, lower = (c[0] + c[1] * delay + c[2] * delay**2 for c in EMPHASIS)
-        self.register_buffer("emphasis", (upper / lower).abs().square().float())
+        self.register_buffer("emphasis", (upper / lower).abs().square().float(), persistent=False)
         hertz = torch.arange(WINDOW // 2 + 1) * SAMPLE_RATE / WINDOW
-        self.register_buffer("speech_band", ((hertz > 325) & (hertz < 3250)).float())
-        self.register_buffer("window", torch.hann_window(WINDOW))
+        self.register_buffer("speech_band", ((hertz > 325) & (hertz < 3250)).float(), persistent=False)
+        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
 
     def forward(self, original: Tensor, decoded: Tensor) -> Tensor:
         """Samples (batch, samples) at 16 kHz, full scale at 1, of at least 0.4 s; the disturbance, (batch,)."""

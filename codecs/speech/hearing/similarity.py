@@ -42,9 +42,9 @@ class Dissimilarity(nn.Module):
         width = 1.019 * (centres / EAR_Q + MIN_BANDWIDTH_HZ)
         response = (1 + ((hertz[:, None] - centres) / width).square()).pow(-4)  # fourth order, as power
         window = torch.hann_window(WINDOW)
-        self.register_buffer("bands", response * 2 / WINDOW**2)
-        self.register_buffer("window", window)
-        self.register_buffer("neighbours", torch.tensor(NEIGHBOURS)[None, None])
+        self.register_buffer("bands", response * 2 / WINDOW**2, persistent=False)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("neighbours", torch.tensor(NEIGHBOURS)[None, None], persistent=False)
 
     def forward(self, original: Tensor, decoded: Tensor) -> Tensor:
         """Samples (batch, samples) at 16 kHz, of at least 80 ms; (batch,)."""
