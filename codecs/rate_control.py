@@ -19,11 +19,18 @@ def checked_quality(quality: int | None, default: int) -> int:
     Raises:
         ValueError: no whole number 0..100.
     """
-    if quality is None:
-        return default
-    if isinstance(quality, bool) or not isinstance(quality, Integral) or not 0 <= quality <= QUALITY_MAX:
-        raise InputError(f"quality {quality!r}; need a whole number 0..{QUALITY_MAX}")
-    return int(quality)
+    return whole_number("quality", default if quality is None else quality, QUALITY_MAX)
+
+
+def whole_number(name: str, value: int, most: int) -> int:
+    """``value``, named so in the message.
+
+    Raises:
+        ValueError: no whole number from 0 to ``most``.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value <= most:
+        raise InputError(f"{name} {value!r}; need a whole number 0..{most}")
+    return int(value)
 
 
 def highest_quality(measure: Callable[[int], int], size: int, near: int | None = None) -> int:

@@ -6,9 +6,9 @@ The decoder, the weights and the format are the same at every effort.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 
 from ...entropy_models.errors import InputError
+from ..rate_control import whole_number
 
 STEPS = 0, 1, 2, 3, 4, 6, 8, 10, 13, 18
 """Steps of `refinement.refined` by effort. After 12 little is left to gain."""
@@ -41,8 +41,7 @@ def effort_of(effort: int | None = None, tune: str | None = None) -> Effort:
     """
     if effort is None:
         effort = TUNED_EFFORT if tune else 0
-    if isinstance(effort, bool) or not isinstance(effort, Integral) or not 0 <= effort <= EFFORT_MAX:
-        raise InputError(f"effort {effort!r}; need a whole number 0..{EFFORT_MAX}")
+    effort = whole_number("effort", effort, EFFORT_MAX)
     if tune is not None and tune not in SHARES:
         raise InputError(f"tune {tune!r}; need one of {', '.join(SHARES)}")
     if tune and not effort:

@@ -6,15 +6,14 @@ The decoder, the weights and the format are the same at every effort.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...entropy_models.coder import Coder
-from ...entropy_models.errors import InputError
 from ...entropy_models.tables import Tables
+from ..rate_control import whole_number
 from ..refinement import refined_latent
 from .ecc import AHEAD, Memory, SpeechNetwork
 from .header import FRAME, SAMPLE_RATE, SEGMENT
@@ -35,11 +34,7 @@ def steps_of(effort: int | None) -> int:
     Raises:
         ValueError: there is no such effort.
     """
-    if effort is None:
-        return 0
-    if isinstance(effort, bool) or not isinstance(effort, Integral) or not 0 <= effort <= EFFORT_MAX:
-        raise InputError(f"effort {effort!r}; need a whole number 0..{EFFORT_MAX}")
-    return STEPS[effort]
+    return STEPS[whole_number("effort", 0 if effort is None else effort, EFFORT_MAX)]
 
 
 class Refiner:
