@@ -59,7 +59,7 @@ def main(
         return
     refined, more = f"{OURS} effort {effort}", {}
     if effort_qualities:
-        settings = tuple(int(quality) for quality in effort_qualities.split(","))
+        settings = tuple(map(int, listed(effort_qualities)))
         more[refined] = replace(load_ours(model, device, effort), settings=settings)
     points = measured(TASK, files, wanted, source, "sounds", qualities=qualities, model=model, device=device, more=more)
     by_metric = write_curves(TASK, points, output, "speech", f"{len(files)} sounds, means over sounds")

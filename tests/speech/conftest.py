@@ -15,6 +15,6 @@ def voice() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def speech_codec() -> SpeechCodec:
+def codec() -> SpeechCodec:
     """The shipped codec."""
     return SpeechCodec.load(device="cpu")

@@ -12,17 +12,11 @@ import soundfile
 from rdcodec.codecs import Corrupt, container
 from rdcodec.codecs.contract import Desk
 from rdcodec.codecs.rate_control import encode_to_size
-from rdcodec.codecs.speech.codec import SpeechCodec
 from rdcodec.codecs.speech.face import FACE
 from rdcodec.codecs.speech.sound import as_sound
 from rdcodec.codecs.speech.sounds import read_sound, sound_on_file
 from rdcodec.entropy_models.errors import InputError
 from voices import RATE, voice
-
-
-@pytest.fixture(scope="module")
-def codec() -> SpeechCodec:
-    return SpeechCodec.load(device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,6 @@ QUALITY = 30
 
 
 @pytest.fixture(scope="module")
-def codec() -> SpeechCodec:
-    return SpeechCodec.load(device="cpu")
-
-
-@pytest.fixture(scope="module")
 def sound() -> np.ndarray:
     """9.3 s and a little, with digital silence over whole segments."""
     samples = voice(9.3, seed=2)[: 148_801 - 1]
