@@ -38,7 +38,29 @@ Distortion = Callable[[Coder], Tensor]
 gradients by what ``code`` returned."""
 
 
-class Relaxed:
+class _Counting:
+    """What coders with gradients share: the bits of the symbols, and losses by call."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._measure = Measure(tables)
+        self._losses: list[Tensor] = []
+
+    @property
+    def bits(self) -> float:
+        """Ideal bits, as `Measure` counts them."""
+        return float(self._measure.bits.sum())
+
+    def loss(self) -> Tensor:
+        """What stands beside the distortion, of all calls."""
+        return torch.stack(self._losses).sum()
+
+    def _coded(self, level: Tensor, active: Tensor | None) -> Tensor:
+        """Where an encoder codes, for levels of the residual's shape."""
+        coded = level >= self._measure.tables.skip_level
+        return coded if active is None else coded & active
+
+
+class Relaxed(_Counting):
     """Coder with the symbols that an encoder writes, and gradients by the values in front of the rounding.
 
     Args:
@@ -47,19 +69,10 @@ class Relaxed:
     """
 
     def __init__(self, tables: Tables, shifts: list[Tensor], side: list[Tensor]) -> None:
-        self._measure, self._shifts, self._side = Measure(tables), shifts, side
+        super().__init__(tables)
+        self._shifts, self._side = shifts, side
         self._latents = self._sides = 0
-        self._losses: list[Tensor] = []
         self.symbols: list[Tensor] = []
-
-    @property
-    def bits(self) -> float:
-        """Ideal bits, as `Measure` counts them."""
-        return float(self._measure.bits.sum())
-
-    def loss(self) -> Tensor:
-        """What stands beside the distortion: bits for the levels' sake, the pull of the rate, and the curvature."""
-        return torch.stack(self._losses).sum()
 
     def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None, *, side: bool = False) -> Tensor:
         """Symbols with the residual's gradient, as `Coder.code` says."""
@@ -73,13 +86,13 @@ class Relaxed:
         symbols = self._measure.code(residual.detach(), level.detach(), active)
         self.symbols.append(symbols)
         level = level.expand(residual.shape)
-        coded = level.detach() >= self._measure.tables.skip_level
-        coded = coded if active is None else coded & active
+        coded = self._coded(level.detach(), active)
         self._charge(residual, own, symbols, level, coded)
         return straight_through(symbols, residual * coded)
 
     def _charge(self, residual: Tensor, own: Tensor, symbols: Tensor, level: Tensor, coded: Tensor) -> None:
-        """Note down the loss, of coded entries alone: of most there is nothing to count.
+        """Note down the loss, of coded entries alone: of most there is nothing to count. It is the curvature, bits for the
+        levels' sake, and the pull of the rate.
 
         ``own``: the residual with gradients by its shift alone; the curvature says nothing of the means it depends on.
         """
@@ -155,30 +168,38 @@ DECAYS = 0.5, 0.99
 """Of Adam's moments."""
 
 
-class Charged:
-    """Coder with the symbols that an encoder writes, the gradient of the values in front of the rounding, and their bits."""
-
-    def __init__(self, tables: Tables) -> None:
-        self._measure = Measure(tables)
-        self._losses: list[Tensor] = []
-
-    @property
-    def bits(self) -> float:
-        """Ideal bits of the symbols, as `Measure` counts them."""
-        return float(self._measure.bits.sum())
-
-    def loss(self) -> Tensor:
-        """Bits of the values; they differ from the symbols' by what rounding gives and takes."""
-        return torch.stack(self._losses).sum()
+class Charged(_Counting):
+    """Coder with the symbols that an encoder writes, and the gradient of the values in front of the rounding. Its loss is
+    their bits, which differ from the symbols' by what rounding gives and takes."""
 
     def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None, *, side: bool = False) -> Tensor:
         """Symbols with the residual's gradient, as `Coder.code` says."""
         symbols = self._measure.code(residual.detach(), level.detach(), active, side=side)
         level = level.detach().expand(residual.shape)
-        coded = level >= self._measure.tables.skip_level
-        coded = coded if active is None else coded & active
+        coded = self._coded(level, active)
         self._losses.append((gaussian_bits(residual, level) * coded).sum())
         return straight_through(symbols, residual * coded)
+
+
+class Moments:
+    """Adam's running means of a tensor's gradients and of their squares (Kingma and Ba, ICLR 2015).
+
+    Args:
+        like: the tensor.
+        decays: of either.
+    """
+
+    def __init__(self, like: Tensor, decays: tuple[float, float]) -> None:
+        self._first, self._second, self._decays, self._steps = torch.zeros_like(like), torch.zeros_like(like), decays, 0
+
+    @torch.no_grad()
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Where the tensor is to go, against the sign: the mean gradient over its deviation, with this one counted."""
+        (first, second), self._steps = self._decays, self._steps + 1
+        self._first.lerp_(gradient, 1 - first)
+        self._second.lerp_(gradient.square(), 1 - second)
+        deviation = (self._second / (1 - second**self._steps)).sqrt()
+        return self._first / (1 - first**self._steps) / (deviation + 1e-12)
 
 
 def refined_latent(distortion: LatentDistortion, latent: Tensor, unit: Tensor, tables: Tables, steps: int) -> Tensor:
@@ -195,7 +216,7 @@ def refined_latent(distortion: LatentDistortion, latent: Tensor, unit: Tensor, t
     least, best = math.inf, latent
     with torch.inference_mode(False):
         latent = latent.clone()
-        first, second = torch.zeros_like(latent), torch.zeros_like(latent)
+        moments = Moments(latent, DECAYS)
         for step in range(steps + 1):
             with torch.set_grad_enabled(step < steps):
                 coder = Charged(tables)
@@ -206,9 +227,6 @@ def refined_latent(distortion: LatentDistortion, latent: Tensor, unit: Tensor, t
                 (gradient,) = torch.autograd.grad(worth + coder.loss(), [latent])
                 if not gradient.isfinite().all():
                     break
-                first.lerp_(gradient, 1 - DECAYS[0])
-                second.lerp_(gradient.square(), 1 - DECAYS[1])
-                mean, deviation = first / (1 - DECAYS[0] ** (step + 1)), (second / (1 - DECAYS[1] ** (step + 1))).sqrt()
                 rate = LATENT_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
-                latent = latent.detach() - rate * unit * mean / (deviation + 1e-12)
+                latent = latent.detach() - rate * unit * moments.direction(gradient)
     return best

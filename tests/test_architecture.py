@@ -59,7 +59,8 @@ ARROWS = {
     "kv_cache": {*BASE, "contract", "weights", "torch_state", "evaluation", "terminal", "tensor", "text"},
     "kv_store": {*BASE, "contract", "torch_state", "terminal", "kv_cache"},
     "training": {
-        *BASE, "contract", "registry", "weights", "weights_file", "device", "evaluation", "image", "speech", "video",
+        *BASE, "contract", "registry", "weights", "weights_file", "device", "refinement", "evaluation", "image", "speech",
+        "video",
     },
 }  # fmt: skip
 """Which room may know of which: a folder or module of codecs/, or a whole part. The registry is `rdcodec.codecs` itself.

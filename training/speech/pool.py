@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...codecs.refinement import Moments
 from ...codecs.speech.ecc import SpeechNetwork
 from ..losses import stratified_qualities
 from .signals import latent
@@ -33,9 +34,8 @@ class _Place:
     """A quantiser step of each channel, in the latent's own units."""
     end: int
     """Steps after which another crop takes the place."""
-    moments: tuple[Tensor, Tensor]
+    moments: Moments
     age: int = 0
-    updates: int = 0
 
 
 class LatentPool:
@@ -67,19 +67,12 @@ class LatentPool:
         """Move the latents by the gradients that a backward pass has left."""
         for place in self._places:
             gradient, place.age = place.latent.grad, place.age + 1
-            if gradient is None or not gradient.isfinite().all():
-                continue
-            place.updates += 1
-            first, second = place.moments
-            first.lerp_(gradient, 1 - DECAYS[0])
-            second.lerp_(gradient.square(), 1 - DECAYS[1])
-            mean, deviation = first / (1 - DECAYS[0] ** place.updates), (second / (1 - DECAYS[1] ** place.updates)).sqrt()
-            place.latent = place.latent - RATE * place.unit * mean / (deviation + 1e-12)
+            if gradient is not None and gradient.isfinite().all():
+                place.latent = place.latent - RATE * place.unit * place.moments.direction(gradient)
 
     @torch.no_grad()
     def _new(self, network: SpeechNetwork, fresh: Tensor, index: int, end: int) -> _Place:
         samples, quality = fresh[index].clone(), stratified_qualities(self.size).to(fresh.device)[index]
         weights = network.knot_weights(quality[None], torch.float32)
         y = latent(network, samples[None], quality[None])[0].float()
-        moments = torch.zeros_like(y), torch.zeros_like(y)
-        return _Place(samples, quality, y, network.inverse_gain(weights)[0, 0], end, moments)
+        return _Place(samples, quality, y, network.inverse_gain(weights)[0, 0], end, Moments(y, DECAYS))
