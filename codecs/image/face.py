@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 BPP_MAX = 1000.0
 
 
+Tune = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"What the effort is for: {', '.join(SHARES)}; default both, mostly PSNR. Alone: at effort {TUNED_EFFORT}.",
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeOptions:
     """Options of `codec encode`."""
@@ -38,13 +47,7 @@ class EncodeOptions:
         str | None,
         typer.Option(metavar="NAME", help=f"Leave out metadata: {', '.join(STRIPS)}. Colours and orientation stay."),
     ] = None
-    tune: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"What the effort is for: {', '.join(SHARES)}; default both, mostly PSNR. Alone: at effort {TUNED_EFFORT}.",
-        ),
-    ] = None
+    tune: Tune = None
     threads: Threads = None
 
     def __post_init__(self) -> None:

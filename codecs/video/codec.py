@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
+from copy import copy
 from fractions import Fraction
 from itertools import islice, pairwise
 from typing import ClassVar, Self
@@ -19,13 +20,14 @@ from ..contract import Estimate, Progress
 from ..device import resolve_device
 from ..image.architectures import ARCHITECTURES as IMAGE_ARCHITECTURES
 from ..image.dcvc_rt import ImageNetwork
+from ..image.effort import effort_of
 from ..rate_control import checked_quality
 from ..symbols import LEAST_BYTES, chunk_of, new_writer, reading
 from ..torch_state import THREADED_WORK, checked_threads, own_state
 from ..weights_file import read_weights
 from .architectures import ARCHITECTURES
 from .clip import RATE, Clip
-from .groups import GroupEncoder, GroupPass, shown
+from .groups import NO_EFFORT, GroupEncoder, GroupPass, shown
 from .header import GROUP, QUALITY, STREAM_ID, TAG_BYTES, VideoHeader, checked_range, extras_of, parse
 from .stem import StemNetwork
 
@@ -55,7 +57,7 @@ class VideoCodec:
         self.image = image.eval().requires_grad_(False).to(device)
         self.stem = stem.eval().requires_grad_(False).to(device)
         self.tables, self.stream_hash, self.device = tables, stream_hash, torch.device(device)
-        self.threads = checked_threads(threads)
+        self.effort, self.threads = NO_EFFORT, checked_threads(threads)
 
     @classmethod
     def load(
@@ -82,6 +84,21 @@ class VideoCodec:
         image_line = weights.line_of_stream("image", bytes.fromhex(stem.config.image))
         image, _ = read_weights(weights.verified_bytes(image_line), IMAGE_ARCHITECTURES)
         return cls(image, stem, tables, line.stream_hash, resolve_device(device), threads)
+
+    def with_effort(self, effort: int | None = None, *, tune: str | None = None) -> Self:
+        """This codec with an encoder that refines each frame's symbols before it writes them; networks are shared.
+
+        The same decoder and weights read what it writes. Two machines, or numbers of threads, may write other bytes.
+
+        Args:
+            effort, tune: as `ImageCodec.with_effort` has them; a frame's step costs what several decoded frames do.
+
+        Raises:
+            ValueError: there is no such effort or tune.
+        """
+        other = copy(self)
+        other.effort = effort_of(effort, tune)
+        return other
 
     def encode(
         self,
@@ -121,7 +138,7 @@ class VideoCodec:
         packed, coming, done = header.pack(), iter(frames), 0
         for index in range(header.groups):
             writer = new_writer(self.tables, packed)
-            encoder = GroupEncoder(self.image, self.stem, self.tables, header)
+            encoder = self._encoder(header)
             for frame in islice(coming, len(header.frames_of(index))):
                 with self._at_work(header):
                     encoder.code(writer, checked_frame(frame, header))
@@ -223,7 +240,7 @@ class VideoCodec:
         with self._at_work(header):
             for index in range(header.groups):
                 measure = Measure(self.tables)
-                encoder = GroupEncoder(self.image, self.stem, self.tables, header)
+                encoder = self._encoder(header)
                 for number in header.frames_of(index):
                     encoder.code(measure, clip.frames[number])
                     frames[number] = encoder.shown
@@ -233,7 +250,7 @@ class VideoCodec:
     def frame_bits(self, frames: Iterable[np.ndarray], header: VideoHeader) -> list[float]:
         """Ideal bits of each frame of the beginning of a group."""
         measure, totals = Measure(self.tables), [0.0]
-        encoder = GroupEncoder(self.image, self.stem, self.tables, header)
+        encoder = self._encoder(header)
         for frame in frames:
             with self._at_work(header):
                 encoder.code(measure, checked_frame(frame, header))
@@ -269,6 +286,9 @@ class VideoCodec:
             return int(self.estimate(clip, quality=quality, group=group).bits / 8) + fixed + extra
 
         return measure
+
+    def _encoder(self, header: VideoHeader) -> GroupEncoder:
+        return GroupEncoder(self.image, self.stem, self.tables, header, effort=self.effort)
 
     def parsed(self, data: bytes | container.Stream, *, salvage: bool = False) -> tuple[container.Stream, VideoHeader]:
         """Container and header of a file for these weights. Errors as `decode`."""

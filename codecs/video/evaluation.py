@@ -37,11 +37,11 @@ def bits_per_pixel(size: int, facts: Mapping[str, float]) -> float:
     return 8 * size / (facts["width"] * facts["height"] * facts["frames"])
 
 
-def load_ours(model: str | None = None, device: str = "auto") -> Reference[Footage]:
-    """Our codec with these weights, as one more reference. Errors as `VideoCodec.load`."""
+def load_ours(model: str | None = None, device: str = "auto", effort: int = 0) -> Reference[Footage]:
+    """Our codec with these weights, as one more reference. Errors as `VideoCodec.load`, and of `with_effort`."""
     from .codec import VideoCodec
 
-    return reference_of(VideoCodec.load(model=model, device=device))
+    return reference_of(VideoCodec.load(model=model, device=device).with_effort(effort))
 
 
 def reference_of(codec: VideoCodec, qualities: tuple[int, ...] = QUALITIES) -> Reference[Footage]:
@@ -95,6 +95,7 @@ TASK: Task[Footage] = Task(
     references=REFERENCES,
     default_references=("x264-medium-g32", "x265-veryfast-g12", "x265-medium-g32", "svtav1-p6-g32"),
     ours=load_ours,
+    ours_at=load_ours,
     packages=("av", "pytorch_msssim"),
     page=Page(name="watch.html", write=write_page),
 )  # fmt: skip

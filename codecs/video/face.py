@@ -13,8 +13,10 @@ import typer
 from ...entropy_models.errors import BitstreamError, Corrupt, InputError
 from .. import container, weights
 from ..contract import Desk, Foldered, Result
+from ..image.effort import effort_of
+from ..image.face import Tune
 from ..terminal.files import parse_size, show_size
-from ..terminal.options import Model, Quality, Size, Threads, check_targets, names_of, suffix_for
+from ..terminal.options import Effort, Model, Quality, Size, Threads, check_targets, names_of, suffix_for
 from ..terminal.sources import NUMBERED
 from .extras import extras_from, extras_or_notice, sound_of, tags_of
 from .formats import PAGE, READ_ONLY, SHOWN, WRITTEN, looks_like_video, names_a_folder
@@ -47,10 +49,13 @@ class EncodeOptions:
         typer.Option(metavar="NAME", help="Sound track: copy (as it is, default), speech (by the speech codec), none."),
     ] = None
     model: Model = None
+    effort: Effort = None
+    tune: Tune = None
     threads: Threads = None
 
     def __post_init__(self) -> None:
         check_targets(self.quality, ("--kbps", self.kbps), KBPS_MAX, "500", self.size)
+        effort_of(self.effort, self.tune)
         if self.audio not in (None, *AUDIO):
             raise InputError(f"--audio {self.audio}; need {', '.join(AUDIO[:-1])} or {AUDIO[-1]}")
 
@@ -100,6 +105,7 @@ class VideoFace(Foldered):
         "Encode": (
             f"codec encode clip.mp4                    clip.rdc, quality {QUALITY}, sound copied",
             "codec encode clip.mp4 --kbps 500         at most 500 kbit/s, sound and all",
+            "codec encode clip.mp4 --effort 3         some 3 % smaller at the same PSNR, takes seven times as long",
             "codec encode frames/%05d.png -o clip.rdc",
         ),
         "Decode": (
@@ -145,6 +151,7 @@ class VideoFace(Foldered):
         codec = desk.codec(
             "encode video", lambda: VideoCodec.load(model=options.model, device=desk.device, threads=options.threads)
         )
+        codec = codec.with_effort(options.effort, tune=options.tune)
         with VideoFile(source) as video:
             times = video.times()
             header = header_of(video, len(times), options)

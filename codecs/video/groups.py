@@ -10,6 +10,8 @@ next group.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,8 +21,11 @@ from ...entropy_models.coder import Coder, Measure
 from ...entropy_models.errors import Corrupt
 from ...entropy_models.tables import Tables
 from ..image.dcvc_rt import ImageNetwork
+from ..image.distortion import distortion_bits
+from ..image.effort import Effort
 from ..image.tile_coder import to_pixels, to_signal
 from ..image.tiles import LATENT_STRIDE
+from ..refinement import Replay, refined
 from .copies import code_copies, with_copies
 from .header import VideoHeader
 from .motion import code_field, moved
@@ -32,6 +37,12 @@ KIND_LEVEL = 8
 """Level of the symbol that tells a frame's kind: scale 0.25, so what is likely costs a twentieth of a bit, others a byte."""
 NEW_SHARE = 0.6
 """Error of the moved frame, as a share of the frame's own deviation, from where a frame is tried on its own, too."""
+
+
+NO_EFFORT = Effort()
+
+Coded = Callable[[Coder], tuple[Tensor, Past]]
+"""A function that codes a frame's latent: the picture that is shown, and what the next frame may know."""
 
 
 class Picture:
@@ -61,7 +72,7 @@ class GroupPass:
     """
 
     def __init__(self, image: ImageNetwork, stem: StemNetwork, header: VideoHeader, *, blank: bool = False) -> None:
-        self._image, self._stem, self.blank = image, stem, blank
+        self._image, self._stem, self._header, self.blank = image, stem, header, blank
         self._device = next(image.parameters()).device
         self._quality, self._intra_quality = (
             torch.tensor([quality], device=self._device) for quality in (header.quality, header.intra_quality)
@@ -71,7 +82,8 @@ class GroupPass:
         self.picture: Picture | None = None
         """The frame that was coded last; None before the first of a group."""
 
-    @torch.inference_mode()
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def code(self, coder: Coder, kind: int = INTER, frame: Tensor | None = None, field: Tensor | None = None) -> int:
         """Code the next frame; its kind.
 
@@ -103,12 +115,17 @@ class GroupPass:
     def _intra(self, coder: Coder, frame: Tensor | None) -> Picture:
         quality = self._intra_quality
         y = self._empty() if frame is None else self._image.to_latent(frame, quality)
-        remembered = Remembered(coder)
-        y_hat = self._image.coding_pass(remembered, y, quality)
+
+        def coded(coder: Coder) -> tuple[Tensor, Past]:
+            remembered = Remembered(coder)
+            y_hat = self._image.coding_pass(remembered, y, quality)
+            return self._synthesis(y_hat, quality), remembered.past(y_hat)
+
+        if frame is not None:
+            coder = self.chosen(coder, coded, frame, self._header.intra_quality)
+        picture, past = coded(coder)
         still = self._still()
-        return Picture(
-            to_pixels(self._synthesis(y_hat, quality)), remembered.past(y_hat), still, torch.ones_like(still[..., 0])
-        )
+        return Picture(to_pixels(picture), past, still, torch.ones_like(still[..., 0]))
 
     def _inter(self, coder: Coder, frame: Tensor | None, field: Tensor | None, before: Picture) -> Picture:
         # vectors as changes since the frame before, if that tells them in fewer bits, is for the encoder to see
@@ -120,12 +137,21 @@ class GroupPass:
             y = self._latent(frame)
             copies = self._stem.worth_copying(y, expected, self._quality)
         copies = code_copies(coder, copies, before.copies)
-        remembered = Remembered(coder)
-        y_hat = self._stem.coding_pass(remembered, y, self._quality, expected, before.past, copies > 0)
-        past, picture = remembered.past(y_hat), self._synthesis(y_hat, self._quality)
-        if not self.blank:
-            picture = self.joined(picture, before.moved(field), past, copies)
+
+        def coded(coder: Coder) -> tuple[Tensor, Past]:
+            remembered = Remembered(coder)
+            y_hat = self._stem.coding_pass(remembered, y, self._quality, expected, before.past, copies > 0)
+            past, picture = remembered.past(y_hat), self._synthesis(y_hat, self._quality)
+            return picture if self.blank else self.joined(picture, before.moved(field), past, copies), past
+
+        if frame is not None and not copies.all():
+            coder = self.chosen(coder, coded, frame, self._header.quality)
+        picture, past = coded(coder)
         return Picture(to_pixels(picture), past, field, copies)
+
+    def chosen(self, coder: Coder, coded: Coded, frame: Tensor, quality: int) -> Coder:
+        """The coder for a frame's latent; an encoder with effort chooses its symbols here."""
+        return coder
 
     def joined(self, coded: Tensor, moved: Tensor, past: Past, copies: Tensor) -> Tensor:
         """The picture that is shown, of what the synthesis makes of a frame's latent and the moved frame before it."""
@@ -145,6 +171,27 @@ class GroupPass:
         return torch.zeros(1, self._rows, self._columns, 2, device=self._device)
 
 
+class RefinedPass(GroupPass):
+    """An encoder's pass that refines each frame's symbols: for the frame itself, not for those that follow.
+
+    Args:
+        tables: of the stem, which both networks' symbols are coded with.
+    """
+
+    def __init__(self, image: ImageNetwork, stem: StemNetwork, header: VideoHeader, tables: Tables, effort: Effort) -> None:
+        super().__init__(image, stem, header)
+        self._tables, self._effort = tables, effort
+
+    def chosen(self, coder: Coder, coded: Coded, frame: Tensor, quality: int) -> Coder:
+        shown = ..., slice(self._header.height), slice(self._header.width), slice(None)
+
+        def distortion(coder: Coder) -> Tensor:
+            picture, _ = coded(coder)
+            return distortion_bits(picture[shown], frame[shown], quality, self._effort.ms_ssim_share)
+
+        return Replay(coder, refined(distortion, self._tables, self._effort.steps))
+
+
 class GroupEncoder:
     """Chooses kinds and motion of a group's frames, and codes them."""
 
@@ -155,12 +202,15 @@ class GroupEncoder:
         tables: Tables,
         header: VideoHeader,
         group: type[GroupPass] = GroupPass,
+        effort: Effort = NO_EFFORT,
     ) -> None:
         self._image, self._stem, self._tables, self._header = image, stem, tables, header
         self._device = next(image.parameters()).device
-        self.group = group(image, stem, header)
+        self.group = RefinedPass(image, stem, header, tables, effort) if effort.steps else group(image, stem, header)
         self._source: np.ndarray | None = None
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def code(self, coder: Coder, pixels: np.ndarray) -> int:
         """Code the next frame, uint8 (height, width, 3); its kind."""
         before, same = self.group.picture, self._source is not None and np.array_equal(pixels, self._source)
@@ -170,12 +220,11 @@ class GroupEncoder:
         frame = self._signal(pixels)
         if before is None:
             return self.group.code(coder, INTRA, frame)
-        with torch.inference_mode():
-            field = searched(frame, before.signal, before.field, self._header.quality)
-            error = (before.moved(field) - frame).abs().mean()
-            kind = INTER
-            if error > NEW_SHARE * (frame - frame.mean((1, 2), keepdim=True)).abs().mean():
-                kind = min((INTER, INTRA), key=lambda kind: self._bits(kind, frame, field, before))
+        field = searched(frame, before.signal, before.field, self._header.quality)
+        error = (before.moved(field) - frame).abs().mean()
+        kind = INTER
+        if error > NEW_SHARE * (frame - frame.mean((1, 2), keepdim=True)).abs().mean():
+            kind = min((INTER, INTRA), key=lambda kind: self._bits(kind, frame, field, before))
         return self.group.code(coder, kind, frame, field)
 
     @property

@@ -81,7 +81,7 @@ def written_within(
         ValueError: quality 0 has more.
     """
     more = sum(map(len, extras.values()))
-    guess = Guess(codec, video, header, more)
+    guess = Guess(codec.with_effort(0), video, header, more)
     fitting, least, scale, written = -1, 101, 1.0, 0
     for _ in range(TRIALS):
         quality = highest_quality(guess.bytes_of, int(size / scale))
