@@ -65,9 +65,12 @@ class Codec(Protocol[S]):
 class Lossy(Codec[S], Protocol):
     """A codec whose rate follows the quality, so that a file size can be asked for (`rate_control`)."""
 
-    def measurer(self, signal: S) -> Callable[[int], int]:
+    def measurer(self, signal: S, *, progress: Progress | None = None) -> Callable[[int], int]:
         """A function from quality to bytes of the file: about as many, and no more than `encode` writes, or a search for a
-        size misses the best quality. Work that all qualities share is done once, here."""
+        size misses the best quality. Work that all qualities share is done once, here.
+
+        ``progress`` is of each call, as that of `Codec.encode`.
+        """
 
 
 @dataclass(frozen=True, slots=True)

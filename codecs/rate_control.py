@@ -65,15 +65,19 @@ def encode_to_size(
     each is encoded until one fits.
 
     Args:
-        progress: of each of these.
+        progress: of each of these, and where there is a ``draft`` of what is measured, too, for that takes as long.
         shown: a size for messages.
         draft: measures about the same bytes sooner, with less effort; only where the search begins depends on it.
 
     Raises:
         ValueError: quality 0 has more.
     """
-    near = None if draft is None else highest_quality(draft.measurer(signal), size)
-    for quality in range(highest_quality(codec.measurer(signal), size, near), -1, -1):
+    if draft is None:
+        highest = highest_quality(codec.measurer(signal), size)
+    else:
+        near = highest_quality(draft.measurer(signal), size)
+        highest = highest_quality(codec.measurer(signal, progress=progress), size, near)
+    for quality in range(highest, -1, -1):
         data = codec.encode(signal, quality=quality, progress=progress)
         if len(data) <= size:
             return data, quality

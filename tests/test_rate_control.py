@@ -12,9 +12,11 @@ class Ruler:
     def __init__(self, fewer: int) -> None:
         self.fewer, self.encoded, self.measured = fewer, [], []
 
-    def measurer(self, signal: str):
+    def measurer(self, signal: str, *, progress=None):
         def measure(quality: int) -> int:
             self.measured.append(quality)
+            if progress:
+                progress(1, 1)
             return 10 * quality + 5 - self.fewer
 
         return measure
@@ -43,9 +45,10 @@ def test_a_search_that_begins_near_ends_where_any_other_does(size, off):
 
 
 def test_a_draft_says_where_to_begin():
-    codec, draft = Ruler(0), Ruler(7)
-    assert encode_to_size(codec, "signal", 600, draft=draft)[1] == 59
+    codec, draft, seen = Ruler(0), Ruler(7), []
+    assert encode_to_size(codec, "signal", 600, draft=draft, progress=lambda *at: seen.append(at))[1] == 59
     assert len(codec.measured) <= 3 and codec.encoded == [59]
+    assert seen == [(1, 1)] * len(codec.measured)  # each measure of a codec with effort takes as long as encoding
 
 
 def test_a_size_below_the_least_is_refused_and_named():

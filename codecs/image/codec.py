@@ -228,7 +228,7 @@ class ImageCodec:
         with_extras(Picture(np.empty((0, 0, 1), np.uint8)), stream, header, (0, 0, 0, 0), None)
         return []
 
-    def measurer(self, signal: Source) -> Callable[[int], int]:
+    def measurer(self, signal: Source, *, progress: Progress | None = None) -> Callable[[int], int]:
         """A function from quality to the bytes that `encode` writes at least: some 40 a tile fewer, of drawings up to 700.
 
         What a tile's correction takes is not in it. Alpha and metadata are compressed once, here.
@@ -241,8 +241,12 @@ class ImageCodec:
             tiles = len(header.grid)
             encoder = self._encoder(header, pixels, layers, lambda: Measure(self.tables))
             learned = [index for index in range(tiles) if not (index in layers and layers[index].whole)]
+            bits = 0.0
             with self._at_work(header):
-                bits = sum(float(encoder.encode_latent(index).bits[0]) for index in learned)
+                for done, index in enumerate(learned, 1):
+                    bits += float(encoder.encode_latent(index).bits[0])
+                    if progress:
+                        progress(done, len(learned))
             fixed = container.table_end(len(header.pack()), tiles) + LEAST_BYTES * len(learned)
             fixed += sum(len(layers[i].write(b"") if i in layers else drawn.NONE) for i in range(tiles) if header.layers)
             return int(bits / 8) + fixed + extra

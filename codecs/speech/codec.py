@@ -287,7 +287,9 @@ class SpeechCodec:
         tags_of(stream)
         return []
 
-    def measurer(self, signal: Source, *, sample_rate: int = SAMPLE_RATE) -> Callable[[int], int]:
+    def measurer(
+        self, signal: Source, *, sample_rate: int = SAMPLE_RATE, progress: Progress | None = None
+    ) -> Callable[[int], int]:
         """A function from quality to the bytes that `encode` writes at least: a few a chunk fewer."""
         sound = sound_of(signal, sample_rate)
         extra = sum(container.ENTRY_BYTES + len(body) for _, body in tags_chunk(sound.tags))
@@ -296,7 +298,11 @@ class SpeechCodec:
         def measure(quality: int) -> int:
             header = self.header_of(sound.frames, sound.sample_rate, sound.channels, quality)
             encoder = self._encoder(header, lambda: Measure(self.tables_at(header.skip_level)))
-            bits = sum(float(coder.bits[0]) for coder in encoder.run(_coded_blocks(sound)))
+            bits = 0.0
+            for done, coder in enumerate(encoder.run(_coded_blocks(sound)), 1):
+                bits += float(coder.bits[0])
+                if progress:
+                    progress(done, header.chunks)
             fixed = container.table_end(len(header.pack()), header.chunks) + LEAST_BYTES * header.chunks
             return int(bits / 8) + fixed + extra
 

@@ -231,9 +231,16 @@ class VideoCodec:
                     yield frame
 
     def estimate(
-        self, signal: Source, *, rate: Fraction | float = RATE, quality: int | None = None, group: int = GROUP
+        self,
+        signal: Source,
+        *,
+        rate: Fraction | float = RATE,
+        quality: int | None = None,
+        group: int = GROUP,
+        progress: Progress | None = None,
     ) -> Estimate[Clip]:
-        """Ideal bits of the groups' symbols and what `decode` will return, without a stream. Errors as `encode`."""
+        """Ideal bits of the groups' symbols and what `decode` will return, without a stream. Arguments and errors as
+        `encode`."""
         clip = clip_of(signal, rate)
         header = header_of(clip, quality, group)
         frames, bits = np.empty_like(clip.frames), 0.0
@@ -244,6 +251,8 @@ class VideoCodec:
                 for number in header.frames_of(index):
                     encoder.code(measure, clip.frames[number])
                     frames[number] = encoder.shown
+                    if progress:
+                        progress(number + 1, header.frames)
                 bits += float(measure.bits[0])
         return Estimate(bits, Clip(frames=frames, rate=clip.rate, extras=clip.extras, source=clip.source))
 
@@ -275,7 +284,14 @@ class VideoCodec:
         extras_of(stream, header)
         return []
 
-    def measurer(self, signal: Source, *, rate: Fraction | float = RATE, group: int = GROUP) -> Callable[[int], int]:
+    def measurer(
+        self,
+        signal: Source,
+        *,
+        rate: Fraction | float = RATE,
+        group: int = GROUP,
+        progress: Progress | None = None,
+    ) -> Callable[[int], int]:
         """A function from quality to the bytes that `encode` writes at least: a few a group fewer."""
         clip = clip_of(signal, rate)
         extra = sum(container.ENTRY_BYTES + TAG_BYTES + len(body) for body in clip.extras.values())
@@ -283,7 +299,8 @@ class VideoCodec:
         def measure(quality: int) -> int:
             header = header_of(clip, quality, group)
             fixed = container.table_end(len(header.pack()), header.groups) + LEAST_BYTES * header.groups
-            return int(self.estimate(clip, quality=quality, group=group).bits / 8) + fixed + extra
+            bits = self.estimate(clip, quality=quality, group=group, progress=progress).bits
+            return int(bits / 8) + fixed + extra
 
         return measure
 

@@ -25,7 +25,7 @@ SAMPLES, SAMPLE_FRAMES = 3, 3
 KNOTS = 0, 25, 50, 75, 100
 """Qualities at which they are."""
 TRIALS = 5
-"""Times that a video is encoded for a size, at most."""
+"""Times that a video is encoded for a size, at most, once one has fitted."""
 
 
 def written_at(
@@ -81,20 +81,21 @@ def written_within(
         ValueError: quality 0 has more.
     """
     more = sum(map(len, extras.values()))
-    guess = Guess(codec.with_effort(0), video, header, more)
-    fitting, least, scale, written = -1, 101, 1.0, 0
-    for _ in range(TRIALS):
+    guess, trials = Guess(codec.with_effort(0), video, header, more), TRIALS
+    fitting, least, scale, failed = -1, 101, 1.0, 0
+    while fitting + 1 < least:
         quality = highest_quality(guess.bytes_of, int(size / scale))
-        quality = min(max(quality, fitting + 1), least - 1)
+        below = 2**failed // 4 if fitting < 0 else 0  # the guess, then farther each time that it was too much
+        quality = min(max(quality - below, fitting + 1), least - 1)
         written = written_at(codec, video, replace(header, quality=quality), extras, target, progress)
         scale = written / guess.bytes_of(quality)
-        fitting, least = (quality, least) if written <= size else (fitting, quality)
-        if fitting + 1 >= least:
+        if written <= size:
+            fitting = quality
+        else:
+            least, failed = quality, failed + 1
+        trials -= fitting >= 0
+        if not trials:
             break
-    if fitting < 0 and least > 0:
-        fitting = 0
-        written = written_at(codec, video, replace(header, quality=0), extras, target, progress)
-        least = 0 if written > size else least
     if least == 0:
         raise InputError(f"{size} bytes are too few: quality 0 needs {written}, {more} of them sound and tags")
     found = replace(header, quality=fitting)

@@ -49,7 +49,9 @@ def test_a_measurer_knows_the_bytes_without_a_stream(name, variant):
     if not hasattr(codec, "measurer"):
         pytest.skip("no size can be asked for")
     for signal in (cases.large(), cases.small()):
-        measure = codec.measurer(signal)
+        seen: list[tuple[int, int]] = []
+        measure = codec.measurer(signal, progress=lambda *at: seen.append(at))
         for quality in (30, 90):
             real = len(codec.encode(signal, quality=quality))
             assert abs(measure(quality) - real) <= 0.01 * real + 64
+        assert seen == 2 * [(done, seen[-1][1]) for done in range(1, seen[-1][1] + 1)]  # each call is told of from 1 to all

@@ -242,6 +242,13 @@ def test_a_rate_is_met_from_below(run, tmp_path):
     code, out, _ = run("encode", "pan.mp4", "-f", "--size", str(size), "--json")
     facts = json.loads(out)
     assert code == 0 and facts["bytes"] <= size and facts["quality"] >= 50
+    code, out, _ = run("encode", "pan.mp4", "-f", "--size", str(size), "--effort", "1", "--json")
+    assert code == 0 and json.loads(out)["bytes"] <= size and json.loads(out)["quality"] >= 48
+    plain = (tmp_path / "pan.rdc").read_bytes()
+    run("encode", "pan.mp4", "-f", "-q", "50", "--effort", "1", "--tune", "eyes")
+    assert plain != (tmp_path / "pan.rdc").read_bytes() and run("decode", "pan.rdc", "-f")[0] == 0
+    code, _, error = run("encode", "pan.mp4", "-f", "--tune", "eyes", "--effort", "0", "-o", "no.rdc")
+    assert code == 1 and "effort 0" in error
     code, _, error = run("encode", "pan.mp4", "-f", "--kbps", "0.1", "-o", "no.rdc")
     assert code == 1 and "too few" in error and not (tmp_path / "no.rdc").exists()
 

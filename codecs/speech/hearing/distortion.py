@@ -34,14 +34,14 @@ class Weights:
     """Of `perceptual.Disturbance` (PESQ)."""
     intelligibility: float = 12.0
     """Of `intelligibility.Unintelligibility` (STOI)."""
-    similarity: float = 8.0
+    similarity: float = 28.0
     """Of `similarity.Dissimilarity` (ViSQOL)."""
     level: float = 0.3
     """Of `spectra.level_error`, per decibel: what those three do not hear."""
 
 
 WEIGHTS = Weights()
-LAMBDA_RANGE = 0.5, 13.0
+LAMBDA_RANGE = 0.45, 12.0
 """kbit/s that a unit of this distortion is worth at quality 0 and 100: what the shipped weights were trained for. Others are
 refined at this slope, too."""
 
