@@ -23,6 +23,8 @@ From = Annotated[Path | None, typer.Option("--references-from", help="Take the r
 Qualities = Annotated[str, typer.Option(help="Ours.")]
 Model = Annotated[str | None, typer.Option(help="Weights by name; default: the shipped ones.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Effort = Annotated[int, typer.Option(min=1, max=9, help="Of the second curve of ours.")]
+EffortAt = Annotated[str, typer.Option("--effort-qualities", help="Of that curve; empty: without it.")]
 
 
 def files_for(task: Task[Any], folder: Path, output: Path, kind: str) -> list[Path]:
@@ -37,6 +39,14 @@ def files_for(task: Task[Any], folder: Path, output: Path, kind: str) -> list[Pa
 def listed(names: str) -> list[str]:
     """Names between commas."""
     return [name for name in names.split(",") if name]
+
+
+def refined(task: Task[Any], model: str | None, device: str, effort: int, qualities: str) -> dict[str, Reference[Any]]:
+    """Ours at an effort, by its name in files; nothing where no qualities are asked for."""
+    if not qualities or task.ours_at is None:
+        return {}
+    settings = tuple(map(int, listed(qualities)))
+    return {f"{OURS} effort {effort}": replace(task.ours_at(model, device, effort), settings=settings)}
 
 
 def measure_references(

@@ -10,17 +10,18 @@ speech_anchors_means.csv (and goes on where it was interrupted), ``--references-
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rdcodec.codecs.evaluation.points import OURS
 from rdcodec.codecs.evaluation.report import against_references, table_of, write_bd_rates
-from rdcodec.codecs.speech.evaluation import QUALITIES, TASK, load_ours
+from rdcodec.codecs.speech.evaluation import QUALITIES, TASK
 from references import (
     RESULTS,
     Device,
+    Effort,
+    EffortAt,
     From,
     Model,
     Names,
@@ -31,6 +32,7 @@ from references import (
     listed,
     measure_references,
     measured,
+    refined,
     write_curves,
 )
 from rich.console import Console
@@ -49,25 +51,22 @@ def main(
     qualities: Qualities = OURS_AT,
     model: Model = None,
     device: Device = "cpu",
-    effort: Annotated[int, typer.Option(min=1, max=9, help="Of the second curve of ours.")] = 9,
-    effort_qualities: Annotated[str, typer.Option(help="Of that curve; empty: without it.")] = EFFORT_AT,
+    effort: Effort = 9,
+    effort_qualities: EffortAt = EFFORT_AT,
 ) -> None:
     """Measure, and write points, means, BD-rates and a plot."""
     files, wanted = files_for(TASK, folder, output, "sounds"), listed(names)
     if only:
         measure_references(TASK, files, wanted, (output / ANCHORS[0], output / ANCHORS[1]))
         return
-    refined, more = f"{OURS} effort {effort}", {}
-    if effort_qualities:
-        settings = tuple(map(int, listed(effort_qualities)))
-        more[refined] = replace(load_ours(model, device, effort), settings=settings)
+    more = refined(TASK, model, device, effort, effort_qualities)
     points = measured(TASK, files, wanted, source, "sounds", qualities=qualities, model=model, device=device, more=more)
     by_metric = write_curves(TASK, points, output, "speech", f"{len(files)} sounds, means over sounds")
     rates = against_references(TASK, by_metric, wanted)
     write_bd_rates(output / "speech_bd_rate.csv", TASK, rates)
     Console().print(table_of(TASK, rates, points))
-    if more:
-        rates = against_references(TASK, by_metric, [OURS, *wanted], refined)
+    for name in more:
+        rates = against_references(TASK, by_metric, [OURS, *wanted], name)
         write_bd_rates(output / "speech_effort_bd_rate.csv", TASK, rates)
 
 

@@ -3,8 +3,9 @@
     python benchmarks/video.py FOLDER -o benchmarks/results --references-from benchmarks/results/video_anchors_points.csv
 
 Writes video_points.csv (every clip), video_means.csv and video.png, and video_bd_rate.csv: a line for each reference, of the
-means and of each clip. The references do not depend on our weights: ``--references-only`` measures them once into
-video_anchors_points.csv and their means into video_anchors_means.csv (and goes on where it was interrupted),
+means and of each clip; video_effort_bd_rate.csv is the same of an encoder with effort, which costs seconds a frame
+(``--effort-qualities ''`` leaves it out). The references do not depend on our weights: ``--references-only`` measures them
+once into video_anchors_points.csv and their means into video_anchors_means.csv (and goes on where it was interrupted),
 ``--references-from`` takes them from there. Clips of one scene (`SCENES`) count once in means. Times are the processor's, of
 all threads together, so that neighbours on the machine do not count.
 """
@@ -21,12 +22,14 @@ from statistics import fmean
 from typing import Annotated
 
 import typer
-from rdcodec.codecs.evaluation.points import Point, curves, write_csv
+from rdcodec.codecs.evaluation.points import OURS, Point, curves, write_csv
 from rdcodec.codecs.evaluation.report import against_references, table_of
 from rdcodec.codecs.video.evaluation import QUALITIES, TASK
 from references import (
     RESULTS,
     Device,
+    Effort,
+    EffortAt,
     From,
     Model,
     Names,
@@ -37,11 +40,13 @@ from references import (
     listed,
     measure_references,
     measured,
+    refined,
     write_curves,
 )
 from rich.console import Console
 
 NAMES, OURS_AT = ",".join(TASK.references), ",".join(map(str, QUALITIES))
+EFFORT_AT = "20,45,70"
 ANCHORS = "video_anchors_points.csv", "video_anchors_means.csv"
 SCENES = {"mobile_cif.mkv": "mobile, calendar", "vid4_calendar_352x288.mkv": "mobile, calendar"}
 """Scenes by the names of their clips, where they have several."""
@@ -69,14 +74,14 @@ def _averaged(scene: str, group: list[Point]) -> Point:
     )
 
 
-def write_bd_rates(path: Path, points: Sequence[Point], names: Sequence[str]) -> None:
+def write_bd_rates(path: Path, points: Sequence[Point], names: Sequence[str], ours: str = OURS) -> None:
     """BD-rates of ours against each reference, of the means over scenes (clip ``all``) and of each clip."""
     parts = {"all": by_scene(points)} | {file: [p for p in points if p.file == file] for file in {p.file for p in points}}
     columns = [f"bd_rate_{metric.name}_percent" for metric in TASK.metrics]
     rows = []
     for name in names:
         for clip in sorted(parts, key=lambda part: (part != "all", part)):
-            rates = against_references(TASK, curves(parts[clip], TASK.metrics), [name])[name]
+            rates = against_references(TASK, curves(parts[clip], TASK.metrics), [name], ours)[name]
             rows.append({"anchor": name, "clip": clip} | {c: f"{v:.2f}" for c, v in zip(columns, rates, strict=True)})
     write_csv(path, rows, ["anchor", "clip", *columns])
 
@@ -90,20 +95,26 @@ def main(
     qualities: Qualities = OURS_AT,
     model: Model = None,
     device: Device = "cpu",
+    effort: Effort = 3,
+    effort_qualities: EffortAt = EFFORT_AT,
 ) -> None:
-    """Measure, and write video_points.csv, video_means.csv, video_bd_rate.csv and video.png."""
+    """Measure, and write points, means, BD-rates and a plot."""
     files, wanted = files_for(TASK, folder, output, "videos"), listed(names)
     if only:
         paths = output / ANCHORS[0], output / ANCHORS[1]
         measure_references(TASK, files, wanted, paths, averaged=by_scene, clock=time.process_time)
         return
+    more = refined(TASK, model, device, effort, effort_qualities)
     points = measured(
-        TASK, files, wanted, source, "videos", qualities=qualities, model=model, device=device, clock=time.process_time
-    )
+        TASK, files, wanted, source, "videos",
+        qualities=qualities, model=model, device=device, clock=time.process_time, more=more,
+    )  # fmt: skip
     scenes = {SCENES.get(point.file, point.file) for point in points}
     title = f"{len(scenes)} scenes, means over scenes"
     by_metric = write_curves(TASK, points, output, "video", title, averaged=by_scene)
     write_bd_rates(output / "video_bd_rate.csv", points, wanted)
+    for name in more:
+        write_bd_rates(output / "video_effort_bd_rate.csv", points, [OURS, *wanted], name)
     Console().print(table_of(TASK, against_references(TASK, by_metric, wanted), points))
 
 

@@ -50,7 +50,7 @@ def test_a_measurer_knows_the_bytes_without_a_stream(name, variant):
         pytest.skip("no size can be asked for")
     for signal in (cases.large(), cases.small()):
         seen: list[tuple[int, int]] = []
-        measure = codec.measurer(signal, progress=lambda *at: seen.append(at))
+        measure = codec.measurer(signal, progress=lambda *at, seen=seen: seen.append(at))
         for quality in (30, 90):
             real = len(codec.encode(signal, quality=quality))
             assert abs(measure(quality) - real) <= 0.01 * real + 64
