@@ -21,15 +21,14 @@ from ...entropy_models.layers import space_to_depth
 from ...entropy_models.relaxed import gaussian_bits
 from ...entropy_models.tables import Tables
 from ..container import Stream
-from ..refinement import Replay, refined
 from ..symbols import reading
 from . import drawn
 from .choice import Learned
 from .dcvc_rt import PATCH, ImageNetwork
-from .distortion import distortion_bits
 from .drawn import Layer
 from .effort import Effort
 from .header import ImageHeader, header_of
+from .refining import refined_coder
 from .tiles import LATENT_STRIDE, Box, RecentTiles, aligned, clip, grown, inner, scaled, unscaled
 
 C = TypeVar("C", Write, Measure)
@@ -145,12 +144,12 @@ class TileEncoder(_Tiles, Generic[C]):
             return coder, self.blank(index)
         if not self._effort.steps:
             return coder, self.coding_pass(coder, self.latent(index), index)
-        y, symbols = self._refined(index)
-        return coder, self.coding_pass(Replay(coder, symbols), y, index)
+        refining, y = self._refined(coder, index)
+        return coder, self.coding_pass(refining, y, index)
 
     @torch.inference_mode(False)
-    def _refined(self, index: int) -> tuple[Tensor, list[Tensor]]:
-        """The latent of a tile and the symbols of its coding pass, refined for the tile's pixels."""
+    def _refined(self, coder: Coder, index: int) -> tuple[Coder, Tensor]:
+        """A coder of the symbols that are refined for a tile's pixels, and the tile's latent."""
         with torch.no_grad():
             around = self.network.to_latent(self._signal(self._window(index)), self._quality)
             shown = self._signal(self.grid.latent_box(index))
@@ -159,15 +158,14 @@ class TileEncoder(_Tiles, Generic[C]):
         high, wide = bottom - top, right - left
         rows, columns = inner(scaled(self.grid.latent_box(index), LATENT_STRIDE), scaled(self._window(index), LATENT_STRIDE))
 
-        def distortion(coder: Coder) -> Tensor:
+        def decoded(coder: Coder) -> Tensor:
             window = around.clone()
             self._own(window, index)[:] = self.network.coding_pass(coder, y, self._quality, self.grid.margins(index))
-            decoded = self.network.to_image(window, self._quality)[:, rows, columns][:, :high, :wide]
-            if self.header.channels == 1:
-                decoded = decoded.mean(-1, keepdim=True).expand(-1, -1, -1, 3)
-            return distortion_bits(decoded, shown[:, :high, :wide], self.header.quality, self._effort.ms_ssim_share)
+            image = self.network.to_image(window, self._quality)[:, rows, columns][:, :high, :wide]
+            return image.mean(-1, keepdim=True).expand(-1, -1, -1, 3) if self.header.channels == 1 else image
 
-        return y, refined(distortion, self.tables, self._effort.steps)
+        part = shown[:, :high, :wide]
+        return refined_coder(coder, decoded, part, self.header.quality, self.tables, self._effort), y
 
     def _own(self, window: Tensor, index: int) -> Tensor:
         """A tile's part of the latent of its window."""

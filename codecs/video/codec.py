@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
 from copy import copy
 from fractions import Fraction
+from functools import partial
 from itertools import islice, pairwise
 from typing import ClassVar, Self
 
@@ -21,13 +22,14 @@ from ..device import resolve_device
 from ..image.architectures import ARCHITECTURES as IMAGE_ARCHITECTURES
 from ..image.dcvc_rt import ImageNetwork
 from ..image.effort import effort_of
+from ..image.tile_coder import NO_EFFORT
 from ..rate_control import checked_quality
 from ..symbols import LEAST_BYTES, chunk_of, new_writer, reading
 from ..torch_state import THREADED_WORK, checked_threads, own_state
 from ..weights_file import read_weights
 from .architectures import ARCHITECTURES
 from .clip import RATE, Clip
-from .groups import NO_EFFORT, GroupEncoder, GroupPass, shown
+from .groups import GroupEncoder, GroupPass, RefinedPass, shown
 from .header import GROUP, QUALITY, STREAM_ID, TAG_BYTES, VideoHeader, checked_range, extras_of, parse
 from .stem import StemNetwork
 
@@ -305,7 +307,8 @@ class VideoCodec:
         return measure
 
     def _encoder(self, header: VideoHeader) -> GroupEncoder:
-        return GroupEncoder(self.image, self.stem, self.tables, header, effort=self.effort)
+        group = partial(RefinedPass, tables=self.tables, effort=self.effort) if self.effort.steps else GroupPass
+        return GroupEncoder(self.image, self.stem, self.tables, header, group)
 
     def parsed(self, data: bytes | container.Stream, *, salvage: bool = False) -> tuple[container.Stream, VideoHeader]:
         """Container and header of a file for these weights. Errors as `decode`."""

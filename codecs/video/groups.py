@@ -21,11 +21,10 @@ from ...entropy_models.coder import Coder, Measure
 from ...entropy_models.errors import Corrupt
 from ...entropy_models.tables import Tables
 from ..image.dcvc_rt import ImageNetwork
-from ..image.distortion import distortion_bits
 from ..image.effort import Effort
+from ..image.refining import refined_coder
 from ..image.tile_coder import to_pixels, to_signal
 from ..image.tiles import LATENT_STRIDE
-from ..refinement import Replay, refined
 from .copies import code_copies, with_copies
 from .header import VideoHeader
 from .motion import code_field, moved
@@ -38,8 +37,6 @@ KIND_LEVEL = 8
 NEW_SHARE = 0.6
 """Error of the moved frame, as a share of the frame's own deviation, from where a frame is tried on its own, too."""
 
-
-NO_EFFORT = Effort()
 
 Coded = Callable[[Coder], tuple[Tensor, Past]]
 """A function that codes a frame's latent: the picture that is shown, and what the next frame may know."""
@@ -185,15 +182,18 @@ class RefinedPass(GroupPass):
     def chosen(self, coder: Coder, coded: Coded, frame: Tensor, quality: int) -> Coder:
         shown = ..., slice(self._header.height), slice(self._header.width), slice(None)
 
-        def distortion(coder: Coder) -> Tensor:
-            picture, _ = coded(coder)
-            return distortion_bits(picture[shown], frame[shown], quality, self._effort.ms_ssim_share)
+        def decoded(coder: Coder) -> Tensor:
+            return coded(coder)[0][shown]
 
-        return Replay(coder, refined(distortion, self._tables, self._effort.steps))
+        return refined_coder(coder, decoded, frame[shown], quality, self._tables, self._effort)
 
 
 class GroupEncoder:
-    """Chooses kinds and motion of a group's frames, and codes them."""
+    """Chooses kinds and motion of a group's frames, and codes them.
+
+    Args:
+        group: makes the pass that codes them.
+    """
 
     def __init__(
         self,
@@ -201,12 +201,11 @@ class GroupEncoder:
         stem: StemNetwork,
         tables: Tables,
         header: VideoHeader,
-        group: type[GroupPass] = GroupPass,
-        effort: Effort = NO_EFFORT,
+        group: Callable[[ImageNetwork, StemNetwork, VideoHeader], GroupPass] = GroupPass,
     ) -> None:
         self._image, self._stem, self._tables, self._header = image, stem, tables, header
         self._device = next(image.parameters()).device
-        self.group = RefinedPass(image, stem, header, tables, effort) if effort.steps else group(image, stem, header)
+        self.group = group(image, stem, header)
         self._source: np.ndarray | None = None
 
     @torch.inference_mode(False)
