@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Generic, Protocol, Self, TypeVar
@@ -23,6 +23,15 @@ S = TypeVar("S")
 """A codec's signal: a picture, a sound, a clip, a cache."""
 Progress = Callable[[int, int], None]
 """A function that is called with (parts done, parts in all): tiles, seconds, frames, tokens."""
+T = TypeVar("T")
+
+
+def told(parts: Iterable[T], total: int, progress: Progress | None) -> Iterator[T]:
+    """The parts; ``progress``, if there is one, is told of each when the next is asked for."""
+    for done, part in enumerate(parts, 1):
+        yield part
+        if progress:
+            progress(done, total)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from ...entropy_models.coder import Measure
 from ...entropy_models.errors import BitstreamError, Corrupt, raise_first
 from ...entropy_models.tables import Tables
 from .. import container, weights
-from ..contract import Estimate, Progress
+from ..contract import Estimate, Progress, told
 from ..device import resolve_device
 from ..symbols import LEAST_BYTES, chunk_of, new_writer
 from ..torch_state import THREADED_WORK, checked_threads, own_state
@@ -124,13 +124,11 @@ class ImageCodec:
         encoder = self._encoder(header, pixels, layers, lambda: new_writer(self.tables, packed))
         chunks = []
         with self._at_work(header):
-            for index in range(tiles):
+            for index in told(range(tiles), tiles, progress):
                 layer = layers.get(index)
                 start = (layer.write(packed) if layer else drawn.NONE) if header.layers else b""
                 symbols = b"" if layer and layer.whole else chunk_of(encoder.encode(index))
                 chunks.append((container.DATA, start + symbols))
-                if progress:
-                    progress(index + 1, tiles)
         chunks += extra_chunks(picture)
         return container.write(stream_id=STREAM_ID, weights=self.stream_hash, signal=packed, chunks=chunks)
 
@@ -170,11 +168,9 @@ class ImageCodec:
         decoder = TileDecoder(self.network, self.tables, header, stream, salvage=salvage)
         tiles, pixels = header.grid.showing(box), _blank(box, header)
         with self._at_work(header):
-            for done, index in enumerate(tiles, 1):
+            for index in told(tiles, len(tiles), progress):
                 part = header.grid.pixel_box(index, box)
                 pixels[inner(part, box)] = decoder.decode(index, part)
-                if progress:
-                    progress(done, len(tiles))
         notices = [f"{header.tile_name(index)} is lost ({error})" for index, error in decoder.lost.items()]
         if decoder.lost.keys() >= set(tiles):
             raise Corrupt(f"no tile is undamaged; {notices[0]}")
@@ -241,12 +237,8 @@ class ImageCodec:
             tiles = len(header.grid)
             encoder = self._encoder(header, pixels, layers, lambda: Measure(self.tables))
             learned = [index for index in range(tiles) if not (index in layers and layers[index].whole)]
-            bits = 0.0
             with self._at_work(header):
-                for done, index in enumerate(learned, 1):
-                    bits += float(encoder.encode_latent(index).bits[0])
-                    if progress:
-                        progress(done, len(learned))
+                bits = sum(float(encoder.encode_latent(index).bits[0]) for index in told(learned, len(learned), progress))
             fixed = container.table_end(len(header.pack()), tiles) + LEAST_BYTES * len(learned)
             fixed += sum(len(layers[i].write(b"") if i in layers else drawn.NONE) for i in range(tiles) if header.layers)
             return int(bits / 8) + fixed + extra

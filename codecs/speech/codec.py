@@ -16,7 +16,7 @@ from ...entropy_models.coder import Measure
 from ...entropy_models.errors import BitstreamError, InputError, raise_first
 from ...entropy_models.tables import Tables
 from .. import container, weights
-from ..contract import Estimate, Progress
+from ..contract import Estimate, Progress, told
 from ..device import resolve_device
 from ..rate_control import checked_quality
 from ..symbols import LEAST_BYTES, chunk_of, new_writer
@@ -187,10 +187,8 @@ class SpeechCodec:
         writer = container.Writer(
             file, stream_id=STREAM_ID, weights=self.stream_hash, signal=header.pack(), count=header.chunks + len(last)
         )
-        for done, coder in enumerate(encoder.run(blocks), 1):
+        for coder in told(encoder.run(blocks), header.chunks, progress):
             writer.add(container.DATA, chunk_of(coder))
-            if progress:
-                progress(done, header.chunks)
         for kind, body in last:
             writer.add(kind, body)
         writer.close()
@@ -298,11 +296,8 @@ class SpeechCodec:
         def measure(quality: int) -> int:
             header = self.header_of(sound.frames, sound.sample_rate, sound.channels, quality)
             encoder = self._encoder(header, lambda: Measure(self.tables_at(header.skip_level)))
-            bits = 0.0
-            for done, coder in enumerate(encoder.run(_coded_blocks(sound)), 1):
-                bits += float(coder.bits[0])
-                if progress:
-                    progress(done, header.chunks)
+            coders = told(encoder.run(_coded_blocks(sound)), header.chunks, progress)
+            bits = sum(float(coder.bits[0]) for coder in coders)
             fixed = container.table_end(len(header.pack()), header.chunks) + LEAST_BYTES * header.chunks
             return int(bits / 8) + fixed + extra
 
