@@ -46,7 +46,7 @@ from references import (
 from rich.console import Console
 
 NAMES, OURS_AT = ",".join(TASK.references), ",".join(map(str, QUALITIES))
-EFFORT_AT = "20,45,70"
+EFFORT_AT = "10,30,50,70"
 ANCHORS = "video_anchors_points.csv", "video_anchors_means.csv"
 SCENES = {"mobile_cif.mkv": "mobile, calendar", "vid4_calendar_352x288.mkv": "mobile, calendar"}
 """Scenes by the names of their clips, where they have several."""

@@ -105,7 +105,7 @@ class VideoFace(Foldered):
         "Encode": (
             f"codec encode clip.mp4                    clip.rdc, quality {QUALITY}, sound copied",
             "codec encode clip.mp4 --kbps 500         at most 500 kbit/s, sound and all",
-            "codec encode clip.mp4 --effort 3         some 3 % smaller at the same PSNR, takes seven times as long",
+            "codec encode clip.mp4 --effort 3         smaller at the same PSNR, takes several times as long",
             "codec encode frames/%05d.png -o clip.rdc",
         ),
         "Decode": (

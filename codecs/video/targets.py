@@ -93,7 +93,8 @@ def written_within(
             fitting = quality
         else:
             least, failed = quality, failed + 1
-        trials -= fitting >= 0
+        if fitting >= 0:
+            trials -= 1
         if not trials:
             break
     if least == 0:
