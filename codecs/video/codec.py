@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ...entropy_models.coder import Measure
-from ...entropy_models.errors import BitstreamError, Corrupt, InputError, raise_first
+from ...entropy_models.errors import BitstreamError, Corrupt, InputError, Unsupported, raise_first
 from ...entropy_models.tables import Tables
 from .. import container, weights
 from ..contract import Estimate, Progress
@@ -85,6 +85,8 @@ class VideoCodec:
         stem, tables = read_weights(weights.verified_bytes(line), ARCHITECTURES)
         image_line = weights.line_of_stream("image", bytes.fromhex(stem.config.image))
         image, _ = read_weights(weights.verified_bytes(image_line), IMAGE_ARCHITECTURES)
+        if not isinstance(image, ImageNetwork):
+            raise Unsupported(f"{image_line.name}, a {type(image).__name__}: the pictures of a video need an ImageNetwork")
         return cls(image, stem, tables, line.stream_hash, resolve_device(device), threads)
 
     def with_effort(self, effort: int | None = None, *, tune: str | None = None) -> Self:

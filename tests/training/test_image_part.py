@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rdcodec.codecs.image.dcvc_rt import ImageConfig
+from rdcodec.codecs.image.s2lic import S2licConfig
 from rdcodec.entropy_models.channel_context import STEPS
 from rdcodec.entropy_models.errors import InputError
 from rdcodec.training.distillation import ChannelBits
@@ -111,3 +112,9 @@ def test_what_is_no_part_is_named(field, value):
 
 def test_the_most_are_in_order():
     assert most(torch.tensor([3.0, 9.0, 1.0, 7.0]), 3).tolist() == [0, 1, 3]
+
+
+def test_another_architecture_has_no_parts():
+    for pair in (ImageConfig(**TINY), S2licConfig()), (S2licConfig(), ImageConfig(**TINY)):
+        with pytest.raises(InputError, match="S2licConfig"):
+            check_part(*pair)

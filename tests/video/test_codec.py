@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 from clips import drawn_clip
 from rdcodec.codecs import container, load
+from rdcodec.codecs.image.s2lic import S2licConfig, S2licNetwork
+from rdcodec.codecs.video import codec as codec_module
 from rdcodec.codecs.video.clip import Clip
 from rdcodec.codecs.video.groups import INTER, INTRA, SAME, GroupEncoder
 from rdcodec.codecs.video.header import VideoHeader, extras_of, parse
+from rdcodec.codecs.video.stem import StemNetwork
+from rdcodec.codecs.weights_file import read_weights
 from rdcodec.entropy_models.coder import Measure
-from rdcodec.entropy_models.errors import BitstreamError, Corrupt, InputError
+from rdcodec.entropy_models.errors import BitstreamError, Corrupt, InputError, Unsupported
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +158,13 @@ def test_headers_out_of_range_are_refused(stream):
 def test_what_is_no_clip_is_refused(codec, frames):
     with pytest.raises(InputError, match="need uint8"):
         codec.encode(frames)
+
+
+def test_pictures_of_another_architecture_are_refused(monkeypatch):
+    def other(data, architectures):
+        found, tables = read_weights(data, architectures)
+        return (found if isinstance(found, StemNetwork) else S2licNetwork(S2licConfig())), tables
+
+    monkeypatch.setattr(codec_module, "read_weights", other)
+    with pytest.raises(Unsupported, match=r"image-\d+, a S2licNetwork"):
+        codec_module.VideoCodec.load(device="cpu")

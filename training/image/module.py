@@ -23,7 +23,7 @@ from ..losses import rate_distortion, rate_distortion_weight, stratified_qualiti
 from ..quantisation import LAYERS
 from .initialise import start_as_dct, with_more_blocks, without_blocks, without_correction
 from .losses import psnr_db, squared_error
-from .part import Run, start_as_part
+from .part import Run, check_part, start_as_part
 from .validation import ImageValidation
 
 PART_BATCHES = 8
@@ -71,6 +71,7 @@ class ImageTraining(CodecTraining):
         data = getattr(self.trainer, "datamodule", None)
         if self.hparams["part_of"] and data is not None and not (self.elapsed_s or self.hparams["init"]):
             config, state = self.initial(self.hparams["part_of"])
+            check_part(self.network.config, config)
             whole = self.architecture.network(replace(config, corrections=0), *LAYERS["integer"])
             whole.load_state_dict(without_correction(state))
             batches = islice(data.train_dataloader(), PART_BATCHES)

@@ -53,8 +53,11 @@ def start_as_part(network: ImageNetwork, whole: ImageNetwork, runs: Iterable[Run
     return part.latent
 
 
-def check_part(config: ImageConfig, whole: ImageConfig) -> None:
-    """InputError where a network of a config is no part of one of another."""
+def check_part(config: Any, whole: Any) -> None:
+    """InputError where a network of a config is no part of one of another; only those of `ImageConfig` have parts."""
+    for of, found in (("part", config), ("whole", whole)):
+        if not isinstance(found, ImageConfig):
+            raise InputError(f"the {of} has a {type(found).__name__}; a part can be taken of ImageConfig alone")
     direct, whole_direct = config.latent_channels - config.latent_width, whole.latent_channels - whole.latent_width
     for name, own, other in (
         ("trunk_channels", config.trunk_channels, whole.trunk_channels), ("knots", config.knots, whole.knots),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...codecs import weights
 from ...codecs.image.architectures import ARCHITECTURES as IMAGE_ARCHITECTURES
+from ...codecs.image.dcvc_rt import ImageNetwork
 from ...codecs.video.architectures import ARCHITECTURES
 from ...codecs.video.copies import with_copies
 from ...codecs.video.stem import Past, Remembered, StemNetwork
@@ -78,6 +79,8 @@ class VideoTraining(CodecTraining):
         network, _ = read_weights(
             weights.verified_bytes(weights.line_named("image", self.hparams["image"])), IMAGE_ARCHITECTURES
         )
+        if not isinstance(network, ImageNetwork):
+            raise InputError(f"image {self.hparams['image']!r} is a {type(network).__name__}; need an ImageNetwork")
         start_as_image(self.network, thawed(network))
 
     def on_fit_start(self) -> None:
