@@ -32,6 +32,8 @@ COLOURS = 128, 64, 32, 16, 8, 4
 costs most of their bits."""
 EXACT = 100
 """Quality at which drawn blocks keep all colours."""
+ONE_COLOUR = 20
+"""Quality from which a tile of one colour keeps it whatever that costs: some 25 bytes, more than a small one is worth."""
 ROUNDS = 3
 
 
@@ -56,6 +58,8 @@ def layer_of(pixels: np.ndarray, quality: int, learn: Learn) -> Layer | None:
         pixels: uint8 (height, width, 1 or 3).
         learn: codes pixels of the tile's shape.
     """
+    if quality >= ONE_COLOUR and (pixels == pixels[:1, :1]).all():
+        return Layer(np.repeat(pixels, 3 // pixels.shape[-1], -1), np.ones(pixels.shape[:2], bool))
     price = drawn_bits(pixels)
     candidates = price <= CANDIDATE_BITS
     if (price <= CERTAIN_BITS).mean() < CERTAIN_LEAST:

@@ -36,10 +36,11 @@ def psnr(found: np.ndarray, expected: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / max(np.square(found.astype(float) - expected).mean(), 1e-9)))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (17, 32), (70, 90)])
 @pytest.mark.parametrize("quality", [20, 90])
 @pytest.mark.parametrize("colour", [(255, 255, 255), (255, 0, 0), (0, 0, 255), (128, 128, 128), (200, 60, 90)])
-def test_flat_stays_flat(codec, colour, quality):
-    flat = np.full((70, 90, 3), colour, np.uint8)
+def test_flat_stays_flat(codec, colour, quality, size):
+    flat = np.full((*size, 3), colour, np.uint8)
     found = codec.decode(codec.encode(flat, quality=quality)).array()
     assert np.abs(found.astype(int) - flat).max() <= 1
 
