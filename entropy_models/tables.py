@@ -29,6 +29,7 @@ REACH_MAX = 1 << 12
 SCAN_MAX = 10
 """Tables of up to so many entries are decoded faster by a scan than by bisection (measured)."""
 DEADZONE_MAX = 0.35
+PULL_MAX = 0.49
 
 
 def scale_ratio() -> float:
@@ -75,6 +76,10 @@ class Tables:
         """
         cost = np.array([bits[len(bits) // 2] - bits[len(bits) // 2 - 1] for bits in self.bits])
         return Tables(self.counts, self.skip_level, np.clip(lagrangian / 2 * cost, 0, DEADZONE_MAX))
+
+    def with_wider_deadzone(self, factor: float) -> Tables:
+        """These tables for an encoder that pulls residuals ``factor`` times as far to zero, up to nearly half a step."""
+        return Tables(self.counts, self.skip_level, np.clip(factor * self.pull, 0, PULL_MAX))
 
     def __getstate__(self) -> dict[str, Any]:
         """What `pickle` and `copy` take: without the coder's models, which are made anew when they are asked for."""

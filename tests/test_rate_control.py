@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
-from rdcodec.codecs.rate_control import encode_to_size, highest_quality
+from rdcodec.codecs.rate_control import CLOSE, WIDEST, encode_to_size, highest_quality
 
 
 class Ruler:
@@ -55,3 +57,23 @@ def test_a_size_below_the_least_is_refused_and_named():
     with pytest.raises(ValueError, match="^<4> is too small: quality 0 needs <5>$"):
         encode_to_size(Ruler(3), "signal", 4, shown="<{}>".format)
     assert highest_quality(lambda quality: 9, 8) == 0
+
+
+class Wide(Ruler):
+    """A ruler of streams that a dead zone makes smaller, by a tenth where it is as wide as may be."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__(0)
+        self.factor = factor
+
+    def encode(self, signal: str, *, quality: int, progress=None) -> bytes:
+        return bytes(int((10 * quality + 5) * (1 - 0.1 * math.log(self.factor, WIDEST))))
+
+
+@pytest.mark.parametrize(
+    ("size", "found"), [(204, 20), (200, 20), (199, 20), (196, 19), (12, 0), (90, 9), (93, 9), (10**6, 100)]
+)
+def test_between_two_qualities_a_wider_dead_zone_is_taken(size, found):
+    data, quality = encode_to_size(Wide(), "signal", size, between=Wide)
+    assert quality == found and len(data) <= size
+    assert len(data) >= CLOSE * size or found in (0, 100)

@@ -117,6 +117,13 @@ class SpeechCodec:
         other.refinement_steps = steps_of(effort)
         return other
 
+    def with_wider_deadzone(self, factor: float) -> Self:
+        """This codec with an encoder that pulls ``factor`` times as far towards zero before it rounds: up to a tenth fewer
+        bytes, in steps as small as one likes, at no worse a trade. The same decoder and weights read what it writes."""
+        other = copy(self)
+        other.tables = self.tables.with_wider_deadzone(factor)
+        return other
+
     def encode(
         self,
         signal: Source,

@@ -35,7 +35,7 @@ class EncodeOptions:
     """Options of `codec encode`."""
 
     quality: Quality = None
-    kbps: Annotated[float | None, typer.Option(help="The highest whole quality of at most this many kbit/s of file.")] = None
+    kbps: Annotated[float | None, typer.Option(help="At most this many kbit/s of file, and hardly fewer.")] = None
     size: Size = None
     mono: Annotated[bool, typer.Option("--mono", help="Mix two channels to one.")] = False
     pcm: Annotated[
@@ -138,8 +138,9 @@ class SpeechFace(Live):
                 return f"{size} bytes ({size * 8 / sound.duration_s / 1000:.2f} kbit/s)"
 
             stream, quality = encode_to_size(
-                codec, sound, size, progress=desk.progress, shown=shown, draft=plain if options.effort else None
-            )
+                codec, sound, size, progress=desk.progress, shown=shown, draft=plain if options.effort else None,
+                between=codec.with_wider_deadzone,
+            )  # fmt: skip
             target.write(stream)
         source_bytes, stream_bytes = source.seek(0, SEEK_END), target.seek(0, SEEK_END)
         rate_kbps = stream_bytes * 8 / sound.duration_s / 1000

@@ -93,10 +93,11 @@ def test_blocks_of_any_lengths_give_the_same_bytes(codec):
 
 def test_a_rate_that_is_asked_for_is_met_from_below(codec):
     sound = as_sound(voice(12.0, seed=5), RATE)
-    for kbps in (2.0, 4.0):
+    for kbps in (2.0, 3.0, 4.0, 6.0, 8.0, 9.0, 10.0, 12.0, 16.0):
         size = int(kbps * 1000 * sound.duration_s / 8)
-        data, quality = encode_to_size(codec, sound, size)
-        assert len(data) <= size < len(codec.encode(sound, quality=quality + 1))
+        data, _ = encode_to_size(codec, sound, size, between=codec.with_wider_deadzone)
+        assert 0.97 * size <= len(data) <= size
+        assert codec.decode(data).frames == sound.frames
 
 
 @pytest.mark.parametrize(
