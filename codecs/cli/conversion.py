@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -160,7 +160,7 @@ class Encoding(Conversion):
     verb = "Encode"
 
     def convert(self, job: Job, source: Opened, desk: Desk) -> tuple[Face, Result, int]:
-        check_suffix(job.target, RDC, frozenset({RDC}))
+        check_suffix(job.target, RDC, (RDC,))
         claiming = (face for face, live in live_faces() if live.claims(options_of(face, self.verb, self.given)))
         face = next(claiming, None) or face_for(source, job.source.suffix.lower() if job.source else "")
         refuse_others(face, self.verb, self.given, self.device)
@@ -178,7 +178,7 @@ class Encoding(Conversion):
             return None
         if self.collect:
             raise InputError("numbered files go into a file, not into shards")
-        check_suffix(job.target, RDC, frozenset({RDC}))
+        check_suffix(job.target, RDC, (RDC,))
         refuse_others(face, self.verb, self.given, self.device)
         options = options_of(face, self.verb, self.given)
         return face, *written(job, lambda file: face.encode_numbered(path, file, options, desk))
@@ -202,7 +202,7 @@ class Decoding(Conversion):
         face, stream = opened(source)
         refuse_others(face, self.verb, self.given, self.device)
         options = options_of(face, self.verb, self.given)
-        check_suffix(job.target, face.suffix(options), frozenset(face.writes))
+        check_suffix(job.target, face.suffix(options), face.writes)
         if isinstance(face, Foldered) and face.fills_folder(job.target, options):
             if self.collect or not isinstance(job.target, Path):
                 raise InputError("its files need a folder of this machine's, like -o folder")
@@ -313,11 +313,12 @@ def known_suffixes() -> frozenset[str]:
     return frozenset({RDC}).union(*(face.reads | face.writes.keys() for face in faces()))
 
 
-def check_suffix(target: Path | None, suffix: str, written: frozenset[str]) -> None:
+def check_suffix(target: Path | None, suffix: str, written: Collection[str]) -> None:
     """Refuse an output whose suffix is another codec's."""
     found = target.suffix.lower() if target else suffix
-    if target and found in known_suffixes() - written:
-        raise InputError(f"the output {target} would be {suffix}, not {target.suffix}; give -o another name")
+    if target and found in known_suffixes().difference(written):
+        names = f"a name in {' or '.join(written)}" if written else "another name"
+        raise InputError(f"the output {target} would be {suffix or 'pictures'}, not {target.suffix}; give -o {names}")
 
 
 def codec_of(face: Face) -> str:

@@ -19,6 +19,8 @@ LIST = ".txt"
 """Suffix of files that list inputs."""
 APPLE_DOUBLE = "._"
 """Beginning of names under which macOS keeps what a file system cannot: no file of a folder."""
+_SHOWN = 5
+"""Suffixes in a message."""
 
 NUMBERED = re.compile(r"%(?:0?(\d+))?d")
 """In the names of files that are numbered, and one signal together."""
@@ -105,7 +107,7 @@ def _expanded(name: str, suffixes: frozenset[str] | None, note: Callable[[str], 
         return _of_pattern(name)
     if path.suffix.lower() == LIST and LIST not in (suffixes or ()) and path.is_file():
         text = _text(path.read_bytes())
-        return [Source(path)] if text is None else _of_list(text)
+        return [Source(path)] if text is None else _found_in(name, _of_list(text))
     return [Source(path)] if path.exists() or NUMBERED.search(path.name) else _of_pattern(name)
 
 
@@ -113,8 +115,12 @@ def _of_folder(name: str, folder: Path, suffixes: frozenset[str] | None, note: C
     every = [file for file in find(folder) if not file.rpartition("/")[2].startswith(APPLE_DOUBLE)]
     endings = [os.path.splitext(file)[1] for file in every]
     inside = [file for file, ending in zip(every, endings, strict=True) if suffixes is None or ending.lower() in suffixes]
+    if not every:
+        raise InputError(f"{name}: the folder is empty")
     if not inside:
-        raise InputError(f"{name}: the folder holds none of {', '.join(sorted(suffixes or ()))}")
+        found = ", ".join(sorted({ending or "no suffix" for ending in endings})[:_SHOWN])
+        wanted = f"; need {' or '.join(sorted(suffixes))}" if suffixes and len(suffixes) <= _SHOWN else ""
+        raise InputError(f"{name}: none of the folder's {len(every)} files can be read ({found}){wanted}")
     if len(inside) < len(every):
         others = sorted({ending or "no suffix" for ending in endings} - {os.path.splitext(file)[1] for file in inside})
         note(f"{name}: {len(every) - len(inside)} of {len(every)} files left out ({', '.join(others)})")
@@ -149,6 +155,13 @@ def _of_list(text: str) -> list[Source]:
     shared = len(os.path.commonprefix(folders))
     places = ["/".join(folder[shared:]) for folder in folders]
     return [Source(path_of(name), place, one_of_many=True) for name, place in zip(names, places, strict=True)]
+
+
+def _found_in(name: str, sources: list[Source]) -> list[Source]:
+    """What a list by its suffix alone names; ValueError if nothing of it is there: it may be no list."""
+    if not any(is_url(source.path or "") or Path(source.path or "").exists() for source in sources):
+        raise InputError(f"{name}: read as a list of inputs, one a line, and there is no {str(sources[0].path)!r:.80}")
+    return sources
 
 
 def _parts(text: str) -> list[str]:

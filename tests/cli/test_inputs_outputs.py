@@ -186,6 +186,18 @@ def test_a_folder_gives_a_folder_however_many_it_holds(run, photo, tmp_path):
     assert not (tmp_path / "out.jpg").exists()
 
 
+def test_what_holds_nothing_to_read_is_told_briefly(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert run("encode", "empty")[2] == "codec: empty: the folder is empty\n"
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("x")
+    assert run("encode", "in")[2] == "codec: in: none of the folder's 1 files can be read (.txt)\n"
+    assert run("decode", "in")[2] == "codec: in: none of the folder's 1 files can be read (.txt); need .rdc or .tar\n"
+    (tmp_path / "notes.txt").write_text("hi")
+    code, _, err = run("encode", "notes.txt")
+    assert code == 1 and err == "codec: notes.txt: read as a list of inputs, one a line, and there is no 'hi'\n"
+
+
 def test_a_folder_in_an_outputs_place_is_found_before_work(run, photo, tmp_path):
     (tmp_path / "photo.rdc").mkdir()
     for force in ([], ["--force"]):
