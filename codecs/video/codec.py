@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
 from copy import copy
 from fractions import Fraction
 from functools import partial
 from itertools import islice, pairwise
-from typing import ClassVar, Self
+from pathlib import Path
+from typing import BinaryIO, ClassVar, Self
 
 import numpy as np
 import torch
@@ -35,8 +36,9 @@ from .stem import StemNetwork
 
 GREY = 128
 """Level of all pixels of a frame that is lost, where no frame before it can be shown."""
-Source = Clip | np.ndarray
-"""A clip, or frames, uint8 (frames, height, width, 3)."""
+Source = Clip | np.ndarray | str | Path | BinaryIO
+"""A clip; frames, uint8 (frames, height, width, 3); or a video file, by its path or open, or pictures (`VideoFile`). All
+frames of these are held in memory, 3 bytes a pixel."""
 
 
 class VideoCodec:
@@ -116,13 +118,14 @@ class VideoCodec:
         """Compress a clip to the bytes of an .rdc file.
 
         Args:
-            rate: of an array, in frames per second; a `Clip` knows its own.
+            rate: of an array or pictures, in frames per second; others know their own.
             quality: 0..100; None: 50.
             group: frames from one that can be decoded on its own to the next.
             progress: called with (frames done, frames in all).
 
         Raises:
             ValueError: not frames this codec takes, or quality or group out of range.
+            OSError: a file cannot be read.
         """
         clip = clip_of(signal, rate)
         header = header_of(clip, quality, group)
@@ -190,13 +193,8 @@ class VideoCodec:
         frames = np.empty((len(wanted), header.height, header.width, 3), np.uint8)
         for index, frame in enumerate(self.frames(stream, header, wanted, lost if salvage else None, progress)):
             frames[index] = frame
-        try:
-            extras = extras_of(stream, header)
-            notices: list[str] = []
-        except BitstreamError as error:
-            if not salvage:
-                raise
-            extras, notices = {}, [f"what travels with the frames is lost ({error})"]
+        notices: list[str] = []
+        extras = extras_of(stream, header, notices if salvage else None)
         notices = [f"{header.group_name(index)} is lost ({error})" for index, error in lost.items()] + notices
         if lost and len(lost) == len({number // header.group for number in wanted}):
             raise Corrupt(f"no group is undamaged; {notices[0]}")
@@ -212,13 +210,14 @@ class VideoCodec:
         self,
         stream: container.Stream,
         header: VideoHeader,
-        wanted: range,
+        wanted: Collection[int],
         lost: dict[int, BitstreamError] | None = None,
         progress: Progress | None = None,
     ) -> Iterator[np.ndarray]:
-        """The wanted frames, uint8 (height, width, 3), one by one; groups without any are not read.
+        """The wanted frames, uint8 (height, width, 3), one by one, ascending; groups without any are not read.
 
         Args:
+            wanted: numbers of frames, looked up often: a range or a set.
             lost: is told damaged groups, whose frames are grey; None: they raise.
         """
         groups = sorted({number // header.group for number in wanted})
@@ -360,8 +359,15 @@ class VideoCodec:
 
 
 def clip_of(signal: Source, rate: Fraction | float) -> Clip:
-    """The clip that a source holds; ValueError if it is none."""
-    return signal if isinstance(signal, Clip) else Clip(frames=signal, rate=Fraction(rate).limit_denominator(100_000))
+    """The clip that a source holds; InputError if it is none, OSError if it cannot be read."""
+    if isinstance(signal, Clip):
+        return signal
+    rate = Fraction(rate).limit_denominator(100_000)
+    if isinstance(signal, np.ndarray):
+        return Clip(frames=signal, rate=rate)
+    from .whole import read_clip  # imports PyAV
+
+    return read_clip(signal, rate)
 
 
 def header_of(clip: Clip, quality: int | None, group: int) -> VideoHeader:

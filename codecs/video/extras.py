@@ -6,11 +6,10 @@ import json
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from ...entropy_models.errors import BitstreamError, Corrupt
-from .. import container
+from ...entropy_models.errors import Corrupt
 from ..contract import Desk
 from .formats import SILENT
-from .header import SOUND, SPEECH, TAGS, VideoHeader, extras_of
+from .header import SOUND, SPEECH, TAGS
 
 if TYPE_CHECKING:
     from .reading import VideoFile
@@ -43,18 +42,6 @@ def sound_of(extras: dict[bytes, bytes], suffix: str, span_s: tuple[Fraction, Fr
 
         return cut(extras[SOUND], *span_s)
     return extras.get(SOUND)
-
-
-def extras_or_notice(
-    stream: container.Stream, header: VideoHeader, *, salvage: bool
-) -> tuple[dict[bytes, bytes], tuple[str, ...]]:
-    """What travels with the frames; with ``salvage`` nothing and a notice where that is damaged."""
-    try:
-        return extras_of(stream, header), ()
-    except BitstreamError as error:
-        if not salvage:
-            raise
-        return {}, (f"times, tags and sound are lost ({error})",)
 
 
 def tags_of(extras: dict[bytes, bytes]) -> dict[str, str]:

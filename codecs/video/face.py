@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from ...entropy_models.errors import BitstreamError, Corrupt, InputError
+from ...entropy_models.errors import BitstreamError, InputError
 from .. import container, weights
 from ..contract import Desk, Foldered, Result
 from ..image.effort import effort_of
@@ -18,7 +18,7 @@ from ..image.face import Tune
 from ..terminal.files import parse_size, show_size
 from ..terminal.options import Effort, Model, Quality, Size, Threads, check_targets, names_of, suffix_for
 from ..terminal.sources import NUMBERED
-from .extras import extras_from, extras_or_notice, sound_of, tags_of
+from .extras import extras_from, sound_of, tags_of
 from .formats import PAGE, READ_ONLY, SHOWN, WRITTEN, looks_like_video, names_a_folder
 from .header import GROUP, GROUP_MAX, QUALITY, SOUND, SPEECH, TIMES, VideoHeader, checked_range, extras_of, parse
 
@@ -162,7 +162,8 @@ class VideoFace(Foldered):
             if size is None:
                 written = written_at(codec, video, header, extras, target, desk.progress)
             else:
-                header = written_within(codec, video, header, extras, target, size, desk.progress)
+                shown = "{} bytes".format if options.kbps is None else partial(show_rate, duration_s=duration_s)
+                header = written_within(codec, video, header, extras, target, size, desk.progress, shown)
                 written = target.seek(0, 2)
             notices = tuple(video.notices) + heard
         rate_kbps = written * 8 / duration_s / 1000
@@ -210,14 +211,16 @@ class VideoFace(Foldered):
     def _decode(
         self, stream: container.Stream, target: Path | BinaryIO, suffix: str, options: DecodeOptions, desk: Desk
     ) -> Result:
-        from .timing import unpack_times
+        from .frames import format_of
+        from .timing import times_of
         from .writing import VideoWriter
 
         stream, header = parse(stream, salvage=options.salvage)
         codec = codec_of(stream, desk, options.threads)
-        extras, notices = extras_or_notice(stream, header, salvage=options.salvage)
+        lost_extras: list[str] = []
+        extras = extras_of(stream, header, lost_extras if options.salvage else None)
         video = format_of(header)
-        times, durations = unpack_times(extras[TIMES], header.frames) if TIMES in extras else even_times(header, video)
+        times, durations = times_of(extras.get(TIMES), header.frames, header.rate * video.time_base)
         wanted = wanted_frames(options, header, video, times)
         if suffix == ".png" and len(wanted) > 1 and not isinstance(target, Path):
             raise InputError(f"{len(wanted)} frames need a folder, like -o folder/%05d.png; one is --frames {wanted[0]}")
@@ -233,7 +236,7 @@ class VideoFace(Foldered):
         with VideoWriter(target, video, sound, suffix=suffix, tags=tags_of(extras)) as writer:
             for number, frame in zip(wanted, frames, strict=True):
                 writer.write(frame_of(frame, number, wanted, times, durations, origin))
-        notices += tuple(writer.notices)
+        notices = *lost_extras, *writer.notices
         notices += tuple(f"{header.group_name(index)} is lost ({error})" for index, error in lost.items())
         facts = {
             "frames": len(wanted), "width": header.width, "height": header.height, "lost_groups": tuple(lost),
@@ -324,29 +327,9 @@ def video_duration_s(video: VideoFile) -> float:
     return float((int(times[-1]) - int(times[0])) * video.format.time_base + 1 / video.format.rate)
 
 
-def format_of(header: VideoHeader) -> Format:
-    """Of the source, or where it was an array, what suits its frames.
-
-    Raises:
-        Corrupt: it is not one of frames of this size.
-    """
-    from .frames import Format
-
-    if header.source:
-        found = Format.unpack(header.source)
-        if (found.width, found.height) != (header.width, header.height):
-            raise Corrupt(f"a source of {found.width}x{found.height}, but frames of {header.width}x{header.height}")
-        return found
-    return Format(width=header.width, height=header.height, time_base=1 / header.rate, rate=header.rate)
-
-
-def even_times(header: VideoHeader, video: Format) -> tuple[np.ndarray, np.ndarray]:
-    """Times and durations of frames that are evenly spaced."""
-    import numpy as np
-
-    step = Fraction(1) / (header.rate * video.time_base)
-    ends = np.array([round(number * step) for number in range(header.frames + 1)], np.int64)
-    return ends[:-1], np.diff(ends)
+def show_rate(size: int, duration_s: float) -> str:
+    """Bytes of a file as a rate for people."""
+    return f"{size * 8 / duration_s / 1000:.1f} kbit/s"
 
 
 def wanted_frames(options: DecodeOptions, header: VideoHeader, video: Format, times: np.ndarray) -> range:
@@ -361,7 +344,9 @@ def wanted_frames(options: DecodeOptions, header: VideoHeader, video: Format, ti
         first_s, last_s = options.start_s or 0.0, float("inf") if options.end_s is None else options.end_s
         shown = [number for number, second in enumerate(seconds) if first_s <= second < last_s]
         if not shown:
-            raise InputError(f"no frame from {first_s:g} to {last_s:g} s; the last one is at {seconds[-1]:.2f} s")
+            span = f"from {first_s:g} s on" if options.end_s is None else f"from {first_s:g} to {last_s:g} s"
+            length_s = float(header.frames / header.rate)
+            raise InputError(f"no frame {span}; the video is {length_s:.2f} s long, its last frame at {seconds[-1]:.2f} s")
         start, stop = shown[0], shown[-1] + 1
     return checked_range(start, stop, header)[:: options.every or 1]
 

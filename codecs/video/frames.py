@@ -25,6 +25,7 @@ from fractions import Fraction
 import numpy as np
 
 from ...entropy_models.errors import Corrupt, InputError
+from .header import VideoHeader
 
 PIXELS_MAX = 1 << 27
 SUBSAMPLINGS = "420", "422", "444", "rgb", "gray"
@@ -138,3 +139,17 @@ class Format:
     def seconds(self, ticks: int) -> float:
         """Ticks in seconds."""
         return float(ticks * self.time_base)
+
+
+def format_of(header: VideoHeader) -> Format:
+    """Of a stream's source, or where that was an array, what suits its frames.
+
+    Raises:
+        Corrupt: it is not one of frames of this size.
+    """
+    if not header.source:
+        return Format(width=header.width, height=header.height, time_base=1 / header.rate, rate=header.rate)
+    found = Format.unpack(header.source)
+    if (found.width, found.height) != (header.width, header.height):
+        raise Corrupt(f"a source of {found.width}x{found.height}, but frames of {header.width}x{header.height}")
+    return found

@@ -24,7 +24,7 @@ import struct
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ...entropy_models.errors import Corrupt, InputError, Unsupported
+from ...entropy_models.errors import BitstreamError, Corrupt, InputError, Unsupported
 from .. import container
 
 STREAM_ID = 3
@@ -41,6 +41,8 @@ GROUP_MAX = 1024
 RATE_PART_MAX = (1 << 31) - 1
 TAG_BYTES = 4
 TIMES, TAGS, SOUND, SPEECH = b"TIME", b"TAGS", b"SOUN", b"SPCH"
+METADATA = {TIMES: "times of frames", TAGS: "tags", SOUND: "sound", SPEECH: "sound"}
+"""What chunks of metadata hold, by their tags."""
 _SIGNAL = struct.Struct("<HHIHBBII")
 
 
@@ -121,20 +123,41 @@ def parse(data: bytes | memoryview | container.Stream, *, salvage: bool = False)
     return stream, header
 
 
-def extras_of(stream: container.Stream, header: VideoHeader) -> dict[bytes, bytes]:
+def extras_of(stream: container.Stream, header: VideoHeader, lost: list[str] | None = None) -> dict[bytes, bytes]:
     """Bodies of the metadata chunks by their tags.
+
+    Args:
+        lost: gets a notice of each chunk that is damaged, and the others are returned; None: the first raises.
 
     Raises:
         BitstreamError: one is damaged, or has no tag, or a tag comes twice.
     """
     found: dict[bytes, bytes] = {}
     for index in range(header.groups, len(stream.entries)):
-        body = bytes(stream.chunk(index))
-        tag = body[:TAG_BYTES]
-        if len(tag) < TAG_BYTES or tag in found:
-            raise Corrupt(f"chunk {index}: {tag!r} is no tag of its own")
-        found[tag] = body[TAG_BYTES:]
+        try:
+            body = stream.chunk(index)
+            tag = body[:TAG_BYTES]
+            if len(tag) < TAG_BYTES or tag in found:
+                raise Corrupt(f"chunk {index}: {tag!r} is no tag of its own")
+            found[tag] = body[TAG_BYTES:]
+        except BitstreamError as error:
+            if lost is None:
+                raise
+            lost.append(f"lost: {METADATA.get(tag_at(stream, index), 'metadata')} ({error})")
     return found
+
+
+def extra_of(stream: container.Stream, header: VideoHeader, tag: bytes) -> bytes | None:
+    """The body of the metadata chunk with a tag, the others unread; None: there is none. Errors as `Stream.chunk`."""
+    indices = (index for index in range(header.groups, len(stream.entries)) if tag_at(stream, index) == tag)
+    index = next(indices, None)
+    return None if index is None else stream.chunk(index)[TAG_BYTES:]
+
+
+def tag_at(stream: container.Stream, index: int) -> bytes:
+    """The tag of a metadata chunk, unchecked; of one that is cut short maybe less of it."""
+    entry = stream.entries[index]
+    return bytes(stream.data[entry.offset : entry.offset + min(TAG_BYTES, entry.length)])
 
 
 def checked_range(start: int | None, stop: int | None, header: VideoHeader) -> range:
@@ -145,5 +168,7 @@ def checked_range(start: int | None, stop: int | None, header: VideoHeader) -> r
     """
     first, last = 0 if start is None else start, header.frames if stop is None else stop
     if not 0 <= first < last <= header.frames:
-        raise InputError(f"frames {first} to {last}; the video has 0 to {header.frames}")
+        raise InputError(
+            f"frames {first}:{last}; the video has frames 0..{header.frames - 1}, and all of them are 0:{header.frames}"
+        )
     return range(first, last)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from functools import lru_cache, partial
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property, lru_cache, partial
+from operator import index
 from pathlib import Path
-from typing import Any, BinaryIO, Self, overload
+from typing import Any, BinaryIO, Self, SupportsIndex
 
 import numpy as np
 
 from .. import container
 from .codec import VideoCodec
-from .header import parse
+from .frames import format_of
+from .header import TIMES, extra_of, parse
+from .timing import times_of
 
 CODECS_KEPT = 4
 """Loaded codecs that a process keeps for its readers."""
@@ -21,9 +24,10 @@ CODECS_KEPT = 4
 class VideoReader:
     """The frames of a file as a sequence; a context manager.
 
-    ``reader[7]`` is a frame, uint8 (height, width, 3); ``reader[100:164]``, with steps of either sign, uint8
-    (frames, height, width, 3). Only the groups that hold them are read, each from its beginning to the last frame
-    that is wanted. A reader may be copied into other processes, by pickle or by fork: each opens the file for itself.
+    ``reader[7]`` is a frame, uint8 (height, width, 3); ``reader[100:164]``, with steps of either sign, and
+    ``reader[[3, 9, 7]]``, a list or array of numbers, are uint8 (frames, height, width, 3). Only the groups that hold them
+    are read, each from its beginning to the last frame that is wanted. A reader may be copied into other processes, by
+    pickle or by fork: each opens the file for itself.
 
     Args:
         path: an .rdc file of a video.
@@ -63,42 +67,71 @@ class VideoReader:
         """Frames, height, width, 3."""
         return self.header.frames, self.header.height, self.header.width, 3
 
+    @cached_property
+    def times_s(self) -> np.ndarray:
+        """When each frame is shown, in seconds from the first on: float64 (frames,).
+
+        Raises:
+            BitstreamError: the times are damaged.
+            ValueError: the reader is closed.
+        """
+        self._ready()
+        time_base = format_of(self.header).time_base
+        packed = extra_of(self._stream, self.header, TIMES)
+        times, _ = times_of(packed, len(self), self.header.rate * time_base)
+        return (times - times[0]) * float(time_base)
+
+    def __repr__(self) -> str:
+        frames, height, width, _ = self.shape
+        closed = ", closed" if self._file is None else ""
+        return (
+            f"{type(self).__name__}({str(self.path)!r}: {frames} frames of {width}x{height}, {self.fps:g} a second{closed})"
+        )
+
     def __len__(self) -> int:
         return self.header.frames
 
-    @overload
-    def __getitem__(self, wanted: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, wanted: slice) -> np.ndarray: ...
-    def __getitem__(self, wanted: int | slice) -> np.ndarray:
-        """A frame, or the frames of a slice; see the class.
+    def __getitem__(self, wanted: SupportsIndex | slice | list[int] | np.ndarray) -> np.ndarray:
+        """A frame, or the frames of a slice or list of numbers; see the class.
 
         Raises:
             IndexError: there is no frame of that number.
+            TypeError: it is no number, slice or list of numbers.
             BitstreamError: a group is damaged.
             ValueError: the reader is closed.
         """
-        if not isinstance(wanted, slice):
-            number = range(len(self))[wanted]
-            return next(self._decoded(range(number, number + 1)))
-        numbers = range(len(self))[wanted]
-        ascending = numbers if numbers.step > 0 else numbers[::-1]
+        numbers = range(len(self))
+        if isinstance(wanted, slice):
+            return self._stacked(numbers[wanted])
+        if isinstance(wanted, list) or (isinstance(wanted, np.ndarray) and wanted.ndim):
+            return self._stacked([numbers[index(one)] for one in wanted])
+        return next(self._decoded({numbers[wanted]}))
+
+    def _stacked(self, numbers: Sequence[int]) -> np.ndarray:
+        """Frames in the order of their numbers here, each decoded once."""
         frames = np.empty((len(numbers), *self.shape[1:]), np.uint8)
-        for place, frame in zip(frames if numbers.step > 0 else frames[::-1], self._decoded(ascending), strict=True):
-            place[...] = frame
+        places: dict[int, list[int]] = {}
+        for place, number in enumerate(numbers):
+            places.setdefault(number, []).append(place)
+        for number, frame in zip(sorted(places), self._decoded(places.keys()), strict=True):
+            frames[places[number]] = frame
         return frames
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """All frames, each decoded once."""
         return self._decoded(range(len(self)))
 
-    def _decoded(self, numbers: range) -> Iterator[np.ndarray]:
+    def _decoded(self, numbers: Collection[int]) -> Iterator[np.ndarray]:
+        self._ready()
+        codec = loaded(self._stream.weights, self.device, self.threads)
+        return codec.frames(self._stream, self.header, numbers)
+
+    def _ready(self) -> None:
+        """The file open, and by this process."""
         if self._file is None:
             raise ValueError(f"the reader of {self.path} is closed")
         if self._process != os.getpid():
             self._open()
-        codec = loaded(self._stream.weights, self.device, self.threads)
-        return codec.frames(self._stream, self.header, numbers)
 
     def close(self) -> None:
         """Close the file; to be called as often as one likes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
@@ -13,7 +13,7 @@ from ...entropy_models.errors import InputError
 from .. import container
 from ..contract import Progress
 from ..rate_control import highest_quality
-from .header import TIMES, VideoHeader
+from .header import SOUND, SPEECH, TIMES, VideoHeader
 from .timing import pack_times
 
 if TYPE_CHECKING:
@@ -72,15 +72,22 @@ def written_within(
     target: BinaryIO,
     size: int,
     progress: Progress | None,
+    shown: Callable[[int], str] = "{} bytes".format,
 ) -> VideoHeader:
     """Encode a video at the highest quality of at most ``size`` bytes; the header that it got.
 
     A guess from samples is corrected by what the whole takes.
 
+    Args:
+        shown: bytes of file as they were asked for, for messages.
+
     Raises:
-        ValueError: quality 0 has more.
+        ValueError: quality 0 has more, or the sound alone; the message says what would help.
     """
-    more = sum(map(len, extras.values()))
+    more, sound = sum(map(len, extras.values())), sum(len(extras.get(tag, b"")) for tag in (SOUND, SPEECH))
+    smaller = "; --audio none leaves it out" + (", --audio speech makes it smaller" if SOUND in extras else "")
+    if sound >= size:
+        raise InputError(f"{shown(size)} are too few: the sound alone has {shown(sound)}{smaller}")
     guess, trials = Guess(codec.with_effort(0), video, header, more), TRIALS
     fitting, least, scale, failed = -1, 101, 1.0, 0
     while fitting + 1 < least:
@@ -98,7 +105,8 @@ def written_within(
         if not trials:
             break
     if least == 0:
-        raise InputError(f"{size} bytes are too few: quality 0 needs {written}, {more} of them sound and tags")
+        part = f", the sound {shown(sound)} of them{smaller}" if 2 * sound > written else ""
+        raise InputError(f"{shown(size)} are too few: quality 0 needs {shown(written)}{part}")
     found = replace(header, quality=fitting)
     if quality != fitting:
         written_at(codec, video, found, extras, target, progress)

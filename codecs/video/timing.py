@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from fractions import Fraction
 
 import numpy as np
 
@@ -38,4 +39,19 @@ def unpack_times(data: bytes, frames: int) -> tuple[np.ndarray, np.ndarray]:
     if len(raw) != expected or not inflate.eof or inflate.unused_data:
         raise Corrupt(f"times of frames: {len(raw)} bytes or more, {frames} frames have {expected}")
     ends = np.cumsum(np.frombuffer(raw, TICKS).astype(np.int64))
+    return ends[:-1], np.diff(ends)
+
+
+def times_of(data: bytes | None, frames: int, ticks_rate: Fraction) -> tuple[np.ndarray, np.ndarray]:
+    """Times and durations in ticks, int64 (frames,), as bytes or, without them, evenly spaced.
+
+    Args:
+        ticks_rate: mean frames a tick.
+
+    Raises:
+        Corrupt: they are not those of so many frames.
+    """
+    if data is not None:
+        return unpack_times(data, frames)
+    ends = np.array([round(number / ticks_rate) for number in range(frames + 1)], np.int64)
     return ends[:-1], np.diff(ends)

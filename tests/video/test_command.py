@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 from clips import drawn_clip
 from PIL import Image
+from rdcodec.codecs.video import targets
+from rdcodec.codecs.video.codec import VideoCodec
 from rdcodec.codecs.video.formats import looks_like_video
+from rdcodec.codecs.video.header import parse
 from rdcodec.codecs.video.reading import VideoFile
+from rdcodec.entropy_models.errors import InputError
 from video_clips import encoded, moving, packets_of
 
 PHONE_TIMES = [0, 3000, 6700, 11100, 14100, 17800, 22200, 25200]
@@ -264,6 +268,75 @@ def test_a_damaged_file_is_named_and_salvaged(run, tmp_path, phone):
     code, out, _ = run("decode", "damaged.rdc", "--salvage", "-o", "most.mkv", "--json")
     assert code == 0 and json.loads(out)["lost_groups"] == [1]
     assert (frames_of(tmp_path / "most.mkv")[1][4] == 128).all()
+
+
+def flipped(path, kind, at=-20):
+    """A copy of a file with a byte of its metadata chunk ``kind`` changed."""
+    stream, header = parse(path.read_bytes())
+    index = next(i for i in range(header.groups, len(stream.entries)) if bytes(stream.chunk(i))[:4] == kind)
+    data, entry = bytearray(path.read_bytes()), stream.entries[index]
+    data[entry.offset + (entry.length if at < 0 else 0) + at] ^= 1
+    path.with_name("flipped.rdc").write_bytes(data)
+
+
+def test_damage_to_metadata_costs_that_chunk_alone(run, tmp_path, phone):
+    assert run("encode", "phone.mp4", "-q", "10")[0] == 0
+    flipped(tmp_path / "phone.rdc", b"SOUN")
+    assert run("decode", "flipped.rdc", "-o", "no.mkv")[0] == 1 and not (tmp_path / "no.mkv").exists()
+    code, _, err = run("decode", "flipped.rdc", "--salvage", "-o", "silent.mkv")
+    assert code == 0 and "lost: sound (" in err and "times" not in err and "tags" not in err
+    assert frames_of(tmp_path / "silent.mkv")[2] == [round(time / 90) for time in PHONE_TIMES]
+    assert VideoFile(tmp_path / "silent.mkv").sound() is None
+    found = VideoCodec.load(device="cpu").decode((tmp_path / "flipped.rdc").read_bytes(), salvage=True)
+    assert set(found.extras) == {b"TIME"} and any("sound" in notice for notice in found.notices)
+    flipped(tmp_path / "phone.rdc", b"TIME", at=6)
+    code, _, err = run("decode", "flipped.rdc", "--salvage", "-o", "even.mkv")
+    assert code == 0 and "lost: times of frames (" in err and "sound" not in err
+    assert packets_of((tmp_path / "even.mkv").read_bytes()) == packets_of(phone)
+    flipped(tmp_path / "phone.rdc", b"TIME", at=0)
+    code, _, err = run("decode", "flipped.rdc", "--salvage", "-f", "-o", "even.mkv")
+    assert code == 0 and "lost: metadata (" in err
+
+
+def test_python_takes_the_path_of_a_video(run, tmp_path, phone):
+    assert run("encode", "phone.mp4", "-q", "10", "--device", "cpu")[0] == 0
+    codec, expected = VideoCodec.load(device="cpu"), (tmp_path / "phone.rdc").read_bytes()
+    assert codec.encode(str(tmp_path / "phone.mp4"), quality=10) == expected, "times and sound and all"
+    assert codec.encode(io.BytesIO(phone), quality=10) == expected
+    for number, rgb in enumerate(moving(2)):
+        Image.fromarray(rgb).save(tmp_path / f"{number}.png")
+    assert codec.decode(codec.encode(tmp_path / "%d.png", rate=10, quality=0)).rate == 10
+    with pytest.raises(FileNotFoundError):
+        codec.encode("gone.mp4")
+    (tmp_path / "text.mp4").write_text("text " * 50)
+    with pytest.raises(InputError, match="no video that FFmpeg reads"):
+        codec.encode(tmp_path / "text.mp4")
+
+
+def test_messages_say_what_is_there_and_what_can_be(run, tmp_path, phone):
+    assert run("encode", "phone.mp4", "-q", "10")[0] == 0
+    for options, why in (
+        (("--frames", "5", "-o", "still.jpg"), "not .jpg; give -o a name in .mkv or .mp4 or"),
+        (("-o", "x.avi"), "not .avi; give -o a name in .mkv or .mp4 or .webm or .y4m or .gif or .png"),
+        (("--from", "10"), "no frame from 10 s on; the video is 0.31 s long, its last frame at 0.28 s"),
+        (("--from", "10", "--to", "11"), "no frame from 10 to 11 s;"),
+        (("--frames", "5:200"), "frames 5:200; the video has frames 0..7, and all of them are 0:8"),
+    ):
+        code, _, err = run("decode", "phone.rdc", *options)
+        assert code == 1 and why in err and err.count("\n") == 1, err
+
+
+def test_a_rate_that_the_sound_exceeds_is_refused_at_once(run, tmp_path, phone, monkeypatch):
+    facts = json.loads(run("encode", "phone.mp4", "-q", "0", "--json")[1])
+    sound = facts["rate_kbps"] * facts["sound_bytes"] / facts["bytes"]
+    code, _, err = run("encode", "phone.mp4", "--kbps", str(round(sound + 1)), "-o", "no.rdc")
+    assert code == 1 and f"{sound + 1:.0f}.0 kbit/s are too few: quality 0 needs {facts['rate_kbps']:.1f} kbit/s" in err
+    assert f"the sound {sound:.1f} kbit/s of them; --audio none leaves it out" in err
+    monkeypatch.setattr(targets, "written_at", lambda *arguments: pytest.fail("encoded in vain"))
+    code, _, err = run("encode", "phone.mp4", "--kbps", "20", "-o", "no.rdc")
+    assert code == 1 and "20.0 kbit/s are too few: the sound alone has" in err and "--audio speech makes it smaller" in err
+    code, _, err = run("encode", "phone.mp4", "--size", "1kB", "-o", "no.rdc")
+    assert code == 1 and "1000 bytes are too few: the sound alone has" in err and not (tmp_path / "no.rdc").exists()
 
 
 def test_what_looks_like_a_video():

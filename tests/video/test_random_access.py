@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from clips import drawn_clip
 from rdcodec.codecs import container
 from rdcodec.codecs.video import random_access
+from rdcodec.codecs.video.clip import Clip
 from rdcodec.codecs.video.codec import VideoCodec
+from rdcodec.codecs.video.frames import Format
 from rdcodec.codecs.video.groups import GroupPass
 from rdcodec.codecs.video.random_access import VideoReader
+from rdcodec.codecs.video.timing import pack_times
 from rdcodec.entropy_models.errors import BitstreamError, Corrupt
 from torch.utils.data import DataLoader
 
@@ -52,6 +56,35 @@ def test_single_frames_and_facts(clip):
             with pytest.raises(IndexError):
                 reader[number]
         assert np.array_equal(np.stack(list(reader)), frames)
+
+
+def test_lists_of_numbers_give_frames_in_their_order(clip):
+    path, frames = clip
+    with VideoReader(path) as reader:
+        for wanted in ([7, 3, 9, 7, -1], np.array([0, 10]), []):
+            found = reader[wanted]
+            assert found.dtype == np.uint8 and np.array_equal(found, frames[np.array(wanted, int)])
+        with pytest.raises(IndexError):
+            reader[[0, FRAMES]]
+        for wanted in ("0", [0.5], 1.5, None):
+            with pytest.raises(TypeError):
+                reader[wanted]
+
+
+def test_times_are_those_of_the_file(clip, tmp_path):
+    with VideoReader(clip[0]) as reader:
+        assert np.allclose(reader.times_s, np.arange(FRAMES) * 1001 / 30000)
+    times = [50, 3050, 6750, 11150]
+    form = Format(width=48, height=32, time_base=Fraction(1, 90000), rate=Fraction(25))
+    extras = {b"SOUN": b"x", b"TIME": pack_times(times, 3000)}
+    given = Clip(frames=np.zeros((4, 32, 48, 3), np.uint8), extras=extras, source=form.pack())
+    (tmp_path / "uneven.rdc").write_bytes(VideoCodec.load(device="cpu").encode(given))
+    with VideoReader(tmp_path / "uneven.rdc") as reader:
+        assert np.allclose(reader.times_s, [0, 3000 / 90000, 6700 / 90000, 11100 / 90000])
+        assert repr(reader) == f"VideoReader({str(tmp_path / 'uneven.rdc')!r}: 4 frames of 48x32, 25 a second)"
+    assert repr(reader).endswith("a second, closed)")
+    with pytest.raises(ValueError, match="closed"):
+        reader[[0]]
 
 
 def test_only_the_groups_that_are_wanted_are_read(clip, monkeypatch):
