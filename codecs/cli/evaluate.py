@@ -19,9 +19,9 @@ from ..terminal.console import bar, errors, out
 from ..terminal.files import check_outputs, one_line
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ..evaluation.points import Point
+    from ..evaluation.report import Comparison
+    from ..evaluation.unfinished import Unfinished
 
 
 class Evaluations(TyperGroup):
@@ -61,11 +61,16 @@ def command_of(task: Task[Any]) -> Callable[..., None]:
         device: Annotated[str, typer.Option(help="Ours: auto, cpu or cuda.")] = "auto",
         effort: Annotated[int, typer.Option(min=0, max=9, help="Ours: time for refining, 0 (none) to 9.")] = 0,
         force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite a report that is there.")] = False,
+        fresh: Annotated[bool, typer.Option("--fresh", help="Start anew where a report was interrupted.")] = False,
     ) -> None:
-        """Rate-distortion on a folder: points.csv, means.csv, bd_rate.csv, rate_distortion.png, perhaps a page."""
+        """Rate-distortion on a folder: points.csv, means.csv, bd_rate.csv, rate_distortion.png, perhaps a page.
+
+        points.csv is written file by file: where it was interrupted, the same command goes on.
+        """
         from ..evaluation.bd_rate import POINTS_MIN
         from ..evaluation.report import check_packages, files_of, with_installed_metrics
         from ..evaluation.run import chosen
+        from ..evaluation.unfinished import is_unfinished
 
         if effort and not task.ours_at:
             raise InputError(f"effort {effort}; the encoder of {task.signals} has none but 0")
@@ -78,13 +83,16 @@ def command_of(task: Task[Any]) -> Callable[..., None]:
             raise InputError(f"{len(settings)} qualities; a BD-rate needs {POINTS_MIN} (or give --references '')")
         check_packages(task.packages)
         measured, missing = with_installed_metrics(task)
-        check_outputs(output, files_of(task), force)
+        check_outputs(output, files_of(task), force or is_unfinished(output))
         for line in missing:
             errors.print(one_line(f"codec: note: {line}"))
         ours = partial(task.ours_at, effort=effort) if effort and task.ours_at else task.ours
         title = f"{folder.name}, effort {effort}" if effort else folder.name
-        table = evaluate_folder(measured, folder, found, output, settings, partial(ours, model, device), runs, title)
-        if table.row_count:
+        told = {"model": model, "device": device, "effort": effort}
+        table = evaluate_folder(
+            measured, folder, found, output, settings, partial(ours, model, device), runs, title, told, fresh=fresh
+        )
+        if table:
             out.print(table)
         out.print(f"written: {output}/{', '.join(files_of(task))}")
 
@@ -100,19 +108,25 @@ def evaluate_folder(
     load_ours: Callable[[], Reference[Any]],
     runs: int,
     title: str,
-) -> "Table":
-    """Code everything in a folder, write the report, and return the table of BD-rates.
+    told: dict[str, Any],
+    *,
+    fresh: bool,
+) -> "Comparison":
+    """Code everything in a folder, or what is left of it, write the report, and return the table of BD-rates.
 
     Args:
         settings: of ours; None: those of the task.
         title: of the plot and the page, to which numbers are added.
+        told: what else points depend on (`settings_of`).
+        fresh: whether nothing is kept of a report that was interrupted.
 
     Raises:
         InputError: no signals, or none that can be coded.
     """
     from ..evaluation.points import OURS
     from ..evaluation.report import write_report
-    from ..evaluation.run import evaluate
+    from ..evaluation.run import common_folder, names_of
+    from ..evaluation.unfinished import Unfinished, settings_of, stamps_of
 
     own = output.resolve()  # an earlier report holds a picture, too
     paths = [path for path in task.find(folder) if own not in path.resolve().parents]
@@ -123,22 +137,67 @@ def evaluate_folder(
         line = progress.add_task("loading", total=None)
         ours = load_ours()
         codecs = {OURS: replace(ours, settings=settings) if settings else ours} | references
-        progress.update(line, total=len(paths) * runs * sum(len(codec.settings) for codec in codecs.values()))
-
-        def advance(text: str) -> None:
-            progress.update(line, description=one_line(text), advance=1)
-
-        def without(path: Path, error: Exception) -> None:
-            paths.remove(path)
-            left_out(path, error)
-
-        points = evaluate(task, codecs, tuple(paths), runs=runs, progress=advance, left_out=without)
+        below = str(Path(common_folder(paths)).resolve())
+        kept = settings_of(task, codecs, **told, runs=runs, folder=below)
+        unfinished = Unfinished(output, task, kept, stamps_of(paths, names_of(paths)))
+        points = code_all(unfinished, codecs, paths, runs, fresh, partial(progress.update, line))
     note_undefined(task, points)
     title = f"{title}: {len({point.file for point in points})} {task.signals}"
     table = write_report(output, task, points, list(references), title)
     if task.page:
         task.page.write(output / task.page.name, title, paths, codecs, task.metrics)
+    unfinished.end()
     return table
+
+
+def code_all(
+    unfinished: "Unfinished",
+    codecs: dict[str, Reference[Any]],
+    paths: list[Path],
+    runs: int,
+    fresh: bool,
+    show: Callable[..., None],
+) -> "list[Point]":
+    """Points of all files, each file's kept when it is done; those that cannot be coded are taken out of ``paths``.
+
+    Args:
+        show: the update of a line of `bar`, which only a terminal shows; elsewhere there is a line for each file.
+    """
+    from ..evaluation.run import evaluate
+
+    done = begun(unfinished, fresh)
+    every = runs * sum(len(codec.settings) for codec in codecs.values())
+    show(total=len(paths) * every, completed=len({point.file for point in done}) * every)
+
+    def advance(text: str) -> None:
+        show(description=one_line(text), advance=1)
+
+    def without(path: Path, error: Exception) -> None:
+        paths.remove(path)
+        left_out(path, error)
+
+    def keep(points: "Sequence[Point]", seconds: float) -> None:
+        unfinished.keep(points)
+        if not errors.is_terminal:
+            count = len({point.file for point in points})
+            errors.print(one_line(f"codec: {points[-1].file}: {count} of {len(paths)} done, {seconds:.1f} s"))
+
+    task = unfinished.task
+    return evaluate(task, codecs, tuple(paths), runs=runs, progress=advance, left_out=without, done=done, keep=keep)
+
+
+def begun(unfinished: "Unfinished", fresh: bool) -> "list[Point]":
+    """Points of an interrupted report to go on with; says so, or why there are none."""
+    done, differing = unfinished.begin(fresh=fresh)
+    if done:
+        count = f"{len({point.file for point in done})} of {len(unfinished.stamps)} {unfinished.task.signals}"
+        note = f"goes on after {count}; --fresh starts anew"
+    elif differing:
+        note = f"starts anew: what was interrupted had other {', '.join(differing)}"
+    else:
+        return done
+    errors.print(one_line(f"codec: note: {unfinished.output}: {note}"))
+    return done
 
 
 def left_out(path: Path, error: Exception) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Column, Table
 
 from ...entropy_models.errors import MissingPackage
@@ -19,6 +21,10 @@ from .task import Metric, S, Task
 POINTS, MEANS, BD_RATE, PLOT = "points.csv", "means.csv", "bd_rate.csv", "rate_distortion.png"
 FILES = POINTS, MEANS, BD_RATE, PLOT
 """Files of a report, beside a task's own page."""
+TITLE = f"{OURS}: rate at equal quality"
+CELL_MIN = len("-100.0 %")
+WIDTH_MAX = 10_000
+"""Columns of a console that hold any table."""
 
 
 def files_of(task: Task[Any]) -> tuple[str, ...]:
@@ -61,7 +67,9 @@ def with_installed_metrics(task: Task[S]) -> tuple[Task[S], list[str]]:
     return replace(task, metrics=metrics), lines
 
 
-def write_report(output: Path, task: Task[Any], points: Sequence[Point], references: Sequence[str], title: str) -> Table:
+def write_report(
+    output: Path, task: Task[Any], points: Sequence[Point], references: Sequence[str], title: str
+) -> Comparison:
     """The files of a report, in a folder that exists; returns the table of BD-rates and speeds."""
     by_metric = curves(points, task.metrics)
     write_points(output / POINTS, task, points)
@@ -90,17 +98,62 @@ def write_bd_rates(path: Path, task: Task[Any], rates: dict[str, list[float]]) -
     write_csv(path, rows, ["anchor", *columns])
 
 
-def table_of(task: Task[Any], rates: dict[str, list[float]], points: Sequence[Point]) -> Table:
-    """BD-rates against each reference, and how fast each codec was, ours in the last line."""
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The table of a report, for rich: a row for each codec, or where that is too wide, a column."""
+
+    codecs: Sequence[str]
+    """Ours last."""
+    measures: Mapping[str, Sequence[str]]
+    """Titles of BD-rates and speeds, to what is shown of each codec."""
+
+    def __bool__(self) -> bool:
+        """Whether ours is compared with anything."""
+        return len(self.codecs) > 1
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        def fits(table: Table) -> bool:
+            return Measurement.get(console, options.update_width(WIDTH_MAX), table).maximum <= options.max_width
+
+        options = options.update(no_wrap=False)  # a console that wraps softly would cut the cells
+        for table in self._tables(fits):
+            yield from console.render(table, options)
+
+    def _tables(self, fits: Callable[[Table], bool]) -> Iterator[Table]:
+        """The table by codec, or as few by measure as have all codecs."""
+        if fits(table := self._by_codec()):
+            yield table
+            return
+        start, count = 0, len(self.codecs)
+        while start < count:
+            stop = next((n for n in range(count, start + 1, -1) if fits(self._by_measure(start, n))), start + 1)
+            yield self._by_measure(start, stop)
+            start = stop
+
+    def _by_codec(self) -> Table:
+        table = Table("against", *self.measures, title=TITLE)
+        for name, *row in zip(self.codecs, *self.measures.values(), strict=True):
+            table.add_row(name, *row)
+        return table
+
+    def _by_measure(self, start: int, stop: int) -> Table:
+        """Of some codecs, whose names wrap at hyphens: ``x265-veryfast-g12``."""
+        names = [name.replace("-", "-\n") for name in self.codecs[start:stop]]
+        columns = [Column(name, width=max(CELL_MIN, *map(len, name.splitlines()))) for name in names]
+        table = Table(Column("against", no_wrap=True), *columns, title=TITLE)
+        for title, row in self.measures.items():
+            table.add_row(title, *row[start:stop])
+        return table
+
+
+def table_of(task: Task[Any], rates: dict[str, list[float]], points: Sequence[Point]) -> Comparison:
+    """BD-rates against each reference, and how fast each codec was, ours last."""
+    codecs = [*rates, OURS]
+    shown = {name: ["too few points" if math.isnan(v) else f"{v:+.1f} %" for v in row] for name, row in rates.items()}
+    cells = [shown.get(name, [""] * len(task.metrics)) + _speeds(task, points, name) for name in codecs]
     titles = [f"BD-rate {metric.title}" for metric in task.metrics]
-    speeds = [f"{way} ({task.speed.unit})" for way in ("encode", "decode")]
-    table = Table(Column("against", no_wrap=True), *titles, *speeds, title=f"{OURS}: rate at equal quality")
-    for name, row in rates.items():
-        shown = ("too few points" if math.isnan(v) else f"{v:+.1f} %" for v in row)
-        table.add_row(name, *shown, *_speeds(task, points, name))
-    if rates:
-        table.add_row(OURS, *("" for _ in titles), *_speeds(task, points, OURS))
-    return table
+    titles += [f"{way} ({task.speed.unit})" for way in ("encode", "decode")]
+    return Comparison(codecs, dict(zip(titles, zip(*cells, strict=True), strict=True)))
 
 
 def _speeds(task: Task[Any], points: Sequence[Point], codec: str) -> list[str]:

@@ -17,6 +17,8 @@ from .task import Reference, S, Task
 
 Progress = Callable[[str], None]
 """Told what is coded next."""
+Kept = Callable[[Sequence[Point], float], None]
+"""Told all points whenever a file is done, and the seconds that it took."""
 Clock = Callable[[], float]
 LeftOut = Callable[[Path, Exception], None]
 
@@ -83,6 +85,8 @@ def evaluate(
     progress: Progress = lambda text: None,
     left_out: LeftOut | None = None,
     clock: Clock = time.perf_counter,
+    done: Sequence[Point] = (),
+    keep: Kept = lambda points, seconds: None,
 ) -> list[Point]:
     """Code every file with every codec at each of its settings.
 
@@ -92,23 +96,39 @@ def evaluate(
         left_out: called with a file that is damaged or that some codec cannot take, and the error; none of its points is
             kept, so that every mean is over the same files. None: the error is raised.
         clock: wall time, or ``time.process_time`` where neighbours on the machine would disturb it.
+        done: points of files that were coded before, by these codecs at these settings, and are not coded again.
 
     Raises:
         InputError: no file is left.
     """
-    points: list[Point] = []
-    folder = os.path.commonpath([path.parent for path in paths]) if paths else ""
-    for path in paths:
-        name = str(path.relative_to(folder))  # two folders may hold files of one name
+    points = list(done)
+    coded = {point.file for point in done}
+    for path, name in zip(paths, names_of(paths), strict=True):
+        if name in coded:
+            continue
+        start = time.perf_counter()
         try:
             points += points_of(task, codecs, task.read(path), name, runs, progress, clock)
         except (InputError, BitstreamError, OSError) as error:
             if left_out is None:
                 raise
             left_out(path, error)
+        else:
+            keep(points, time.perf_counter() - start)
     if not points:
         raise InputError(f"none of {len(paths)} {task.signals} could be coded")
     return points
+
+
+def common_folder(paths: Sequence[Path]) -> str:
+    """The folder that all paths are below."""
+    return os.path.commonpath([path.parent for path in paths]) if paths else ""
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """Names of files in points: their paths below the folder of all, for two folders may hold files of one name."""
+    folder = common_folder(paths)
+    return [str(path.relative_to(folder)) for path in paths]
 
 
 def points_of(

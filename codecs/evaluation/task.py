@@ -127,6 +127,8 @@ class Reference(Generic[S]):
     """InputError if it cannot run here, with what to install."""
     counted: Callable[[bytes], int] = len
     """Bytes of a file that its rate counts: all, or for instance the payload of a codec whose container is for streaming."""
+    weights: str = ""
+    """Of a learned codec: the hash of its weights, by which its points are told from those of others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,7 +73,7 @@ def reference_of(codec: ImageCodec, qualities: tuple[int, ...] = QUALITIES) -> R
     def encode(rgb: np.ndarray, quality: float) -> bytes:
         return codec.encode(rgb, quality=int(quality))
 
-    return Reference(qualities, encode, lambda data: codec.decode(data).array())
+    return Reference(qualities, encode, lambda data: codec.decode(data).array(), weights=codec.stream_hash.hex())
 
 
 TASK: Task[np.ndarray] = Task(

@@ -71,7 +71,7 @@ def reference_of(codec: SpeechCodec, qualities: tuple[int, ...] = QUALITIES) -> 
     def encode(samples: np.ndarray, quality: float) -> bytes:
         return codec.encode(samples, sample_rate=SAMPLE_RATE, quality=int(quality))
 
-    return Reference(qualities, encode, lambda data: codec.decode(data).array())
+    return Reference(qualities, encode, lambda data: codec.decode(data).array(), weights=codec.stream_hash.hex())
 
 
 def write_page(

@@ -54,7 +54,7 @@ def reference_of(codec: VideoCodec, qualities: tuple[int, ...] = QUALITIES) -> R
         clip = codec.decode(data)
         return Footage(clip.frames, clip.rate)
 
-    return Reference(qualities, encode, decode)
+    return Reference(qualities, encode, decode, weights=codec.stream_hash.hex())
 
 
 def write_page(

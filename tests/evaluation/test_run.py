@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from evaluation_cases import STEPS, codec, task
 from PIL import Image
 from rdcodec import codecs
-from rdcodec.codecs.cli import main as cli
 from rdcodec.codecs.evaluation import report, timing
 from rdcodec.codecs.evaluation.bd_rate import bd_rate
 from rdcodec.codecs.evaluation.plot import Panel, plot
@@ -23,41 +21,10 @@ from rdcodec.codecs.evaluation.points import OURS, curves, read_points, write_po
 from rdcodec.codecs.evaluation.report import FILES
 from rdcodec.codecs.evaluation.run import chosen, evaluate
 from rdcodec.codecs.evaluation.task import Page
+from rdcodec.codecs.terminal.console import plain
 from rdcodec.entropy_models.errors import InputError
-from typer.testing import CliRunner
 
 pytest.importorskip("bjontegaard")
-
-
-@pytest.fixture
-def numbers(tmp_path) -> Path:
-    """A folder of three lists, of 50, 50 and 5 numbers."""
-    folder = tmp_path / "numbers"
-    folder.mkdir()
-    rng = np.random.default_rng(3)
-    for name, count in (("a", 50), ("b", 50), ("few", 5)):
-        (folder / f"{name}.txt").write_text(" ".join(map(str, rng.integers(0, 256, count))))
-    return folder
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path, numbers):
-    """``codec eval toy``, the toy registered as a codec is; returns (exit code, output, errors)."""
-    module = ModuleType("toy_task")
-    module.TASK = task()
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    line = codecs.Registered(
-        stream_id=250, codec="toy_task:Toy", face="toy_task:FACE", task="toy_task:TASK", summary="numbers"
-    )
-    monkeypatch.setitem(codecs.REGISTRY, "toy", line)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str]:
-        done = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(cli.app, ["eval", "toy", *arguments])
-        return done.exit_code, done.output + (str(done.exception) if done.exception else "")
-
-    call.task = module
-    return call
 
 
 def test_every_codec_codes_every_file_at_every_setting(numbers):
@@ -298,3 +265,18 @@ def test_evaluations_are_named_without_numpy_and_torch():
     assert "rdcodec.codecs.image.evaluation" in loaded and not {"numpy", "torch", "PIL"} & set(loaded)
     with pytest.raises(KeyError, match="no codec 'gif'"):
         codecs.load_task("gif")
+
+
+@pytest.mark.parametrize("width", [50, 80, 250])
+def test_the_table_cuts_nothing_at_any_width(width):
+    """A row for each codec, or where that is too wide, a column, and as many tables as have room for these."""
+    references = {f"x265-veryfast-g{frames}": 100.0 + frames for frames in range(12, 18)}
+    metrics = tuple(replace(task().metrics[0], title=f"Measure{i} polynomial") for i in range(6))
+    rates = {name: [rate] * 5 + [math.nan] for name, rate in references.items()}
+    console = plain(file=io.StringIO(), width=width)
+    console.print(report.table_of(task(metrics=metrics), rates, []))
+    text = console.file.getvalue()
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    assert all(text.count(f"+{rate:.1f} %") == 5 for rate in references.values())
+    assert all(f"g{frames} " in text for frames in range(12, 18)) and text.count("veryfast-") == 6
+    assert text.count(OURS) == 1 + text.count("at equal quality")
