@@ -20,7 +20,7 @@ from .streaming import StreamDecoder, StreamEncoder
 
 
 def encode_live(codec: SpeechCodec, sound: SoundSource, out: Writable, quality: int | None) -> int:
-    """Write a live stream. Returns how many samples at 16 kHz each channel had.
+    """Write a live stream, its head with the first packet. Returns how many samples at 16 kHz each channel had.
 
     Raises:
         ValueError: as `SoundSource.blocks`, after what came before has been written.
@@ -87,6 +87,8 @@ def decode_live(
         notices.append("the stream ends without its last packet")
     second = SEGMENT_SAMPLES / SAMPLE_RATE
     told = [f"{n * second:.2f} to {(n + 1) * second:.2f} s are concealed ({why})" for n, why in decoder.lost]
+    told += [f"a packet after {n * second:.2f} s is left out ({why})" for n, why in decoder.left_out]
+    told += writer.notices if writer else ()
     lost = tuple((n * second, (n + 1) * second) for n, _ in decoder.lost)
     return Played(frames, channels, lost, (*told, *notices))
 

@@ -11,6 +11,8 @@ offset  size  field
 ...           entropy-coded symbols of `SpeechNetwork.coding_pass`, channel by channel, without zeros at their end
 ======  ====  ==========================================================================================
 
+The check is of the symbols, not of the number: a link that flips bits needs a checksum of its own, as UDP has.
+
 Through a pipe or into a file (`live_bytes`, `packets_of`) they go after their head, an .rdc file without chunks whose length
 is zero, each with its size in bytes (2, little-endian) before it.
 """
@@ -26,7 +28,9 @@ from ..contract import Readable
 from .header import SEGMENT_SAMPLES, SIGNAL_BYTES, STREAM_ID, SpeechHeader
 
 NUMBERS = 128
-"""Packets are numbered modulo this."""
+"""Packets are numbered modulo this, so that of a gap of 40.96 s and more whole turns cannot be told."""
+BACK = 16
+"""A number at most so far behind the next one, 5.12 s, is that of a packet that comes late; all others are ahead."""
 LAST = 128
 CHECK_BYTES = 2
 COUNT = struct.Struct("<H")
@@ -48,10 +52,11 @@ def begins_live(head: bytes) -> bool:
 
 
 def live_bytes(head: bytes, packets: Iterable[bytes]) -> Iterator[bytes]:
-    """A live stream in bytes, piece by piece: the head, then each packet behind its size."""
-    yield head
+    """A live stream in bytes, piece by piece: each packet behind its size, the first one behind the head; else nothing."""
+    before = head
     for packet in packets:
-        yield COUNT.pack(len(packet)) + packet
+        yield before + COUNT.pack(len(packet)) + packet
+        before = b""
 
 
 def packets_of(file: Readable) -> Iterator[bytes]:

@@ -97,6 +97,15 @@ def as_sound(samples: Any, sample_rate: int, tags: Mapping[str, str] | None = No
     Raises:
         ValueError: as `Sound`.
     """
+    return Sound(samples=as_samples(samples), sample_rate=sample_rate, tags=tags or {})
+
+
+def as_samples(samples: Any) -> np.ndarray:
+    """The samples of such an array, float32 (channels, n), whose values are not checked (`check_samples`); n may be 0.
+
+    Raises:
+        ValueError: another shape or dtype.
+    """
     array = np.asarray(samples)
     scale = _FULL_SCALE.get(array.dtype)
     if scale is None and array.dtype.kind != "f":
@@ -106,8 +115,7 @@ def as_sound(samples: Any, sample_rate: int, tags: Mapping[str, str] | None = No
         hint = "; soundfile's (n, channels) needs .T" if array.ndim == 2 and array.shape[1] <= CHANNELS_MAX else ""
         raise InputError(f"samples are of shape {np.shape(samples)}; need (n,) or (1 or 2 channels, n){hint}")
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused
-        array = array.astype(np.float32) if scale is None else (array / scale).astype(np.float32)
-    return Sound(samples=array, sample_rate=sample_rate, tags=tags or {})
+        return array.astype(np.float32) if scale is None else (array / scale).astype(np.float32)
 
 
 def check_rate(sample_rate: int) -> None:
@@ -127,10 +135,11 @@ def check_samples(block: np.ndarray, first: int = 0) -> None:
     if peak <= PEAK_MAX:
         return
     bad = ~np.isfinite(block)
-    if bad.any():
-        channel, frame = (int(at) for at in np.argwhere(bad)[0])
-        raise InputError(f"sample {first + frame} of channel {channel} is {block[channel, frame]}; need finite samples")
-    raise InputError(f"samples reach {peak:g}; full scale is 1 (divide 16-bit integers by 32768)")
+    needed = "need finite samples"
+    if not bad.any():
+        bad, needed = np.abs(block) > PEAK_MAX, "full scale is 1 (divide 16-bit integers by 32768)"
+    channel, frame = (int(at) for at in np.argwhere(bad)[0])
+    raise InputError(f"sample {first + frame} of channel {channel} is {block[channel, frame]:g}; {needed}")
 
 
 def mixed(block: np.ndarray) -> np.ndarray:

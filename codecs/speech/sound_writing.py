@@ -66,6 +66,11 @@ class SoundWriter:
             if name in TAGS:
                 setattr(self._sound, name, value)
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Notices of what could not be kept, for people."""
+        return (f"{self.clipped} samples beyond full scale were clipped",) if self.clipped else ()
+
     def write(self, block: np.ndarray) -> None:
         """One more block, float32 (channels, n)."""
         for start in range(0, block.shape[1], _FRAMES_AT_ONCE):  # libvorbis takes memory from the stack for each call

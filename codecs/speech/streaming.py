@@ -14,6 +14,8 @@ Packets, and how they go through a pipe, are specified in `packets`.
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,8 +27,9 @@ from ..symbols import chunk_of, new_writer, reading
 from ..torch_state import own_state
 from .codec import SpeechCodec
 from .header import FRAME, SAMPLE_RATE, SEGMENT, SEGMENT_SAMPLES, STREAM_ID, SpeechHeader
-from .packets import CHECK_BYTES, COUNT, LAST, NUMBERS
+from .packets import BACK, CHECK_BYTES, COUNT, LAST, NUMBERS
 from .segments import LATE, Segment, SegmentAnalysis, SegmentSynthesis
+from .sound import as_samples, check_samples
 
 DELAY_S = (SEGMENT_SAMPLES + 2 * LATE) / SAMPLE_RATE
 """Algorithmic delay, 0.5 s: between a sample's going in and its coming out, if computing and sending take no time."""
@@ -49,7 +52,7 @@ class StreamEncoder:
         if codec.refinement_steps:
             raise InputError("a codec with effort refines whole chunks; a live stream has none: need effort 0")
         self.header = codec.header_of(0, SAMPLE_RATE, channels, quality)
-        self._codec, self._number, self._taken = codec, 0, 0
+        self._codec, self._number, self._taken, self._finished = codec, 0, 0, False
         self._quality = torch.tensor([self.header.quality], device=codec.device)
         self._channels = [SegmentAnalysis(codec.network, self.header.quality) for _ in range(channels)]
 
@@ -65,20 +68,25 @@ class StreamEncoder:
         """The packets that are complete now.
 
         Args:
-            samples: float32 (n,) or (channels, n) at 16 kHz, any number of them.
+            samples: (n,) or (channels, n) at 16 kHz, any n: floats of about -1 to 1, or int16 or int32 of full range.
 
         Raises:
-            ValueError: of another shape.
+            ValueError: of another shape or dtype, not finite or far above full scale, or pushed after `finish`. The stream
+                goes on without them.
         """
-        block = np.atleast_2d(samples).astype(np.float32)
-        if block.ndim != 2 or len(block) != self.header.channels:
-            raise InputError(f"samples of shape {np.shape(samples)}; need (n,) or ({self.header.channels}, n)")
+        _check_open(self._finished)
+        block = as_samples(samples)
+        if len(block) != self.header.channels:
+            raise InputError(f"samples are of shape {np.shape(samples)}; need ({self.header.channels} channels, n)")
+        check_samples(block, self._taken)
         self._taken += block.shape[1]
         return self._packets([analysis.push(row) for row, analysis in zip(block, self._channels, strict=True)])
 
     @own_state(0)
     def finish(self) -> list[bytes]:
-        """The packets that are left; nothing can be pushed any more."""
+        """The packets that are left; nothing can be pushed any more, and a second call is an error as well."""
+        _check_open(self._finished)
+        self._finished = True
         left = [analysis.finish() for analysis in self._channels]
         count = self._taken - (self._number + len(left[0]) - 1) * SEGMENT_SAMPLES
         return self._packets(left, count)
@@ -105,7 +113,10 @@ class StreamEncoder:
 
 class StreamDecoder:
     """Packets to samples. Lost packets are concealed: the first of a gap by what was there before, dying away, the others by
-    silence; packets that are damaged count as lost, and those that come too late are left out.
+    silence; packets that are damaged count as lost, and those that come late, up to `BACK` packets, are left out.
+
+    Up to `NUMBERS` - `BACK` - 1 packets in a row, 35.5 s, may be lost: the samples after the gap are in their place. After a
+    longer gap up to `BACK` packets are taken for late ones, and the sound is shorter by whole turns of the numbers, 40.96 s.
 
     Args:
         head: `StreamEncoder.head`.
@@ -125,8 +136,13 @@ class StreamDecoder:
         self._before: list[Tensor] | None = None
         self._next = self._given = 0
         self._samples: int | None = None  # until the last packet is there
+        self._finished = False
+        self._recent = deque[bytes | None](maxlen=BACK)  # the last packets; None: concealed
         self.lost: list[tuple[int, str]] = []
         """Numbers of the segments that were concealed, from 0, and why."""
+        self.left_out: list[tuple[int, str]] = []
+        """Packets that were left out and whose sound is nowhere: number of the segment that was next, and why. Those that
+        come twice, or after they were concealed, are not among them."""
 
     @property
     def ended(self) -> bool:
@@ -135,28 +151,38 @@ class StreamDecoder:
 
     @own_state(0)
     def push(self, packet: bytes) -> np.ndarray:
-        """Samples (channels, n) that are complete now, n perhaps 0; at 16 kHz."""
-        if not packet:
-            return self._joined([self._concealed("an empty packet")])
-        ahead = (packet[0] % LAST - self._next) % NUMBERS
-        if ahead >= NUMBERS // 2:  # late: its place is taken
+        """Samples (channels, n) that are complete now, n perhaps 0; at 16 kHz.
+
+        Raises:
+            ValueError: after `finish`.
+        """
+        _check_open(self._finished)
+        number = packet[0] % LAST if packet else self._next % NUMBERS
+        back = (self._next - number) % NUMBERS
+        if self.ended or 0 < back <= len(self._recent):
+            self._leave_out(packet, back)
             return self._joined([])
-        blocks = [self._concealed("it did not come") for _ in range(ahead)]
+        blocks = [self._concealed("it did not come") for _ in range(-back % NUMBERS)]
         try:
             decoded, frames = self._read(packet)
         except BitstreamError as error:
             return self._joined([*blocks, self._concealed(str(error))])
         self._before = [y_hat for y_hat, _ in decoded]
-        return self._joined([*blocks, self._shown(self._before, [0 if silent else frames for _, silent in decoded])])
+        shown = self._shown(self._before, [0 if silent else frames for _, silent in decoded], packet=packet)
+        return self._joined([*blocks, shown])
 
     @own_state(0)
     def finish(self) -> np.ndarray:
-        """The rest of the samples. Nothing can be pushed any more."""
+        """The rest of the samples; nothing can be pushed any more, and a second call is an error as well."""
+        _check_open(self._finished)
+        self._finished = True
         return self._joined([np.stack([synthesis.finish() for synthesis in self._channels])] if self._next else [])
 
     @torch.inference_mode()
     def _read(self, packet: bytes) -> tuple[list[tuple[Tensor, bool]], int]:
         """Latents and silence of each channel, and how many frames are the signal's."""
+        if not packet:
+            raise Truncated("an empty packet")
         count, start = SEGMENT_SAMPLES, 1
         if last := packet[0] >= LAST:
             if len(packet) < 1 + COUNT.size:
@@ -176,6 +202,13 @@ class StreamDecoder:
             self._samples = self._next * SEGMENT_SAMPLES + count
         return decoded, -(-count // FRAME)
 
+    def _leave_out(self, packet: bytes, back: int) -> None:
+        """Note down a packet so many segments behind the next one, unless it was played or concealed in its place."""
+        there = self._recent[-back] if 0 < back <= len(self._recent) else b""
+        if there not in (None, packet):
+            why = "the sound had ended" if self.ended else f"another packet had come under its number, {packet[0] % LAST}"
+            self.left_out.append((self._next, why))
+
     def _concealed(self, reason: str) -> np.ndarray:
         """A segment in place of one that is lost."""
         self.lost.append((self._next, reason))
@@ -186,8 +219,11 @@ class StreamDecoder:
         self._before = None
         return self._shown(held, [SEGMENT] * len(held))
 
-    def _shown(self, latents: list[Tensor], frames: list[int], *, lost: bool = False) -> np.ndarray:
+    def _shown(
+        self, latents: list[Tensor], frames: list[int], *, lost: bool = False, packet: bytes | None = None
+    ) -> np.ndarray:
         self._next += 1
+        self._recent.append(packet)
         rows = [s.push(y, n, lost=lost) for s, y, n in zip(self._channels, latents, frames, strict=True)]
         return np.stack(rows)
 
@@ -198,3 +234,9 @@ class StreamDecoder:
             joined = joined[:, : max(0, self._samples - self._given)]
         self._given += joined.shape[1]
         return joined
+
+
+def _check_open(finished: bool) -> None:
+    """InputError for a stream that is finished."""
+    if finished:
+        raise InputError("the stream is finished, and nothing can be pushed any more; another one begins with a new object")

@@ -9,7 +9,7 @@ import pytest
 from rdcodec.codecs import Corrupt, Truncated, Unsupported
 from rdcodec.codecs.speech.codec import SpeechCodec
 from rdcodec.codecs.speech.header import SEGMENT_SAMPLES
-from rdcodec.codecs.speech.packets import live_bytes, packets_of
+from rdcodec.codecs.speech.packets import BACK, NUMBERS, live_bytes, packets_of
 from rdcodec.codecs.speech.streaming import DELAY_S, StreamDecoder, StreamEncoder
 from rdcodec.entropy_models.errors import InputError
 from voices import RATE, voice
@@ -29,6 +29,13 @@ def sound() -> np.ndarray:
 def packets(codec, sound) -> list[bytes]:
     encoder = StreamEncoder(codec, quality=QUALITY)
     return [*encoder.push(sound), *encoder.finish()]
+
+
+@pytest.fixture(scope="module")
+def minute(codec) -> list[bytes]:
+    """188 packets, all of them unlike."""
+    encoder = StreamEncoder(codec, quality=QUALITY)
+    return [*encoder.push(voice(188 * SEGMENT_SAMPLES / RATE, seed=7)), *encoder.finish()]
 
 
 def head(codec: SpeechCodec, channels: int = 1) -> bytes:
@@ -97,6 +104,83 @@ def test_damaged_packets_are_named_and_late_ones_left_out(codec, packets):
     assert decoder.push(packets[1]).shape == (1, 0) and not decoder.lost
 
 
+def spans(decoder: StreamDecoder) -> set[int]:
+    return {index for index, _ in decoder.lost}
+
+
+@pytest.mark.parametrize("missing", [63, 64, 70, NUMBERS - BACK - 1])
+def test_a_long_dropout_is_as_long_afterwards(codec, minute, missing):
+    """As of a radio link that is gone for half a minute."""
+    samples, decoder = played(codec, [*minute[:40], *minute[40 + missing :]])
+    assert samples.shape[1] == 188 * SEGMENT_SAMPLES and spans(decoder) == set(range(40, 40 + missing))
+    assert not decoder.left_out
+
+
+def test_a_stream_may_begin_with_a_dropout(codec, minute):
+    samples, decoder = played(codec, minute[100:])
+    assert samples.shape[1] == 188 * SEGMENT_SAMPLES and spans(decoder) == set(range(100))
+
+
+def test_packets_in_another_order_or_twice_cost_their_places_alone(codec, minute):
+    """Each group of five is turned around, and every packet comes twice: none of them is a gap of a whole turn."""
+    groups = [minute[start : start + 5] for start in range(0, 100, 5)]
+    turned = [packet for group in groups for packet in reversed(group) for _ in range(2)]
+    samples, decoder = played(codec, [*turned, *minute[100:]])
+    assert samples.shape[1] == 188 * SEGMENT_SAMPLES and not decoder.left_out
+    assert spans(decoder) == {index for index in range(100) if index % 5 != 4}
+
+
+def test_a_gap_beyond_what_numbers_tell_is_recorded_and_a_turn_shorter(codec, minute):
+    samples, decoder = played(codec, [*minute[:40], *minute[40 + NUMBERS - 6 :]])
+    assert samples.shape[1] == (188 - NUMBERS) * SEGMENT_SAMPLES and not decoder.lost
+    assert [index for index, _ in decoder.left_out] == [40] * 6 and "another packet" in decoder.left_out[0][1]
+
+
+def test_what_comes_after_the_last_packet_is_recorded_and_changes_nothing(codec, packets):
+    decoder = StreamDecoder(codec, head(codec))
+    for packet in packets:
+        decoder.push(packet)
+    assert decoder.push(packets[-1]).shape == (1, 0) and not decoder.left_out, "it came twice"
+    assert decoder.push(packets[5]).shape == (1, 0) and decoder.left_out == [(len(packets), "the sound had ended")]
+    assert not decoder.lost
+
+
+def test_what_is_finished_takes_nothing_any_more(codec, packets):
+    encoder, decoder = StreamEncoder(codec), StreamDecoder(codec, head(codec))
+    encoder.push(voice(0.1))
+    assert len(encoder.finish()) == 1
+    decoder.push(packets[0])
+    decoder.finish()
+    for call in (lambda: encoder.push(voice(0.1)), encoder.finish, lambda: decoder.push(packets[1]), decoder.finish):
+        with pytest.raises(InputError, match="is finished"):
+            call()
+
+
+def test_samples_of_every_type_are_scaled_as_those_of_files(codec, sound, packets):
+    whole = np.round(sound * 32767).astype(np.int16)
+    of_integers, of_floats = StreamEncoder(codec), StreamEncoder(codec)
+    expected = of_floats.push(whole.astype(np.float64) / 32768)
+    assert of_integers.push(whole) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(1e6, "is 1e\\+06; full scale is 1"), (np.nan, "is nan; need finite"), (-np.inf, "is -inf")]
+)
+def test_samples_that_are_none_are_named_and_the_stream_goes_on(codec, value, message):
+    """Named by their number from the stream's beginning."""
+    both = np.stack([voice(1.0)] * 2)
+    expected, encoder = StreamEncoder(codec, channels=2), StreamEncoder(codec, channels=2)
+    bad = both[:, 6000:].copy()
+    bad[1, 77] = value
+    found = encoder.push(both[:, :6000])
+    with pytest.raises(InputError, match=f"sample 6077 of channel 1 {message}"):
+        encoder.push(bad)
+    with pytest.raises(InputError, match="int64"):
+        encoder.push([[0], [1]])
+    found += [*encoder.push(both[:, 6000:]), *encoder.finish()]
+    assert found == [*expected.push(both), *expected.finish()]
+
+
 def test_no_packet_of_noise_stops_a_stream(codec, packets):
     random, decoder = np.random.default_rng(1), StreamDecoder(codec, head(codec))
     for _ in range(60):
@@ -117,6 +201,7 @@ def test_a_live_stream_through_a_pipe(codec, packets):
     assert list(packets_of(io.BytesIO(data))) == [head(codec), *packets]
     with pytest.raises(Truncated):
         list(packets_of(io.BytesIO(data[:-1])))
+    assert list(live_bytes(head(codec), [])) == []
 
 
 def test_heads_of_something_else_are_refused(codec):
