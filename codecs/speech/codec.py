@@ -358,6 +358,10 @@ def sound_of(signal: Source, sample_rate: int) -> Recording:
         from .sounds import read_sound
 
         return read_sound(Path(signal))
+    if not hasattr(signal, "blocks"):
+        raise InputError(
+            f"a {type(signal).__name__} is no sound; need a numpy array (n,) or (channels, n), a Sound, or a file's path"
+        )
     return signal
 
 

@@ -145,6 +145,7 @@ class SpeechFace(Live):
         source_bytes, stream_bytes = source.seek(0, SEEK_END), target.seek(0, SEEK_END)
         rate_kbps = stream_bytes * 8 / sound.duration_s / 1000
         notices = sound.notices + lost_above(sound.sample_rate)
+        notices += lost_offset(sound.offset)
         if sound.music:
             notices += ("sounds like music; the model knows speech alone, and music comes back rough",)
         if stream_bytes > source_bytes:
@@ -183,7 +184,7 @@ class SpeechFace(Live):
             taken = encode_live(codec, sound, counted, quality)
         duration_s = taken / SAMPLE_RATE
         rate_kbps = counted.bytes * 8 / duration_s / 1000
-        notices = (*sound.notices, *lost_above(sound.sample_rate))
+        notices = (*sound.notices, *lost_above(sound.sample_rate), *lost_offset(sound.meter.offset))
         if sound.frames:
             notices += ("coded live, packet by packet, at 16 kHz; with -o FILE it becomes a file with parts",)
         raw_bytes = 2 * sound.channels * round(duration_s * sound.sample_rate)
@@ -239,7 +240,7 @@ class SpeechFace(Live):
                 writer.write(block)
         duration_s = sound.frames / sound.sample_rate
         told = {"duration_s": duration_s, **facts, "lost_s": sound.lost}
-        return Result(facts=told, line=f"{duration_s:.2f} s", notices=sound.notices)
+        return Result(facts=told, line=f"{duration_s:.2f} s", notices=(*sound.notices, *writer.notices))
 
     def verify(self, stream: container.Stream, options: VerifyOptions, desk: Desk) -> list[str]:
         """Every checksum and every symbol, no samples."""
@@ -330,6 +331,11 @@ def lost_above(sample_rate: int) -> tuple[str, ...]:
     if sample_rate <= SAMPLE_RATE:
         return ()
     return (f"{sample_rate} Hz; what lies above {SAMPLE_RATE // 2000} kHz is lost",)
+
+
+def lost_offset(offset: float) -> tuple[str, ...]:
+    """The notice of a sound that is a constant for the most part."""
+    return (f"a constant offset of {offset:.3g} of full scale is not kept",) if offset else ()
 
 
 def whole_of(stream: container.Stream) -> Readable:

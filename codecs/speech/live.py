@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -86,11 +87,24 @@ def decode_live(
     if not decoder.ended:
         notices.append("the stream ends without its last packet")
     second = SEGMENT_SAMPLES / SAMPLE_RATE
-    told = [f"{n * second:.2f} to {(n + 1) * second:.2f} s are concealed ({why})" for n, why in decoder.lost]
-    told += [f"a packet after {n * second:.2f} s is left out ({why})" for n, why in decoder.left_out]
+    spans = [(first * second, (last + 1) * second, why) for first, last, why in _runs(decoder.lost)]
+    told = [f"{start:.2f} to {end:.2f} s are concealed ({why})" for start, end, why in spans]
+    for (number, why), count in Counter(decoder.left_out).items():
+        told.append(f"left out after {number * second:.2f} s: {count} packet{'s' * (count > 1)} ({why})")
     told += writer.notices if writer else ()
-    lost = tuple((n * second, (n + 1) * second) for n, _ in decoder.lost)
+    lost = tuple((start, end) for start, end, _ in spans)
     return Played(frames, channels, lost, (*told, *notices))
+
+
+def _runs(lost: list[tuple[int, str]]) -> list[tuple[int, int, str]]:
+    """Segments that follow each other and are lost for one reason: the first, the last, and why."""
+    runs: list[tuple[int, int, str]] = []
+    for number, why in lost:
+        if runs and runs[-1][1:] == (number - 1, why):
+            runs[-1] = runs[-1][0], number, why
+        else:
+            runs.append((number, number, why))
+    return runs
 
 
 def _blocks(decoder: StreamDecoder, packets: Iterator[bytes], notices: list[str] | None) -> Iterator[np.ndarray]:

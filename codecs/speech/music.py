@@ -19,6 +19,8 @@ _BAND = slice(10, 224)
 """Bins that count: 160 to 3500 Hz, without hum."""
 _LOUD = 10.0 ** (-30 / 20)
 """Spectra softer than this, next to the loudest so far, are pauses."""
+_AUDIBLE = 1e-3
+"""Spectra softer than this hold nothing: tones of -80 dB, and what the window leaves of a constant."""
 _ALIKE = 0.75
 """Likeness from which a tone has stayed; 1: the same."""
 SHARE = 0.4
@@ -43,7 +45,7 @@ class MusicMeter:
             return
         frames = np.lib.stride_tricks.sliding_window_view(self._rest, _WINDOW)[::_HOP][:count]
         self._rest = self._rest[count * _HOP :]
-        spectra = np.abs(np.fft.rfft(frames * np.hanning(_WINDOW)))
+        spectra = np.abs(np.fft.rfft((frames - frames.mean(axis=1, keepdims=True)) * np.hanning(_WINDOW)))
         level = np.sqrt(np.square(spectra[:, _BAND]).mean(axis=1))
         fine = _fine(np.sqrt(spectra))[:, _BAND]
         both = np.concatenate([self._before, fine])
@@ -51,7 +53,7 @@ class MusicMeter:
         self._before = both[max(0, len(both) - _APART) :]
         level = level[len(level) - len(new) :]
         self._peak = max(self._peak * 0.5 ** (len(level) / 300), float(level.max(initial=0)))  # halved in ten seconds
-        loud = level > max(_LOUD * self._peak, 1e-9)
+        loud = level > max(_LOUD * self._peak, _AUDIBLE)
         norms = np.linalg.norm(new, axis=1) * np.linalg.norm(old, axis=1)
         alike = (new * old).sum(axis=1) / np.maximum(norms, 1e-12)
         self._loud += int(loud.sum())

@@ -21,6 +21,7 @@ from ...entropy_models.errors import InputError
 from ..contract import Readable
 from . import music
 from .music import MusicMeter
+from .offset import OffsetMeter
 from .pcm import Layout, ends_early, pcm_blocks, read_wav_header
 from .resampling import regrouped, resampled_blocks
 from .sound import CHANNELS_MAX, Sound, check_rate, check_samples, mixed
@@ -50,6 +51,8 @@ class SoundSource:
     notices: list[str] = field(default_factory=list)
     """Notices of what is converted or left out."""
     close: Callable[[], Any] = lambda: None
+    meter: OffsetMeter = field(default_factory=OffsetMeter)
+    """Of the blocks that were read."""
 
     def blocks(self, frames: int | None = None) -> Iterator[np.ndarray]:
         """Blocks of float32 (channels, n), none of them empty.
@@ -70,7 +73,9 @@ class SoundSource:
                 check_samples(block, came)
                 came += block.shape[1]
                 if block.size:
-                    yield mixed(block) if self.channels == 1 else block
+                    block = mixed(block) if self.channels == 1 else block
+                    self.meter.push(block)
+                    yield block
         except _UNREAD as error:
             if isinstance(error, InputError):
                 raise
@@ -122,6 +127,8 @@ class SoundOnFile:
     """Notices of what is converted or left out."""
     music: bool
     """Whether it sounds like music, and not like speech."""
+    offset: float
+    """A constant that has more power than the rest; 0.0: there is none."""
 
     @property
     def duration_s(self) -> float:
@@ -160,7 +167,7 @@ def sound_on_file(file: BinaryIO, *, mono: bool = False, layout: Layout | None =
             meter.push(block[0])
         return SoundOnFile(
             open=opened, sample_rate=sound.sample_rate, channels=sound.channels, frames=frames, tags=sound.tags,
-            notices=tuple(sound.notices), music=meter.music,
+            notices=tuple(sound.notices), music=meter.music, offset=sound.meter.offset,
         )  # fmt: skip
 
 

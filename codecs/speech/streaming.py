@@ -206,7 +206,7 @@ class StreamDecoder:
         """Note down a packet so many segments behind the next one, unless it was played or concealed in its place."""
         there = self._recent[-back] if 0 < back <= len(self._recent) else b""
         if there not in (None, packet):
-            why = "the sound had ended" if self.ended else f"another packet had come under its number, {packet[0] % LAST}"
+            why = "the sound had ended" if self.ended else "another packet had come under its number"
             self.left_out.append((self._next, why))
 
     def _concealed(self, reason: str) -> np.ndarray:

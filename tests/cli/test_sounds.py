@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import select
 import subprocess
 import time
@@ -12,6 +14,7 @@ import pytest
 import soundfile
 from command import CODEC
 from rdcodec.codecs.cli import main as cli
+from rdcodec.codecs.speech.packets import HEAD_BYTES, live_bytes, packets_of
 from rdcodec.codecs.speech.pcm import wav_header
 from typer.testing import CliRunner
 from voices import RATE, voice
@@ -94,6 +97,46 @@ def test_music_is_coded_with_a_word_on_what_to_expect(run, tmp_path):
     assert code == 0 and "sounds like music" in err and run("decode", "chord.rdc", "-o", "back.wav")[0] == 0
     code, _, err = run("encode", "talk.wav")
     assert code == 0 and "music" not in err
+
+
+def test_a_constant_is_said_to_be_lost_and_is_no_music(run, tmp_path):
+    constant = np.full(3 * RATE, 0.5)
+    soundfile.write(tmp_path / "constant.wav", constant, RATE)
+    wav = (tmp_path / "constant.wav").read_bytes()
+    for code, _, err in (run("encode", "constant.wav"), run("encode", "-", stdin=wav)):
+        assert code == 0 and "a constant offset of 0.5 of full scale is not kept" in err and "music" not in err
+    assert "constant" not in run("encode", "talk.wav")[2]
+
+
+def test_clipping_is_told(run, tmp_path):
+    """A square wave of full scale overshoots once it is coded."""
+    soundfile.write(tmp_path / "loud.wav", 0.999 * np.sign(voice(3.0)), RATE)
+    assert run("encode", "loud.wav", "-q", "80")[0] == 0
+    live = run("encode", "-", "-q", "80", stdin=(tmp_path / "loud.wav").read_bytes())[1]
+    for code, _, err in (run("decode", "loud.rdc", "-o", "back.wav"), run("decode", "-", stdin=live)):
+        assert code == 0 and re.search(r"note: \d+ samples beyond full scale were clipped\n", err)
+    (tmp_path / "live.rdc").write_bytes(live)
+    assert run("verify", "live.rdc")[0] == 0
+    assert run("encode", "talk.wav")[0] == 0 and "clipped" not in run("decode", "talk.rdc", "-o", "talk.flac")[2]
+
+
+@pytest.mark.parametrize(
+    "given", [b"", b"\1\0\1", wav_header(RATE, 1, None)], ids=["nothing", "an odd byte", "a WAV's head"]
+)
+def test_a_pipe_without_a_whole_sample_leaves_nothing_behind(run, given):
+    code, out, err = run("encode", "-", *(() if given[:4] == b"RIFF" else ("--pcm", "16000")), stdin=given)
+    assert (code, out) == (1, b"") and ("is empty" in err or "left over" in err)
+
+
+def test_what_is_lost_and_left_out_of_a_live_stream_is_told_in_a_line_each(run):
+    """Also of another sound that follows in the same pipe."""
+    live, other = (run("encode", "-", "--pcm", "16000", stdin=s.tobytes())[1] for s in (TALK, TALK[::-1]))
+    head, *packets = packets_of(io.BytesIO(live))
+    data = b"".join(live_bytes(head, [*packets[:3], *packets[6:]])) + other[HEAD_BYTES:]
+    code, out, err = run("decode", "-", "--format", "pcm", "--json", stdin=data)
+    assert (code, len(out)) == (0, 2 * len(TALK)) and json.loads(err.splitlines()[-1])["lost_s"] == [[0.96, 1.92]]
+    assert "0.96 to 1.92 s are concealed (it did not come)\n" in err
+    assert "left out after 3.20 s: 7 packets (the sound had ended)\n" in err, "three may be those that did not come"
 
 
 @pytest.mark.parametrize("kind", ["pcm", "wav"])

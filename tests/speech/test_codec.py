@@ -107,6 +107,9 @@ def test_a_rate_that_is_asked_for_is_met_from_below(codec):
         (np.zeros(0, np.float32), "empty"),
         (np.zeros((3, 10), np.float32), "channels"),
         (np.full(10, 3000.0, np.float32), "full scale"),
+        ([0.1, 0.2], "a list is no sound; need a numpy array .* a Sound, or a file's path"),
+        (b"RIFF", "bytes is no sound"),
+        (None, "NoneType is no sound"),
     ],
 )
 def test_what_is_no_sound_is_refused_by_name(codec, samples, message):

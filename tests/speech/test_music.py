@@ -52,6 +52,14 @@ def test_a_synthetic_voice_noise_and_silence_are_not(voice):
     assert max(share(resampled(voice[None], 16000, RATE)[0]), share(noise), share(np.zeros(6 * RATE))) < SHARE / 1.5
 
 
+@pytest.mark.parametrize("constant", [0.5, -1.0, 0.1])
+def test_a_constant_is_not(constant):
+    """The window leaves something of it in every spectrum, always the same."""
+    assert share(np.full(6 * RATE, constant)) == 0
+    hum = 1e-5 * np.sin(2 * np.pi * 440 * TIME)
+    assert share(constant + hum) == 0 and share(constant + 1e4 * hum) > SHARE
+
+
 def test_the_measure_does_not_depend_on_blocks_much_and_needs_a_second_and_a_half():
     notes = melody(0.4)
     assert share(notes, 100) == pytest.approx(share(notes, 10_000), abs=0.02)
