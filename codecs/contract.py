@@ -227,12 +227,29 @@ class Foldered(Streamed):
         """Whether a folder is asked for."""
 
     @abstractmethod
-    def decode_folder(self, stream: Stream, target: Path, options: Any, desk: Desk) -> Result:
+    def decode_folder(self, stream: Stream, target: Path, options: Any, desk: Desk, *, force: bool = False) -> Result:
         """A stream to files in a folder, all of them or none; ``bytes`` among the facts is their size.
 
         Args:
             target: the folder, or a pattern of names in it.
+            force: files that are there may be overwritten.
         """
+
+
+class Framed(ABC):
+    """A face of signals whose frames `codec info --frames` tells of."""
+
+    @abstractmethod
+    def describe_frames(self, stream: Stream, desk: Desk) -> list[dict[str, Any]]:
+        """A row of names and values for each frame, all with the same names; `BitstreamError` of a damaged stream."""
+
+
+class Tagged(ABC):
+    """A face whose metadata chunks say what they hold."""
+
+    @abstractmethod
+    def metadata_kind(self, stream: Stream, index: int) -> str:
+        """The name of a metadata chunk's kind, unchecked."""
 
 
 class Readable(Protocol):

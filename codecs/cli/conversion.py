@@ -15,11 +15,11 @@ from rich.console import Group
 
 from ...entropy_models.errors import BitstreamError, InputError
 from .. import REGISTRY, container, load_face, name_of
-from ..contract import HEAD_BYTES, LIVE_HEAD_BYTES, Desk, Face, Foldered, Live, Result, Slicing, Streamed
+from ..contract import HEAD_BYTES, LIVE_HEAD_BYTES, Desk, Face, Foldered, Framed, Live, Result, Slicing, Streamed
 from ..terminal.console import message
 from ..terminal.files import Job, Outlet, Pipe, one_line, show_size
 from ..terminal.sources import RDC, STDIO
-from .info import chunk_table, describe, field_table, rows
+from .info import chunk_table, describe, field_table, frame_table, rows
 from .signature import Given, faces, options_of, refuse_others
 
 LiveConversion = Callable[..., Result]
@@ -87,6 +87,8 @@ class Conversion:
     """Whether outputs are returned, and not written."""
     keep_times: bool = False
     """Whether an output gets its input's modification time."""
+    force: bool = False
+    """Whether files in an output's folder may be overwritten."""
 
     def convert(self, job: Job, source: Opened, desk: Desk) -> tuple[Face, Result, int]:
         """The face of a file, what it made of it, and the bytes of the output, which is written unless it is collected."""
@@ -206,7 +208,7 @@ class Decoding(Conversion):
         if isinstance(face, Foldered) and face.fills_folder(job.target, options):
             if self.collect or not isinstance(job.target, Path):
                 raise InputError("its files need a folder of this machine's, like -o folder")
-            result = face.decode_folder(stream, job.target, options, desk)
+            result = face.decode_folder(stream, job.target, options, desk, force=self.force)
             return face, result, result.facts["bytes"]
         if streamed := self.streams(face):
             return face, *written(job, lambda file: streamed.decode_file(stream, job.target, file, options, desk))
@@ -242,13 +244,19 @@ class Verifying(Conversion):
 class Describing(Conversion):
     """``codec info``."""
 
+    frames: bool = False
+    """Whether each frame is told of, for which all symbols are decoded."""
+
     def __call__(self, job: Job, desk: Desk) -> Report:
         with job.opened() as file:
             source = Opened(file)
             face, stream = opened(source)
             fields = describe(face, stream)
-        tables = field_table(one_line(job.name), rows(fields)), chunk_table(fields["chunks"])
-        return Report(facts={"input": job.name, **fields}, tables=tables, read_bytes=source.size)
+            frames = frames_of(face, stream, desk) if self.frames else []
+        tables = [field_table(one_line(job.name), rows(fields)), chunk_table(fields["chunks"])]
+        tables += [frame_table(frames)] if frames else []
+        told = {"frame_table": frames} if self.frames else {}
+        return Report(facts={"input": job.name, **fields, **told}, tables=tuple(tables), read_bytes=source.size)
 
 
 def attempt(conversion: Conversion, job: Job, desk: Desk) -> Report:
@@ -281,6 +289,14 @@ def face_for(source: Opened, suffix: str) -> Face:
         if face.takes(source.for_face(face), suffix):
             return face
     raise InputError(f"starts with {source.head[:8]!r}: neither {' nor '.join(kinds)}")
+
+
+def frames_of(face: Face, stream: container.Stream, desk: Desk) -> list[dict[str, Any]]:
+    """What a face tells of each frame; InputError if its signals have none."""
+    if isinstance(face, Framed):
+        return face.describe_frames(stream, desk)
+    people = " and ".join(other.people for other in faces() if isinstance(other, Framed))
+    raise InputError(f"--frames: only for {people}, and this is {face.single}")
 
 
 def live_faces() -> list[tuple[Face, Live]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from ...entropy_models.errors import InputError
 from ..terminal import files
@@ -70,13 +72,21 @@ def verify(inputs: Inputs, workers: Workers, device: Device = "cpu", as_json: As
     run_all(Verifying(given=given, device=device), planned, workers, verb="verifying", as_json=as_json, to=out)
 
 
-def info(inputs: Inputs, as_json: AsJson = False) -> None:
+def info(
+    inputs: Inputs,
+    as_json: AsJson = False,
+    frames: Annotated[
+        bool, typer.Option("--frames", help="Each frame of a video, too: its kind and bits. Decodes every symbol.")
+    ] = False,
+) -> None:
     """Show header, chunks and weights of .rdc files. Checks header and length; `codec verify` checks everything.
 
     A file cut short, or with more behind it, is described as far as its codec can, and what is wrong is said.
     """
     planned = reading(expand_rdc(inputs, note))
-    run_all(Describing(given={}, device="cpu"), planned, Workers(jobs=0), verb="reading", as_json=as_json, to=out)
+    run_all(
+        Describing(given={}, device="cpu", frames=frames), planned, Workers(jobs=0), verb="reading", as_json=as_json, to=out
+    )
 
 
 def reading(sources: list[Source]) -> list[Job]:
@@ -95,7 +105,7 @@ def convert_all(
     verb: str,
 ) -> None:
     """Convert every job whose output is not to be kept as it is, and write it, to a file of its own or into a shard."""
-    conversion = dataclasses.replace(conversion, keep_times=many.keep_times)
+    conversion = dataclasses.replace(conversion, keep_times=many.keep_times, force=force)
     if many.shards:
         into_shards(conversion, planned, output or "", many, as_json=as_json, force=force, verb=verb)
         return

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from .. import container, load_face, name_of
-from ..contract import Face
+from ..contract import Face, Tagged
 
 CHUNKS_SHOWN = 16
 """Rows of the chunk table."""
@@ -24,10 +24,9 @@ def describe(face: Face, stream: container.Stream) -> dict[str, Any]:
     Raises:
         BitstreamError: a codec's own header is damaged.
     """
-    kinds = {container.DATA: "data", container.METADATA: "metadata", **face.chunk_kinds}
     chunks = [
-        {"kind": kinds.get(e.kind, str(e.kind)), "offset": e.offset, "bytes": e.length, "crc32": f"{e.crc:08x}"}
-        for e in stream.entries
+        {"kind": kind_of(face, stream, i), "offset": e.offset, "bytes": e.length, "crc32": f"{e.crc:08x}"}
+        for i, e in enumerate(stream.entries)
     ]
     sizes = {"file_bytes": len(stream.data), "expected_bytes": stream.expected_bytes}
     return {
@@ -37,6 +36,14 @@ def describe(face: Face, stream: container.Stream) -> dict[str, Any]:
         **face.describe(stream),
         "chunks": chunks,
     }
+
+
+def kind_of(face: Face, stream: container.Stream, index: int) -> str:
+    """The name of a chunk's kind."""
+    kind = stream.entries[index].kind
+    if isinstance(face, Tagged) and kind == container.METADATA:
+        return face.metadata_kind(stream, index)
+    return {container.DATA: "data", container.METADATA: "metadata", **face.chunk_kinds}.get(kind, str(kind))
 
 
 def rows(fields: dict[str, Any]) -> dict[str, Any]:
@@ -60,6 +67,14 @@ def chunk_table(chunks: list[dict[str, Any]]) -> Table:
     table = Table("chunk", "kind", "offset", "bytes", "crc32", caption=more)
     for index, chunk in enumerate(chunks[:CHUNKS_SHOWN]):
         table.add_row(str(index), *map(str, chunk.values()))
+    return table
+
+
+def frame_table(frames: list[dict[str, Any]]) -> Table:
+    """A row for each frame."""
+    table = Table(*frames[0])
+    for frame in frames:
+        table.add_row(*map(str, frame.values()))
     return table
 
 

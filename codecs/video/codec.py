@@ -9,7 +9,7 @@ from fractions import Fraction
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import BinaryIO, ClassVar, Self
+from typing import Any, BinaryIO, ClassVar, Self
 
 import numpy as np
 import torch
@@ -30,7 +30,8 @@ from ..torch_state import THREADED_WORK, checked_threads, own_state
 from ..weights_file import read_weights
 from .architectures import ARCHITECTURES
 from .clip import RATE, Clip
-from .groups import GroupEncoder, GroupPass, RefinedPass, shown
+from .counting import Counted
+from .groups import KINDS, GroupEncoder, GroupPass, RefinedPass, shown
 from .header import GROUP, QUALITY, STREAM_ID, TAG_BYTES, VideoHeader, checked_range, extras_of, parse
 from .stem import StemNetwork
 
@@ -286,6 +287,24 @@ class VideoCodec:
         raise_first(errors, header.groups)
         extras_of(stream, header)
         return []
+
+    def frame_table(self, data: bytes | container.Stream) -> list[dict[str, Any]]:
+        """``frame``, ``group``, ``kind`` (of `KINDS`) and ideal ``bits`` of each frame, of symbols alone, as `verify` reads
+        them. Errors as of `verify`, but of the first damaged group."""
+        stream, header = self.parsed(data)
+        table: list[dict[str, Any]] = []
+        for index in range(header.groups):
+            group = GroupPass(self.image, self.stem, header, blank=True)
+            try:
+                with self._at_work(header), reading(self.tables, header.pack(), stream.chunk(index)) as reader:
+                    counted = Counted(reader, self.tables)
+                    for number in header.frames_of(index):
+                        kind = KINDS[group.code(counted)]
+                        bits = round(counted.more_bits(), 2)
+                        table.append({"frame": number, "group": index, "kind": kind, "bits": bits})
+            except BitstreamError as error:
+                raise type(error)(f"{header.group_name(index)}: {error}") from None
+        return table
 
     def measurer(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,22 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from ...entropy_models.errors import BitstreamError, InputError
-from .. import container, weights
-from ..contract import Desk, Foldered, Result
+from .. import container
+from ..contract import Desk, Foldered, Framed, Result, Tagged
 from ..image.effort import effort_of
 from ..image.face import Tune
 from ..terminal.files import parse_size, show_size
 from ..terminal.options import Effort, Model, Quality, Size, Threads, check_targets, names_of, suffix_for
 from ..terminal.sources import NUMBERED
+from .describe import describe, rows, tag_name
 from .extras import extras_from, sound_of, tags_of
 from .formats import PAGE, READ_ONLY, SHOWN, WRITTEN, looks_like_video, names_a_folder
-from .header import GROUP, GROUP_MAX, QUALITY, SOUND, SPEECH, TIMES, VideoHeader, checked_range, extras_of, parse
+from .header import GROUP, GROUP_MAX, QUALITY, SOUND, SPEECH, TIMES, VideoHeader, checked_range, extras_of, parse, tag_at
 
 if TYPE_CHECKING:
     import numpy as np
 
     from .codec import VideoCodec
-    from .frames import Format
+    from .frames import Format, Frame
     from .reading import VideoFile
 
 KBPS_MAX = 1e6
@@ -93,7 +94,7 @@ class VerifyOptions:
     threads: Threads = None
 
 
-class VideoFace(Foldered):
+class VideoFace(Foldered, Framed, Tagged):
     """`contract.Face` of the video codec."""
 
     people = "videos"
@@ -110,7 +111,7 @@ class VideoFace(Foldered):
         ),
         "Decode": (
             "codec decode clip.rdc --frames 100:164 -o part.mp4",
-            "codec decode clip.rdc -o frames/%05d.png     numbered pictures",
+            "codec decode clip.rdc -o frames/%05d.png     pictures with the frames' numbers",
             "codec decode clip.rdc --frames 100 -o still.png",
         ),
     }
@@ -185,11 +186,13 @@ class VideoFace(Foldered):
         """Whether pictures are asked for: by --format, ``folder/%05d.png``, or a name without a suffix."""
         return self.suffix(options) == "" if options.format else target is not None and names_a_folder(target)
 
-    def decode_folder(self, stream: container.Stream, target: Path, options: DecodeOptions, desk: Desk) -> Result:
-        """A stream to PNG files, numbered from zero. Errors as `decode_file`."""
+    def decode_folder(
+        self, stream: container.Stream, target: Path, options: DecodeOptions, desk: Desk, *, force: bool = False
+    ) -> Result:
+        """A stream to PNG files with the frames' numbers. Errors as `decode_file`."""
         if target.suffix.lower() == ".png" and not names_a_folder(target):
             raise InputError(f"{target} is no folder; pictures need one, like -o {target.with_suffix('')}/%05d.png")
-        return self._decode(stream, target, ".png", options, desk)
+        return self._decode(stream, target, ".png", options, desk, force)
 
     def decode_file(
         self, stream: container.Stream, target: Path | None, file: BinaryIO, options: DecodeOptions, desk: Desk
@@ -209,33 +212,40 @@ class VideoFace(Foldered):
         return self._decode(stream, file, suffix, options, desk)
 
     def _decode(
-        self, stream: container.Stream, target: Path | BinaryIO, suffix: str, options: DecodeOptions, desk: Desk
+        self,
+        stream: container.Stream,
+        target: Path | BinaryIO,
+        suffix: str,
+        options: DecodeOptions,
+        desk: Desk,
+        force: bool = False,
     ) -> Result:
         from .frames import format_of
         from .timing import times_of
         from .writing import VideoWriter
 
         stream, header = parse(stream, salvage=options.salvage)
-        codec = codec_of(stream, desk, options.threads)
         lost_extras: list[str] = []
         extras = extras_of(stream, header, lost_extras if options.salvage else None)
         video = format_of(header)
         times, durations = times_of(extras.get(TIMES), header.frames, header.rate * video.time_base)
         wanted = wanted_frames(options, header, video, times)
-        if suffix == ".png" and len(wanted) > 1 and not isinstance(target, Path):
-            raise InputError(f"{len(wanted)} frames need a folder, like -o folder/%05d.png; one is --frames {wanted[0]}")
+        if suffix == ".png":
+            check_pictures(target, wanted, force)
         if not options.salvage and len(wanted) == header.frames:
             stream.check()
+        codec = codec_of(stream, desk, options.threads)
         lost: dict[int, BitstreamError] = {}
         frames = codec.frames(stream, header, wanted, lost if options.salvage else None, desk.progress)
         origin = 0 if wanted[0] == 0 else int(times[wanted[0]])  # the first frame may come after the sound's beginning
         span_s = None
         if len(wanted) < header.frames:
             span_s = origin * video.time_base, int(times[wanted[-1]] + durations[wanted[-1]]) * video.time_base
-        sound = sound_of(extras, suffix, span_s, desk)
-        with VideoWriter(target, video, sound, suffix=suffix, tags=tags_of(extras)) as writer:
-            for number, frame in zip(wanted, frames, strict=True):
-                writer.write(frame_of(frame, number, wanted, times, durations, origin))
+        sound, tags = sound_of(extras, suffix, span_s, desk), tags_of(extras)
+        video = replace(video, rate=video.rate / min(wanted.step, header.frames))
+        with VideoWriter(target, video, sound, suffix=suffix, tags=tags, numbers=wanted, force=force) as writer:
+            for frame in timed(frames, wanted, times, durations, origin):
+                writer.write(frame)
         notices = *lost_extras, *writer.notices
         notices += tuple(f"{header.group_name(index)} is lost ({error})" for index, error in lost.items())
         facts = {
@@ -255,40 +265,20 @@ class VideoFace(Foldered):
         return notices
 
     def describe(self, stream: container.Stream) -> dict[str, Any]:
-        """Size, rate, groups, bits, sound, model; also of a video cut short or with more behind it."""
-        stream, header = parse(stream, salvage=True)
-        duration_s = float(header.frames / header.rate)
-        extras = stream.entries[header.groups :]
-        groups = [8 * entry.length for entry in stream.entries[: header.groups]]
-        return {
-            "width": header.width,
-            "height": header.height,
-            "frames": header.frames,
-            "rate_fps": round(float(header.rate), 4),
-            "duration_s": round(duration_s, 4),
-            "quality": header.quality,
-            "rate_kbps": round(stream.expected_bytes * 8 / duration_s / 1000, 4),
-            "bpp": round(sum(groups) / (header.width * header.height * header.frames), 5),
-            "group_frames": header.group,
-            "group_bits": groups,
-            "metadata_bytes": sum(entry.length for entry in extras),
-            "weights": stream.weights.hex(),
-            "model": weights.model_of("video", stream.weights),
-        }
+        """Size, rate, groups, bits, sound, metadata, model; also of a video cut short or with more behind it."""
+        return describe(stream)
+
+    def describe_frames(self, stream: container.Stream, desk: Desk) -> list[dict[str, Any]]:
+        """Kind and bits of each frame. BitstreamError: a group is damaged."""
+        return codec_of(stream, desk, None).frame_table(stream)
+
+    def metadata_kind(self, stream: container.Stream, index: int) -> str:
+        """The tag of a metadata chunk."""
+        return tag_name(tag_at(stream, index))
 
     def rows(self, facts: dict[str, Any]) -> dict[str, Any]:
         """What `describe` returned, for people."""
-        groups = facts["group_bits"]
-        return {
-            "video": f"{facts['width']}x{facts['height']}, {facts['frames']} frames, {facts['rate_fps']:g} a second",
-            "duration": f"{facts['duration_s']:.2f} s",
-            "quality": facts["quality"],
-            "rate_kbps": facts["rate_kbps"],
-            "bpp": facts["bpp"],
-            "groups": f"{len(groups)} of {facts['group_frames']} frames, {min(groups) // 8} to {max(groups) // 8} bytes",
-            "sound, times, tags": show_size(facts["metadata_bytes"]),
-            "weights": weights.shown(facts["model"], facts["weights"]),
-        }
+        return rows(facts)
 
     def demo(self, source: Path | None, folder: Path, desk: Desk, note: Callable[[str], None]) -> Iterable[Any]:
         """The first frames of a video (else of a sample) at two qualities, on a page to watch beside x265 at equal bytes."""
@@ -351,13 +341,27 @@ def wanted_frames(options: DecodeOptions, header: VideoHeader, video: Format, ti
     return checked_range(start, stop, header)[:: options.every or 1]
 
 
-def frame_of(pixels: np.ndarray, number: int, wanted: range, times: np.ndarray, durations: np.ndarray, origin: int) -> Any:
-    """A frame with its time, counted from ``origin``; it lasts until the next that is wanted."""
+def check_pictures(target: Path | BinaryIO, wanted: range, force: bool) -> None:
+    """InputError for several frames in one picture, or in a folder that has some of them, unless ``force``."""
+    from .picture_folders import check_free
+
+    if not isinstance(target, Path):
+        if len(wanted) > 1:
+            raise InputError(f"{len(wanted)} frames need a folder, like -o folder/%05d.png; one is --frames {wanted[0]}")
+    elif not force:
+        check_free(target, wanted)
+
+
+def timed(
+    frames: Iterable[np.ndarray], wanted: range, times: np.ndarray, durations: np.ndarray, origin: int
+) -> Iterator[Frame]:
+    """The wanted frames with their times, counted from ``origin``; each lasts until the next."""
     from .frames import Frame
 
-    following = number + wanted.step
-    ends = times[following] if following in wanted else times[number] + durations[number]
-    return Frame(pixels, int(times[number]) - origin, max(1, int(ends - times[number])))
+    for number, pixels in zip(wanted, frames, strict=True):
+        following = number + wanted.step
+        ends = times[following] if following in wanted else times[number] + durations[number]
+        yield Frame(pixels, int(times[number]) - origin, max(1, int(ends - times[number])))
 
 
 def codec_of(stream: container.Stream, desk: Desk, threads: int | None) -> VideoCodec:

@@ -32,6 +32,7 @@ from .motion_search import searched
 from .stem import Past, Remembered, StemNetwork
 
 INTRA, INTER, SAME = -1, 0, 1
+KINDS = {INTRA: "intra", INTER: "inter", SAME: "same"}
 KIND_LEVEL = 8
 """Level of the symbol that tells a frame's kind: scale 0.25, so what is likely costs a twentieth of a bit, others a byte."""
 NEW_SHARE = 0.6

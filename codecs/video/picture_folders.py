@@ -7,8 +7,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -139,32 +140,32 @@ class PictureWriter:
 
 
 class PictureFolderWriter:
-    """Writer of PNG files, counted from zero; a context manager. They are put into the folder when all are written.
+    """Writer of PNG files; a context manager. They are put into the folder when all are written.
 
     Args:
         target: a folder, made if it is missing, or ``folder/%05d.png``.
+        numbers: in the names of the pictures; None: counted from zero.
+        force: pictures that are there may be overwritten.
 
     Raises:
         InputError: there are such pictures already.
         OSError: they cannot be written.
     """
 
-    def __init__(self, target: Path) -> None:
-        numbered = bool(NUMBERED.search(target.name))
-        self._folder, self._name = (target.parent, target.name) if numbered else (target, _NAME)
-        if there := _found(self._folder / self._name):
-            raise InputError(f"{there[0]} is there already; pictures need another folder, or other names")
+    def __init__(self, target: Path, numbers: Sequence[int] | None = None, *, force: bool = False) -> None:
+        if not force:
+            check_free(target, numbers)
+        self._folder, self._name = _folder_and_name(target)
         beside = Path(os.path.realpath(self._folder))
         self._part = beside.with_name(f".{beside.name}.{secrets.token_hex(4)}{container.PART}")
         self._part.mkdir(parents=True)
-        self._count = 0
+        self._numbers: Iterator[int] = count() if numbers is None else iter(numbers)
         self.size_bytes = 0
         """Of all pictures so far."""
 
     def write(self, frame: Frame) -> None:
         picture = write_picture(Picture(frame.rgb))
-        (self._part / (self._name % self._count)).write_bytes(picture)
-        self._count += 1
+        (self._part / _numbered(self._name, next(self._numbers))).write_bytes(picture)
         self.size_bytes += len(picture)
 
     def finish(self) -> None:
@@ -178,3 +179,26 @@ class PictureFolderWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         shutil.rmtree(self._part, ignore_errors=True)
+
+
+def check_free(target: Path, numbers: Sequence[int] | None) -> None:
+    """InputError if there is a picture of one of these numbers, or where they are not known, of any.
+
+    Args:
+        target: as of `PictureFolderWriter`.
+    """
+    folder, name = _folder_and_name(target)
+    there = _found(folder / name)
+    if numbers is not None:
+        names = {_numbered(name, number) for number in numbers}
+        there = [path for path in there if path.name in names]
+    if there:
+        raise InputError(f"{min(there)} is there already; --force overwrites it, -o takes another folder or other names")
+
+
+def _folder_and_name(target: Path) -> tuple[Path, str]:
+    return (target.parent, target.name) if NUMBERED.search(target.name) else (target, _NAME)
+
+
+def _numbered(name: str, number: int) -> str:
+    return NUMBERED.sub(lambda match: match[0] % number, name, count=1)

@@ -6,7 +6,7 @@ suffix        pixels                                                    times
 ``.mkv``      RGB, exactly (FFV1)                                       to the nearest millisecond, as Matroska has it
 ``.mp4``      the source's matrix, range, subsampling (H.264, CRF 10)   exact; the first to the millisecond
 ``.webm``     likewise (VP9, CRF 10)                                    as ``.mkv``
-``.y4m``      likewise, with no loss but rounding to YCbCr              a constant rate
+``.y4m``      likewise, with no loss but rounding to YCbCr              a constant rate, told if others differ
 ``.gif``      256 colours a frame, dithered                             hundredths of a second, at least two a frame
 PNG           RGB, exactly                                              none
 ============  ========================================================  ==============================================
@@ -18,7 +18,7 @@ so in ``.mp4`` alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from fractions import Fraction
@@ -44,6 +44,8 @@ class VideoWriter:
         sound: the sound track, as `reading.VideoFile.sound` gives it.
         suffix: of an open file; with a path, ``.png`` says that it is a folder, whatever its name.
         tags: title, artist and so on, where the format holds them.
+        numbers: of the frames, for the names of pictures in a folder; None: counted from zero.
+        force: pictures in a folder that are there may be overwritten, as files of videos are.
 
     Raises:
         InputError: the format is not one that is written, or cannot hold the frames or the sound's codec.
@@ -58,6 +60,8 @@ class VideoWriter:
         *,
         suffix: str | None = None,
         tags: Mapping[str, str] | None = None,
+        numbers: Sequence[int] | None = None,
+        force: bool = False,
     ) -> None:
         self._video, self._count = video, 0
         self._first, self._last = 0, -1
@@ -74,7 +78,7 @@ class VideoWriter:
             sound = None
         if video.aspect != 1 and suffix != ".mp4":  # the others take it from a field that PyAV 18 does not set
             self.notices.append(f"pixels {video.aspect} times as wide as high are shown square; .mp4 keeps their shape")
-        self._constant = suffix in (".y4m", ".png")
+        self._constant, self._numbers, self._force = suffix == ".y4m", numbers, force
         self._stack = ExitStack()
         try:
             self._sink = self._opened(target, folder, suffix, sound, tags or {})
@@ -88,7 +92,7 @@ class VideoWriter:
         if not isinstance(target, str | Path):
             file = target
         elif folder:
-            return self._stack.enter_context(PictureFolderWriter(Path(target)))
+            return self._stack.enter_context(PictureFolderWriter(Path(target), self._numbers, force=self._force))
         else:
             file = self._stack.enter_context(container.replaced(Path(target)))
         if suffix == ".png":

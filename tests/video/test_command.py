@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from fractions import Fraction
 
 import av
@@ -136,7 +138,11 @@ def test_pictures_go_in_and_out(run, tmp_path, phone):
         assert json.loads(out)["bytes"] == sum(path.stat().st_size for path in made)
         assert [path.name for path in made][:2] == (["000.png", "001.png"] if name[0] == "a" else ["00000.png", "00001.png"])
     assert run("decode", "phone.rdc", "--format", "png", "--frames", "2:5")[0] == 0
-    assert len(list((tmp_path / "phone").iterdir())) == 3
+    assert sorted(path.name for path in (tmp_path / "phone").iterdir()) == ["00002.png", "00003.png", "00004.png"]
+    code, _, err = run("decode", "phone.rdc", "-o", "third/f%d.png", "--every", "3")
+    assert sorted(path.name for path in (tmp_path / "third").iterdir()) == ["f0.png", "f3.png", "f6.png"]
+    assert "rate" not in err, "pictures have none"
+    assert (tmp_path / "third" / "f3.png").read_bytes() == (tmp_path / "a" / "003.png").read_bytes()
     shown = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "a").iterdir())]
     assert run("decode", "phone.rdc", "-o", "back.mkv")[0] == 0
     assert all(np.array_equal(a, b) for a, b in zip(shown, frames_of(tmp_path / "back.mkv")[1], strict=True))
@@ -159,6 +165,30 @@ def test_pictures_overwrite_nothing_and_need_a_folder(run, tmp_path, phone):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["00003.png"] and not (tmp_path / "one.png").exists()
     code, _, err = run("encode", "gone/%05d.png")
     assert code == 1 and "no pictures" in err and not (tmp_path / "gone.rdc").exists()
+
+
+def test_only_pictures_that_would_be_overwritten_need_force(run, tmp_path, phone, monkeypatch):
+    assert run("encode", "phone.mp4", "-q", "0")[0] == 0
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "00001.png").write_bytes(b"mine")
+    assert run("decode", "phone.rdc", "--frames", "0", "-o", "a/%05d.png")[0] == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(VideoCodec, "load", lambda **options: pytest.fail("loaded in vain"))
+        code, _, err = run("decode", "phone.rdc", "--frames", "0:2", "-o", "a/%05d.png")
+        assert code == 1 and "a/00000.png is there already; --force overwrites it" in err
+    assert (tmp_path / "a" / "00001.png").read_bytes() == b"mine"
+    assert run("decode", "phone.rdc", "--frames", "0:2", "-o", "a/%05d.png", "--force")[0] == 0
+    assert [Image.open(tmp_path / "a" / f"0000{number}.png").size for number in (0, 1)] == [(48, 64)] * 2
+
+
+def test_every_nth_frame_plays_as_fast(run, tmp_path):
+    (tmp_path / "even.mp4").write_bytes(encoded(moving(9), time_base=Fraction(1, 24)))
+    assert run("encode", "even.mp4", "-q", "0")[0] == 0
+    for suffix in (".y4m", ".mkv", ".mp4"):
+        code, _, err = run("decode", "even.rdc", "--every", "4", "-o", f"part{suffix}")
+        assert code == 0 and "note" not in err
+        found, _, times = frames_of(tmp_path / f"part{suffix}")
+        assert [round(float(time * found.format.time_base), 3) for time in times] == [0, 0.167, 0.333]
 
 
 def test_one_frame_is_a_picture(run, tmp_path, phone):
@@ -337,6 +367,39 @@ def test_a_rate_that_the_sound_exceeds_is_refused_at_once(run, tmp_path, phone, 
     assert code == 1 and "20.0 kbit/s are too few: the sound alone has" in err and "--audio speech makes it smaller" in err
     code, _, err = run("encode", "phone.mp4", "--size", "1kB", "-o", "no.rdc")
     assert code == 1 and "1000 bytes are too few: the sound alone has" in err and not (tmp_path / "no.rdc").exists()
+
+
+def test_info_names_sound_metadata_and_each_frame(run, tmp_path, phone):
+    encoded_facts = json.loads(run("encode", "phone.mp4", "-q", "10", "--gop", "5", "--json")[1])
+    facts = json.loads(run("info", "phone.rdc", "--json")[1])
+    assert [chunk["kind"] for chunk in facts["chunks"]] == ["data", "data", "TIME", "SOUN"] and "frame_table" not in facts
+    assert (facts["sound"], facts["sound_codec"]) == ("copied", "AAC")
+    assert facts["sound_bytes"] == encoded_facts["sound_bytes"] == facts["metadata"]["SOUN"] - 4
+    assert facts["bpp"] == pytest.approx(encoded_facts["bpp"], abs=1e-5)
+    table = json.loads(run("info", "phone.rdc", "--frames", "--json")[1])["frame_table"]
+    assert [row["frame"] for row in table] == list(range(8)) and [row["group"] for row in table] == [0] * 5 + [1] * 3
+    assert [row["kind"] for row in table] == ["intra", *["inter"] * 4, "intra", *["inter"] * 2]
+    for index, bits in enumerate(facts["group_bits"]):
+        assert abs(sum(row["bits"] for row in table if row["group"] == index) - bits) <= 96, "check and whole words"
+    code, out, _ = run("info", "phone.rdc", "--frames")
+    assert code == 0 and "AAC, " in out and "copied" in out and out.count("intra") == 2 and out.count("inter") == 6
+    data = bytearray((tmp_path / "phone.rdc").read_bytes())
+    data[facts["chunks"][1]["offset"] + 9] ^= 1
+    (tmp_path / "bad.rdc").write_bytes(data)
+    code, _, err = run("info", "bad.rdc", "--frames")
+    assert code == 1 and "group 1" in err and run("info", "bad.rdc")[0] == 0
+    Image.new("RGB", (20, 20)).save(tmp_path / "still.png")
+    assert run("encode", "still.png")[0] == 0
+    assert "--frames: only for videos, and this is an image" in run("info", "still.rdc", "--frames")[2]
+
+
+def test_info_of_a_video_loads_no_codec(run, tmp_path, talk):
+    for audio, shown in (("speech", "by the speech codec, "), ("none", "none")):
+        assert run("encode", "talk.mkv", "-q", "0", "-f", "--audio", audio)[0] == 0
+        code = "import sys; from rdcodec.codecs.cli.main import main; sys.argv = ['codec', 'info', 'talk.rdc']\n"
+        code += "try: main()\nfinally: assert not {'torch', 'numpy', 'av', 'PIL'} & set(sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0 and shown in done.stdout, done.stderr
 
 
 def test_what_looks_like_a_video():
