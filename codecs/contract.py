@@ -103,6 +103,8 @@ class Desk:
     device: str = "auto"
     progress: Progress | None = None
     """Progress of the file in work."""
+    unit: str = ""
+    """What its parts are called: ``frames``."""
     loaded: dict[Any, Any] = field(default_factory=dict)
 
     def codec(self, key: Any, load: Callable[[], Any]) -> Any:
@@ -212,15 +214,24 @@ class Streamed(ABC):
 
 
 class Foldered(Streamed):
-    """A face that also takes a folder's numbered files as one signal, and decodes to them."""
+    """A face that also takes several files, as a folder's numbered ones, as one signal, and decodes to them."""
+
+    gathered: frozenset[str]
+    """Suffixes of such files that folders are searched for."""
+    gathering: str
+    """What to do to have several files encoded as one signal, for messages."""
+
+    @abstractmethod
+    def gathers(self, options: Any) -> bool:
+        """Whether an option of ``Encode`` says that all inputs are one signal."""
 
     @abstractmethod
     def takes_numbered(self, source: Path) -> bool:
         """Whether a name, which is no file's, is a pattern of numbered ones."""
 
     @abstractmethod
-    def encode_numbered(self, source: Path, target: BinaryIO, options: Any, desk: Desk) -> Result:
-        """Numbered files to a stream."""
+    def encode_numbered(self, source: Path | tuple[Path, ...], target: BinaryIO, options: Any, desk: Desk) -> Result:
+        """Numbered files, by the pattern of their names, or these files to a stream."""
 
     @abstractmethod
     def fills_folder(self, target: Path | None, options: Any) -> bool:

@@ -173,9 +173,12 @@ class Encoding(Conversion):
 
     def numbered(self, job: Job, desk: Desk) -> tuple[Face, Result, int] | None:
         path = job.source
-        if path is None or not isinstance(path, Path) or path.exists():
+        if path is None or not isinstance(path, Path) or (path.exists() and not job.parts):
             return None
-        face = next((face for face in faces() if isinstance(face, Foldered) and face.takes_numbered(path)), None)
+        folding = [face for face in faces() if isinstance(face, Foldered)]
+        if job.parts:
+            folding = [face for face in folding if face.gathers(options_of(face, self.verb, self.given))]
+        face = next((face for face in folding if job.parts or face.takes_numbered(path)), None)
         if face is None:
             return None
         if self.collect:
@@ -183,7 +186,7 @@ class Encoding(Conversion):
         check_suffix(job.target, RDC, (RDC,))
         refuse_others(face, self.verb, self.given, self.device)
         options = options_of(face, self.verb, self.given)
-        return face, *written(job, lambda file: face.encode_numbered(path, file, options, desk))
+        return face, *written(job, lambda file: face.encode_numbered(job.parts or path, file, options, desk))
 
     def live(self, head: bytes) -> tuple[Face, LiveConversion] | None:
         for face, live in live_faces():

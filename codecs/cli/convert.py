@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from ...entropy_models.errors import InputError
+from ..contract import Foldered
 from ..terminal import files
 from ..terminal.console import errors, out
 from ..terminal.files import Job, one_line
 from ..terminal.options import AsJson, Device, Force, Inputs, Output
 from ..terminal.paths import path_of, remove_parts
-from ..terminal.sources import STDIO, Source, expand, expand_rdc
+from ..terminal.sources import NUMBERED, STDIO, Source, expand, expand_rdc
 from .conversion import RDC, Conversion, Decoding, Describing, Encoding, Verifying, face_at, known_suffixes
 from .many import ManyFiles, Workers, run_all
 from .signature import faces, options_of
@@ -36,10 +37,16 @@ def encode(
 ) -> None:
     """Compress files to .rdc files. The codec is chosen from the content."""
     options = {face: options_of(face, "Encode", given) for face in faces()}
-    readable = frozenset[str]().union(*(face.reads for face in faces()))
-    sources = expand(inputs, readable, note)
-    check_shared_files(options.values(), len(sources))
-    planned = files.jobs(sources, folder_for(output, many), lambda source: RDC, named=len(inputs), suffixes=known_suffixes())
+    folding = [face for face in faces() if isinstance(face, Foldered)]
+    if gathering := next((face for face in folding if face.gathers(options[face])), None):
+        planned = [gathered(inputs, gathering.gathered, output, many)]
+    else:
+        readable = frozenset[str]().union(*(face.reads for face in faces()))
+        sources = expand(inputs, readable, note)
+        check_shared_files(options.values(), len(sources))
+        hint = "".join(f"; {face.gathering}" for face in folding)
+        folder, named, suffixes = folder_for(output, many), len(inputs), known_suffixes()
+        planned = files.jobs(sources, folder, lambda source: RDC, named=named, suffixes=suffixes, hint=hint)
     convert_all(Encoding(given=given, device=device), planned, output, many, as_json=as_json, force=force, verb="encoding")
 
 
@@ -87,6 +94,26 @@ def info(
     run_all(
         Describing(given={}, device="cpu", frames=frames), planned, Workers(jobs=0), verb="reading", as_json=as_json, to=out
     )
+
+
+def gathered(inputs: list[str], suffixes: frozenset[str], output: str | None, many: ManyFiles) -> Job:
+    """The job that makes one file of all inputs; it is named after a folder, or a folder's numbered files.
+
+    Raises:
+        InputError: there are none, they come through a pipe, or the output has no name.
+    """
+    if many.shards:
+        raise InputError("several files as one signal go into a file, not into shards")
+    paths = tuple(source.path for source in expand(inputs, suffixes, note) if source.path)
+    first = path_of(inputs[0])
+    alone = len(inputs) == 1 and (first.is_dir() or bool(NUMBERED.search(first.name)))
+    if not paths or (output is None and not alone):
+        raise InputError(
+            "the inputs together have no name; give -o one, like -o clip.rdc" if paths else "need files, not a pipe"
+        )
+    name = first.resolve() if first.name in ("", "..") else first
+    (job,) = files.jobs([Source(name if alone else paths[0])], output, lambda source: RDC, suffixes=known_suffixes())
+    return dataclasses.replace(job, parts=paths)
 
 
 def reading(sources: list[Source]) -> list[Job]:

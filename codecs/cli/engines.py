@@ -40,9 +40,9 @@ def one_process(jobs: Iterable[Job], conversion: Conversion, progress: Progress)
         parts = progress.add_task(one_line(job.name), visible=False)
 
         def update(done: int, total: int, parts: Any = parts) -> None:
-            progress.update(parts, completed=done, total=total, visible=total > 1)
+            progress.update(parts, completed=done, total=total, visible=total > 1, unit=desk.unit)
 
-        desk.progress = update
+        desk.progress, desk.unit = update, ""
         try:
             yield job, conversion(job, desk) if TRACEBACK in sys.argv else attempt(conversion, job, desk)
         finally:

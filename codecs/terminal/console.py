@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from ...entropy_models.errors import BitstreamError, InputError
 from .files import one_line
@@ -26,10 +27,19 @@ def plain(**options: Any) -> Console:
 errors, out = plain(stderr=True), plain()
 
 
+class RateColumn(ProgressColumn):
+    """Parts a second, as what the task's field ``unit`` names them: ``3.4 frames/s``."""
+
+    def render(self, task: Task) -> Text:
+        if task.speed is None:
+            return Text("")
+        return Text(f"{task.speed:.1f} {task.fields.get('unit', '')}".rstrip() + "/s")
+
+
 def bar() -> Progress:
     """Progress on standard error, where that is a terminal, that leaves nothing behind."""
     text = TextColumn("{task.description}", markup=False)
-    columns = text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = text, BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn()
     return Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
 
 

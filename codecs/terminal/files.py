@@ -84,6 +84,8 @@ class Job:
     target: Path | None
     refused: str = ""
     """Why it cannot be done, where that is known before: the jobs beside it go on."""
+    parts: tuple[Path, ...] = ()
+    """Files that are the input together; ``source`` names them then."""
 
     @property
     def name(self) -> str:
@@ -199,6 +201,7 @@ def jobs(
     *,
     named: int = 0,
     suffixes: frozenset[str] = frozenset(),
+    hint: str = "",
 ) -> list[Job]:
     """Give every input its output: beside it, in the folder ``output``, or the file ``output`` for a single input.
 
@@ -209,6 +212,7 @@ def jobs(
         output: file, folder, URL or ``-``; None: beside the inputs.
         suffix_of: an input's output suffix; not called where ``output`` names the file.
         suffixes: of files, so that such an ``output`` is no folder that is not there yet.
+        hint: what else can be done with many inputs for one file.
 
     Raises:
         ValueError: many inputs for one file, or all inputs for one output.
@@ -220,7 +224,7 @@ def jobs(
     count = f"{inputs} inputs" if inputs > 1 else "an input folder or list"
     place = None if output in (None, STDIO) else path_of(output or "")
     if place and many and (place.is_file() or place.suffix.lower() in suffixes):
-        raise InputError(f"{output} is one file, and -o takes a folder for {count}, like {output}/")
+        raise InputError(f"{output} is one file, and -o takes a folder for {count}, like {output}/{hint}")
     in_folder = place and (many or (output or "").endswith(("/", "\\")) or place.is_dir())
     planned = []
     for source in sources:

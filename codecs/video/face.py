@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -20,7 +21,7 @@ from ..terminal.options import Effort, Model, Quality, Size, Threads, check_targ
 from ..terminal.sources import NUMBERED
 from .describe import describe, rows, tag_name
 from .extras import extras_from, sound_of, tags_of
-from .formats import PAGE, READ_ONLY, SHOWN, WRITTEN, looks_like_video, names_a_folder
+from .formats import PAGE, PICTURES, READ_ONLY, SHOWN, WRITTEN, looks_like_video, names_a_folder
 from .header import GROUP, GROUP_MAX, QUALITY, SOUND, SPEECH, TIMES, VideoHeader, checked_range, extras_of, parse, tag_at
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from .reading import VideoFile
 
 KBPS_MAX = 1e6
+FPS_MIN, FPS_MAX = 0.001, 1000.0
+FPS_PARTS = 100_000
+"""The largest denominator of a rate."""
 AUDIO = "copy", "speech", "none"
 
 
@@ -45,6 +49,12 @@ class EncodeOptions:
         int | None,
         typer.Option(min=1, max=GROUP_MAX, help=f"Frames from one that decodes on its own to the next; default {GROUP}."),
     ] = None
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N", help="One video of all the pictures that are given, N a second, as their names count; one size."
+        ),
+    ] = None
     audio: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Sound track: copy (as it is, default), speech (by the speech codec), none."),
@@ -57,6 +67,8 @@ class EncodeOptions:
     def __post_init__(self) -> None:
         check_targets(self.quality, ("--kbps", self.kbps), KBPS_MAX, "500", self.size)
         effort_of(self.effort, self.tune)
+        if self.fps is not None and not FPS_MIN <= self.fps <= FPS_MAX:
+            raise InputError(f"--fps {self.fps:g}; need {FPS_MIN:g} to {FPS_MAX:g}")
         if self.audio not in (None, *AUDIO):
             raise InputError(f"--audio {self.audio}; need {', '.join(AUDIO[:-1])} or {AUDIO[-1]}")
 
@@ -107,7 +119,7 @@ class VideoFace(Foldered, Framed, Tagged):
             f"codec encode clip.mp4                    clip.rdc, quality {QUALITY}, sound copied",
             "codec encode clip.mp4 --kbps 500         at most 500 kbit/s, sound and all",
             "codec encode clip.mp4 --effort 3         smaller at the same PSNR, takes several times as long",
-            "codec encode frames/%05d.png -o clip.rdc",
+            "codec encode frames/ --fps 30 -o clip.rdc      one video of the pictures of a folder",
         ),
         "Decode": (
             "codec decode clip.rdc --frames 100:164 -o part.mp4",
@@ -140,23 +152,36 @@ class VideoFace(Foldered, Framed, Tagged):
         """Whether it is like ``folder/%05d.png``."""
         return bool(NUMBERED.search(source.name))
 
-    def encode_numbered(self, source: Path, target: BinaryIO, options: EncodeOptions, desk: Desk) -> Result:
-        """Pictures, 25 a second, to a stream. Errors as `encode_file`."""
+    gathered = PICTURES
+    gathering = "--fps N makes one video of pictures"
+
+    def gathers(self, options: EncodeOptions) -> bool:
+        """Whether a rate of pictures is given."""
+        return options.fps is not None
+
+    def encode_numbered(
+        self, source: Path | tuple[Path, ...], target: BinaryIO, options: EncodeOptions, desk: Desk
+    ) -> Result:
+        """Pictures, 25 a second where no rate is given, to a stream. Errors as `encode_file`."""
         return self._encode(source, target, options, desk)
 
-    def _encode(self, source: Path | BinaryIO, target: BinaryIO, options: EncodeOptions, desk: Desk) -> Result:
+    def _encode(
+        self, source: Path | tuple[Path, ...] | BinaryIO, target: BinaryIO, options: EncodeOptions, desk: Desk
+    ) -> Result:
         from .codec import VideoCodec
-        from .reading import VideoFile
+        from .reading import RATE, VideoFile
         from .targets import written_at, written_within
 
         codec = desk.codec(
             "encode video", lambda: VideoCodec.load(model=options.model, device=desk.device, threads=options.threads)
         )
         codec = codec.with_effort(options.effort, tune=options.tune)
-        with VideoFile(source) as video:
+        rate = RATE if options.fps is None else Fraction(options.fps).limit_denominator(FPS_PARTS)
+        with VideoFile(source, rate=rate) as video:
             times = video.times()
             header = header_of(video, len(times), options)
             extras, heard = extras_from(video, options.audio or AUDIO[0], desk)
+            desk.unit = "frames"
             duration_s = video_duration_s(video)
             size = parse_size(options.size) if options.size else None
             size = size if options.kbps is None else int(options.kbps * 1000 * duration_s / 8)
@@ -236,6 +261,7 @@ class VideoFace(Foldered, Framed, Tagged):
             stream.check()
         codec = codec_of(stream, desk, options.threads)
         lost: dict[int, BitstreamError] = {}
+        desk.unit = "frames"
         frames = codec.frames(stream, header, wanted, lost if options.salvage else None, desk.progress)
         origin = 0 if wanted[0] == 0 else int(times[wanted[0]])  # the first frame may come after the sound's beginning
         span_s = None

@@ -21,6 +21,8 @@ READ_ONLY = frozenset({
     ".h264", ".264", ".hevc", ".265", ".apng",
 })  # fmt: skip
 """Suffixes of more videos that folders are searched for."""
+PICTURES = frozenset({".png", ".jpg", ".jpeg"})
+"""Suffixes of pictures that folders are searched for, to make a video of them."""
 QUALITIES = (24, 48)
 """Qualities of the demonstration."""
 PAGE, ORIGINAL = "watch.html", "original.mp4"

@@ -22,10 +22,9 @@ from ..image.picture_writing import upright, write_picture
 from ..image.pictures import Picture, read_picture
 from ..terminal.sources import NUMBERED
 from .colour import guessed_matrix
+from .formats import PICTURES
 from .frames import Format, Frame
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
-"""Of the pictures that folders are searched for."""
 _NAME = "%05d.png"
 
 
@@ -48,7 +47,7 @@ class PictureFolder:
     """Pictures of one size as frames, one for each tick.
 
     Args:
-        source: as `names_pictures` knows it.
+        source: as `names_pictures` knows it, or several, or files.
         rate: frames a second.
 
     Raises:
@@ -56,12 +55,13 @@ class PictureFolder:
         OSError, InputError: the first cannot be read.
     """
 
-    def __init__(self, source: str | Path, rate: Fraction) -> None:
-        self._paths = sorted(_found(source), key=lambda path: natural(path.as_posix()))
+    def __init__(self, source: str | Path | tuple[Path, ...], rate: Fraction) -> None:
+        found = _found_all(source) if isinstance(source, tuple) else _found(source)
+        self._paths = sorted(found, key=lambda path: natural(path.as_posix()))
         self.tags: Mapping[str, str] = {}
         self.notices: list[str] = []
         if not self._paths:
-            raise InputError(f"{source}: no pictures there ({', '.join(sorted(SUFFIXES))})")
+            raise InputError(f"{source}: no pictures there ({', '.join(sorted(PICTURES))})")
         height, width = self._pixels(self._paths[0]).shape[:2]
         self.count: int | None = len(self._paths)
         self.format = Format(
@@ -107,10 +107,15 @@ class PictureFolder:
         return picture.rgb()
 
 
+def _found_all(sources: tuple[Path, ...]) -> list[Path]:
+    local = [isinstance(one, Path) and names_pictures(one) for one in sources]
+    return [path for one, several in zip(sources, local, strict=True) for path in (_found(one) if several else [one])]
+
+
 def _found(source: str | Path) -> list[Path]:
     path = Path(source)
     if path.is_dir():
-        return [one for one in path.iterdir() if one.suffix.lower() in SUFFIXES and one.is_file()]
+        return [one for one in path.iterdir() if one.suffix.lower() in PICTURES and one.is_file()]
     if match := NUMBERED.search(path.name):
         digits = r"\d{%s,}" % (match[1] or 1)
         name = re.compile(re.escape(path.name[: match.start()]) + digits + re.escape(path.name[match.end() :]))

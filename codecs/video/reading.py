@@ -27,7 +27,8 @@ class VideoFile:
     """A video that is read by frames; a context manager.
 
     Args:
-        source: a path; a folder of PNG or JPEG, a pattern (``shots/*.png``) or ``shots/%05d.png``; ``-``: standard input; a
+        source: a path; a folder of PNG or JPEG, a pattern (``shots/*.png``) or ``shots/%05d.png``, or a tuple of paths of
+            pictures, in the order that people count in; ``-``: standard input; a
             whole file's bytes; or an open binary file. One that cannot seek is copied to a temporary file first.
         rate: frames a second of pictures.
 
@@ -36,9 +37,11 @@ class VideoFile:
         InputError: no video, none that FFmpeg reads, one without frames, cut off, or not opaque.
     """
 
-    def __init__(self, source: Input, *, rate: Fraction = RATE) -> None:
+    def __init__(self, source: Input | tuple[Path, ...], *, rate: Fraction = RATE) -> None:
         self._source: PictureFolder | Film
-        if isinstance(source, str | Path) and str(source) != STDIN and names_pictures(source):
+        if isinstance(source, tuple):
+            self._source = PictureFolder(source, rate)
+        elif isinstance(source, str | Path) and str(source) != STDIN and names_pictures(source):
             self._source = PictureFolder(source, rate)
         else:
             self._source = Film(source)

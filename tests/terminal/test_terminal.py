@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from rdcodec.codecs.image import demo
 from rdcodec.codecs.terminal import files
-from rdcodec.codecs.terminal.console import message
+from rdcodec.codecs.terminal.console import RateColumn, bar, message
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,11 @@ def test_errors_of_stores_are_no_bugs_of_ours():
 
     assert message(NoCredentialsError()) == "botocore: Unable to locate credentials"
     assert message(ValueError("x")).startswith("internal error, please report: ValueError: x")
+
+
+def test_the_bar_tells_parts_a_second():
+    told = [
+        SimpleNamespace(speed=speed, fields=fields) for speed, fields in ((None, {}), (3.44, {}), (25, {"unit": "frames"}))
+    ]
+    assert [RateColumn().render(task).plain for task in told] == ["", "3.4/s", "25.0 frames/s"]
+    assert any(isinstance(column, RateColumn) for column in bar().columns)

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from clips import drawn_clip
 from PIL import Image
+from rdcodec.codecs.contract import Desk
 from rdcodec.codecs.video import targets
 from rdcodec.codecs.video.codec import VideoCodec
+from rdcodec.codecs.video.face import FACE, EncodeOptions
 from rdcodec.codecs.video.formats import looks_like_video
 from rdcodec.codecs.video.header import parse
 from rdcodec.codecs.video.reading import VideoFile
@@ -165,6 +167,33 @@ def test_pictures_overwrite_nothing_and_need_a_folder(run, tmp_path, phone):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["00003.png"] and not (tmp_path / "one.png").exists()
     code, _, err = run("encode", "gone/%05d.png")
     assert code == 1 and "no pictures" in err and not (tmp_path / "gone.rdc").exists()
+
+
+def test_pictures_make_a_video_where_a_rate_is_given(run, tmp_path):
+    (tmp_path / "pics").mkdir()
+    for number, rgb in enumerate(moving(11)):
+        Image.fromarray(rgb).save(tmp_path / "pics" / f"shot{number}.png")
+    (tmp_path / "pics" / "notes.txt").write_text("no picture")
+    code, _, err = run("encode", "pics", "-o", "p.rdc")
+    assert code == 1 and "-o takes a folder for 11 inputs, like p.rdc/; --fps N makes one video of pictures" in err
+    code, out, err = run("encode", "pics", "--fps", "12.5", "-q", "20", "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["frames"] == 11 and facts["output"] == "pics.rdc" and "1 of 12 files left out" in err
+    assert facts["codec"] == "video" and json.loads(run("info", "pics.rdc", "--json")[1])["rate_fps"] == 12.5
+    whole = (tmp_path / "pics.rdc").read_bytes()
+    files = [f"pics/shot{number}.png" for number in (10, *range(10))]
+    for inputs in (["pics/*.png"], files, ["pics/shot%d.png"]):
+        assert run("encode", *inputs, "--fps", "12.5", "-q", "20", "-f", "-o", "again.rdc")[0] == 0
+        assert (tmp_path / "again.rdc").read_bytes() == whole, "in natural order"
+    assert run("encode", *files[:2], "--fps", "1")[0] == 1, "no name"
+    for fps in ("0", "-1", "1e9"):
+        code, _, err = run("encode", "pics", "--fps", fps, "-o", "no.rdc")
+        assert code == 1 and "--fps" in err
+    Image.new("RGB", (20, 20)).save(tmp_path / "pics" / "shot5.png")
+    code, _, err = run("encode", "pics", "--fps", "10", "-o", "no.rdc")
+    assert code == 1 and "all must be of one size" in err and not (tmp_path / "no.rdc").exists()
+    code, _, err = run("encode", "pics.rdc", "--fps", "10", "-o", "no.rdc")
+    assert code == 1 and "pics.rdc: not an image" in err
 
 
 def test_only_pictures_that_would_be_overwritten_need_force(run, tmp_path, phone, monkeypatch):
@@ -341,6 +370,12 @@ def test_python_takes_the_path_of_a_video(run, tmp_path, phone):
     (tmp_path / "text.mp4").write_text("text " * 50)
     with pytest.raises(InputError, match="no video that FFmpeg reads"):
         codec.encode(tmp_path / "text.mp4")
+
+
+def test_the_bar_counts_frames(phone):
+    desk = Desk("cpu")
+    FACE.encode(phone, EncodeOptions(quality=0), desk)
+    assert desk.unit == "frames"
 
 
 def test_messages_say_what_is_there_and_what_can_be(run, tmp_path, phone):
