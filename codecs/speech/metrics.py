@@ -7,7 +7,11 @@ Each is nan where it is not defined for the original: silence, or too short. No 
 from __future__ import annotations
 
 import math
+import os
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +20,8 @@ from .header import SAMPLE_RATE
 if TYPE_CHECKING:
     import numpy as np
 
+STDERR = 2
+"""Number of the standard error file."""
 PESQ_MIN = 1.0
 """What PESQ gives where it finds nothing of the original's speech in the decoded."""
 STOI_SPEECH_S_MIN = 0.4
@@ -119,5 +125,28 @@ def _visqol_with(lattice: bool) -> Any:
     from visqol import VisqolApi
 
     api = VisqolApi()
-    api.create(mode="speech", use_lattice_model=lattice)
+    with without_information():
+        api.create(mode="speech", use_lattice_model=lattice)
     return api
+
+
+@contextmanager
+def without_information() -> Iterator[None]:
+    """Keeps lines that begin with ``INFO:`` from standard error, where TFLite writes of itself, past Python and without a
+    switch; others appear at the end."""
+    try:
+        own = os.dup(STDERR)
+    except OSError:  # it is closed
+        yield
+        return
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), STDERR)
+        try:
+            yield
+        finally:
+            os.dup2(own, STDERR)
+            os.close(own)
+            written.seek(0)
+            for line in written:
+                if not line.startswith(b"INFO:"):
+                    os.write(STDERR, line)

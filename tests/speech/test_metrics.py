@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -50,6 +51,26 @@ def test_visqol_tells_its_mappers_apart(voice):
     pytest.importorskip("ai_edge_litert")
     worse = noisy(voice, 0.5)
     assert abs(metrics.visqol_lattice(voice, worse) - metrics.visqol_polynomial(voice, worse)) > 0.05
+
+
+def test_visqol_tells_nothing_of_its_network(voice, capfd):
+    pytest.importorskip("ai_edge_litert")
+    metrics._visqol_with.cache_clear()
+    metrics.visqol_lattice(voice, voice)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_no_information_is_not_kept_from_standard_error(capfd):
+    def write() -> None:
+        os.write(metrics.STDERR, b"ERROR: no memory\nINFO: created\nWARNING: slow")
+
+    with metrics.without_information():
+        write()
+    with pytest.raises(RuntimeError, match="broken"), metrics.without_information():
+        write()
+        raise RuntimeError("broken")
+    os.write(metrics.STDERR, b"\nINFO: of another\n")
+    assert capfd.readouterr().err == 2 * "ERROR: no memory\nWARNING: slow" + "\nINFO: of another\n"
 
 
 def test_levels_are_heard(voice):
