@@ -311,5 +311,12 @@ class Demonstrated(Protocol):
     shown: tuple[str, ...]
     """Names of the files that ``demo`` writes: not overwritten without ``--force``."""
 
-    def demo(self, source: Path | None, folder: Path, desk: Desk, note: Callable[[str], None]) -> Iterable[Any]:
-        """Write files into ``folder``; returns what rich prints. ``note`` is told what is going on."""
+    def demo(
+        self, source: Path | None, folder: Path, desk: Desk, note: Callable[[str], None], effort: int | None = None
+    ) -> Iterable[Any]:
+        """Write files into ``folder``; returns what rich prints.
+
+        Args:
+            note: told what is going on.
+            effort: None: what suits a demonstration; passed only where ``Encode`` has this option.
+        """

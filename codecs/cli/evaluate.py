@@ -161,7 +161,7 @@ def code_all(
     """Points of all files, each file's kept when it is done; those that cannot be coded are taken out of ``paths``.
 
     Args:
-        show: the update of a line of `bar`, which only a terminal shows; elsewhere there is a line for each file.
+        show: the update of a line of `bar`, which only a terminal shows; elsewhere each of several files has a line.
     """
     from ..evaluation.run import evaluate
 
@@ -178,7 +178,7 @@ def code_all(
 
     def keep(points: "Sequence[Point]", seconds: float) -> None:
         unfinished.keep(points)
-        if not errors.is_terminal:
+        if len(unfinished.stamps) > 1 and not errors.is_terminal:
             count = len({point.file for point in points})
             errors.print(one_line(f"codec: {points[-1].file}: {count} of {len(paths)} done, {seconds:.1f} s"))
 

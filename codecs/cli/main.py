@@ -23,7 +23,7 @@ from ..terminal.options import Device, Force
 from .convert import decode, encode, info, verify
 from .evaluate import app as evaluate
 from .info import field_table
-from .signature import faces, with_options
+from .signature import faces, owners, refuse_others, with_options
 
 
 def top(
@@ -57,6 +57,9 @@ def demo(
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("codec-demo"),
     device: Device = "auto",
+    effort: Annotated[
+        int | None, typer.Option(min=0, max=9, help="Time for refining, 0 (none) to 9; by default what suits the codec.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Show what a codec does, on a sample or a file of yours, in files to look at."""
@@ -68,11 +71,13 @@ def demo(
     if len(given) > 1:
         raise typer.BadParameter(f"one file, not {len(given)}")
     face: Demonstrated = found(registered(name).face)
+    refuse_others(face, "Encode", {"effort": effort}, device)
     check_outputs(output, face.shown, force)
+    refining = {"effort": effort} if face in owners("Encode", "effort") else {}
     with bar() as progress:
         task = progress.add_task("loading", total=None)
         source = Path(given[0]) if given else None
-        shows = face.demo(source, output, Desk(device), lambda text: progress.update(task, description=text))
+        shows = face.demo(source, output, Desk(device), lambda text: progress.update(task, description=text), **refining)
     for part in shows:
         out.print(part)
 

@@ -53,9 +53,16 @@ def sample_photograph() -> Path:
 
 
 def run(
-    codec: ImageCodec, photograph: Path, folder: Path, progress: Callable[[str], None] = lambda text: None
+    codec: ImageCodec,
+    photograph: Path,
+    folder: Path,
+    progress: Callable[[str], None] = lambda text: None,
+    effort: int = 0,
 ) -> tuple[list[DemoRow], Path]:
     """Write files, pictures and ``sheet.png`` into ``folder``; returns a row per quality and the sheet's path.
+
+    Args:
+        effort: that of the codec, for the captions.
 
     Raises:
         ValueError: not an image.
@@ -73,10 +80,11 @@ def run(
         progress(f"quality {quality}")
         row, ours, jpeg = _one(codec, picture, folder, quality)
         rows.append(row)
+        name = f"rdcodec q{quality}" + (f", effort {effort}" if effort else "")
         theirs = f"{row.jpeg_bytes} B, {row.jpeg_rate_bpp:.3f} bpp, {row.jpeg_psnr_db:.2f} dB"
         panels.append(
             [
-                (ours, f"rdcodec q{quality}: {row.bytes} B, {row.rate_bpp:.3f} bpp, {row.psnr_db:.2f} dB"),
+                (ours, f"{name}: {row.bytes} B, {row.rate_bpp:.3f} bpp, {row.psnr_db:.2f} dB"),
                 (jpeg, f"JPEG q{row.jpeg_quality:.1f}: {theirs}"),
             ]
         )

@@ -243,13 +243,16 @@ class ImageFace:
             "metadata": f"{names}, {show_size(facts['metadata_bytes'])}" if names else "none",
         }
 
-    def demo(self, source: Path | None, folder: Path, desk: Desk, note: Callable[[str], None]) -> Iterable[Any]:
+    def demo(
+        self, source: Path | None, folder: Path, desk: Desk, note: Callable[[str], None], effort: int | None = None
+    ) -> Iterable[Any]:
         """A photograph (else one that matplotlib ships) at three qualities, decoded again, on a sheet beside JPEG at equal
         bytes."""
         from .codec import ImageCodec
         from .demo import figures, run, sample_photograph
 
-        rows, sheet = run(ImageCodec.load(device=desk.device), source or sample_photograph(), folder, note)
+        codec = ImageCodec.load(device=desk.device).with_effort(effort)
+        rows, sheet = run(codec, source or sample_photograph(), folder, note, effort or 0)
         return figures(rows), f"the sheet to look at: {sheet}"
 
 

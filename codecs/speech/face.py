@@ -294,12 +294,15 @@ class SpeechFace(Live):
             "tags": ", ".join(f"{name}: {value}" for name, value in tags.items()) or "none",
         }
 
-    def demo(self, source: Path | None, folder: Path, desk: Desk, note: Callable[[str], None]) -> Iterable[Any]:
-        """A sound (else a synthetic voice) at four rates, on a page to listen beside Opus at equal rates."""
+    def demo(
+        self, source: Path | None, folder: Path, desk: Desk, note: Callable[[str], None], effort: int | None = None
+    ) -> Iterable[Any]:
+        """The beginning of a sound (else a synthetic voice) at four rates, on a page to listen beside Opus at equal ones."""
         from .codec import SpeechCodec
-        from .demo import PAGE, run
+        from .demo import EFFORT, PAGE, run
 
-        return run(SpeechCodec.load(device=desk.device), source, folder, note), f"the page to listen: {folder / PAGE}"
+        codec, effort = SpeechCodec.load(device=desk.device), EFFORT if effort is None else effort
+        return run(codec, source, folder, note, effort), f"the page to listen: {folder / PAGE}"
 
 
 class Counted:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,6 +37,8 @@ FLOOR_DB = -75.0
 """The darkest level of a spectrogram, below the original's loudest."""
 ROWS, COLUMNS_MAX = 128, 640
 """Pixels of a spectrogram."""
+Coded = Callable[[np.ndarray, float], tuple[int, bytes]]
+"""A sound and a rate in kbit/s, to the quality and the file that come close."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,7 @@ def listening_page(
     ours: Reference[np.ndarray],
     metrics: Sequence[Metric[np.ndarray]],
     kbps: Sequence[float] = KBPS,
+    coded: Coded | None = None,
 ) -> None:
     """Write the page.
 
@@ -66,13 +69,15 @@ def listening_page(
         clips: float32 (n,) at 16 kHz, by name.
         ours: settings are whole qualities 0..100.
         kbps: rates at which the sounds are coded; ours by the closest quality, then Opus as close to our bytes as it gets.
+        coded: ours close to a rate; None: by `quality_of_rate`.
 
     Raises:
         InputError: there is no Opus here.
     """
     check_opus()
     rows = "\n".join(
-        _clip(name, samples[: SECONDS_MAX * SAMPLE_RATE], ours, metrics, kbps) for name, samples in clips.items()
+        _clip(name, samples[: SECONDS_MAX * SAMPLE_RATE], ours, metrics, kbps, coded or searched(ours))
+        for name, samples in clips.items()
     )
     rates = "".join(
         f'<label><input type="radio" name="rate" value="{i}"{" checked" if i == len(kbps) // 2 else ""}> {rate:g}</label>'
@@ -83,16 +88,19 @@ def listening_page(
 
 
 def _clip(
-    name: str, samples: np.ndarray, ours: Reference[np.ndarray], metrics: Sequence[Metric[np.ndarray]], kbps: Sequence[float]
+    name: str,
+    samples: np.ndarray,
+    ours: Reference[np.ndarray],
+    metrics: Sequence[Metric[np.ndarray]],
+    kbps: Sequence[float],
+    coded: Coded,
 ) -> str:
     """A row of the page: one sound at every rate."""
     original = Take(name="original", samples=samples, note=f"{len(samples) / SAMPLE_RATE:.1f} s, 256 kbit/s", scores={})
     top = float(_power(samples).max())
     figures = [_figure(original, top, "1", None)]
-    made: dict[int, bytes] = {}
     for rate_index, rate in enumerate(kbps):
-        quality = quality_of_rate(ours, samples, rate, made)
-        data = made[quality]
+        quality, data = coded(samples, rate)
         theirs = opus_of_rate(samples, rate_of(len(data), samples))
         takes = (
             (f"{OURS}, quality {quality}", ours.decode(data), len(data)),
@@ -104,6 +112,17 @@ def _clip(
             figures.append(_figure(Take(name=codec, samples=decoded, note=note, scores=scores), top, key, rate_index))
     head = f'<section class="clip" tabindex="0"><h2>{html.escape(name)}</h2>'
     return f'{head}<div class="takes">{"".join(figures)}</div></section>'
+
+
+def searched(ours: Reference[np.ndarray]) -> Coded:
+    """Ours at the closest quality to a rate, of one sound: what is made on the way serves other rates."""
+    made: dict[int, bytes] = {}
+
+    def coded(samples: np.ndarray, kbps: float) -> tuple[int, bytes]:
+        quality = quality_of_rate(ours, samples, kbps, made)
+        return quality, made[quality]
+
+    return coded
 
 
 def rate_of(size: int, samples: np.ndarray) -> float:

@@ -46,11 +46,18 @@ def sample_clip() -> Footage:
     return Footage(frames, SAMPLE_RATE)
 
 
-def run(codec: VideoCodec, source: Path | None, folder: Path, note: Callable[[str], None] = lambda text: None) -> Table:
+def run(
+    codec: VideoCodec,
+    source: Path | None,
+    folder: Path,
+    note: Callable[[str], None] = lambda text: None,
+    effort: int = 0,
+) -> Table:
     """Write the clip, a file for each quality, what each decodes to and the page into ``folder``; a table of the files.
 
     Args:
         source: a video file, of which the first frames are taken; None: `sample_clip`.
+        effort: that of the codec, for the page.
 
     Raises:
         InputError: not a video, or there is no x265 here.
@@ -73,7 +80,7 @@ def run(codec: VideoCodec, source: Path | None, folder: Path, note: Callable[[st
     note("the page")
     kept = Reference(QUALITIES, lambda _, quality: made[quality], lambda data: shown[data])
     metrics = with_installed_metrics(TASK)[0].metrics
-    watching_page(folder / PAGE, "codec demo video", {name: clip}, kept, metrics, QUALITIES)
+    watching_page(folder / PAGE, f"codec demo video, effort {effort}", {name: clip}, kept, metrics, QUALITIES)
     return table
 
 

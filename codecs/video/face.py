@@ -306,12 +306,15 @@ class VideoFace(Foldered, Framed, Tagged):
         """What `describe` returned, for people."""
         return rows(facts)
 
-    def demo(self, source: Path | None, folder: Path, desk: Desk, note: Callable[[str], None]) -> Iterable[Any]:
+    def demo(
+        self, source: Path | None, folder: Path, desk: Desk, note: Callable[[str], None], effort: int | None = None
+    ) -> Iterable[Any]:
         """The first frames of a video (else of a sample) at two qualities, on a page to watch beside x265 at equal bytes."""
         from .codec import VideoCodec
         from .demo import run
 
-        return run(VideoCodec.load(device=desk.device), source, folder, note), f"the page to watch: {folder / PAGE}"
+        codec = VideoCodec.load(device=desk.device).with_effort(effort)
+        return run(codec, source, folder, note, effort or 0), f"the page to watch: {folder / PAGE}"
 
 
 def parse_frames(text: str) -> tuple[int | None, int | None]:

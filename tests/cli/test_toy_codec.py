@@ -104,6 +104,10 @@ def test_its_own_option_is_refused_elsewhere(run, tmp_path, photograph):
 
 def test_demo_is_found_by_name(run, tmp_path):
     assert run("demo", "toy", "-o", "shown")[:2] == (0, "18 letters\n") and (tmp_path / "shown" / "text.rdc").is_file()
+    assert run("demo", "toy", "-o", "other", "--effort", "3")[0] == 1 and not (tmp_path / "other").exists()
+    face, given = toy_codec.FACE, {"effort": 3}
+    with pytest.raises(ValueError, match="--effort: only for images.*, and this is a text"):
+        signature.refuse_others(face, "Encode", given, "auto")
 
 
 def test_python_loads_it_by_name(run):

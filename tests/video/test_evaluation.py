@@ -89,6 +89,8 @@ def test_the_report(run, folder, tmp_path):
 
 def test_ours_gets_pixels_and_rate(moving):
     class Toy:
+        stream_hash = b""
+
         def encode(self, frames, *, rate, quality):
             assert rate == moving.rate and quality == 30 and frames is moving.rgb
             return b"data"
