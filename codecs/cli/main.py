@@ -10,9 +10,10 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ...entropy_models.errors import InputError, MissingPackage
 from .. import REGISTRY, found, load_face, registered, weights
@@ -69,11 +70,11 @@ def demo(
     if name not in shown:
         raise InputError(f"no demonstration of {name}; there are {', '.join(shown)}")
     if len(given) > 1:
-        raise typer.BadParameter(f"one file, not {len(given)}")
+        raise InputError(f"one file, not {len(given)}")
     face: Demonstrated = found(registered(name).face)
-    refuse_others(face, "Encode", {"effort": effort}, device)
+    refuse_others(load_face(name), "Encode", {"effort": effort}, device)
     check_outputs(output, face.shown, force)
-    refining = {"effort": effort} if face in owners("Encode", "effort") else {}
+    refining = {"effort": effort} if load_face(name) in owners("Encode", "effort") else {}
     with bar() as progress:
         task = progress.add_task("loading", total=None)
         source = Path(given[0]) if given else None
@@ -99,9 +100,34 @@ def train(context: typer.Context) -> None:
     run(name, arguments)
 
 
+class Program(TyperGroup):
+    """The group of all commands, for which a value that an option cannot have is bad input, like a bad file: one line.
+
+    Unknown options and missing arguments are wrong usage.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if type(error) is not typer.BadParameter:  # a missing one
+                raise
+            raise InputError(refused(error)) from None
+
+
+def refused(error: typer.BadParameter) -> str:
+    """The option, what was found and what is expected, of a value that it cannot have."""
+    name = error.param.opts[0] if error.param else ""
+    wrong: list[Any] = getattr(error.__cause__, "errors", list)()  # pydantic's, whose texts leave out the value
+    given = [name, *(str(one["input"]) for one in wrong[:1])]
+    text = error.message.rstrip(".")
+    return f"{' '.join(given)}: {text[:1].lower()}{text[1:]}" if name else text
+
+
 def program() -> typer.Typer:
     """The command with all its parts, for the codecs that are registered now."""
     app = typer.Typer(
+        cls=Program,
         help="Learned compression to .rdc files and back: " + ", ".join(face.people for face in faces()) + ".",
         no_args_is_help=True,
         rich_markup_mode="markdown",
@@ -130,7 +156,7 @@ app = program()
 
 
 def main() -> None:
-    """Entry point: 0 success, 1 bad data (one line on standard error), 2 wrong usage."""
+    """Entry point: 0 success, 1 bad data or values (one line on standard error), 2 wrong usage."""
     try:
         app([argument for argument in sys.argv[1:] if argument != TRACEBACK], prog_name="codec")
     except Exception as error:

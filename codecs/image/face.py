@@ -54,7 +54,7 @@ class EncodeOptions:
         check_targets(self.quality, ("--bpp", self.bpp), BPP_MAX, "0.5", self.size)
         effort_of(self.effort, self.tune)
         if self.strip not in (None, *STRIPS):
-            raise typer.BadParameter(f"--strip {self.strip}; need one of {', '.join(STRIPS)}")
+            raise InputError(f"--strip {self.strip}; need one of {', '.join(STRIPS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

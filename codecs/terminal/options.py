@@ -45,7 +45,7 @@ def check_targets(
     targets = {"--quality": quality, name: value, "--size": size}
     given = [option for option, asked in targets.items() if asked is not None]
     if len(given) > 1:
-        raise typer.BadParameter(f"give --quality, {name} or --size, not {' and '.join(given)}")
+        raise InputError(f"give --quality, {name} or --size, not {' and '.join(given)}")
     if value is not None and not 0 < value <= rate_max:
         raise InputError(f"{name} {value}; need a number above 0 and at most {rate_max:.0f}, like {example}")
     if size is not None and not parse_size(size):
@@ -69,5 +69,5 @@ def suffix_for(name: str | None, written: Mapping[str, str], people: str, defaul
         return default
     suffix = f".{name.lower().removeprefix('.')}"
     if suffix not in written:
-        raise typer.BadParameter(f"--format {name}; need one of {names_of(written)} for {people}")
+        raise InputError(f"--format {name}; need one of {names_of(written)} for {people}")
     return suffix

@@ -96,7 +96,7 @@ class DecodeOptions:
         if self.frames is not None:
             parse_frames(self.frames)
             if (self.start_s, self.end_s) != (None, None):
-                raise typer.BadParameter("give --frames or --from and --to, not both")
+                raise InputError("give --frames or --from and --to, not both")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

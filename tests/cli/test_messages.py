@@ -41,6 +41,28 @@ def test_options_of_the_other_codec_are_refused_by_name(run, photo, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors", "packed.rdc", "photo.png", "picture.rdc"]
 
 
+def test_values_that_an_option_cannot_have_are_bad_input(run, photo, tmp_path):
+    """One line and exit code 1, as for a bad file; unknown options and missing arguments are wrong usage, exit code 2."""
+    for arguments, found, expected in (
+        (["-q", "101"], "--quality 101: ", "100"), (["-q", "x"], "--quality x: ", "integer"),
+        (["--kbps", "3kbps"], "--kbps 3kbps: ", "number"), (["--gop", "0"], "--gop 0: ", "1"),
+        (["--effort", "10"], "--effort 10: ", "9"), (["--strip", "x"], "--strip x; ", "need one of gps, exif, all"),
+        (["--kbps", "3", "-q", "4"], "give --quality, --kbps or --size, ", "not --quality and --kbps"),
+        (["--bpp", "1", "--size", "3kB"], "give --quality, --bpp or --size, ", "not --bpp and --size"),
+    ):  # fmt: skip
+        code, out, err = run("encode", "photo.png", *arguments)
+        assert (code, out, err.count("\n")) == (1, "", 1), (arguments, err)
+        assert err.startswith(f"codec: {found}") and expected in err, err
+    for arguments in (["decode", "photo.png", "--every", "0"], ["eval", "image", "photo.png", "--runs", "0"]):
+        code, out, err = run(*arguments)
+        assert (code, out, err.count("\n")) == (1, "", 1) and arguments[-1] in err, (arguments, err)
+    code, out, _ = run("encode", "photo.png", "-q", "101", "--json")
+    assert code == 1 and json.loads(out)["error"].startswith("--quality 101: ")
+    for arguments in (["encode"], ["encode", "photo.png", "--nope"], ["encode", "photo.png", "-q"], ["nope"]):
+        assert run(*arguments)[0] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+
+
 def test_damage(run, photo, tmp_path):
     run("encode", "photo.png")
     data = bytearray((tmp_path / "photo.rdc").read_bytes())
