@@ -290,7 +290,10 @@ class Live(Streamed):
 
     @abstractmethod
     def encodes_live(self, head: bytes, options: Any) -> bool:
-        """Whether a signal that begins like this is coded live; else it is read as a whole, as files are."""
+        """Whether a signal that begins like this is coded live; else it is read as a whole, as files are.
+
+        It is asked of no bytes first: what the options alone say needs no waiting for them.
+        """
 
     @abstractmethod
     def encode_live(self, source: Readable, target: Writable, options: Any, desk: Desk) -> Result:
@@ -299,6 +302,10 @@ class Live(Streamed):
     @abstractmethod
     def decodes_live(self, head: bytes) -> bool:
         """Whether a live stream begins like this."""
+
+    @abstractmethod
+    def expect_live(self, desk: Desk) -> None:
+        """Load what decoding a live stream will need, while none has come yet; another codec's file may come as well."""
 
     @abstractmethod
     def decode_live(self, source: Readable, target: Writable, options: Any, desk: Desk) -> Result:

@@ -6,6 +6,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,10 +19,15 @@ from .. import REGISTRY, container, load_face, name_of
 from ..contract import HEAD_BYTES, LIVE_HEAD_BYTES, Desk, Face, Foldered, Framed, Live, Result, Slicing, Streamed
 from ..terminal.console import message
 from ..terminal.files import Job, Outlet, Pipe, one_line, show_size
+from ..terminal.options import check_written
 from ..terminal.sources import RDC, STDIO
 from .info import chunk_table, describe, field_table, frame_table, rows
 from .signature import Given, faces, options_of, refuse_others
 
+SILENCE_S = 0.2
+"""Seconds without a byte from which on a live stream is expected."""
+RATIO_LEAST = 0.05
+"""Of raw bytes to bytes, to be told to people: less would be 0.0:1."""
 LiveConversion = Callable[..., Result]
 """Takes a pipe, an outlet, and by its name the desk."""
 
@@ -98,6 +104,10 @@ class Conversion:
         """The face that converts live what begins like this, and how; None: none does."""
         raise NotImplementedError
 
+    def live_from(self, pipe: Pipe, desk: Desk) -> tuple[Face, LiveConversion] | None:
+        """As `live`, of what comes through a pipe: known from the options, or from its first bytes, which it waits for."""
+        return self.live(b"") or self.live(pipe.head(LIVE_HEAD_BYTES))
+
     def numbered(self, job: Job, desk: Desk) -> tuple[Face, Result, int] | None:
         """As `convert`, of files whose pattern is the job's source; None: it is none."""
         return None
@@ -126,7 +136,7 @@ class Conversion:
             raise InputError(job.refused)
         start = time.perf_counter()
         pipe, out = self.pipes(job) or (None, None)
-        live = self.live(pipe.head(LIVE_HEAD_BYTES)) if pipe else None
+        live = self.live_from(pipe, desk) if pipe else None
         if live and pipe and out:
             face, convert = live
             result = convert(pipe, out, desk=desk)
@@ -217,6 +227,13 @@ class Decoding(Conversion):
             return face, *written(job, lambda file: streamed.decode_file(stream, job.target, file, options, desk))
         return face, *self.whole(job, face.decode(stream, job.target, options, desk))
 
+    def live_from(self, pipe: Pipe, desk: Desk) -> tuple[Face, LiveConversion] | None:
+        if pipe.waits(SILENCE_S):  # a file would be there: loading meanwhile spares a live stream its delay
+            for _, live in live_faces():
+                with suppress(Exception):  # it may not be needed, and is told of where it is
+                    live.expect_live(desk)
+        return self.live(pipe.head(LIVE_HEAD_BYTES))
+
     def live(self, head: bytes) -> tuple[Face, LiveConversion] | None:
         for face, live in live_faces():
             if live.decodes_live(head):
@@ -256,7 +273,8 @@ class Describing(Conversion):
             face, stream = opened(source)
             fields = describe(face, stream)
             frames = frames_of(face, stream, desk) if self.frames else []
-        tables = [field_table(one_line(job.name), rows(fields)), chunk_table(fields["chunks"])]
+        chunks = fields["chunks"]
+        tables = [field_table(one_line(job.name), rows(fields)), *([chunk_table(chunks)] if chunks else [])]
         tables += [frame_table(frames)] if frames else []
         told = {"frame_table": frames} if self.frames else {}
         return Report(facts={"input": job.name, **fields, **told}, tables=tuple(tables), read_bytes=source.size)
@@ -334,10 +352,10 @@ def known_suffixes() -> frozenset[str]:
 
 def check_suffix(target: Path | None, suffix: str, written: Collection[str]) -> None:
     """Refuse an output whose suffix is another codec's."""
-    found = target.suffix.lower() if target else suffix
-    if target and found in known_suffixes().difference(written):
-        names = f"a name in {' or '.join(written)}" if written else "another name"
-        raise InputError(f"the output {target} would be {suffix or 'pictures'}, not {target.suffix}; give -o {names}")
+    if target and target.suffix.lower() in known_suffixes().difference(written):
+        if len(written) > 1:
+            check_written(target, target.suffix.lower(), written)
+        raise InputError(f"the output {target} would be {suffix}, not {target.suffix}; give -o another name")
 
 
 def codec_of(face: Face) -> str:
@@ -346,7 +364,8 @@ def codec_of(face: Face) -> str:
 
 
 def _line_of(facts: dict[str, Any], line: str) -> str:
-    """What is told of a file."""
-    ratio = [f"{facts['ratio']:.1f}:1"] if "ratio" in facts else []
+    """What is told of a file; no ratio of a signal that is next to nothing beside the file's header."""
+    ratio = f"{facts['ratio']:.1f}:1" if facts.get("ratio", 0) >= RATIO_LEAST else ""
     output = "stdout" if facts["output"] == STDIO else facts["output"]
-    return "  ".join([output, show_size(facts["bytes"]), line, *ratio, f"{facts['duration_s']:.2f} s"])
+    parts = output, show_size(facts["bytes"]), line, ratio, f"{facts['duration_s']:.2f} s"
+    return "  ".join(filter(None, parts))

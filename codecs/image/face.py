@@ -13,7 +13,7 @@ from ...entropy_models.errors import InputError
 from .. import container, weights
 from ..contract import Desk, Result
 from ..terminal.files import parse_size, show_size
-from ..terminal.options import Effort, Model, Quality, Size, Threads, check_targets, names_of, suffix_for
+from ..terminal.options import Effort, Model, Quality, Size, Threads, check_rate, check_targets, names_of, suffix_for
 from .effort import SHARES, TUNED_EFFORT, effort_of
 from .formats import FORMATS, READ_ONLY, SHOWN, STRIPS, moves
 from .header import ALPHA, QUALITY, parse
@@ -51,7 +51,8 @@ class EncodeOptions:
     threads: Threads = None
 
     def __post_init__(self) -> None:
-        check_targets(self.quality, ("--bpp", self.bpp), BPP_MAX, "0.5", self.size)
+        check_targets(self.quality, ("--bpp", self.bpp), self.size)
+        check_rate("--bpp", self.bpp, BPP_MAX, "0.5")
         effort_of(self.effort, self.tune)
         if self.strip not in (None, *STRIPS):
             raise InputError(f"--strip {self.strip}; need one of {', '.join(STRIPS)}")

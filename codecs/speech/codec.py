@@ -241,7 +241,7 @@ class SpeechCodec:
         """`decode` by blocks, in memory that does not grow with the sound."""
         stream, header = self.parsed(data, salvage=salvage)
         if not salvage:
-            stream.check()
+            check_chunks(stream, header)
         first, last = checked_span(header, start_s, end_s)
         span = span_for(first, last, header.sample_rate, SAMPLE_RATE)
         decoder = ChunkDecoder(self.network, self.tables_at(header.skip_level), stream, header, salvage=salvage)
@@ -363,6 +363,25 @@ def sound_of(signal: Source, sample_rate: int) -> Recording:
             f"a {type(signal).__name__} is no sound; need a numpy array (n,) or (channels, n), a Sound, or a file's path"
         )
     return signal
+
+
+def check_chunks(stream: container.Stream, header: SpeechHeader) -> None:
+    """Compare every chunk's checksum.
+
+    Raises:
+        BitstreamError: names the first damaged chunk and its seconds, and how many more there are.
+    """
+    try:
+        stream.check()
+    except BitstreamError:
+        errors: list[BitstreamError] = []
+        for index in range(len(stream.entries)):
+            try:
+                stream.chunk(index)
+            except BitstreamError as error:
+                name = header.chunk_name(index) if index < header.chunks else "tags"
+                errors.append(type(error)(f"{name}: {error}"))
+        raise_first(errors, len(stream.entries))
 
 
 def checked_span(header: SpeechHeader, start_s: float | None, end_s: float | None) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from os import SEEK_END
@@ -16,7 +16,19 @@ from ...entropy_models.errors import BitstreamError, Corrupt, InputError, Trunca
 from .. import container, weights
 from ..contract import Desk, Live, Readable, Result, Writable
 from ..terminal.files import parse_size, show_size
-from ..terminal.options import Effort, Model, Quality, Size, check_targets, names_of, suffix_for
+from ..terminal.options import (
+    Effort,
+    From,
+    Model,
+    Quality,
+    Size,
+    To,
+    check_rate,
+    check_targets,
+    check_written,
+    names_of,
+    suffix_for,
+)
 from .formats import RAW, READ_ONLY, WRITTEN, looks_like_sound
 from .header import QUALITY, SAMPLE_RATE, SEGMENT_SAMPLES, SpeechHeader, parse, tags_of
 from .packets import begins_live, is_live, live_samples, packets_of
@@ -26,6 +38,8 @@ if TYPE_CHECKING:
     from .pcm import Layout
 
 KBPS_MAX = 1000.0
+LEAST_S = 0.1
+"""Seconds of a sound whose rate says anything."""
 FORMATS = {**WRITTEN, RAW: "samples"}
 """Suffixes of files that are written: ``.pcm`` cannot be told from others when it is read."""
 
@@ -46,7 +60,7 @@ class EncodeOptions:
     effort: Effort = None
 
     def __post_init__(self) -> None:
-        check_targets(self.quality, ("--kbps", self.kbps), KBPS_MAX, "3", self.size)
+        check_targets(self.quality, ("--kbps", self.kbps), self.size)
         if self.pcm is not None:
             self.layout()
 
@@ -69,8 +83,8 @@ class DecodeOptions:
     format: Annotated[
         str | None, typer.Option("--format", metavar="NAME", help=f"{names_of(FORMATS)}; default OUT's, else wav.")
     ] = None
-    start_s: Annotated[float | None, typer.Option("--from", metavar="S", help="Only from this second on, like 12.5.")] = None
-    end_s: Annotated[float | None, typer.Option("--to", metavar="S", help="Only up to this second.")] = None
+    start_s: From = None
+    end_s: To = None
     salvage: Annotated[
         bool,
         typer.Option(
@@ -124,6 +138,7 @@ class SpeechFace(Live):
         from .codec import SpeechCodec
         from .sounds import sound_on_file
 
+        check_rate("--kbps", options.kbps, KBPS_MAX, "3")
         sound = sound_on_file(source, mono=options.mono, layout=options.layout())
         plain = desk.codec("encode speech", lambda: SpeechCodec.load(model=options.model, device=desk.device))
         codec = plain.with_effort(options.effort)
@@ -151,7 +166,7 @@ class SpeechFace(Live):
         if stream_bytes > source_bytes:
             notices += (f"larger than the input of {show_size(source_bytes)}; keep that, or take a lower quality",)
         facts = facts_of(quality, rate_kbps, sound.duration_s, sound.channels, 2 * sound.frames * sound.channels)
-        return Result(facts=facts, line=f"{rate_kbps:.2f} kbit/s", notices=notices)
+        return Result(facts=facts, line=line_of(rate_kbps, sound.duration_s), notices=notices)
 
     def suffix(self, options: DecodeOptions) -> str:
         """``.wav``, or what --format says."""
@@ -189,11 +204,17 @@ class SpeechFace(Live):
             notices += ("coded live, packet by packet, at 16 kHz; with -o FILE it becomes a file with parts",)
         raw_bytes = 2 * sound.channels * round(duration_s * sound.sample_rate)
         facts = facts_of(quality, rate_kbps, duration_s, sound.channels, raw_bytes)
-        return Result(facts=facts, line=f"{rate_kbps:.2f} kbit/s", notices=notices)
+        return Result(facts=facts, line=line_of(rate_kbps, duration_s), notices=notices)
 
     def decodes_live(self, head: bytes) -> bool:
         """What `encode_live` writes."""
         return begins_live(head)
+
+    def expect_live(self, desk: Desk) -> None:
+        """Load the default model: streams of others load their own."""
+        from . import live  # noqa: F401
+
+        codec_with(weights.line_for("speech").stream_hash, desk)
 
     def decode_live(self, source: Readable, target: Writable, options: DecodeOptions, desk: Desk) -> Result:
         """Packets to a WAV, or to raw samples, each as soon as it is there."""
@@ -225,19 +246,21 @@ class SpeechFace(Live):
         suffix = self.suffix(options)
         if target and not options.format:
             suffix = target.suffix.lower()
-        if suffix not in FORMATS:
-            raise InputError(f"the output {target}; its name must end in one of {', '.join(FORMATS)}")
+        check_written(target, suffix, FORMATS)
         if is_live(stream):
-            return self._played(whole_of(stream), file, suffix, options, desk)
-        stream, header = parse(stream, salvage=options.salvage)
+            with naming_salvage(options):
+                return self._played(whole_of(stream), file, suffix, options, desk)
+        header = SpeechHeader.of(stream)
         check_rate_of(header.sample_rate, suffix)
-        sound = codec_of(stream, desk).play(
-            stream, start_s=options.start_s, end_s=options.end_s, salvage=options.salvage, progress=desk.progress
-        )
-        facts = {"sample_rate": sound.sample_rate, "channels": sound.channels}
-        with SoundWriter(file, suffix, **facts, tags=sound.tags, frames=sound.frames) as writer:
-            for block in sound.blocks:
-                writer.write(block)
+        codec = codec_of(stream, desk)
+        with naming_salvage(options):
+            sound = codec.play(
+                stream, start_s=options.start_s, end_s=options.end_s, salvage=options.salvage, progress=desk.progress
+            )
+            facts = {"sample_rate": sound.sample_rate, "channels": sound.channels}
+            with SoundWriter(file, suffix, **facts, tags=sound.tags, frames=sound.frames) as writer:
+                for block in sound.blocks:
+                    writer.write(block)
         duration_s = sound.frames / sound.sample_rate
         told = {"duration_s": duration_s, **facts, "lost_s": sound.lost}
         return Result(facts=told, line=f"{duration_s:.2f} s", notices=(*sound.notices, *writer.notices))
@@ -322,6 +345,22 @@ class Counted:
         return False
 
 
+@contextmanager
+def naming_salvage(options: DecodeOptions) -> Iterator[None]:
+    """Errors of damaged data say how the rest is had, unless that was asked for."""
+    try:
+        yield
+    except (Corrupt, Truncated) as error:
+        if options.salvage:
+            raise
+        raise type(error)(f"{error}; --salvage recovers what is undamaged") from None
+
+
+def line_of(rate_kbps: float, duration_s: float) -> str:
+    """What is told of a sound that was encoded: no rate of one that is next to nothing beside the file's header."""
+    return f"{rate_kbps:.2f} kbit/s" if duration_s >= LEAST_S else ""
+
+
 def facts_of(quality: int, rate_kbps: float, duration_s: float, channels: int, raw_bytes: int) -> dict[str, Any]:
     """What ``--json`` tells of a sound that was encoded."""
     return {
@@ -360,11 +399,14 @@ def samples_of(stream: container.Stream) -> int:
 
 def codec_of(stream: container.Stream, desk: Desk) -> SpeechCodec:
     """The codec with the weights that a stream names."""
+    return codec_with(stream.weights, desk)
+
+
+def codec_with(stream_hash: bytes, desk: Desk) -> SpeechCodec:
+    """The codec with the weights of this hash."""
     from .codec import SpeechCodec
 
-    codec: SpeechCodec = desk.codec(
-        stream.weights, lambda: SpeechCodec.load(stream_hash=stream.weights, device=desk.device)
-    )  # fmt: skip
+    codec: SpeechCodec = desk.codec(stream_hash, lambda: SpeechCodec.load(stream_hash=stream_hash, device=desk.device))
     return codec
 
 

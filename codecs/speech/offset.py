@@ -6,6 +6,8 @@ import numpy as np
 
 LEAST = 1e-3
 """Offsets up to this, -60 dB, are those of any converter."""
+FRAMES_LEAST = 1000
+"""Of a shorter sound nothing can be said."""
 
 
 class OffsetMeter:
@@ -23,7 +25,9 @@ class OffsetMeter:
     @property
     def offset(self) -> float:
         """The largest mean of a channel with more power than what varies in it; 0.0: there is none."""
-        means = self._sum / max(1, self._frames)
-        varying = self._squares / max(1, self._frames) - np.square(means)
+        if self._frames < FRAMES_LEAST:
+            return 0.0
+        means = self._sum / self._frames
+        varying = self._squares / self._frames - np.square(means)
         found = means[(np.abs(means) > LEAST) & (np.square(means) > varying)]
         return float(found[np.abs(found).argmax()]) if found.size else 0.0

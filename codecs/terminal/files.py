@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import re
+import select
 import shutil
 import stat
 import sys
@@ -24,6 +25,8 @@ from .paths import find, is_url, path_of, whole_file, write_whole
 from .sources import NUMBERED, STDIO, Source
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+CLOSED = 128 + 13
+"""Exit status that shells give for SIGPIPE."""
 PREFIXES = ("", "k", "m", "g", "t")
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*((?P<prefix>[kmgt])(?P<binary>i)?)?b?", re.IGNORECASE | re.ASCII)
 
@@ -41,6 +44,13 @@ class Pipe:
         while len(self._ahead) < size and (more := self._file.read(size - len(self._ahead))):
             self._ahead += more
         return self._ahead
+
+    def waits(self, seconds: float) -> bool:
+        """Whether nothing comes within so many seconds, not even the end; False where that cannot be told."""
+        try:
+            return not self._ahead and not select.select([self._file], [], [], seconds)[0]
+        except (OSError, ValueError):  # no file of the system's; Windows asks sockets alone
+            return False
 
     def read(self, size: int = -1) -> bytes:
         """At most ``size`` bytes, those that are there; -1: all up to the end."""
@@ -64,13 +74,15 @@ class Outlet:
         self._file, self.given = file, 0
 
     def write(self, data: bytes) -> int:
-        self._file.write(data)
-        self._file.flush()
+        with until_closed():
+            self._file.write(data)
+            self._file.flush()
         self.given += len(data)
         return len(data)
 
     def flush(self) -> None:
-        self._file.flush()
+        with until_closed():
+            self._file.flush()
 
     def seekable(self) -> bool:
         return False
@@ -140,8 +152,9 @@ class Job:
         with tempfile.TemporaryFile() as file:
             yield file
             file.seek(0)
-            shutil.copyfileobj(file, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+            with until_closed():
+                shutil.copyfileobj(file, sys.stdout.buffer)
+                sys.stdout.buffer.flush()
 
     def write(self, data: bytes) -> None:
         """Write the result, whole or not at all.
@@ -151,8 +164,9 @@ class Job:
         """
         _check_output(self.target)
         if self.target is None:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            with until_closed():
+                sys.stdout.buffer.write(data)
+                sys.stdout.buffer.flush()
         else:
             with _named_errors(self.target):
                 write_whole(self.target, data)
@@ -166,6 +180,20 @@ class Job:
             and self.target.is_file()
         ):
             os.utime(self.target, ns=(self.target.stat().st_atime_ns, self.source.stat().st_mtime_ns))
+
+
+@contextmanager
+def until_closed() -> Iterator[None]:
+    """Writes standard output, which `head` and players close when they have enough: the command ends then, without a word.
+
+    Raises:
+        SystemExit: as if SIGPIPE had ended it, as other tools are.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered would be an error at the exit
+        raise SystemExit(CLOSED) from None
 
 
 @contextmanager

@@ -17,7 +17,20 @@ from ..contract import Desk, Foldered, Framed, Result, Tagged
 from ..image.effort import effort_of
 from ..image.face import Tune
 from ..terminal.files import parse_size, show_size
-from ..terminal.options import Effort, Model, Quality, Size, Threads, check_targets, names_of, suffix_for
+from ..terminal.options import (
+    Effort,
+    From,
+    Model,
+    Quality,
+    Size,
+    Threads,
+    To,
+    check_rate,
+    check_targets,
+    check_written,
+    names_of,
+    suffix_for,
+)
 from ..terminal.sources import NUMBERED
 from .describe import describe, rows, tag_name
 from .extras import extras_from, sound_of, tags_of
@@ -65,7 +78,7 @@ class EncodeOptions:
     threads: Threads = None
 
     def __post_init__(self) -> None:
-        check_targets(self.quality, ("--kbps", self.kbps), KBPS_MAX, "500", self.size)
+        check_targets(self.quality, ("--kbps", self.kbps), self.size)
         effort_of(self.effort, self.tune)
         if self.fps is not None and not FPS_MIN <= self.fps <= FPS_MAX:
             raise InputError(f"--fps {self.fps:g}; need {FPS_MIN:g} to {FPS_MAX:g}")
@@ -83,8 +96,8 @@ class DecodeOptions:
     frames: Annotated[
         str | None, typer.Option(metavar="A:B", help="Only frames A until B, counted from 0, like 100:164, or one.")
     ] = None
-    start_s: Annotated[float | None, typer.Option("--from", metavar="S", help="Only from this second on, like 12.5.")] = None
-    end_s: Annotated[float | None, typer.Option("--to", metavar="S", help="Only up to this second.")] = None
+    start_s: From = None
+    end_s: To = None
     every: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only every Nth frame.")] = None
     salvage: Annotated[
         bool,
@@ -172,6 +185,7 @@ class VideoFace(Foldered, Framed, Tagged):
         from .reading import RATE, VideoFile
         from .targets import written_at, written_within
 
+        check_rate("--kbps", options.kbps, KBPS_MAX, "500")
         codec = desk.codec(
             "encode video", lambda: VideoCodec.load(model=options.model, device=desk.device, threads=options.threads)
         )
@@ -232,8 +246,7 @@ class VideoFace(Foldered, Framed, Tagged):
         suffix = target.suffix.lower() if target and not options.format else self.suffix(options)
         if suffix == "":
             raise InputError(f"the output {target or 'to a pipe'}: pictures need a folder, like -o folder/%05d.png")
-        if suffix not in WRITTEN:
-            raise InputError(f"the output {target}; its name must end in one of {', '.join(WRITTEN)}")
+        check_written(target, suffix, WRITTEN)
         return self._decode(stream, file, suffix, options, desk)
 
     def _decode(

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import select
 import subprocess
+import threading
 import time
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import soundfile
 from command import CODEC
 from rdcodec.codecs.cli import main as cli
+from rdcodec.codecs.cli.conversion import Decoding, Encoding
+from rdcodec.codecs.cli.signature import faces
+from rdcodec.codecs.contract import Desk
+from rdcodec.codecs.speech import face
 from rdcodec.codecs.speech.packets import HEAD_BYTES, live_bytes, packets_of
 from rdcodec.codecs.speech.pcm import wav_header
+from rdcodec.codecs.terminal.files import Pipe
 from typer.testing import CliRunner
 from voices import RATE, voice
 
 TALK = np.round(voice(3.0) * 32767).astype("<i2")
 WAIT_S = 120
+GIVEN = {field.name: field.default for one in faces() for field in fields(one.Decode)}
+ENCODE_OPTIONS = [field.name for one in faces() for field in fields(one.Encode)]
 
 
 @pytest.fixture
@@ -54,7 +64,8 @@ def test_a_live_stream_in_a_file_is_read_as_others_are(run, tmp_path):
     facts = json.loads(run("info", "live.rdc", "--json")[1])
     assert (facts["samples"], facts["live"], facts["chunk_s"]) == (len(TALK), True, 0.32)
     assert facts["rate_kbps"] == pytest.approx(len(live) * 8 / 3000, rel=1e-3)
-    assert "packet" in str(run("info", "live.rdc")[1]) and "damage" not in str(run("info", "live.rdc")[1])
+    shown = str(run("info", "live.rdc")[1])
+    assert "packet" in shown and "damage" not in shown and "crc32" not in shown, "it has no chunks"
     assert run("verify", "live.rdc")[0] == 0
     assert run("decode", "live.rdc", "-o", "live.flac")[0] == 0 and soundfile.info("live.flac").frames == len(TALK)
     assert "no parts" in run("decode", "live.rdc", "-o", "part.wav", "--from", "1")[2]
@@ -97,6 +108,110 @@ def test_music_is_coded_with_a_word_on_what_to_expect(run, tmp_path):
     assert code == 0 and "sounds like music" in err and run("decode", "chord.rdc", "-o", "back.wav")[0] == 0
     code, _, err = run("encode", "talk.wav")
     assert code == 0 and "music" not in err
+
+
+def test_a_rate_that_cannot_be_is_refused_with_the_limits_of_sounds(run, tmp_path):
+    for value in ("0", "-1", "nan", "1001"):
+        code, out, err = run("encode", "talk.wav", "--kbps", value)
+        assert (code, out, err.count("\n")) == (1, b"", 1) and f"--kbps {value}; need a number above 0" in err
+        assert "at most 1000, like 3" in err and not (tmp_path / "talk.rdc").exists()
+
+
+def test_parts_by_minutes(run, tmp_path):
+    run("encode", "talk.wav")
+    assert run("decode", "talk.rdc", "-o", "seconds.wav", "--from", "1.5", "--to", "2.25")[0] == 0
+    assert run("decode", "talk.rdc", "-o", "minutes.wav", "--from", "0:01.5", "--to", "0:00:02.25")[0] == 0
+    assert (tmp_path / "minutes.wav").read_bytes() == (tmp_path / "seconds.wav").read_bytes()
+    for wrong in ("1:60", "1:60:00", "-1", "nan", "1e0", "1m30", "1:", ":30", "1:2:3:4", ""):
+        code, _, err = run("decode", "talk.rdc", "-o", "part.wav", "--from", wrong)
+        assert code == 1 and "like 12.5, or minutes" in err and not (tmp_path / "part.wav").exists()
+
+
+def test_damage_is_named_with_its_seconds_and_what_recovers_the_rest(run, tmp_path):
+    run("encode", "talk.wav")
+    data = bytearray((tmp_path / "talk.rdc").read_bytes())
+    data[-9] ^= 1
+    (tmp_path / "talk.rdc").write_bytes(data)
+    code, _, err = run("decode", "talk.rdc", "-o", "back.wav")
+    assert code == 1 and "corrupt: chunk 0 (of 0..0, 0.00 to 3.00 s): " in err and not (tmp_path / "back.wav").exists()
+    assert err.endswith("; --salvage recovers what is undamaged\n") and "0.00 to 3.00 s" in run("verify", "talk.rdc")[2]
+    assert "--salvage recovers" not in run("decode", "talk.rdc", "-o", "back.wav", "--salvage")[2], "nothing is left"
+    (tmp_path / "talk.rdc").write_bytes(data[:-99])
+    assert "truncated" in (err := run("decode", "talk.rdc", "-o", "back.wav")[2]) and "--salvage recovers" in err
+
+
+def test_a_format_that_is_not_written_is_answered_with_those_that_are(run, tmp_path):
+    run("encode", "talk.wav")
+    for name in ("back.m4a", "back.png", "back.xyz"):
+        code, _, err = run("decode", "talk.rdc", "-o", name)
+        assert code == 1 and f"the output {name}; its name must end in one of .wav, .flac, .ogg, .opus, .mp3" in err
+
+
+def test_of_one_sample_no_rate_is_told(run, tmp_path):
+    soundfile.write(tmp_path / "one.wav", TALK[:1], RATE)
+    code, out, err = run("encode", "one.wav")
+    assert code == 0 and b"kbit/s" not in out and b":1" not in out and "constant" not in err
+    assert b"kbit/s" in (out := run("encode", "talk.wav")[1]) and b":1" in out
+
+
+def test_a_reader_that_has_enough_ends_the_command_without_a_word(run, tmp_path):
+    """As `head` does; also where the output is whole before it is written."""
+    run("encode", "talk.wav")
+    live = run("encode", "-", stdin=(tmp_path / "talk.wav").read_bytes())[1]
+    for source, given in (("talk.rdc", b""), ("-", live)):
+        reading, writing = os.pipe()
+        os.close(reading)
+        with os.fdopen(writing, "wb") as out:
+            done = subprocess.run([CODEC, "decode", source, "-o", "-"], cwd=tmp_path, input=given, stdout=out, stderr=-1)
+        assert (done.returncode, done.stderr) == (141, b"")
+
+
+def piped(feed) -> Pipe:
+    """A pipe into which ``feed`` writes meanwhile."""
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(writing, "wb") as file:
+            feed(file)
+
+    threading.Thread(target=write, daemon=True).start()
+    return Pipe(os.fdopen(reading, "rb", buffering=0))
+
+
+def test_a_decoder_loads_while_it_waits_for_a_stream(run):
+    live, desk = run("encode", "-", "--pcm", "16000", stdin=TALK.tobytes())[1], Desk("cpu")
+    loaded = []
+
+    def feed(file) -> None:
+        until = time.monotonic() + WAIT_S
+        while not desk.loaded and time.monotonic() < until:
+            time.sleep(0.05)
+        loaded.append(bool(desk.loaded))
+        file.write(live)
+
+    pipe = piped(feed)
+    found, _ = Decoding(given=GIVEN, device="cpu").live_from(pipe, desk)
+    assert found is face.FACE and loaded == [True] and pipe.read() == live
+    assert [codec.stream_hash for codec in desk.loaded.values()] == list(desk.loaded)
+
+
+def test_what_comes_at_once_or_is_no_stream_is_decoded_as_ever(monkeypatch):
+    """Nothing is loaded for it, and what cannot be loaded is no error of an image that comes late."""
+    desk = Desk("cpu")
+    pipe = piped(lambda file: file.write(bytes(99)))
+    time.sleep(0.1)
+    assert Decoding(given=GIVEN, device="cpu").live_from(pipe, desk) is None and not desk.loaded
+    monkeypatch.setattr(face, "codec_with", lambda *_: 1 / 0)
+    pipe = piped(lambda file: (time.sleep(0.5), file.write(bytes(99))))
+    assert Decoding(given=GIVEN, device="cpu").live_from(pipe, desk) is None and pipe.read() == bytes(99)
+
+
+def test_an_encoder_of_raw_samples_waits_for_none_before_it_loads():
+    given = {name: None for name in ENCODE_OPTIONS} | {"pcm": "16000"}
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", buffering=0) as pipe, os.fdopen(writing, "wb"):
+        found, _ = Encoding(given=given, device="cpu").live_from(Pipe(pipe), Desk("cpu"))
+    assert found is face.FACE
 
 
 def test_a_constant_is_said_to_be_lost_and_is_no_music(run, tmp_path):

@@ -27,6 +27,7 @@ def offset(samples: np.ndarray, block: int = 999) -> float:
         (np.full(5000, 1 / 32768), 0.0),
         (np.zeros(5000), 0.0),
         (np.zeros(0), 0.0),
+        (np.full(1, 0.5), 0.0),
     ],
 )
 def test_the_constant_that_is_most_of_a_channel(samples, expected):
