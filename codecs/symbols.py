@@ -35,6 +35,17 @@ def chunk_of(writer: Write, check_bytes: int = CHECK_BYTES) -> bytes:
     return CHECK.pack(writer.checks[0])[:check_bytes] + writer.close()[0]
 
 
+def packet_of(writer: Write, check_bytes: int) -> bytes:
+    """A chunk for a packet, whose size is known: without zeros at its end, which `unpacked` puts back."""
+    return chunk_of(writer, check_bytes).rstrip(b"\0")
+
+
+def unpacked(packet: bytes, check_bytes: int) -> bytes:
+    """The chunk that `packet_of` made a packet of."""
+    chunk = packet.ljust(check_bytes, b"\0")
+    return chunk + bytes((check_bytes - len(chunk)) % WORD_BYTES)
+
+
 @contextmanager
 def reading(tables: Tables, signal_header: bytes, chunk: bytes, check_bytes: int = CHECK_BYTES) -> Iterator[Read]:
     """A coder for the symbols of a chunk; at the end of the block all of them must have been read, and be those written.

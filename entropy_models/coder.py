@@ -133,6 +133,8 @@ class Write:
     def __init__(self, tables: Tables, batch: int = 1) -> None:
         self.tables = tables
         self.checks = [0] * batch
+        self.counts = [0] * batch
+        """Symbols of each item so far, but those that are not coded."""
         self._encoders = [constriction.stream.queue.RangeEncoder() for _ in range(batch)]
 
     def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None, *, side: bool = False) -> Tensor:
@@ -143,6 +145,7 @@ class Write:
             plan, encoder = Plan(levels, self.tables.skip_level), self._encoders[i]
             ordered = _ordered(coded[i], plan)
             self.checks[i] = _check(ordered, self.checks[i])
+            self.counts[i] += len(ordered)
             entries, excess, sign = _entries(ordered, plan, self.tables)
             for index, run in plan.runs:
                 encoder.encode(entries[run], self.tables.models[index])

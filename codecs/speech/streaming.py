@@ -20,10 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...entropy_models.coder import WORD_BYTES
 from ...entropy_models.errors import BitstreamError, Corrupt, InputError, Truncated
 from .. import container
-from ..symbols import chunk_of, new_writer, reading
+from ..symbols import new_writer, packet_of, reading, unpacked
 from ..torch_state import own_state
 from .codec import SpeechCodec
 from .header import FRAME, SAMPLE_RATE, SEGMENT, SEGMENT_SAMPLES, STREAM_ID, SpeechHeader
@@ -108,7 +107,7 @@ class StreamEncoder:
         number = self._number % NUMBERS
         self._number += 1
         start = bytes([number]) if last_count is None else bytes([number + LAST]) + COUNT.pack(last_count)
-        return start + chunk_of(writer, CHECK_BYTES).rstrip(b"\0")
+        return start + packet_of(writer, CHECK_BYTES)
 
 
 class StreamDecoder:
@@ -190,8 +189,7 @@ class StreamDecoder:
             (count,), start = COUNT.unpack_from(packet, 1), 1 + COUNT.size
             if not 1 <= count <= SEGMENT_SAMPLES:
                 raise Corrupt(f"{count} samples in a segment; need 1..{SEGMENT_SAMPLES}")
-        body = packet[start:].ljust(CHECK_BYTES, b"\0")
-        body += bytes((CHECK_BYTES - len(body)) % WORD_BYTES)
+        body = unpacked(packet[start:], CHECK_BYTES)
         decoded = []
         with reading(self._tables, self.header.pack(), body, CHECK_BYTES) as reader:
             for _ in self._channels:

@@ -24,7 +24,6 @@ from ..image.architectures import ARCHITECTURES as IMAGE_ARCHITECTURES
 from ..image.dcvc_rt import ImageNetwork
 from ..image.effort import effort_of
 from ..image.tile_coder import NO_EFFORT
-from ..rate_control import checked_quality
 from ..symbols import LEAST_BYTES, chunk_of, new_writer, reading
 from ..torch_state import THREADED_WORK, checked_threads, own_state
 from ..weights_file import read_weights
@@ -32,7 +31,7 @@ from .architectures import ARCHITECTURES
 from .clip import RATE, Clip
 from .counting import Counted
 from .groups import KINDS, GroupEncoder, GroupPass, RefinedPass, shown
-from .header import GROUP, QUALITY, STREAM_ID, TAG_BYTES, VideoHeader, checked_range, extras_of, parse
+from .header import GROUP, STREAM_ID, TAG_BYTES, VideoHeader, checked_header, checked_range, checked_rate, extras_of, parse
 from .stem import StemNetwork
 
 GREY = 128
@@ -141,21 +140,25 @@ class VideoCodec:
         """The chunk of each group, of frames that come one by one; no more than one is kept.
 
         Raises:
-            ValueError: frames are of another size or number than the header says.
+            ValueError: frames are of another size or number than the header says. No group is cut short: frames of a number
+                that is not known beforehand, as a camera's, are for `streaming`.
         """
         packed, coming, done = header.pack(), iter(frames), 0
         for index in range(header.groups):
             writer = new_writer(self.tables, packed)
-            encoder = self._encoder(header)
-            for frame in islice(coming, len(header.frames_of(index))):
-                with self._at_work(header):
+            encoder = self.encoder_of(header)
+            numbers = header.frames_of(index)
+            for frame in islice(coming, len(numbers)):
+                with self.at_work(header):
                     encoder.code(writer, checked_frame(frame, header))
                 done += 1
                 if progress:
                     progress(done, header.frames)
+            if done < numbers.stop:
+                raise InputError(f"{done} frames; the header says {header.frames}")
             yield chunk_of(writer)
-        if done != header.frames or next(coming, None) is not None:
-            raise InputError(f"{done} frames or more; the header says {header.frames}")
+        if next(coming, None) is not None:
+            raise InputError(f"more than {done} frames; the header says {header.frames}")
 
     def encode_batch(self, signals: Iterable[Source], *, quality: int | None = None) -> list[bytes]:
         """Encode several clips; the very bytes `encode` gives for each."""
@@ -248,10 +251,10 @@ class VideoCodec:
         clip = clip_of(signal, rate)
         header = header_of(clip, quality, group)
         frames, bits = np.empty_like(clip.frames), 0.0
-        with self._at_work(header):
+        with self.at_work(header):
             for index in range(header.groups):
                 measure = Measure(self.tables)
-                encoder = self._encoder(header)
+                encoder = self.encoder_of(header)
                 for number in header.frames_of(index):
                     encoder.code(measure, clip.frames[number])
                     frames[number] = encoder.shown
@@ -263,9 +266,9 @@ class VideoCodec:
     def frame_bits(self, frames: Iterable[np.ndarray], header: VideoHeader) -> list[float]:
         """Ideal bits of each frame of the beginning of a group."""
         measure, totals = Measure(self.tables), [0.0]
-        encoder = self._encoder(header)
+        encoder = self.encoder_of(header)
         for frame in frames:
-            with self._at_work(header):
+            with self.at_work(header):
                 encoder.code(measure, checked_frame(frame, header))
             totals.append(float(measure.bits[0]))
         return [after - before for before, after in pairwise(totals)]
@@ -296,7 +299,7 @@ class VideoCodec:
         for index in range(header.groups):
             group = GroupPass(self.image, self.stem, header, blank=True)
             try:
-                with self._at_work(header), reading(self.tables, header.pack(), stream.chunk(index)) as reader:
+                with self.at_work(header), reading(self.tables, header.pack(), stream.chunk(index)) as reader:
                     counted = Counted(reader, self.tables)
                     for number in header.frames_of(index):
                         kind = KINDS[group.code(counted)]
@@ -326,7 +329,8 @@ class VideoCodec:
 
         return measure
 
-    def _encoder(self, header: VideoHeader) -> GroupEncoder:
+    def encoder_of(self, header: VideoHeader) -> GroupEncoder:
+        """An encoder of the frames of one group, with this codec's effort."""
         group = partial(RefinedPass, tables=self.tables, effort=self.effort) if self.effort.steps else GroupPass
         return GroupEncoder(self.image, self.stem, self.tables, header, group)
 
@@ -367,11 +371,11 @@ class VideoCodec:
         group = GroupPass(self.image, self.stem, header, blank=blank)
         with reading(self.tables, header.pack(), chunk) as reader:
             for _ in header.frames_of(index):
-                with self._at_work(header):
+                with self.at_work(header):
                     group.code(reader)
                 yield group
 
-    def _at_work(self, header: VideoHeader) -> AbstractContextManager[None]:
+    def at_work(self, header: VideoHeader) -> AbstractContextManager[None]:
         """torch's state for as long as networks run."""
         pixels = header.width * header.height
         return own_state(pixels, self.threads) if self.device.type == "cpu" else own_state(THREADED_WORK, self.threads)
@@ -381,7 +385,7 @@ def clip_of(signal: Source, rate: Fraction | float) -> Clip:
     """The clip that a source holds; InputError if it is none, OSError if it cannot be read."""
     if isinstance(signal, Clip):
         return signal
-    rate = Fraction(rate).limit_denominator(100_000)
+    rate = checked_rate(rate)
     if isinstance(signal, np.ndarray):
         return Clip(frames=signal, rate=rate)
     from .whole import read_clip  # imports PyAV
@@ -396,13 +400,9 @@ def header_of(clip: Clip, quality: int | None, group: int) -> VideoHeader:
         ValueError: size, quality or group is out of range.
     """
     frames, height, width, _ = clip.frames.shape
-    quality = checked_quality(quality, QUALITY)
-    try:
-        return VideoHeader(
-            width=width, height=height, frames=frames, quality=quality, rate=clip.rate, group=group, source=clip.source
-        )
-    except Corrupt as error:
-        raise InputError(str(error)) from None
+    return checked_header(
+        width=width, height=height, frames=frames, rate=clip.rate, quality=quality, group=group, source=clip.source
+    )
 
 
 def checked_frame(frame: np.ndarray, header: VideoHeader) -> np.ndarray:

@@ -214,7 +214,7 @@ class GroupEncoder:
     def code(self, coder: Coder, pixels: np.ndarray) -> int:
         """Code the next frame, uint8 (height, width, 3); its kind."""
         before, same = self.group.picture, self._source is not None and np.array_equal(pixels, self._source)
-        self._source = pixels
+        self._source = pixels.copy()  # a camera may fill the same array with its next frame
         if same:
             return self.group.code(coder, SAME)
         frame = self._signal(pixels)

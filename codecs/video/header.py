@@ -23,9 +23,11 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from ...entropy_models.errors import BitstreamError, Corrupt, InputError, Unsupported
 from .. import container
+from ..rate_control import checked_quality
 
 STREAM_ID = 3
 QUALITY = 50
@@ -158,6 +160,22 @@ def tag_at(stream: container.Stream, index: int) -> bytes:
     """The tag of a metadata chunk, unchecked; of one that is cut short maybe less of it."""
     entry = stream.entries[index]
     return bytes(stream.data[entry.offset : entry.offset + min(TAG_BYTES, entry.length)])
+
+
+def checked_header(*, quality: int | None, **fields: Any) -> VideoHeader:
+    """A header of what a caller asks for; ValueError where a field is out of range."""
+    try:
+        return VideoHeader(quality=checked_quality(quality, QUALITY), **fields)
+    except Corrupt as error:
+        raise InputError(str(error)) from None
+
+
+def checked_rate(rate: Fraction | float) -> Fraction:
+    """Frames per second as a fraction; ValueError if they are none."""
+    try:
+        return Fraction(rate).limit_denominator(100_000)
+    except (OverflowError, ValueError, TypeError):
+        raise InputError(f"{rate!r} frames per second; need a positive number") from None
 
 
 def checked_range(start: int | None, stop: int | None, header: VideoHeader) -> range:

@@ -120,10 +120,22 @@ def test_frames_come_one_by_one(codec, clip, stream):
     first = next(groups)
     assert asked == [0, 1, 2, 3]
     assert [first, *groups] == [bytes(container.parse(stream).chunk(i)) for i in range(3)]
-    with pytest.raises(InputError, match="the header says 10"):
-        list(codec.encode_groups(iter(clip[:9]), header))
+    with pytest.raises(InputError, match="more than 4 frames; the header says 4"):
+        list(codec.encode_groups(iter(clip[:5]), replace(header, frames=4)))
     with pytest.raises(InputError, match="a frame is"):
         list(codec.encode_groups(iter(clip[:, :40]), header))
+
+
+def test_frames_that_end_early_give_no_short_group(codec, clip, stream):
+    """Whether they end within a group or between two, and however many are announced."""
+    header = parse(stream)[1]
+    for count in (5, 4):
+        groups = codec.encode_groups(iter(clip[:count]), replace(header, frames=2**31 - 1))
+        next(groups)
+        with pytest.raises(InputError, match=f"^{count} frames; the header says 2147483647"):
+            next(groups)
+    with pytest.raises(InputError, match="^1 frames; the header says 2"):
+        list(codec.encode_groups(iter(clip[:1]), replace(header, frames=2)))
 
 
 def test_what_travels_with_the_frames(codec, clip):
