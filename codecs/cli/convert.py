@@ -107,10 +107,10 @@ def gathered(inputs: list[str], suffixes: frozenset[str], output: str | None, ma
     paths = tuple(source.path for source in expand(inputs, suffixes, note) if source.path)
     first = path_of(inputs[0])
     alone = len(inputs) == 1 and (first.is_dir() or bool(NUMBERED.search(first.name)))
-    if not paths or (output is None and not alone):
-        raise InputError(
-            "the inputs together have no name; give -o one, like -o clip.rdc" if paths else "need files, not a pipe"
-        )
+    if not paths:
+        raise InputError("several files make one signal, and standard input is none")
+    if output is None and not alone:
+        raise InputError("the inputs together have no name; give -o one, like -o clip.rdc")
     name = first.resolve() if first.name in ("", "..") else first
     (job,) = files.jobs([Source(name if alone else paths[0])], output, lambda source: RDC, suffixes=known_suffixes())
     return dataclasses.replace(job, parts=paths)

@@ -185,7 +185,8 @@ def test_pictures_make_a_video_where_a_rate_is_given(run, tmp_path):
     for inputs in (["pics/*.png"], files, ["pics/shot%d.png"]):
         assert run("encode", *inputs, "--fps", "12.5", "-q", "20", "-f", "-o", "again.rdc")[0] == 0
         assert (tmp_path / "again.rdc").read_bytes() == whole, "in natural order"
-    assert run("encode", *files[:2], "--fps", "1")[0] == 1, "no name"
+    assert "the inputs together have no name" in run("encode", *files[:2], "--fps", "1")[2]
+    assert "standard input is none" in run("encode", "-", "--fps", "1", "-o", "no.rdc")[2]
     for fps in ("0", "-1", "1e9"):
         code, _, err = run("encode", "pics", "--fps", fps, "-o", "no.rdc")
         assert code == 1 and "--fps" in err
