@@ -149,6 +149,7 @@ class WaveExport:
     """After `export.Exporter`."""
 
     Options = WaveOptions
+    lagrangian = 0.06
 
     def __init__(
         self, deployed: WaveNetwork, hyper_parameters: Mapping[str, Any], source: Source, options: WaveOptions

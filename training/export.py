@@ -24,7 +24,7 @@ from ..entropy_models.errors import BitstreamError, InputError
 from ..entropy_models.tables import Tables
 from . import TRAININGS, training_of
 from .checkpoint import architecture_of, codec_of, network_state, read_checkpoint
-from .coder import LAGRANGIAN, start_tables
+from .coder import start_tables
 from .freeze import frozen, frozen_tensors
 from .manifest import check_name, write_line
 from .quantisation import LAYERS
@@ -51,6 +51,8 @@ class Exporter(Protocol):
 
     Options: ClassVar[type[Any]]
     """A frozen dataclass whose fields have a default and `option`'s metadata: options of the command."""
+    lagrangian: ClassVar[float]
+    """Weight of bits in the dead zone of the tables, `Tables.with_deadzone`."""
 
     def __init__(self, deployed: Any, hyper_parameters: Mapping[str, Any], source: Source, options: Any) -> None:
         """Take the frozen network, the training's settings, and `Options`."""
@@ -149,7 +151,7 @@ def export(
     def drawn(description: str) -> Iterable[Any]:
         return track(islice(signals, batches), description, total=batches)
 
-    tables = calibrated(start_tables(), drawn("calibrating tables"), exporter.code).with_deadzone(LAGRANGIAN)
+    tables = calibrated(start_tables(), drawn("calibrating tables"), exporter.code).with_deadzone(kind.lagrangian)
     fields, fitted = exporter.last_fits(tables, drawn("collecting for last fits"))
     tensors |= packed(fitted, trained.architecture.coarse)
     blob = weights_bytes(trained.architecture_name, replace(deployed.config, **fields), tensors, tables)

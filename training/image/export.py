@@ -13,6 +13,7 @@ from ...codecs.image.dcvc_rt import ImageNetwork
 from ...codecs.image.tile_coder import to_signal
 from ...entropy_models.coder import Measure
 from ...entropy_models.tables import Tables
+from ..coder import LAGRANGIAN
 from ..export import BATCH, Source, option
 from ..losses import stratified_qualities
 from .correction import learnt, wishes
@@ -36,6 +37,7 @@ class ImageExport:
     """Exporter of the image codec; batches are uint8 (batch, rows, columns, 3)."""
 
     Options = ImageOptions
+    lagrangian = LAGRANGIAN
 
     def __init__(
         self, deployed: ImageNetwork, hyper_parameters: Mapping[str, Any], source: Source, options: ImageOptions

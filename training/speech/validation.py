@@ -18,7 +18,7 @@ from ...codecs.speech.evaluation import TASK, reference_of
 from ...codecs.speech.header import FRAME
 from ...codecs.weights_file import Architecture
 from ...entropy_models.hyperprior import QUALITY_MAX
-from ..coder import LAGRANGIAN, start_tables
+from ..coder import start_tables
 from ..freeze import frozen
 from .signals import decoded, latent
 
@@ -29,7 +29,7 @@ METRICS = ("pesq_wb", "stoi")
 
 def provisional_codec(network: SpeechNetwork, architecture: Architecture[SpeechNetwork]) -> SpeechCodec:
     """A codec around a network that is still training; its streams carry a zero hash."""
-    return SpeechCodec(frozen(network, architecture), start_tables().with_deadzone(LAGRANGIAN), bytes(8))
+    return SpeechCodec(frozen(network, architecture), start_tables(), bytes(8))
 
 
 class TransformValidation:

@@ -14,6 +14,7 @@ from ...codecs import weights
 from ...codecs.video.stem import StemNetwork
 from ...entropy_models.coder import Measure
 from ...entropy_models.tables import Tables
+from ..coder import LAGRANGIAN
 from ..export import BATCH, Source, option
 from .chains import Chain
 from .data import VideoData
@@ -36,6 +37,7 @@ class VideoExport:
     """Exporter of the video codec; batches are chains of frames."""
 
     Options = VideoOptions
+    lagrangian = LAGRANGIAN
 
     def __init__(
         self, deployed: StemNetwork, hyper_parameters: Mapping[str, Any], source: Source, options: VideoOptions

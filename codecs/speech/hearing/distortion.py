@@ -41,7 +41,7 @@ class Weights:
 
 
 WEIGHTS = Weights()
-LAMBDA_RANGE = 0.45, 12.0
+LAMBDA_RANGE = 0.18, 12.0
 """kbit/s that a unit of this distortion is worth at quality 0 and 100: what the shipped weights were trained for. Others are
 refined at this slope, too."""
 
