@@ -74,7 +74,7 @@ class Playback:
 class SpeechCodec:
     """Variable-rate learned speech codec; see `ecc` for the networks.
 
-    Use ``SpeechCodec.load()``. Quality 0..100 covers about 1.4 to 24 kbit/s a channel on speech. What lies above 8 kHz is
+    Use ``SpeechCodec.load()``. Quality 0..100 covers about 0.8 to 24 kbit/s a channel on speech. What lies above 8 kHz is
     lost.
     """
 
