@@ -45,7 +45,9 @@ class MusicMeter:
             return
         frames = np.lib.stride_tricks.sliding_window_view(self._rest, _WINDOW)[::_HOP][:count]
         self._rest = self._rest[count * _HOP :]
-        spectra = np.abs(np.fft.rfft((frames - frames.mean(axis=1, keepdims=True)) * np.hanning(_WINDOW)))
+        windowed = frames - frames.mean(axis=1, keepdims=True)
+        windowed *= np.hanning(_WINDOW)
+        spectra = np.abs(np.fft.rfft(windowed))
         level = np.sqrt(np.square(spectra[:, _BAND]).mean(axis=1))
         fine = _fine(np.sqrt(spectra))[:, _BAND]
         both = np.concatenate([self._before, fine])

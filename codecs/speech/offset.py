@@ -20,7 +20,7 @@ class OffsetMeter:
         """Take in float32 (channels, n)."""
         self._frames += block.shape[1]
         self._sum = self._sum + block.sum(axis=1, dtype=np.float64)
-        self._squares = self._squares + np.square(block, dtype=np.float64).sum(axis=1)
+        self._squares = self._squares + np.einsum("cn,cn->c", block, block, dtype=np.float64)
 
     @property
     def offset(self) -> float:
