@@ -155,7 +155,7 @@ class Conversion:
         facts |= {"input": job.name, "output": str(job.target or STDIO), "bytes": size}
         if raw_bytes := result.facts.get("raw_bytes"):
             facts["ratio"] = raw_bytes / size
-        facts["duration_s"] = time.perf_counter() - start
+        facts["wall_s"] = time.perf_counter() - start
         return Report(
             facts=facts,
             line=result.line,
@@ -367,5 +367,5 @@ def _line_of(facts: dict[str, Any], line: str) -> str:
     """What is told of a file; no ratio of a signal that is next to nothing beside the file's header."""
     ratio = f"{facts['ratio']:.1f}:1" if facts.get("ratio", 0) >= RATIO_LEAST else ""
     output = "stdout" if facts["output"] == STDIO else facts["output"]
-    parts = output, show_size(facts["bytes"]), line, ratio, f"{facts['duration_s']:.2f} s"
+    parts = output, show_size(facts["bytes"]), line, ratio, f"{facts['wall_s']:.2f} s"
     return "  ".join(filter(None, parts))

@@ -278,3 +278,10 @@ def test_a_pipe_is_coded_and_decoded_while_it_is_open(kind):
             process.wait()
             for end in (process.stdin, process.stdout):
                 end.close() if end else None
+
+
+def test_json_tells_how_long_the_sound_is_and_how_long_it_took(run):
+    for arguments in ("encode", "talk.wav"), ("decode", "talk.rdc", "-o", "back.wav"), ("info", "talk.rdc"):
+        facts = json.loads(run(*arguments, "--json")[1])
+        assert facts["duration_s"] == 3.0
+        assert ("wall_s" in facts) == (arguments[0] != "info")
