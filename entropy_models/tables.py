@@ -30,7 +30,7 @@ SCAN_MAX = 10
 """Tables of up to so many entries are decoded faster by a scan than by bisection (measured)."""
 DEADZONE_MAX = 0.35
 PULL_MAX = 0.49
-"""Bounds of a dead zone; that of `Tables.with_wider_deadzone` is just below where whole numbers would no longer stay what they are."""
+"""Bounds of a dead zone; the wider is just below where whole numbers would no longer stay what they are."""
 
 
 def scale_ratio() -> float:
