@@ -14,6 +14,7 @@ from ..evaluation.metrics import similarity_db
 from ..evaluation.task import Metric, Page, Rate, Reference, Speed, Task, by_suffix
 from .footage import Footage, read_footage
 from .formats import READ_ONLY, WRITTEN
+from .header import GROUP
 from .metrics import flicker, ms_ssim, psnr_rgb_db, psnr_yuv_db
 from .references import REFERENCES
 
@@ -44,11 +45,11 @@ def load_ours(model: str | None = None, device: str = "auto", effort: int = 0) -
     return reference_of(VideoCodec.load(model=model, device=device).with_effort(effort))
 
 
-def reference_of(codec: VideoCodec, qualities: tuple[int, ...] = QUALITIES) -> Reference[Footage]:
-    """A loaded codec, as one more reference."""
+def reference_of(codec: VideoCodec, qualities: tuple[int, ...] = QUALITIES, group: int = GROUP) -> Reference[Footage]:
+    """A loaded codec with so many frames a group, as one more reference."""
 
     def encode(footage: Footage, quality: float) -> bytes:
-        return codec.encode(footage.rgb, rate=footage.rate, quality=int(quality))
+        return codec.encode(footage.rgb, rate=footage.rate, quality=int(quality), group=group)
 
     def decode(data: bytes) -> Footage:
         clip = codec.decode(data)
