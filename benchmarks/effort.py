@@ -2,20 +2,22 @@
 
     python benchmarks/effort.py KODAK -o benchmarks/results
 
-Writes effort_points.csv (every file; a second call goes on where the first was interrupted) and effort.csv: rate at equal
-PSNR and at equal MS-SSIM against effort 0, on the files that each effort has.
+Writes effort_points.csv (every file; a second call goes on where the first was interrupted), effort.csv: rate at equal
+PSNR and at equal MS-SSIM against effort 0, on the files that each effort has, and effort_bd_rate.csv: of those that have all
+files, against the curves of kodak_means.csv, which kodak.py writes.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 from pathlib import Path
 
 import torch
-from kodak import RATES_BPP, extended
+from kodak import KODAK_IMAGES, RATES_BPP, extended
 from rdcodec.codecs import load
 from rdcodec.codecs.evaluation.bd_rate import bd_rate
-from rdcodec.codecs.evaluation.points import Point, means, write_csv
+from rdcodec.codecs.evaluation.points import OURS, MeanPoint, Point, means, write_csv
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.evaluation import TASK, reference_of
 
@@ -44,6 +46,30 @@ def write(output: Path, points: list[Point]) -> None:
         write_csv(output / "effort.csv", table)
 
 
+def write_bd_rates(output: Path, points: list[Point]) -> None:
+    """Each effort against all other codecs; their curves as `kodak` has them."""
+    if not (output / "kodak_means.csv").exists():
+        return
+    with (output / "kodak_means.csv").open(newline="") as file:
+        theirs = [
+            MeanPoint(
+                codec=row["codec"], setting=float(row["quality"]), rate=float(row["rate_bpp"]),
+                metrics={metric.column: float(row[metric.column] or "nan") for metric in TASK.metrics},
+            )
+            for row in csv.DictReader(file)
+            if row["codec"] != OURS
+        ]  # fmt: skip
+    rows, table = [*means(points), *theirs], []
+    whole = {name for name in {p.codec for p in points} if len({p.file for p in points if p.codec == name}) == KODAK_IMAGES}
+    for name in sorted(whole - {NONE}):
+        for anchor in dict.fromkeys(row.codec for row in theirs):
+            rates = {m.name: bd_rate(rows, anchor, m, RATES_BPP, ours=name) for m in TASK.metrics}
+            table.append(
+                {"setting": name, "anchor": anchor} | {f"bd_rate_{m}_percent": f"{v:.2f}" for m, v in rates.items()}
+            )
+    write_csv(output / "effort_bd_rate.csv", table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, help="folder of PNG files")
@@ -54,7 +80,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     codec, path = load("image", device="cpu"), args.output / "effort_points.csv"
     for name in args.settings.split(","):
-        write(args.output, extended(path, name, reference_of(setting(codec, name), QUALITIES), args.images))
+        points = extended(path, name, reference_of(setting(codec, name), QUALITIES), args.images)
+        write(args.output, points)
+        write_bd_rates(args.output, points)
 
 
 if __name__ == "__main__":

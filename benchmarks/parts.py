@@ -7,6 +7,7 @@ from pathlib import Path
 
 import bjontegaard
 import numpy as np
+from rdcodec.codecs.evaluation.bd_rate import rising
 from rdcodec.codecs.evaluation.points import write_csv
 from rich.console import Console
 from rich.table import Table
@@ -19,8 +20,8 @@ def lines_of(facts: Mapping[str, str], curves: Mapping[str, np.ndarray]) -> list
     """A line for each part that curves, (points, 2) of rate and quality, are without: ``facts``, and its BD-rate."""
 
     def bd_rate(found: np.ndarray) -> float:
-        full = curves[EVERYTHING]
-        rate: float = bjontegaard.bd_rate(*full.T, *found.T, method="akima", require_matching_points=False, min_overlap=0)
+        full, without = rising(*curves[EVERYTHING].T), rising(*found.T)
+        rate: float = bjontegaard.bd_rate(*full, *without, method="akima", require_matching_points=False, min_overlap=0)
         return rate
 
     return [

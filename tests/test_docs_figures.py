@@ -724,6 +724,17 @@ def test_training_data_is_what_the_manifest_says():
     assert line.data.startswith(f"{count} photographs") and f"({share} % CC BY-SA" in line.data
 
 
+def test_effort_against_others():
+    listed = table("docs/image.md", "| effort 9 against |")
+    measured = {row["anchor"]: row for row in rows("effort_bd_rate.csv") if row["setting"] == "effort 9"}
+    assert listed.keys() == measured.keys() and len(listed) >= 9
+    for anchor, cells in listed.items():
+        found = [float(measured[anchor][f"bd_rate_{metric}_percent"]) for metric in ("psnr", "ms_ssim")]
+        assert cells == [f"{value:+.1f} %" for value in found], anchor
+    best = [float(measured[anchor]["bd_rate_psnr_percent"]) for anchor in ("jpeg", "webp", "avif")]
+    assert "with `--effort 9` {:.1f}, {:.1f} and {:.1f} %".format(*best) in page("README.md")
+
+
 def test_what_effort_is_worth():
     def rates(effort: str) -> list[float]:
         return [figure("effort.csv", f"bd_rate_{metric}_percent", effort) for metric in ("psnr", "ms_ssim")]
