@@ -382,8 +382,8 @@ def test_the_bar_counts_frames(phone):
 def test_messages_say_what_is_there_and_what_can_be(run, tmp_path, phone):
     assert run("encode", "phone.mp4", "-q", "10")[0] == 0
     for options, why in (
-        (("--frames", "5", "-o", "still.jpg"), "not .jpg; give -o a name in .mkv or .mp4 or"),
-        (("-o", "x.avi"), "not .avi; give -o a name in .mkv or .mp4 or .webm or .y4m or .gif or .png"),
+        (("--frames", "5", "-o", "still.jpg"), "the output still.jpg; its name must end in one of .mkv, .mp4, .webm,"),
+        (("-o", "x.avi"), "the output x.avi; its name must end in one of .mkv, .mp4, .webm, .y4m, .gif, .png"),
         (("--from", "10"), "no frame from 10 s on; the video is 0.31 s long, its last frame at 0.28 s"),
         (("--from", "10", "--to", "11"), "no frame from 10 to 11 s;"),
         (("--frames", "5:200"), "frames 5:200; the video has frames 0..7, and all of them are 0:8"),
