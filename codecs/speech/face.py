@@ -202,6 +202,8 @@ class SpeechFace(Live):
         notices = (*sound.notices, *lost_above(sound.sample_rate), *lost_offset(sound.meter.offset))
         if sound.frames:
             notices += ("coded live, packet by packet, at 16 kHz; with -o FILE it becomes a file with parts",)
+        elif sound.sample_rate != SAMPLE_RATE:
+            notices += (f"{sound.sample_rate} Hz; a live stream is decoded at {SAMPLE_RATE} Hz",)
         raw_bytes = 2 * sound.channels * round(duration_s * sound.sample_rate)
         facts = facts_of(quality, rate_kbps, duration_s, sound.channels, raw_bytes)
         return Result(facts=facts, line=line_of(rate_kbps, duration_s), notices=notices)

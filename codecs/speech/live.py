@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...entropy_models.errors import Truncated
+from ...entropy_models.errors import InputError, Truncated
 from .. import container
 from ..contract import Readable, Writable
 from .codec import SpeechCodec
@@ -23,6 +23,8 @@ from .streaming import StreamDecoder, StreamEncoder
 def encode_live(codec: SpeechCodec, sound: SoundSource, out: Writable, quality: int | None) -> int:
     """Write a live stream, its head with the first packet. Returns how many samples at 16 kHz each channel had.
 
+    A stream that is interrupted, or whose source turns out to be damaged, is whole up to there, with its last packet.
+
     Raises:
         ValueError: as `SoundSource.blocks`, after what came before has been written.
     """
@@ -31,9 +33,14 @@ def encode_live(codec: SpeechCodec, sound: SoundSource, out: Writable, quality: 
 
     def packets() -> Iterator[bytes]:
         nonlocal taken
-        for block in resampled_blocks(sound.blocks(), sound.sample_rate, SAMPLE_RATE, sound.channels):
-            taken += block.shape[1]
-            yield from encoder.push(block)
+        try:
+            for block in resampled_blocks(sound.blocks(), sound.sample_rate, SAMPLE_RATE, sound.channels):
+                taken += block.shape[1]
+                yield from encoder.push(block)
+        except (KeyboardInterrupt, InputError):
+            if taken:
+                yield from encoder.finish()
+            raise
         yield from encoder.finish()
 
     for piece in live_bytes(encoder.head, packets()):

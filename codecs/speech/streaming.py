@@ -119,12 +119,13 @@ class StreamDecoder:
 
     Args:
         head: `StreamEncoder.head`.
+        joined: the stream has begun long ago: the first packet that comes is where the sound begins here.
 
     Raises:
         BitstreamError: a head of something else.
     """
 
-    def __init__(self, codec: SpeechCodec, head: bytes) -> None:
+    def __init__(self, codec: SpeechCodec, head: bytes, *, joined: bool = False) -> None:
         stream = container.parse(head)
         self.header = SpeechHeader.of(stream)
         stream.check_weights(codec.stream_hash)
@@ -134,6 +135,7 @@ class StreamDecoder:
         self._blank = torch.zeros(1, SEGMENT, codec.network.config.latent_channels, device=codec.device)
         self._before: list[Tensor] | None = None
         self._next = self._given = 0
+        self._first = None if joined else 0  # number of the packet of segment 0
         self._samples: int | None = None  # until the last packet is there
         self._finished = False
         self._recent = deque[bytes | None](maxlen=BACK)  # the last packets; None: concealed
@@ -156,8 +158,9 @@ class StreamDecoder:
             ValueError: after `finish`.
         """
         _check_open(self._finished)
-        number = packet[0] % LAST if packet else self._next % NUMBERS
-        back = (self._next - number) % NUMBERS
+        if packet and self._first is None:
+            self._first = packet[0] % LAST
+        back = (self._next + (self._first or 0) - packet[0] % LAST) % NUMBERS if packet else 0
         if self.ended or 0 < back <= len(self._recent):
             self._leave_out(packet, back)
             return self._joined([])

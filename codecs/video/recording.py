@@ -82,7 +82,7 @@ class StreamWriter:
             ValueError: the time is not after the one before, or more than 13 hours; or the file is full.
         """
         self._check_open()
-        ticks = None if time_s is None else self._clock.ticks(time_s)
+        ticks = None if time_s is None or not self._arrivals.awaits(packet) else self._clock.ticks(time_s)
         with self._codec.at_work(self.header):
             for arrival in self._arrivals.push(packet):
                 self._add(arrival)

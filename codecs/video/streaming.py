@@ -192,6 +192,14 @@ class Arrivals:
         self._group: GroupPass | None = None
         self._damage = MISSING
 
+    def awaits(self, packet: bytes) -> bool:
+        """Whether it holds a frame that has not come yet; of one that is damaged, late or the last: no."""
+        try:
+            number, body = opened(packet, self._packed)
+        except BitstreamError:
+            return False
+        return bool(body) and number >= self.next and not self.ended
+
     def push(self, packet: bytes) -> Iterator[Arrival | None]:
         """Each frame up to that of the packet; None: it is lost."""
         try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rdcodec.codecs import Corrupt, Truncated, Unsupported
 from rdcodec.codecs.speech.codec import SpeechCodec
 from rdcodec.codecs.speech.header import SEGMENT_SAMPLES
+from rdcodec.codecs.speech.live import decode_live, encode_live
 from rdcodec.codecs.speech.packets import BACK, NUMBERS, live_bytes, packets_of
 from rdcodec.codecs.speech.streaming import DELAY_S, StreamDecoder, StreamEncoder
 from rdcodec.entropy_models.errors import InputError
@@ -119,6 +121,30 @@ def test_a_long_dropout_is_as_long_afterwards(codec, minute, missing):
 def test_a_stream_may_begin_with_a_dropout(codec, minute):
     samples, decoder = played(codec, minute[100:])
     assert samples.shape[1] == 188 * SEGMENT_SAMPLES and spans(decoder) == set(range(100))
+
+
+def test_who_joins_late_begins_with_the_first_packet_that_comes(codec, minute):
+    whole, _ = played(codec, minute)
+    decoder = StreamDecoder(codec, head(codec), joined=True)
+    blocks = [decoder.push(packet) for packet in [*minute[100:103], *minute[104:]]]
+    samples = np.concatenate([*blocks, decoder.finish()], axis=1)
+    assert samples.shape[1] == 88 * SEGMENT_SAMPLES and spans(decoder) == {3} and not decoder.left_out
+    settled = 5 * SEGMENT_SAMPLES + (codec.network.behind + 3) * 640
+    np.testing.assert_array_equal(samples[:, settled:], whole[:, 100 * SEGMENT_SAMPLES + settled :])
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), InputError("1 bytes are left over")])
+def test_a_stream_that_is_interrupted_is_whole_up_to_there(codec, sound, end):
+    def blocks():
+        yield sound[None, :20_001]
+        raise end
+
+    out, source = io.BytesIO(), SimpleNamespace(sample_rate=RATE, channels=1, blocks=blocks)
+    with pytest.raises(type(end)):
+        encode_live(codec, source, out, QUALITY)
+    out.seek(0)
+    told = decode_live(out, None, ".pcm", lambda head: codec)
+    assert told.frames == 20_001 and not told.notices and not told.lost
 
 
 def test_packets_in_another_order_or_twice_cost_their_places_alone(codec, minute):

@@ -285,6 +285,18 @@ def test_times_that_do_not_ascend_are_refused(codec, head, packets, data, tmp_pa
     assert parse((tmp_path / "a.rdc").read_bytes())[1].frames == 2
 
 
+def test_times_of_packets_that_hold_nothing_new_are_nothing(codec, head, packets, tmp_path):
+    """Of one that comes twice, late or damaged, and of the last."""
+    path, damaged = tmp_path / "a.rdc", packets[5][:-1] + bytes([packets[5][-1] ^ 1])
+    order = [*enumerate(packets[:5]), (4, packets[4]), (2, packets[2]), (5, damaged), *enumerate(packets)][:-1]
+    with StreamWriter(codec, head, path) as writer:
+        for number, packet in order:
+            writer.push(packet, 0.04 * number)
+        writer.push(packets[-1], 0.0)
+        assert writer.ended and not writer.lost
+    np.testing.assert_allclose(VideoReader(path).times_s, 0.04 * np.arange(14), atol=2e-5)
+
+
 def test_a_single_frame_with_a_time(codec, head, packets, tmp_path):
     with StreamWriter(codec, head, tmp_path / "a.rdc") as writer:
         writer.push(packets[0], 5.0)
