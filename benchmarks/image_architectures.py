@@ -1,0 +1,207 @@
+"""Architectures of the image codec, each trained from noise for the same CPU time on the same crops: S2LIC, ours, and each
+one's transforms with the other's context.
+
+    python benchmarks/image_architectures.py PHOTOS VALIDATION -o benchmarks/results --minutes 20
+
+Time is the processor's, of all threads, so that neighbours on the machine do not count. Real bytes of the validation
+pictures. Writes image_architectures_points.csv and image_architectures.csv after each, and a second call goes on where the
+first was interrupted. Ours begins as a block DCT in the codec's recipe, which is the last line of the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from rdcodec.codecs.evaluation.bd_rate import bd_rate
+from rdcodec.codecs.evaluation.points import means, read_points, write_csv, write_points
+from rdcodec.codecs.evaluation.run import evaluate
+from rdcodec.codecs.evaluation.timing import interleaved
+from rdcodec.codecs.image.architectures import ARCHITECTURES, COARSE
+from rdcodec.codecs.image.codec import ImageCodec
+from rdcodec.codecs.image.dcvc_rt import Analysis, ImageConfig, ImageNetwork, Synthesis
+from rdcodec.codecs.image.evaluation import TASK, find_images, reference_of
+from rdcodec.codecs.image.s2lic import S2licConfig, S2licNetwork
+from rdcodec.codecs.image.swin import SwinAnalysis, SwinSynthesis
+from rdcodec.codecs.weights_file import Architecture
+from rdcodec.entropy_models.coder import Measure
+from rdcodec.entropy_models.hyperprior import LayerFactory
+from rdcodec.entropy_models.integer_net import IntegerDepthwise, IntegerLinear
+from rdcodec.training.coder import start_tables
+from rdcodec.training.freeze import frozen
+from rdcodec.training.image.data import ImageData
+from rdcodec.training.image.module import ImageTraining
+from torch.utils.flop_counter import FlopCounterMode
+
+QUALITIES = 10, 26, 42, 58, 74, 90
+PICTURES, TIMED_QUALITY, ROUNDS = 5, 50, 3
+SIDE = 256
+"""Rows and columns of the picture whose multiplications are counted."""
+OURS, S2LIC = ImageConfig(), S2licConfig()
+SWIN, GATED = "swin-transforms", "gated-transforms"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwinConfig(ImageConfig):
+    """S2LIC's transforms with our context."""
+
+    latent_channels: int = S2LIC.latent_channels
+    latent_width: int = S2LIC.latent_channels
+
+    @property
+    def halo(self) -> int:
+        return S2LIC.halo
+
+    @property
+    def alignment(self) -> int:
+        return S2LIC.alignment
+
+
+class SwinNetwork(ImageNetwork):
+    def __init__(
+        self, config: SwinConfig, linear: LayerFactory = IntegerLinear, depthwise: LayerFactory = IntegerDepthwise
+    ) -> None:
+        super().__init__(config, linear, depthwise)
+        widths = S2LIC.channels, config.latent_channels
+        transforms = *widths, S2LIC.depths, S2LIC.heads, S2LIC.enhancement_channels, config.knots
+        self.analysis, self.synthesis = SwinAnalysis(*transforms), SwinSynthesis(*transforms)  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatedConfig(S2licConfig):
+    """Our transforms with S2LIC's context."""
+
+    latent_channels: int = OURS.latent_channels
+
+    @property
+    def halo(self) -> int:
+        return OURS.halo
+
+    @property
+    def alignment(self) -> int:
+        return OURS.alignment
+
+
+class GatedNetwork(S2licNetwork):
+    def __init__(
+        self, config: GatedConfig, linear: LayerFactory = IntegerLinear, depthwise: LayerFactory = IntegerDepthwise
+    ) -> None:
+        super().__init__(config, linear, depthwise)
+        ours = replace(OURS, latent_channels=config.latent_channels, knots=config.knots)
+        self.analysis, self.synthesis = Analysis(ours), Synthesis(ours)  # type: ignore[assignment]
+
+
+class Trained(ImageTraining):
+    """A training whose length is CPU time of this process."""
+
+    architectures = ARCHITECTURES | {
+        SWIN: Architecture(config=SwinConfig, network=SwinNetwork, coarse=COARSE),
+        GATED: Architecture(config=GatedConfig, network=GatedNetwork, coarse=COARSE),
+    }
+
+    def __init__(self, minutes: float, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.end_s, self.begin_s = 60 * minutes, time.process_time()
+
+    def progress(self) -> float:
+        return min(1.0, (time.process_time() - self.begin_s) / self.end_s)
+
+
+RUNS: dict[str, dict[str, Any]] = {
+    "ours": {"dct_start": False},
+    "s2lic": {"network": "s2lic"},
+    "s2lic's transforms, our context": {"network": SWIN, "dct_start": False},
+    "our transforms, s2lic's context": {"network": GATED},
+    "ours, from a DCT": {},
+}
+"""What each training has of its own."""
+
+
+def trained(settings: dict[str, Any], photos: Path, minutes: float, cache: Path) -> tuple[ImageCodec, int]:
+    """A codec, and steps of training."""
+    L.seed_everything(1)
+    module = Trained(minutes, side_warmup_steps=100, **settings)
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=-1, gradient_clip_val=1.0, logger=False, enable_checkpointing=False,
+        enable_model_summary=False, callbacks=[EMAWeightAveraging(decay=0.99)],
+    )  # fmt: skip
+    trainer.fit(module, ImageData(photos, crop=128, batch_size=8, graphics=0.03, camera=0.7, cache=cache))
+    return ImageCodec(frozen(module.network, module.architecture), start_tables(), bytes(8)), trainer.global_step
+
+
+def kmac_per_pixel(codec: ImageCodec) -> dict[str, float]:
+    """Thousand multiplications of encoding and of decoding, a pixel."""
+    network, quality = codec.network, torch.tensor([TIMED_QUALITY])
+    image = torch.rand(1, SIDE, SIDE, 3) - 0.5
+
+    def counted(call: Callable[[], Any]) -> tuple[Any, float]:
+        # what goes to oneDNN is not counted
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+            result = call()
+        return result, counter.get_total_flops() / 2 / SIDE**2 / 1000
+
+    y, analysis = counted(lambda: network.to_latent(image, quality))
+    y_hat, coding = counted(lambda: network.coding_pass(Measure(codec.tables), y, quality))
+    _, synthesis = counted(lambda: network.to_image(y_hat, quality))
+    return {"encode": analysis + coding, "decode": coding + synthesis}
+
+
+def seconds(codec: ImageCodec, pixels: np.ndarray) -> dict[str, float]:
+    """CPU seconds of coding one picture."""
+    data = codec.encode(pixels, quality=TIMED_QUALITY)
+    calls = {"encode": lambda: codec.encode(pixels, quality=TIMED_QUALITY), "decode": lambda: codec.decode(data)}
+    return interleaved(calls, ROUNDS, clock=time.process_time, figure=min)
+
+
+def facts(codec: ImageCodec, steps: int, minutes: float, pixels: np.ndarray) -> dict[str, Any]:
+    """What a line of the table has beside its rates."""
+    return {
+        "minutes": f"{minutes:g}", "steps": steps, "parameters": sum(p.numel() for p in codec.network.state_dict().values()),
+        **{f"{way}_kmac_per_pixel": f"{value:.0f}" for way, value in kmac_per_pixel(codec).items()},
+        **{f"{way}_s": f"{value:.3f}" for way, value in seconds(codec, pixels).items()},
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path, help="folder of training pictures")
+    parser.add_argument("validation", type=Path, help=f"folder of other pictures, of which the first {PICTURES} are coded")
+    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--minutes", type=float, default=20, help="CPU minutes of each training")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="folder of decoded training pictures")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    path, points_path = args.output / "image_architectures.csv", args.output / "image_architectures_points.csv"
+    table: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        with path.open(newline="") as file:
+            table = {row["architecture"]: row for row in csv.DictReader(file)}
+    points = read_points(points_path, TASK) if points_path.exists() else []
+    pictures = find_images(args.validation)[:PICTURES]
+    for name, settings in RUNS.items():
+        if name in table:
+            continue
+        codec, steps = trained(settings, args.photos, args.minutes, args.cache)
+        points = [point for point in points if point.codec != name]
+        points += evaluate(TASK, {name: reference_of(codec, QUALITIES)}, pictures)
+        table[name] = {"architecture": name} | facts(codec, steps, args.minutes, TASK.read(pictures[0]))
+        rows, first = means(points), next(iter(RUNS))
+        for other, line in table.items():
+            for metric in TASK.metrics:
+                rate = 0.0 if other == first else bd_rate(rows, first, metric, ours=other)
+                line[f"bd_rate_{metric.column.removesuffix('_db')}_percent"] = f"{rate:.1f}"
+        write_points(points_path, TASK, points)
+        write_csv(path, list(table.values()))
+
+
+if __name__ == "__main__":
+    main()
