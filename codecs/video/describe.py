@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import container, weights
 from ..terminal.files import show_size
-from .header import SOUND, SPEECH, TAG_BYTES, parse, tag_at
+from .header import SOUND, SPEECH, TAG_BYTES, parse, show_frames, tag_at
 
 _HEAD_BYTES = 1 << 12
 _CODEC_ID = re.compile(rb"\x86.A_([A-Z0-9_/.]+)", re.DOTALL)
@@ -48,13 +48,15 @@ def rows(facts: dict[str, Any]) -> dict[str, Any]:
     """What `describe` returned, for people."""
     groups, codec, size = facts["group_bits"], facts["sound_codec"], show_size(facts["sound_bytes"])
     sound = {"none": "none", "copied": f"{codec}, {size}, copied", "speech": f"by the speech codec, {size}"}[facts["sound"]]
+    sizes = [str(bits // 8) for bits in sorted({min(groups), max(groups)})]
+    length = show_frames(min(facts["group_frames"], facts["frames"]))
     return {
-        "video": f"{facts['width']}x{facts['height']}, {facts['frames']} frames, {facts['rate_fps']:g} a second",
+        "video": f"{facts['width']}x{facts['height']}, {show_frames(facts['frames'])}, {facts['rate_fps']:g} a second",
         "duration": f"{facts['duration_s']:.2f} s",
         "quality": facts["quality"],
         "rate_kbps": facts["rate_kbps"],
         "bpp": facts["bpp"],
-        "groups": f"{len(groups)} of {facts['group_frames']} frames, {min(groups) // 8} to {max(groups) // 8} bytes",
+        "groups": f"{len(groups)} of {length}, {' to '.join(sizes)} bytes",
         "sound": sound,
         "metadata": ", ".join(f"{tag} {show_size(length)}" for tag, length in facts["metadata"].items()) or "none",
         "weights": weights.shown(facts["model"], facts["weights"]),

@@ -6,10 +6,10 @@ import json
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from ...entropy_models.errors import Corrupt
+from ...entropy_models.errors import BitstreamError, Corrupt, InputError
 from ..contract import Desk
 from .formats import SILENT
-from .header import SOUND, SPEECH, TAGS
+from .header import METADATA, SOUND, SPEECH, TAGS, TIMES, lost_notice
 
 if TYPE_CHECKING:
     from .reading import VideoFile
@@ -44,6 +44,49 @@ def sound_of(extras: dict[bytes, bytes], suffix: str, span_s: tuple[Fraction, Fr
     return extras.get(SOUND)
 
 
+def readable(extras: dict[bytes, bytes], frames: int, desk: Desk, lost: list[str] | None = None) -> dict[bytes, bytes]:
+    """The extras of so many frames that can be read to their ends: of a copied sound every packet, of speech every symbol.
+
+    Args:
+        lost: gets a notice of each other; None: the first raises.
+
+    Raises:
+        BitstreamError: one cannot be read; names it.
+    """
+    found = dict(extras)
+    for tag in (tag for tag in extras if tag in METADATA):
+        try:
+            _read(tag, extras[tag], frames, desk)
+        except (BitstreamError, InputError) as error:
+            why = str(error).removeprefix(f"{METADATA[tag]}: ")
+            if lost is None:
+                kind = type(error) if isinstance(error, BitstreamError) else Corrupt
+                raise kind(f"{METADATA[tag]}: {why}") from None
+            lost.append(lost_notice(tag, why))
+            del found[tag]
+    return found
+
+
+def _read(tag: bytes, body: bytes, frames: int, desk: Desk) -> None:
+    """Read an extra to its end; BitstreamError or InputError where that cannot be done."""
+    if tag == TIMES:
+        from .timing import unpack_times
+
+        _, durations = unpack_times(body, frames)
+        if (durations[:-1] < 1).any():
+            raise Corrupt("two frames at one time")
+    elif tag == TAGS:
+        tags_of({tag: body})
+    elif tag == SOUND:
+        from .sound_track import check
+
+        check(body)
+    else:
+        from .speech_track import verify
+
+        verify(body, desk)
+
+
 def tags_of(extras: dict[bytes, bytes]) -> dict[str, str]:
     """Tags of the video.
 
@@ -53,7 +96,7 @@ def tags_of(extras: dict[bytes, bytes]) -> dict[str, str]:
     try:
         tags = json.loads(extras.get(TAGS, b"{}"))
     except ValueError as error:
-        raise Corrupt(f"tags are no JSON: {error}") from None
+        raise Corrupt(f"tags: no JSON, {error}") from None
     if not isinstance(tags, dict) or not all(isinstance(value, str) for value in tags.values()):
-        raise Corrupt("tags are no JSON object of strings")
+        raise Corrupt("tags: no JSON object of strings")
     return tags

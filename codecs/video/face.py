@@ -33,9 +33,22 @@ from ..terminal.options import (
 )
 from ..terminal.sources import NUMBERED
 from .describe import describe, rows, tag_name
-from .extras import extras_from, sound_of, tags_of
+from .extras import extras_from, readable, sound_of, tags_of
 from .formats import PAGE, PICTURES, READ_ONLY, SHOWN, WRITTEN, looks_like_video, names_a_folder
-from .header import GROUP, GROUP_MAX, QUALITY, SOUND, SPEECH, TIMES, VideoHeader, checked_range, extras_of, parse, tag_at
+from .header import (
+    GROUP,
+    GROUP_MAX,
+    QUALITY,
+    SOUND,
+    SPEECH,
+    TIMES,
+    VideoHeader,
+    checked_range,
+    extras_of,
+    parse,
+    show_frames,
+    tag_at,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,6 +189,10 @@ class VideoFace(Foldered, Framed, Tagged):
         self, source: Path | tuple[Path, ...], target: BinaryIO, options: EncodeOptions, desk: Desk
     ) -> Result:
         """Pictures, 25 a second where no rate is given, to a stream. Errors as `encode_file`."""
+        if isinstance(source, tuple):
+            from .picture_folders import check_images
+
+            check_images(source)
         return self._encode(source, target, options, desk)
 
     def _encode(
@@ -214,7 +231,7 @@ class VideoFace(Foldered, Framed, Tagged):
             "height": header.height, "duration_s": duration_s, "sound_bytes": sound_bytes,
             "bpp": written * 8 / (header.width * header.height * header.frames), "raw_bytes": raw_bytes,
         }  # fmt: skip
-        return Result(b"", facts, f"{header.frames} frames, {rate_kbps:.0f} kbit/s", notices)
+        return Result(b"", facts, f"{show_frames(header.frames)}, {rate_kbps:.0f} kbit/s", notices)
 
     def suffix(self, options: DecodeOptions) -> str:
         """``.mkv``, or what --format says; pictures go into a folder, whose name has none."""
@@ -265,6 +282,8 @@ class VideoFace(Foldered, Framed, Tagged):
         stream, header = parse(stream, salvage=options.salvage)
         lost_extras: list[str] = []
         extras = extras_of(stream, header, lost_extras if options.salvage else None)
+        if options.salvage:
+            extras = readable(extras, header.frames, desk, lost_extras)
         video = format_of(header)
         times, durations = times_of(extras.get(TIMES), header.frames, header.rate * video.time_base)
         wanted = wanted_frames(options, header, video, times)
@@ -291,16 +310,13 @@ class VideoFace(Foldered, Framed, Tagged):
             "frames": len(wanted), "width": header.width, "height": header.height, "lost_groups": tuple(lost),
             "bytes": writer.pictures_bytes,
         }  # fmt: skip
-        return Result(b"", facts, f"{len(wanted)} frames of {header.width}x{header.height}", notices)
+        return Result(b"", facts, f"{show_frames(len(wanted))} of {header.width}x{header.height}", notices)
 
     def verify(self, stream: container.Stream, options: VerifyOptions, desk: Desk) -> list[str]:
-        """Every checksum and every symbol, no pixels."""
+        """Every checksum and every symbol, times, tags and sound, no pixels."""
         stream, header = parse(stream)
         notices = codec_of(stream, desk, options.threads).verify(stream)
-        if speech := extras_of(stream, header).get(SPEECH):
-            from .speech_track import verify
-
-            verify(speech, desk)
+        readable(extras_of(stream, header), header.frames, desk)
         return notices
 
     def describe(self, stream: container.Stream) -> dict[str, Any]:

@@ -110,7 +110,13 @@ class VideoHeader:
     def group_name(self, index: int) -> str:
         """A group for people, counted from 0 as the chunks are: group i is chunk i."""
         frames = self.frames_of(index)
-        return f"group {index} (frames {frames[0]} to {frames[-1]} of 0..{self.frames - 1})"
+        named = f"frames {frames[0]} to {frames[-1]}" if len(frames) > 1 else f"frame {frames[0]}"
+        return f"group {index} ({named} of 0..{self.frames - 1})"
+
+
+def show_frames(count: int) -> str:
+    """A number of frames for people: ``1 frame``."""
+    return f"{count} frame{'s' * (count != 1)}"
 
 
 def parse(data: bytes | memoryview | container.Stream, *, salvage: bool = False) -> tuple[container.Stream, VideoHeader]:
@@ -145,8 +151,13 @@ def extras_of(stream: container.Stream, header: VideoHeader, lost: list[str] | N
         except BitstreamError as error:
             if lost is None:
                 raise
-            lost.append(f"lost: {METADATA.get(tag_at(stream, index), 'metadata')} ({error})")
+            lost.append(lost_notice(tag_at(stream, index), str(error)))
     return found
+
+
+def lost_notice(tag: bytes, why: str) -> str:
+    """What is told of a metadata chunk that salvage could not recover."""
+    return f"lost: {METADATA.get(tag, 'metadata')} ({why})"
 
 
 def extra_of(stream: container.Stream, header: VideoHeader, tag: bytes) -> bytes | None:

@@ -19,7 +19,7 @@ import numpy as np
 from ...entropy_models.errors import InputError
 from .. import container
 from ..image.picture_writing import upright, write_picture
-from ..image.pictures import Picture, read_picture
+from ..image.pictures import Picture, looks_like_image, read_picture
 from ..terminal.sources import NUMBERED
 from .colour import guessed_matrix
 from .formats import PICTURES
@@ -199,6 +199,13 @@ def check_free(target: Path, numbers: Sequence[int] | None) -> None:
         there = [path for path in there if path.name in names]
     if there:
         raise InputError(f"{min(there)} is there already; --force overwrites it, -o takes another folder or other names")
+
+
+def check_images(paths: tuple[Path, ...]) -> None:
+    """InputError for a file that is no image; one with a suffix of `PICTURES` is left to its turn."""
+    for path in paths:
+        if path.suffix.lower() not in PICTURES and path.is_file() and not looks_like_image(path.read_bytes()):
+            raise InputError(f"{path}: not an image; --fps is for pictures, and makes one video of them")
 
 
 def _folder_and_name(target: Path) -> tuple[Path, str]:

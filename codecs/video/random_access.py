@@ -14,7 +14,7 @@ import numpy as np
 from .. import container
 from .codec import VideoCodec
 from .frames import format_of
-from .header import TIMES, extra_of, parse
+from .header import TIMES, extra_of, parse, show_frames
 from .timing import times_of
 
 CODECS_KEPT = 4
@@ -84,9 +84,8 @@ class VideoReader:
     def __repr__(self) -> str:
         frames, height, width, _ = self.shape
         closed = ", closed" if self._file is None else ""
-        return (
-            f"{type(self).__name__}({str(self.path)!r}: {frames} frames of {width}x{height}, {self.fps:g} a second{closed})"
-        )
+        told = f"{show_frames(frames)} of {width}x{height}, {self.fps:g} a second{closed}"
+        return f"{type(self).__name__}({str(self.path)!r}: {told})"
 
     def __len__(self) -> int:
         return self.header.frames

@@ -55,6 +55,20 @@ def cut(data: bytes, start_s: Fraction, end_s: Fraction) -> bytes:
         return copied(container, container.streams.audio[0], start_s, (Fraction(0), end_s - start_s))
 
 
+def check(data: bytes) -> None:
+    """Read every packet of what `copied` gave.
+
+    Raises:
+        InputError: it is no such file, or a damaged one.
+    """
+    with _opened(data) as container:
+        try:
+            for _ in container.demux(container.streams.audio[0]):
+                pass
+        except (av.FFmpegError, ValueError, EOFError) as error:
+            raise InputError(f"the sound track is damaged: {error}") from None
+
+
 def _opened(data: bytes) -> Any:
     try:
         container = av.open(io.BytesIO(data), "r", metadata_errors="ignore")

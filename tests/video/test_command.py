@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from clips import drawn_clip
 from PIL import Image
+from rdcodec.codecs import container
 from rdcodec.codecs.contract import Desk
 from rdcodec.codecs.video import targets
 from rdcodec.codecs.video.codec import VideoCodec
@@ -20,6 +21,7 @@ from rdcodec.codecs.video.face import FACE, EncodeOptions
 from rdcodec.codecs.video.formats import looks_like_video
 from rdcodec.codecs.video.header import parse
 from rdcodec.codecs.video.reading import VideoFile
+from rdcodec.codecs.video.timing import pack_times
 from rdcodec.entropy_models.errors import InputError
 from video_clips import encoded, moving, packets_of
 
@@ -195,6 +197,20 @@ def test_pictures_make_a_video_where_a_rate_is_given(run, tmp_path):
     assert code == 1 and "all must be of one size" in err and not (tmp_path / "no.rdc").exists()
     code, _, err = run("encode", "pics.rdc", "--fps", "10", "-o", "no.rdc")
     assert code == 1 and "pics.rdc: not an image" in err
+    Image.new("RGB", (48, 64)).save(tmp_path / "one.bmp")
+    code, out, _ = run("encode", "one.bmp", "--fps", "10", "-q", "0", "-o", "one.rdc")
+    assert code == 0 and "1 frame," in out
+    info = run("info", "one.rdc")[1]
+    assert "48x64, 1 frame, 10 a second" in info and "1 of 1 frame, " in info
+    assert "1 frame of 48x64" in run("decode", "one.rdc")[1]
+
+
+@pytest.mark.parametrize("name", ["phone.mp4", "tone.wav"])
+def test_a_rate_of_pictures_goes_with_pictures_alone(run, tmp_path, phone, name):
+    Image.new("RGB", (48, 64)).save(tmp_path / "one.png")
+    (tmp_path / "tone.wav").write_bytes(b"RIFF\x24\0\0\0WAVEfmt ")
+    code, _, err = run("encode", "one.png", name, "--fps", "10", "-o", "no.rdc")
+    assert code == 1 and f"{name}: not an image; --fps is for pictures" in err and not (tmp_path / "no.rdc").exists()
 
 
 def test_only_pictures_that_would_be_overwritten_need_force(run, tmp_path, phone, monkeypatch):
@@ -356,6 +372,43 @@ def test_damage_to_metadata_costs_that_chunk_alone(run, tmp_path, phone):
     flipped(tmp_path / "phone.rdc", b"TIME", at=0)
     code, _, err = run("decode", "flipped.rdc", "--salvage", "-f", "-o", "even.mkv")
     assert code == 0 and "lost: metadata (" in err
+
+
+def swapped(path, kind, body):
+    """A copy of a file whose metadata chunk ``kind`` holds something else, with a checksum that says so."""
+    stream, _ = parse(path.read_bytes())
+    chunks = [(entry.kind, stream.chunk(index)) for index, entry in enumerate(stream.entries)]
+    chunks = [one for one in chunks if one[1][:4] != kind] + [(container.METADATA, kind + body)]
+    data = container.write(stream_id=stream.stream_id, weights=stream.weights, signal=stream.signal, chunks=chunks)
+    path.with_name("swapped.rdc").write_bytes(data)
+
+
+NOISE = np.random.default_rng(5).bytes(20)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "name"),
+    [
+        (b"TIME", NOISE, "times of frames"),
+        (b"TIME", pack_times([0] * 8, 1), "times of frames"),
+        (b"TAGS", b"{", "tags"),
+        (b"SOUN", NOISE, "sound"),
+        (b"SOUN", b"", "sound"),
+        (b"SPCH", NOISE, "sound"),
+    ],
+    ids=["times", "equal times", "tags", "sound", "no sound", "speech"],
+)
+def test_metadata_that_cannot_be_read_is_lost_alone(run, tmp_path, phone, kind, body, name):
+    assert run("encode", "phone.mp4", "-q", "0", "--audio", "none" if kind == b"SPCH" else "copy")[0] == 0
+    swapped(tmp_path / "phone.rdc", kind, body)
+    code, _, err = run("verify", "swapped.rdc")
+    assert code == 1 and f": {name}: " in err
+    assert run("decode", "swapped.rdc", "-o", "no.mkv")[0] == 1 and not (tmp_path / "no.mkv").exists()
+    for options in ((), ("--frames", "2:5")):
+        code, _, err = run("decode", "swapped.rdc", "--salvage", "-f", "-o", "most.mkv", *options)
+        assert code == 0 and err.count("lost: ") == 1 and f"lost: {name} (" in err
+        video, frames, _ = frames_of(tmp_path / "most.mkv")
+        assert len(frames) == (3 if options else 8) and (video.sound() is None) == (name == "sound")
 
 
 def test_python_takes_the_path_of_a_video(run, tmp_path, phone):
