@@ -3,8 +3,8 @@
     python benchmarks/effort.py KODAK -o benchmarks/results
 
 Writes effort_points.csv (every file; a second call goes on where the first was interrupted), effort.csv: rate at equal
-PSNR and at equal MS-SSIM against effort 0, on the files that each effort has, and effort_bd_rate.csv: of those that have all
-files, against the curves of kodak_means.csv, which kodak.py writes.
+PSNR and at equal MS-SSIM against effort 0, of the files and qualities that each effort has, and effort_bd_rate.csv: of those
+that have all files, against the curves of kodak_means.csv, which kodak.py writes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rdcodec.codecs.evaluation.points import OURS, MeanPoint, Point, means, writ
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.evaluation import TASK, reference_of
 
-QUALITIES = 12, 32, 52, 72
+QUALITIES = 4, 12, 32, 52, 72, 84
 NONE = "effort 0"
 
 
@@ -32,12 +32,13 @@ def setting(codec: ImageCodec, name: str) -> ImageCodec:
 
 
 def write(output: Path, points: list[Point]) -> None:
-    """The means over the files that each effort has, and its rates against effort 0 on the same files."""
+    """Rates of each effort against effort 0, on the files and at the qualities that it has."""
     names = list(dict.fromkeys(point.codec for point in points))
     table = []
     for name in names[1:]:
-        files = {point.file for point in points if point.codec == name}
-        rows = means(point for point in points if point.codec in (NONE, name) and point.file in files)
+        own = {(point.file, point.setting) for point in points if point.codec == name}
+        rows = means(point for point in points if point.codec in (NONE, name) and (point.file, point.setting) in own)
+        files = {file for file, _ in own}
         psnr, ms_ssim = (round(bd_rate(rows, NONE, metric, RATES_BPP, ours=name), 2) for metric in TASK.metrics)
         table.append({
             "setting": name, "images": len(files), "bd_rate_psnr_percent": psnr, "bd_rate_ms_ssim_percent": ms_ssim,

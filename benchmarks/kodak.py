@@ -48,10 +48,10 @@ def extended(path: Path, name: str, reference: Reference[Any], images: Path) -> 
     """All points of a CSV, with those of a codec on a folder's PNG files, which are written there file by file. What it has
     is not coded again."""
     points = read_points(path, TASK) if path.exists() else []
-    done = {point.file for point in points if point.codec == name}
+    done = {(point.file, point.setting) for point in points if point.codec == name}
     for file in track(sorted(images.glob("*.png")), description=name):
-        if file.name not in done:
-            points += evaluate(TASK, {name: reference}, [file])
+        if missing := tuple(setting for setting in reference.settings if (file.name, setting) not in done):
+            points += evaluate(TASK, {name: replace(reference, settings=missing)}, [file])
             write_points(path, TASK, points)
     return points
 
