@@ -113,7 +113,7 @@ def test_torch_and_numpy_files_in_and_out(run, tmp_path):
     for source, target, message in (
         ("a.rdc", "x.npz", "numpy does not take it: .*BFloat16"),
         ("b.rdc", "x.npy", "3 tensors; an .npy file has one"),
-        ("b.rdc", "x.png", "would be .safetensors, not .png"),
+        ("b.rdc", "x.png", "the output x.png; its name must end in one of .safetensors, .pt, .npz, .npy"),
         ("b.rdc", "x.xyz", "its name must end in one of .safetensors, .pt, .npz, .npy"),
     ):
         code, _, err = run("decode", source, "-o", target)
