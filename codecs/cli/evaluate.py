@@ -164,6 +164,7 @@ def code_all(
         show: the update of a line of `bar`, which only a terminal shows; elsewhere each of several files has a line.
     """
     from ..evaluation.run import evaluate
+    from ..evaluation.unfinished import is_unfinished
 
     done = begun(unfinished, fresh)
     every = runs * sum(len(codec.settings) for codec in codecs.values())
@@ -183,7 +184,12 @@ def code_all(
             errors.print(one_line(f"codec: {points[-1].file}: {count} of {len(paths)} done, {seconds:.1f} s"))
 
     task = unfinished.task
-    return evaluate(task, codecs, tuple(paths), runs=runs, progress=advance, left_out=without, done=done, keep=keep)
+    try:
+        return evaluate(task, codecs, tuple(paths), runs=runs, progress=advance, left_out=without, done=done, keep=keep)
+    except KeyboardInterrupt:
+        if is_unfinished(unfinished.output):
+            errors.print(one_line(f"codec: note: what is done is kept in {unfinished.output}; the same command goes on"))
+        raise
 
 
 def begun(unfinished: "Unfinished", fresh: bool) -> "list[Point]":
