@@ -235,9 +235,7 @@ def test_clipping_is_told(run, tmp_path):
     assert run("encode", "talk.wav")[0] == 0 and "clipped" not in run("decode", "talk.rdc", "-o", "talk.flac")[2]
 
 
-@pytest.mark.parametrize(
-    "given", [b"", b"\1", wav_header(RATE, 1, None)], ids=["nothing", "an odd byte", "a WAV's head"]
-)
+@pytest.mark.parametrize("given", [b"", b"\1", wav_header(RATE, 1, None)], ids=["nothing", "an odd byte", "a WAV's head"])
 def test_a_pipe_without_a_whole_sample_leaves_nothing_behind(run, given):
     code, out, err = run("encode", "-", *(() if given[:4] == b"RIFF" else ("--pcm", "16000")), stdin=given)
     assert (code, out) == (1, b"") and ("is empty" in err or "left over" in err)
