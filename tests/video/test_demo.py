@@ -25,7 +25,7 @@ class StandIn:
 
     stream_hash = b""
 
-    def encode(self, frames: np.ndarray, *, rate: Fraction, quality: int) -> bytes:
+    def encode(self, frames: np.ndarray, *, rate: Fraction, quality: int, group: int) -> bytes:
         return REFERENCES["x265-veryfast-g12"].encode(Footage(frames, rate), 40 - 0.3 * quality)
 
     def decode(self, data: bytes) -> SimpleNamespace:

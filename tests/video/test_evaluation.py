@@ -91,7 +91,7 @@ def test_ours_gets_pixels_and_rate(moving):
     class Toy:
         stream_hash = b""
 
-        def encode(self, frames, *, rate, quality):
+        def encode(self, frames, *, rate, quality, group):
             assert rate == moving.rate and quality == 30 and frames is moving.rgb
             return b"data"
 
