@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import os
 import zlib
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,11 +26,12 @@ from .groups import SAME, GroupPass
 from .header import TIMES
 from .streaming import Arrival, Arrivals
 from .timing import TICK_S, Clock
+from .whole_or_none import WholeOrNone
 
 _SYMBOL_BYTES = 4
 
 
-class StreamWriter:
+class StreamWriter(WholeOrNone):
     """Writer of a live video's file; a context manager. What is interrupted or fails within it leaves no file, so catch in
     there what is to end a recording. Until it is closed, groups lie in a file without a name beside it.
 
@@ -58,13 +57,10 @@ class StreamWriter:
         self._writer: Write | None = None
         self._group: GroupPass | None = None
         self._grey: Write | None = None
-        self._stack = ExitStack()
-        try:
+        super().__init__()
+        with self._ending_on_error():
             self._file = self._stack.enter_context(container.replaced(Path(path)))
             self._kept = self._stack.enter_context(TemporaryFile(dir=Path(os.path.realpath(path)).parent))
-        except BaseException as error:
-            self._stack.__exit__(type(error), error, error.__traceback__)
-            raise
 
     @property
     def ended(self) -> bool:
@@ -125,18 +121,13 @@ class StreamWriter:
             InputError: no frame was pushed, or it is closed already.
         """
         self._check_open()
-        try:
-            self._write()
-        except BaseException as error:
-            self._stack.__exit__(type(error), error, error.__traceback__)
-            raise
-        self._stack.close()
+        super().close()
 
     def _check_open(self) -> None:
         if self._file.closed:
             raise InputError("the file is closed; begin another one")
 
-    def _write(self) -> None:
+    def _finish(self) -> None:
         frames = len(self._clock)
         if not frames:
             raise InputError("a video needs at least one frame")
@@ -160,15 +151,6 @@ class StreamWriter:
         if times is not None:
             file.add(container.METADATA, TIMES + times)
         file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._stack.__exit__(kind, error, trace)
 
 
 class Chunk(NamedTuple):

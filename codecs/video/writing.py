@@ -19,12 +19,10 @@ so in ``.mp4`` alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from ...entropy_models.errors import InputError
 from .. import container
@@ -32,9 +30,10 @@ from .formats import SILENT, WRITTEN, names_a_folder
 from .frames import Format, Frame
 from .muxing import KINDS, GifMuxer, Muxer
 from .picture_folders import PictureFolderWriter, PictureWriter
+from .whole_or_none import WholeOrNone
 
 
-class VideoWriter:
+class VideoWriter(WholeOrNone):
     """Writer of a video; a context manager. What is interrupted or fails leaves no file, and changes none that was there.
 
     Args:
@@ -79,12 +78,9 @@ class VideoWriter:
         if video.aspect != 1 and suffix != ".mp4":  # the others take it from a field that PyAV 18 does not set
             self.notices.append(f"pixels {video.aspect} times as wide as high are shown square; .mp4 keeps their shape")
         self._constant, self._numbers, self._force = suffix == ".y4m", numbers, force
-        self._stack = ExitStack()
-        try:
+        super().__init__()
+        with self._ending_on_error():
             self._sink = self._opened(target, folder, suffix, sound, tags or {})
-        except BaseException as error:
-            self._stack.__exit__(type(error), error, error.__traceback__)
-            raise
 
     def _opened(
         self, target: str | Path | BinaryIO, folder: bool, suffix: str, sound: bytes | None, tags: Mapping[str, str]
@@ -138,26 +134,7 @@ class VideoWriter:
         if abs(off) > Fraction(1, 2) and notice not in self.notices:
             self.notices.append(notice)
 
-    def close(self) -> None:
-        """Write what is left, and put the file in its place.
-
-        Raises:
-            InputError: no frame was written.
-        """
-        try:
-            if not self._count:
-                raise InputError("a video needs at least one frame")
-            self._sink.finish()
-        except BaseException as error:
-            self._stack.__exit__(type(error), error, error.__traceback__)
-            raise
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._stack.__exit__(kind, error, trace)
+    def _finish(self) -> None:
+        if not self._count:
+            raise InputError("a video needs at least one frame")
+        self._sink.finish()
