@@ -13,7 +13,7 @@ class Counted:
 
     def __init__(self, reader: Coder, tables: Tables) -> None:
         self._reader, self._told = reader, 0.0
-        self._measure = Measure(Tables(tables.counts, tables.skip_level))  # no dead zone: symbols are whole already
+        self._measure = Measure(tables)  # whole numbers stay what they are in any dead zone
 
     def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None, *, side: bool = False) -> Tensor:
         """`Coder.code`."""

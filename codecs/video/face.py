@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -44,6 +43,7 @@ from .header import (
     TIMES,
     VideoHeader,
     checked_range,
+    checked_rate,
     extras_of,
     parse,
     show_frames,
@@ -59,8 +59,6 @@ if TYPE_CHECKING:
 
 KBPS_MAX = 1e6
 FPS_MIN, FPS_MAX = 0.001, 1000.0
-FPS_PARTS = 100_000
-"""The largest denominator of a rate."""
 AUDIO = "copy", "speech", "none"
 
 
@@ -207,7 +205,7 @@ class VideoFace(Foldered, Framed, Tagged):
             "encode video", lambda: VideoCodec.load(model=options.model, device=desk.device, threads=options.threads)
         )
         codec = codec.with_effort(options.effort, tune=options.tune)
-        rate = RATE if options.fps is None else Fraction(options.fps).limit_denominator(FPS_PARTS)
+        rate = RATE if options.fps is None else checked_rate(options.fps)
         with VideoFile(source, rate=rate) as video:
             times = video.times()
             header = header_of(video, len(times), options)
