@@ -147,7 +147,7 @@ class VideoValidation:
         self.shares: list[tuple[int, float]] = []
         """Quality of each chain, and its share."""
         self.distortions: list[float] = []
-        self.tables = start_tables().with_deadzone(LAGRANGIAN)
+        self.tables = start_tables()
 
     def new_coder(self) -> Measure:
         return Measure(self.tables)
