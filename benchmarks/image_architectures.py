@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from models import TIMED_QUALITY, parameters, times
 from rdcodec.codecs.evaluation.bd_rate import bd_rate
 from rdcodec.codecs.evaluation.points import means, read_points, write_csv, write_points
 from rdcodec.codecs.evaluation.run import evaluate
-from rdcodec.codecs.evaluation.timing import interleaved
 from rdcodec.codecs.image.architectures import ARCHITECTURES, COARSE
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.dcvc_rt import Analysis, ImageConfig, ImageNetwork, Synthesis
@@ -43,7 +42,7 @@ from rdcodec.training.image.module import ImageTraining
 from torch.utils.flop_counter import FlopCounterMode
 
 QUALITIES = 10, 26, 42, 58, 74, 90
-PICTURES, TIMED_QUALITY, ROUNDS = 5, 50, 3
+PICTURES = 5
 SIDE = 256
 """Rows and columns of the picture whose multiplications are counted."""
 OURS, S2LIC = ImageConfig(), S2licConfig()
@@ -155,19 +154,12 @@ def kmac_per_pixel(codec: ImageCodec) -> dict[str, float]:
     return {"encode": analysis + coding, "decode": coding + synthesis}
 
 
-def seconds(codec: ImageCodec, pixels: np.ndarray) -> dict[str, float]:
-    """CPU seconds of coding one picture."""
-    data = codec.encode(pixels, quality=TIMED_QUALITY)
-    calls = {"encode": lambda: codec.encode(pixels, quality=TIMED_QUALITY), "decode": lambda: codec.decode(data)}
-    return interleaved(calls, ROUNDS, clock=time.process_time, figure=min)
-
-
-def facts(codec: ImageCodec, steps: int, minutes: float, pixels: np.ndarray) -> dict[str, Any]:
+def facts(codec: ImageCodec, steps: int, minutes: float, picture: Path) -> dict[str, Any]:
     """What a line of the table has beside its rates."""
     return {
-        "minutes": f"{minutes:g}", "steps": steps, "parameters": sum(p.numel() for p in codec.network.state_dict().values()),
+        "minutes": f"{minutes:g}", "steps": steps, "parameters": parameters(codec),
         **{f"{way}_kmac_per_pixel": f"{value:.0f}" for way, value in kmac_per_pixel(codec).items()},
-        **{f"{way}_s": f"{value:.3f}" for way, value in seconds(codec, pixels).items()},
+        **{f"{way}_s": f"{of['']:.3f}" for way, of in times({"": codec}, picture).items()},
     }  # fmt: skip
 
 
@@ -193,7 +185,7 @@ def main() -> None:
         codec, steps = trained(settings, args.photos, args.minutes, args.cache)
         points = [point for point in points if point.codec != name]
         points += evaluate(TASK, {name: reference_of(codec, QUALITIES)}, pictures)
-        table[name] = {"architecture": name} | facts(codec, steps, args.minutes, TASK.read(pictures[0]))
+        table[name] = {"architecture": name} | facts(codec, steps, args.minutes, pictures[0])
         rows, first = means(points), next(iter(RUNS))
         for other, line in table.items():
             for metric in TASK.metrics:
