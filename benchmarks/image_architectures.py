@@ -5,7 +5,8 @@ one's transforms with the other's context.
 
 Time is the processor's, of all threads, so that neighbours on the machine do not count. Real bytes of the validation
 pictures. Writes image_architectures_points.csv and image_architectures.csv after each, and a second call goes on where the
-first was interrupted. Ours begins as a block DCT in the codec's recipe, which is the last line of the table.
+first was interrupted. Two crops a step: the slower an architecture, the fewer steps it has, so one more line is ours with
+the steps of S2LIC alone. Ours begins as a block DCT in the codec's recipe, which is the last line of the table.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from models import TIMED_QUALITY, parameters, times
 from rdcodec.codecs.evaluation.bd_rate import bd_rate
-from rdcodec.codecs.evaluation.points import means, read_points, write_csv, write_points
+from rdcodec.codecs.evaluation.points import Point, means, read_points, write_csv, write_points
 from rdcodec.codecs.evaluation.run import evaluate
 from rdcodec.codecs.image.architectures import ARCHITECTURES, COARSE
 from rdcodec.codecs.image.codec import ImageCodec
@@ -42,7 +43,7 @@ from rdcodec.training.image.module import ImageTraining
 from torch.utils.flop_counter import FlopCounterMode
 
 QUALITIES = 10, 26, 42, 58, 74, 90
-PICTURES = 5
+PICTURES, BATCH = 5, 2
 SIDE = 256
 """Rows and columns of the picture whose multiplications are counted."""
 OURS, S2LIC = ImageConfig(), S2licConfig()
@@ -100,26 +101,30 @@ class GatedNetwork(S2licNetwork):
 
 
 class Trained(ImageTraining):
-    """A training whose length is CPU time of this process."""
+    """A training whose length is CPU time of this process, or steps where they are given."""
 
     architectures = ARCHITECTURES | {
         SWIN: Architecture(config=SwinConfig, network=SwinNetwork, coarse=COARSE),
         GATED: Architecture(config=GatedConfig, network=GatedNetwork, coarse=COARSE),
     }
 
-    def __init__(self, minutes: float, **settings: Any) -> None:
+    def __init__(self, minutes: float, steps: int | None = None, **settings: Any) -> None:
         super().__init__(**settings)
-        self.end_s, self.begin_s = 60 * minutes, time.process_time()
+        self.steps, self.end_s, self.begin_s = steps, 60 * minutes, time.process_time()
 
     def progress(self) -> float:
-        return min(1.0, (time.process_time() - self.begin_s) / self.end_s)
+        done = self.global_step / self.steps if self.steps else (time.process_time() - self.begin_s) / self.end_s
+        return min(1.0, done)
 
 
+SAME_STEPS = "ours, steps of s2lic"
 RUNS: dict[str, dict[str, Any]] = {
     "ours": {"dct_start": False},
     "s2lic": {"network": "s2lic"},
     "s2lic's transforms, our context": {"network": SWIN, "dct_start": False},
     "our transforms, s2lic's context": {"network": GATED},
+    SAME_STEPS: {"dct_start": False},
+    "s2lic, halves blind to anchors": {"network": "s2lic", "architecture": {"anchor_context": 0}},
     "ours, from a DCT": {},
 }
 """What each training has of its own."""
@@ -133,7 +138,7 @@ def trained(settings: dict[str, Any], photos: Path, minutes: float, cache: Path)
         accelerator="cpu", max_steps=-1, gradient_clip_val=1.0, logger=False, enable_checkpointing=False,
         enable_model_summary=False, callbacks=[EMAWeightAveraging(decay=0.99)],
     )  # fmt: skip
-    trainer.fit(module, ImageData(photos, crop=128, batch_size=8, graphics=0.03, camera=0.7, cache=cache))
+    trainer.fit(module, ImageData(photos, crop=128, batch_size=BATCH, graphics=0.03, camera=0.7, cache=cache))
     return ImageCodec(frozen(module.network, module.architecture), start_tables(), bytes(8)), trainer.global_step
 
 
@@ -157,10 +162,38 @@ def kmac_per_pixel(codec: ImageCodec) -> dict[str, float]:
 def facts(codec: ImageCodec, steps: int, minutes: float, picture: Path) -> dict[str, Any]:
     """What a line of the table has beside its rates."""
     return {
-        "minutes": f"{minutes:g}", "steps": steps, "parameters": parameters(codec),
+        "minutes": f"{minutes:.1f}", "steps": steps, "parameters": parameters(codec),
         **{f"{way}_kmac_per_pixel": f"{value:.0f}" for way, value in kmac_per_pixel(codec).items()},
         **{f"{way}_s": f"{of['']:.3f}" for way, of in times({"": codec}, picture).items()},
     }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The two files. Read anew for each line, as another process may write others of them."""
+
+    folder: Path
+
+    def read(self) -> tuple[dict[str, dict[str, Any]], list[Point]]:
+        """Lines of the table by architecture, and points."""
+        table, points = self.folder / "image_architectures.csv", self.folder / "image_architectures_points.csv"
+        if not table.exists():
+            return {}, []
+        with table.open(newline="") as file:
+            return {row["architecture"]: row for row in csv.DictReader(file)}, read_points(points, TASK)
+
+    def add(self, name: str, line: dict[str, Any], new: list[Point]) -> None:
+        """Write another line; rates of all are those against the first."""
+        table, points = self.read()
+        points = [point for point in points if point.codec != name] + new
+        table[name] = {"architecture": name} | line
+        rows, first = means(points), next(iter(RUNS))
+        for other, of in table.items():
+            for metric in TASK.metrics:
+                rate = bd_rate(rows, first, metric, ours=other) if {first} < {*table} else 0.0
+                of[f"bd_rate_{metric.column.removesuffix('_db')}_percent"] = f"{rate:.1f}"
+        write_points(self.folder / "image_architectures_points.csv", TASK, points)
+        write_csv(self.folder / "image_architectures.csv", [table[name] for name in RUNS if name in table])
 
 
 def main() -> None:
@@ -169,30 +202,21 @@ def main() -> None:
     parser.add_argument("validation", type=Path, help=f"folder of other pictures, of which the first {PICTURES} are coded")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--minutes", type=float, default=20, help="CPU minutes of each training")
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), help="these lines alone")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="folder of decoded training pictures")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    path, points_path = args.output / "image_architectures.csv", args.output / "image_architectures_points.csv"
-    table: dict[str, dict[str, Any]] = {}
-    if path.exists():
-        with path.open(newline="") as file:
-            table = {row["architecture"]: row for row in csv.DictReader(file)}
-    points = read_points(points_path, TASK) if points_path.exists() else []
-    pictures = find_images(args.validation)[:PICTURES]
-    for name, settings in RUNS.items():
+    kept, pictures = Kept(args.output), find_images(args.validation)[:PICTURES]
+    for name in args.only:
+        table, _ = kept.read()
         if name in table:
             continue
+        settings = RUNS[name] | ({"steps": int(table["s2lic"]["steps"])} if name == SAME_STEPS else {})
+        began_s = time.process_time()
         codec, steps = trained(settings, args.photos, args.minutes, args.cache)
-        points = [point for point in points if point.codec != name]
-        points += evaluate(TASK, {name: reference_of(codec, QUALITIES)}, pictures)
-        table[name] = {"architecture": name} | facts(codec, steps, args.minutes, pictures[0])
-        rows, first = means(points), next(iter(RUNS))
-        for other, line in table.items():
-            for metric in TASK.metrics:
-                rate = 0.0 if other == first else bd_rate(rows, first, metric, ours=other)
-                line[f"bd_rate_{metric.column.removesuffix('_db')}_percent"] = f"{rate:.1f}"
-        write_points(points_path, TASK, points)
-        write_csv(path, list(table.values()))
+        minutes = (time.process_time() - began_s) / 60
+        points = evaluate(TASK, {name: reference_of(codec, QUALITIES)}, pictures)
+        kept.add(name, facts(codec, steps, minutes, pictures[0]), points)
 
 
 if __name__ == "__main__":
