@@ -23,8 +23,9 @@ from rdcodec.codecs import load
 from rdcodec.codecs.evaluation.metrics import psnr_db
 from rdcodec.codecs.video import groups
 from rdcodec.codecs.video.clip import Clip
-from rdcodec.codecs.video.codec import VideoCodec, header_of
+from rdcodec.codecs.video.codec import VideoCodec
 from rdcodec.codecs.video.evaluation import TASK
+from rdcodec.codecs.video.header import LOW_DELAY, PYRAMID
 from rdcodec.codecs.video.stem import StemNetwork
 from rdcodec.entropy_models.coder import Measure
 from references import RESULTS, Output
@@ -34,9 +35,9 @@ FRAMES = 17
 QUALITIES = (10, 30, 60)
 
 
-def still(frame: torch.Tensor, reference: torch.Tensor, before: torch.Tensor, quality: int) -> torch.Tensor:
+def still(frame: torch.Tensor, reference: torch.Tensor, expected: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
     """No motion, for `groups.searched`."""
-    return torch.zeros_like(before)
+    return torch.zeros_like(expected)
 
 
 def nothing_copied(network: StemNetwork, y: torch.Tensor, moved: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
@@ -49,29 +50,30 @@ def not_fused(network: StemNetwork, coded: torch.Tensor, *rest: Any) -> torch.Te
     return coded
 
 
-PARTS: dict[str, tuple[Callable[[], Any], dict[str, int]]] = {
+PARTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     EVERYTHING: (nullcontext, {}),
     "no copies": (lambda: patch.object(StemNetwork, "worth_copying", nothing_copied), {}),
     "no fusion": (lambda: patch.object(StemNetwork, "fused", not_fused), {}),
+    "frames as shown, without pyramids": (nullcontext, {"lifts": LOW_DELAY}),
     "no motion": (lambda: patch.object(groups, "searched", still), {}),
-    "first frames at the quality of the rest": (nullcontext, {"lift": 0}),
-    "every frame on its own": (nullcontext, {"group": 1, "lift": 0}),
+    "first frames at the quality of the rest": (nullcontext, {"lifts": (PYRAMID[1], *PYRAMID[1:])}),
+    "every frame on its own": (nullcontext, {"group": 1, "lifts": (0, 0)}),
 }
 """What is switched off, and fields of the header."""
 
 
-def curve(codec: VideoCodec, frames: np.ndarray, change: dict[str, int]) -> np.ndarray:
+def curve(codec: VideoCodec, frames: np.ndarray, change: dict[str, Any]) -> np.ndarray:
     """Rate in bits per pixel and PSNR in dB at every quality, (qualities, 2)."""
     points = []
     for quality in QUALITIES:
-        header = replace(header_of(Clip(frames=frames), quality, FRAMES), **change)
+        header = replace(codec.header_of(Clip(frames=frames), quality, FRAMES, low_delay=False), **change)
         bits, psnrs_db = 0.0, []
         for start in range(0, len(frames), header.group):
             measure = Measure(codec.tables)
-            encoder = groups.GroupEncoder(codec.image, codec.stem, codec.tables, header)
-            for frame in frames[start : start + header.group]:
-                encoder.code(measure, frame)
-                psnrs_db.append(psnr_db(frame, encoder.shown))
+            group = frames[start : start + header.group]
+            encoder = groups.GroupEncoder(codec.image, codec.stem, codec.tables, header, frames=len(group))
+            for frame in group:
+                psnrs_db += [psnr_db(group[coded.number], coded.shown) for coded in encoder.code(measure, frame)]
             bits += float(measure.bits[0])
         points.append((bits / frames[..., 0].size, float(np.mean(psnrs_db))))
     return np.array(points)

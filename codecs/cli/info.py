@@ -74,7 +74,8 @@ def frame_table(frames: list[dict[str, Any]]) -> Table:
     """A row for each frame."""
     table = Table(*frames[0])
     for frame in frames:
-        table.add_row(*map(str, frame.values()))
+        values = (" ".join(map(str, value)) if isinstance(value, list) else str(value) for value in frame.values())
+        table.add_row(*values)
     return table
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from copy import copy
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Self
 
@@ -31,7 +33,20 @@ from .architectures import ARCHITECTURES
 from .clip import RATE, Clip
 from .counting import Counted
 from .groups import KINDS, GroupEncoder, GroupPass, RefinedPass, shown
-from .header import GROUP, STREAM_ID, TAG_BYTES, VideoHeader, checked_header, checked_range, checked_rate, extras_of, parse
+from .header import (
+    GROUP,
+    LOW_DELAY,
+    PYRAMID,
+    STREAM_ID,
+    TAG_BYTES,
+    VideoHeader,
+    checked_header,
+    checked_range,
+    checked_rate,
+    extras_of,
+    parse,
+)
+from .ordering import chosen_lifts, tried
 from .stem import StemNetwork
 
 GREY = 128
@@ -113,6 +128,7 @@ class VideoCodec:
         rate: Fraction | float = RATE,
         quality: int | None = None,
         group: int = GROUP,
+        low_delay: bool | None = None,
         progress: Progress | None = None,
     ) -> bytes:
         """Compress a clip to the bytes of an .rdc file.
@@ -121,6 +137,8 @@ class VideoCodec:
             rate: of an array or pictures, in frames per second; others know their own.
             quality: 0..100; None: 50.
             group: frames from one that can be decoded on its own to the next.
+            low_delay: code each frame as it comes, with the one before as its only reference: the very file that `recording`
+                keeps. False: pyramids (`order`). None: what tells more in its bits, by trial of some frames.
             progress: called with (frames done, frames in all).
 
         Raises:
@@ -128,7 +146,7 @@ class VideoCodec:
             OSError: a file cannot be read.
         """
         clip = clip_of(signal, rate)
-        header = header_of(clip, quality, group)
+        header = self.header_of(clip, quality, group, low_delay)
         groups = self.encode_groups(clip.frames, header, progress=progress)
         chunks = [(container.DATA, body) for body in groups]
         chunks += [(container.METADATA, tag + body) for tag, body in clip.extras.items()]
@@ -137,7 +155,7 @@ class VideoCodec:
     def encode_groups(
         self, frames: Iterable[np.ndarray], header: VideoHeader, *, progress: Progress | None = None
     ) -> Iterator[bytes]:
-        """The chunk of each group, of frames that come one by one; no more than one is kept.
+        """The chunk of each group, of frames that come one by one; no more are kept than from an anchor to the next.
 
         Raises:
             ValueError: frames are of another size or number than the header says. No group is cut short: frames of a number
@@ -146,8 +164,8 @@ class VideoCodec:
         packed, coming, done = header.pack(), iter(frames), 0
         for index in range(header.groups):
             writer = new_writer(self.tables, packed)
-            encoder = self.encoder_of(header)
             numbers = header.frames_of(index)
+            encoder = self.encoder_of(header, len(numbers))
             for frame in islice(coming, len(numbers)):
                 with self.at_work(header):
                     encoder.code(writer, checked_frame(frame, header))
@@ -180,7 +198,7 @@ class VideoCodec:
         more late in a group, whose frames are made of those before.
 
         Args:
-            start, stop: only these frames; only the groups they need are read, each from its beginning.
+            start, stop: only these frames; of the groups that hold them, what they are made of is decoded.
             every: of these, every so many.
             salvage: grey frames for damaged groups, with ``notices`` and ``lost`` of them.
             progress: called with (frames done, frames that must be decoded).
@@ -224,18 +242,21 @@ class VideoCodec:
             wanted: numbers of frames, looked up often: a range or a set.
             lost: is told damaged groups, whose frames are grey; None: they raise.
         """
-        groups = sorted({number // header.group for number in wanted})
-        ends = {index: max(n for n in header.frames_of(index) if n in wanted) + 1 for index in groups}
-        total = sum(ends[index] - header.frames_of(index)[0] for index in groups)
+        groups = [
+            (index, [number for number in header.frames_of(index) if number in wanted])
+            for index in sorted({number // header.group for number in wanted})
+        ]
+        total = sum(header.needed(index, numbers)[1] for index, numbers in groups)
         done = 0
-        for index in groups:
-            numbers = range(header.frames_of(index)[0], ends[index])
-            for number, frame in zip(numbers, self._group(stream, header, index, numbers, lost), strict=True):
-                done += 1
-                if progress:
-                    progress(done, total)
-                if number in wanted:
-                    yield frame
+
+        def tick(frames: int = 1) -> None:
+            nonlocal done
+            done += frames
+            if progress:
+                progress(done, total)
+
+        for index, numbers in groups:
+            yield from self._group(stream, header, index, numbers, lost, tick)
 
     def estimate(
         self,
@@ -244,34 +265,36 @@ class VideoCodec:
         rate: Fraction | float = RATE,
         quality: int | None = None,
         group: int = GROUP,
+        low_delay: bool | None = None,
         progress: Progress | None = None,
     ) -> Estimate[Clip]:
         """Ideal bits of the groups' symbols and what `decode` will return, without a stream. Arguments and errors as
         `encode`."""
         clip = clip_of(signal, rate)
-        header = header_of(clip, quality, group)
+        header = self.header_of(clip, quality, group, low_delay)
         frames, bits = np.empty_like(clip.frames), 0.0
         with self.at_work(header):
             for index in range(header.groups):
                 measure = Measure(self.tables)
-                encoder = self.encoder_of(header)
-                for number in header.frames_of(index):
-                    encoder.code(measure, clip.frames[number])
-                    frames[number] = encoder.shown
+                numbers = header.frames_of(index)
+                encoder = self.encoder_of(header, len(numbers))
+                for number in numbers:
+                    for coded in encoder.code(measure, clip.frames[number]):
+                        frames[numbers[coded.number]] = coded.shown
                     if progress:
                         progress(number + 1, header.frames)
                 bits += float(measure.bits[0])
         return Estimate(bits, Clip(frames=frames, rate=clip.rate, extras=clip.extras, source=clip.source))
 
-    def frame_bits(self, frames: Iterable[np.ndarray], header: VideoHeader) -> list[float]:
-        """Ideal bits of each frame of the beginning of a group."""
-        measure, totals = Measure(self.tables), [0.0]
-        encoder = self.encoder_of(header)
+    def frame_bits(self, frames: Sequence[np.ndarray], header: VideoHeader) -> tuple[float, float]:
+        """Ideal bits of the first frame of a group of these, and of each other on average."""
+        measure, encoder = Measure(self.tables), self.encoder_of(header, len(frames))
+        totals = []
         for frame in frames:
             with self.at_work(header):
                 encoder.code(measure, checked_frame(frame, header))
             totals.append(float(measure.bits[0]))
-        return [after - before for before, after in pairwise(totals)]
+        return totals[0], (totals[-1] - totals[0]) / max(1, len(frames) - 1)
 
     def verify(self, data: bytes | container.Stream) -> list[str]:
         """Check every chunk and decode every symbol, but no pixels. Returns an empty list: nothing is left unchecked.
@@ -283,7 +306,7 @@ class VideoCodec:
         errors: list[BitstreamError] = []
         for index in range(header.groups):
             try:
-                for _ in self._read(stream, header, index, blank=True):
+                for _ in self._read(stream, header, index, ()):
                     pass
             except BitstreamError as error:
                 errors.append(type(error)(f"{header.group_name(index)}: {error}"))
@@ -292,22 +315,26 @@ class VideoCodec:
         return []
 
     def frame_table(self, data: bytes | container.Stream) -> list[dict[str, Any]]:
-        """``frame``, ``group``, ``kind`` (of `KINDS`) and ideal ``bits`` of each frame, of symbols alone, as `verify` reads
-        them. Errors as of `verify`, but of the first damaged group."""
+        """``frame``, ``group``, ``kind`` (of `KINDS`), ``references``, the frames it may be made of, and ideal ``bits`` of
+        each frame, of symbols alone, as `verify` reads them. Errors as of `verify`, but of the first damaged group."""
         stream, header = self.parsed(data)
         table: list[dict[str, Any]] = []
         for index in range(header.groups):
-            group = GroupPass(self.image, self.stem, header, blank=True)
+            numbers = header.frames_of(index)
+            group = GroupPass(self.image, self.stem, header, frames=len(numbers), pixels=())
             try:
                 with self.at_work(header), reading(self.tables, header.pack(), stream.chunk(index)) as reader:
                     counted = Counted(reader, self.tables)
-                    for number in header.frames_of(index):
+                    for _ in numbers:
                         kind = KINDS[group.code(counted)]
-                        bits = round(counted.more_bits(), 2)
-                        table.append({"frame": number, "group": index, "kind": kind, "bits": bits})
+                        place = group.place
+                        shown_again = {"intra": (), "same": (place.before,), "next": (place.after,)}
+                        made_of = [numbers[n] for n in shown_again.get(kind, place.references) if n is not None]
+                        frame = {"frame": numbers[group.place.number], "group": index, "kind": kind, "references": made_of}
+                        table.append(frame | {"bits": round(counted.more_bits(), 2)})
             except BitstreamError as error:
                 raise type(error)(f"{header.group_name(index)}: {error}") from None
-        return table
+        return sorted(table, key=lambda line: line["frame"])
 
     def measurer(
         self,
@@ -315,6 +342,7 @@ class VideoCodec:
         *,
         rate: Fraction | float = RATE,
         group: int = GROUP,
+        low_delay: bool | None = None,
         progress: Progress | None = None,
     ) -> Callable[[int], int]:
         """A function from quality to the bytes that `encode` writes at least: a few a group fewer."""
@@ -322,17 +350,44 @@ class VideoCodec:
         extra = sum(container.ENTRY_BYTES + TAG_BYTES + len(body) for body in clip.extras.values())
 
         def measure(quality: int) -> int:
-            header = header_of(clip, quality, group)
+            header = self.header_of(clip, quality, group, low_delay)
+            as_shown = header.lifts == LOW_DELAY
             fixed = container.table_end(len(header.pack()), header.groups) + LEAST_BYTES * header.groups
-            bits = self.estimate(clip, quality=quality, group=group, progress=progress).bits
+            bits = self.estimate(clip, quality=quality, group=group, low_delay=as_shown, progress=progress).bits
             return int(bits / 8) + fixed + extra
 
         return measure
 
-    def encoder_of(self, header: VideoHeader) -> GroupEncoder:
-        """An encoder of the frames of one group, with this codec's effort."""
+    def header_of(
+        self, clip: Clip, quality: int | None = None, group: int = GROUP, low_delay: bool | None = None
+    ) -> VideoHeader:
+        """The header that `encode` gives a clip. Arguments and errors as there."""
+        frames, height, width, _ = clip.frames.shape
+        header = checked_header(
+            width=width, height=height, frames=frames, rate=clip.rate, quality=quality, group=group, source=clip.source
+        )
+        return self.with_order(header, low_delay, lambda numbers: list(clip.frames[numbers.start : numbers.stop]))
+
+    def with_order(
+        self, header: VideoHeader, low_delay: bool | None, frames: Callable[[range], Sequence[np.ndarray]]
+    ) -> VideoHeader:
+        """A header with the lifts of an order: the one that is asked for, or, None, what tells more in its bits.
+
+        Args:
+            frames: gives those of some numbers, for the trial.
+        """
+        if low_delay is None:
+            samples = (frames(numbers) for numbers in tried(header))
+            with self.at_work(header):
+                lifts = chosen_lifts(samples, header, self.tables, self.with_effort(0).encoder_of)
+        else:
+            lifts = LOW_DELAY if low_delay else PYRAMID
+        return replace(header, lifts=lifts)
+
+    def encoder_of(self, header: VideoHeader, frames: int | None = None) -> GroupEncoder:
+        """An encoder of the frames of one group, by default as many as the header says, with this codec's effort."""
         group = partial(RefinedPass, tables=self.tables, effort=self.effort) if self.effort.steps else GroupPass
-        return GroupEncoder(self.image, self.stem, self.tables, header, group)
+        return GroupEncoder(self.image, self.stem, self.tables, header, group, frames=frames)
 
     def parsed(self, data: bytes | container.Stream, *, salvage: bool = False) -> tuple[container.Stream, VideoHeader]:
         """Container and header of a file for these weights. Errors as `decode`."""
@@ -345,32 +400,43 @@ class VideoCodec:
         stream: container.Stream,
         header: VideoHeader,
         index: int,
-        numbers: range,
+        numbers: list[int],
         lost: dict[int, BitstreamError] | None,
+        tick: Callable[..., None],
     ) -> Iterator[np.ndarray]:
-        """Frames of a group from its first on. Where ``lost`` is told of damage, all is read before one is shown."""
+        """The wanted frames of a group, ascending. Where ``lost`` is told of damage, all is read before one is shown."""
         try:
             if lost is not None:
-                for _ in self._read(stream, header, index, blank=True):
+                for _ in self._read(stream, header, index, ()):
                     pass
-            with closing(self._read(stream, header, index)) as groups:
-                whole = len(numbers) == len(header.frames_of(index))
-                for group in groups if whole else islice(groups, len(numbers)):
-                    yield shown(group, header)
+            pixels, steps = header.needed(index, numbers)
+            with closing(self._read(stream, header, index, pixels)) as groups:
+                whole = steps == len(header.frames_of(index))
+                coming, ready = deque(numbers), dict[int, np.ndarray]()
+                for group in groups if whole else islice(groups, steps):
+                    tick()
+                    number = header.frames_of(index)[group.place.number]
+                    if number in coming:
+                        ready[number] = shown(group, header)
+                    while coming and coming[0] in ready:
+                        yield ready.pop(coming.popleft())
         except BitstreamError as error:
             if lost is None:
                 raise type(error)(f"{header.group_name(index)}: {error}") from None
             lost[index] = error
+            tick(header.needed(index, numbers)[1])
             yield from (np.full((header.height, header.width, 3), GREY, np.uint8) for _ in numbers)
 
     def _read(
-        self, stream: container.Stream, header: VideoHeader, index: int, *, blank: bool = False
+        self, stream: container.Stream, header: VideoHeader, index: int, pixels: Collection[int] | None = None
     ) -> Generator[GroupPass, None, None]:
-        """The pass after each frame of a group; who needs no more closes it. Symbols are checked at its end."""
+        """The pass after each frame of a group, with pixels of these; who needs no more closes it. Symbols are checked at
+        its end."""
         chunk = stream.chunk(index)
-        group = GroupPass(self.image, self.stem, header, blank=blank)
+        numbers = header.frames_of(index)
+        group = GroupPass(self.image, self.stem, header, frames=len(numbers), pixels=pixels)
         with reading(self.tables, header.pack(), chunk) as reader:
-            for _ in header.frames_of(index):
+            for _ in numbers:
                 with self.at_work(header):
                     group.code(reader)
                 yield group
@@ -391,18 +457,6 @@ def clip_of(signal: Source, rate: Fraction | float) -> Clip:
     from .whole import read_clip  # imports PyAV
 
     return read_clip(signal, rate)
-
-
-def header_of(clip: Clip, quality: int | None, group: int) -> VideoHeader:
-    """The header of a clip.
-
-    Raises:
-        ValueError: size, quality or group is out of range.
-    """
-    frames, height, width, _ = clip.frames.shape
-    return checked_header(
-        width=width, height=height, frames=frames, rate=clip.rate, quality=quality, group=group, source=clip.source
-    )
 
 
 def checked_frame(frame: np.ndarray, header: VideoHeader) -> np.ndarray:

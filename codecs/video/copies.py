@@ -1,4 +1,4 @@
-"""Blocks that are copied: shown as the moved frame before has them, at no bits, instead of being coded anew.
+"""Blocks that are copied: shown as the moved references have them, at no bits, instead of being coded anew.
 
 What a decoded frame shows can only lose by one more analysis and synthesis. Where motion tells all that is worth telling, a
 block is therefore better kept as it is, and holds its quality for as long as it is copied.
@@ -16,7 +16,7 @@ from .motion import BLOCK
 FIRST_LEVELS, LATER_LEVELS = (11, 13, 16, 17, 16, 13, 8), (9, 13, 17, 14, 9, 7)
 """Levels of a block that is not as expected, by how many votes there are that it is copied; counted on videos."""
 FADE = 8
-"""Pixels over which copied and coded blocks fade into each other."""
+"""Pixels over which blocks of different kinds fade into each other."""
 
 
 def worth_copying(residual: Tensor) -> Tensor:
@@ -36,18 +36,18 @@ def worth_copying(residual: Tensor) -> Tensor:
 def code_copies(coder: Coder, copies: Tensor, before: Tensor) -> Tensor:
     """Code which blocks are copied and return it. The only description of its bitstream.
 
-    Half of the blocks, as on a chessboard, are told with the frame before as what is expected, the rest with their four
+    Half of the blocks, as on a chessboard, are told with the nearest reference as what is expected, the rest with their four
     neighbours, too.
 
     Args:
         copies: (batch, rows, columns), 1 where copied; a reader passes zeros of that shape.
-        before: the same of the frame before.
+        before: the same of the nearest reference.
     """
     _, rows, columns = copies.shape
     row, column = (torch.arange(size, device=copies.device) for size in (rows, columns))
     first = ((row[:, None] + column) % 2 == 0)[None]
-    told = _told(coder, copies, _around(before) + 2 * before, FIRST_LEVELS, first)
-    return told + _told(coder, copies, _around(told) + before, LATER_LEVELS, ~first)
+    told = _told(coder, copies, around_each(before) + 2 * before, FIRST_LEVELS, first)
+    return told + _told(coder, copies, around_each(told) + before, LATER_LEVELS, ~first)
 
 
 def _told(coder: Coder, copies: Tensor, votes: Tensor, levels: tuple[int, ...], active: Tensor) -> Tensor:
@@ -57,8 +57,8 @@ def _told(coder: Coder, copies: Tensor, votes: Tensor, levels: tuple[int, ...], 
     return (expected + coder.code((copies - expected) * active, level, active).to(copies.dtype)).clamp(0, 1) * active
 
 
-def _around(blocks: Tensor) -> Tensor:
-    """How many of the four neighbours of each block are set; those beyond a border count as the block beside them."""
+def around_each(blocks: Tensor) -> Tensor:
+    """The sum of the four neighbours of each block; those beyond a border count as the block beside them."""
     wide = F.pad(blocks[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     return wide[:, :-2, 1:-1] + wide[:, 2:, 1:-1] + wide[:, 1:-1, :-2] + wide[:, 1:-1, 2:]
 
@@ -69,7 +69,15 @@ def with_copies(coded: Tensor, moved: Tensor, copies: Tensor) -> Tensor:
     Args:
         copies: (B, rows, columns).
     """
-    share = copies.repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)[:, None]
-    wide = F.pad(share, (FADE // 2,) * 4, mode="replicate")
-    share = F.avg_pool2d(wide, FADE + 1, stride=1)[:, 0, ..., None]
-    return coded + share * (moved - coded)
+    return coded + softened(copies) * (moved - coded)
+
+
+def softened(blocks: Tensor) -> Tensor:
+    """A value for each block as one for each pixel, (B, height, width, 1), with soft edges.
+
+    Args:
+        blocks: (B, rows, columns).
+    """
+    pixels = blocks.repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)[:, None]
+    wide = F.pad(pixels, (FADE // 2,) * 4, mode="replicate")
+    return F.avg_pool2d(wide, FADE + 1, stride=1)[:, 0, ..., None]

@@ -73,6 +73,14 @@ class EncodeOptions:
         int | None,
         typer.Option(min=1, max=GROUP_MAX, help=f"Frames from one that decodes on its own to the next; default {GROUP}."),
     ] = None
+    low_delay: Annotated[
+        bool | None,
+        typer.Option(
+            "--low-delay/--pyramids",
+            help="Frames made of the one before alone, as live video, or of later ones, too. Default: what tells more in "
+            "its bytes, by trial of some frames.",
+        ),
+    ] = None
     fps: Annotated[
         float | None,
         typer.Option(
@@ -215,10 +223,12 @@ class VideoFace(Foldered, Framed, Tagged):
             size = parse_size(options.size) if options.size else None
             size = size if options.kbps is None else int(options.kbps * 1000 * duration_s / 8)
             if size is None:
+                header = codec.with_order(header, options.low_delay, video.some)
                 written = written_at(codec, video, header, extras, target, desk.progress)
             else:
                 shown = "{} bytes".format if options.kbps is None else partial(show_rate, duration_s=duration_s)
-                header = written_within(codec, video, header, extras, target, size, desk.progress, shown)
+                order = options.low_delay
+                header = written_within(codec, video, header, extras, target, size, desk.progress, shown, low_delay=order)
                 written = target.seek(0, 2)
             notices = tuple(video.notices) + heard
         rate_kbps = written * 8 / duration_s / 1000
@@ -228,6 +238,7 @@ class VideoFace(Foldered, Framed, Tagged):
             "quality": header.quality, "rate_kbps": rate_kbps, "frames": header.frames, "width": header.width,
             "height": header.height, "duration_s": duration_s, "sound_bytes": sound_bytes,
             "bpp": written * 8 / (header.width * header.height * header.frames), "raw_bytes": raw_bytes,
+            "anchor_distance": header.anchor_distance,
         }  # fmt: skip
         return Result(b"", facts, f"{show_frames(header.frames)}, {rate_kbps:.0f} kbit/s", notices)
 

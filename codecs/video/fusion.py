@@ -1,6 +1,6 @@
-"""What a decoded frame and the moved frame before it say together: in the loop, after the synthesis.
+"""What a decoded frame and its moved references say together: in the loop, after the synthesis.
 
-Each frame is coded with errors of its own. Where motion was found, the frame before is a second observation of the same
+Each frame is coded with errors of its own. Where motion was found, the references are a second observation of the same
 scene, and a small network weighs both for each pixel.
 """
 
@@ -46,7 +46,7 @@ class Fusion(nn.Module):
 
         Args:
             coded: what the synthesis makes of the frame's latent, -0.5..0.5.
-            moved: the decoded frame before, after motion.
+            moved: the decoded references, after motion.
             activity: `activity_of` the frame.
             knot_weights: of the quality, (B, knots).
         """

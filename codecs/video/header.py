@@ -8,9 +8,13 @@ Signal header (little-endian)::
     4       4     frames, 1..2^31 - 1
     8       2     frames a group, 1..1024; the last group may have fewer
     10      1     quality, 0..100
-    11      1     lift: what frames coded on their own have above that quality, 0..100; never beyond 100 together
+    11      1     0..100: lift of frames that are coded on their own, and no pyramids; 128 + n: n lifts follow, 2 to 10
     12      4, 4  mean rate in frames per second, numerator and denominator, 1..2^31 - 1
-    20      ...   what the source was, `frames.Format`; empty: not known
+    20      n     lifts, each -100..100: of anchors coded on their own, of other anchors, and of every depth of a pyramid
+                  (`order`), from the outermost; there are 2^(n - 2) frames from one anchor to the next
+    20 + n  ...   what the source was, `frames.Format`; empty: not known
+
+A lift is what such frames have above the quality, never beyond 0 or 100 together.
 
 Chunks: one of kind 0 for every group: the CRC-32 of its symbols, started with the CRC-32 of the signal header (4 bytes),
 then the entropy-coded symbols of `groups.GroupPass`, frame by frame. Then any of kind 1, a 4-byte tag and its bytes:
@@ -21,21 +25,27 @@ then the entropy-coded symbols of `groups.GroupPass`, frame by frame. Then any o
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from ...entropy_models.errors import BitstreamError, Corrupt, InputError, Unsupported
 from .. import container
-from ..rate_control import checked_quality
+from ..rate_control import QUALITY_MAX, checked_quality
+from .order import Place, needed, order_of
 
 STREAM_ID = 3
 QUALITY = 50
 """Where none is asked for."""
 GROUP = 32
 """Frames a group, where no number is asked for."""
-LIFT = 16
-"""Quality that the first frame of a group has more than the others, which copy what they can of it."""
+LOW_DELAY = 16, 0
+"""Lifts where each frame is coded as it comes: the first of a group is better than the others, which copy what they can."""
+PYRAMID = 20, 6, -6, -12, -14
+"""Lifts of pyramids of 8 frames: the more frames are made of one, the better it is."""
+LIFT_MAX, LIFTS_MAX = 100, 10
+_MORE_LIFTS = 128
 SIDE_MAX = 16384
 PIXELS_MAX = 1 << 26
 FRAMES_MAX = (1 << 31) - 1
@@ -59,7 +69,8 @@ class VideoHeader:
     rate: Fraction
     """Mean rate in frames per second."""
     group: int = GROUP
-    lift: int = LIFT
+    lifts: tuple[int, ...] = PYRAMID
+    """What frames have above ``quality``: anchors coded on their own, other anchors, and every depth of a pyramid."""
     source: bytes = b""
 
     def __post_init__(self) -> None:
@@ -70,16 +81,18 @@ class VideoHeader:
                 f"{self.frames} frames in groups of {self.group} at quality {self.quality}; "
                 f"need 1..{FRAMES_MAX}, 1..{GROUP_MAX} and 0..100"
             )
-        if not 0 <= self.lift <= 100:
-            raise Corrupt(f"first frames {self.lift} above the quality of others; need 0..100")
+        if not 2 <= len(self.lifts) <= LIFTS_MAX or any(abs(lift) > LIFT_MAX for lift in self.lifts):
+            raise Corrupt(f"lifts {self.lifts}; need 2 to {LIFTS_MAX} of them, each -{LIFT_MAX}..{LIFT_MAX}")
         if not (0 < self.rate.numerator <= RATE_PART_MAX and self.rate.denominator <= RATE_PART_MAX):
             raise Corrupt(f"{self.rate} frames per second; need a positive fraction of numbers up to {RATE_PART_MAX}")
 
     def pack(self) -> bytes:
+        first, *others = self.lifts
+        short = first >= 0 and others == [0]
         return _SIGNAL.pack(
-            self.width, self.height, self.frames, self.group, self.quality, self.lift,
-            self.rate.numerator, self.rate.denominator,
-        ) + self.source  # fmt: skip
+            self.width, self.height, self.frames, self.group, self.quality,
+            first if short else _MORE_LIFTS + len(self.lifts), self.rate.numerator, self.rate.denominator,
+        ) + (b"" if short else struct.pack(f"{len(self.lifts)}b", *self.lifts)) + self.source  # fmt: skip
 
     @classmethod
     def unpack(cls, signal: bytes) -> VideoHeader:
@@ -88,16 +101,41 @@ class VideoHeader:
         width, height, frames, group, quality, lift, numerator, denominator = _SIGNAL.unpack_from(signal)
         if not denominator:
             raise Corrupt("a rate of frames without a denominator")
-        rate = Fraction(numerator, denominator)
-        return cls(
-            width=width, height=height, frames=frames, group=group, quality=quality, lift=lift, rate=rate,
-            source=signal[_SIGNAL.size :],
+        rate, count = Fraction(numerator, denominator), max(0, lift - _MORE_LIFTS)
+        if len(signal) < _SIGNAL.size + count or LIFT_MAX < lift < _MORE_LIFTS:
+            raise Corrupt(f"a video's signal header of {len(signal)} bytes with {lift} where lifts are told")
+        lifts = struct.unpack_from(f"{count}b", signal, _SIGNAL.size) if lift >= _MORE_LIFTS else (lift, 0)
+        header = cls(
+            width=width, height=height, frames=frames, group=group, quality=quality, lifts=lifts, rate=rate,
+            source=signal[_SIGNAL.size + count :],
         )  # fmt: skip
+        if header.pack() != signal:
+            raise Corrupt(f"lifts {lifts} of a video are not told in the shortest way")
+        return header
 
     @property
-    def intra_quality(self) -> int:
-        """Quality of frames that are coded on their own."""
-        return min(100, self.quality + self.lift)
+    def anchor_distance(self) -> int:
+        """Frames from one that is coded before those between to the next; 1: every frame is coded as it comes."""
+        return 1 << (len(self.lifts) - 2)
+
+    def quality_of(self, depth: int, *, intra: bool = False) -> int:
+        """Quality of a frame.
+
+        Args:
+            depth: in its pyramid, 0 for anchors.
+            intra: whether it is coded on its own; what others are made of it then speaks for the first lift.
+        """
+        lift = self.lifts[0 if intra and not depth else 1 + depth]
+        return min(QUALITY_MAX, max(0, self.quality + lift))
+
+    def order_of(self, index: int) -> tuple[Place, ...]:
+        """The frames of a group in the order of their coding, counted from its first."""
+        return order_of(len(self.frames_of(index)), self.anchor_distance)
+
+    def needed(self, index: int, numbers: Iterable[int]) -> tuple[set[int], int]:
+        """What must be decoded of a group to see frames of it, as `order.needed` has it."""
+        first = self.frames_of(index)[0]
+        return needed(self.order_of(index), {number - first for number in numbers})
 
     @property
     def groups(self) -> int:

@@ -1,11 +1,13 @@
 """Block motion: one vector in quarter pixels for each block of 16x16 pixels, which is a latent position.
 
-A frame is predicted from the decoded frame before it by overlapped blocks: where blocks meet, their predictions fade into
+A frame is predicted from a decoded reference by overlapped blocks: where blocks meet, their predictions fade into
 each other (Orchard & Sullivan, IEEE TIP 1994). Vectors are coded from coarse to fine, each as the difference from the
-vector of the larger block around it, on their own or as changes since the frame before.
+vector of the larger block around it, on their own or as changes of what is expected.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,33 +27,51 @@ LARGEST = 2 ** (SCALES - 1)
 """Blocks in the side of the largest."""
 ACTIVITY_BOUNDS = (1, 4, 16)
 """Between the activities: the larger block's own difference is none, small, middle or large."""
-DOWN_LEVELS = ((17, 17, 17, 17), (10, 15, 15, 14), (9, 13, 13, 14))
-"""Levels of signs of differences downwards, for each scale and activity; all of these are counted on videos."""
-RIGHT_LEVELS = (
-    ((15, 15, 15, 15), (10, 16, 15, 13), (9, 13, 13, 12)),
-    ((20, 20, 20, 20), (17, 17, 18, 17), (16, 17, 18, 19)),
+
+
+class FieldLevels(NamedTuple):
+    """Levels of differences of vectors, for each scale and activity; counted on videos."""
+
+    down: tuple[tuple[int, ...], ...]
+    """Of signs of differences downwards."""
+    right: tuple[tuple[tuple[int, ...], ...], ...]
+    """To the right, where there is none downwards, and where there is one."""
+    size: tuple[tuple[int, ...], ...]
+    """Of sizes beyond one."""
+
+
+AFTER_ONE = FieldLevels(
+    ((17, 17, 17, 17), (10, 15, 15, 14), (9, 13, 13, 14)),
+    (((15, 15, 15, 15), (10, 16, 15, 13), (9, 13, 13, 12)), ((20, 20, 20, 20), (17, 17, 18, 17), (16, 17, 18, 19))),
+    ((36, 36, 36, 36), (33, 27, 34, 31), (31, 27, 36, 44)),
 )
-"""To the right, where there is none downwards, and where there is one."""
-SIZE_LEVELS = ((36, 36, 36, 36), (33, 27, 34, 31), (31, 27, 36, 44))
-"""Levels of sizes beyond one."""
+"""Of a frame that is made of one before it."""
+BETWEEN_TWO = FieldLevels(
+    ((18, 18, 18, 18), (10, 14, 15, 17), (9, 12, 14, 17)),
+    (((12, 12, 12, 12), (9, 13, 13, 16), (8, 11, 13, 14)), ((20, 20, 20, 20), (16, 17, 19, 20), (16, 17, 19, 20))),
+    ((40, 40, 40, 40), (24, 24, 32, 50), (30, 30, 50, 54)),
+)
+"""Of a frame between two references, whose vectors are told as changes of what is expected."""
 CHANGE_LEVEL = 18
-"""Level of the symbol that says whether vectors are changes since the frame before."""
+"""Level of the symbol that says whether vectors are changes of what is expected."""
 
 Field = Tensor
 """Vectors (batch, rows, columns, 2), down and right, whole numbers as float."""
 
 
-def code_field(coder: Coder, field: Field, before: Field, *, changes: bool = False) -> Field:
+def code_field(
+    coder: Coder, field: Field, expected: Field, *, changes: bool = False, levels: FieldLevels = AFTER_ONE
+) -> Field:
     """Code a frame's vectors and return them. The only description of their bitstream.
 
     Args:
         field: (batch, rows, columns, 2); a reader passes zeros of that shape.
-        before: vectors of the frame before, of the same shape; zeros if it has none.
-        changes: code them as changes since the frame before; a reader reads that.
+        expected: vectors of the same shape.
+        changes: code them as changes of what is expected; a reader reads that.
     """
     batch, rows, columns, _ = field.shape
     told = field.new_full((batch, 1), -1.0 if changes else 0.0)
-    start = before * (coder.code(told, told.new_full((1, 1), CHANGE_LEVEL)) != 0).to(field.dtype)[..., None, None]
+    start = expected * (coder.code(told, told.new_full((1, 1), CHANGE_LEVEL)) != 0).to(field.dtype)[..., None, None]
     coarse: list[Tensor] = [padded(field - start)]
     for _ in range(SCALES - 1):
         coarse.append(middle(coarse[-1]))
@@ -59,7 +79,7 @@ def code_field(coder: Coder, field: Field, before: Field, *, changes: bool = Fal
     activity = torch.zeros_like(parent[..., :1])
     for scale in range(SCALES):
         wanted = coarse[SCALES - 1 - scale]
-        difference = _code_difference(coder, wanted - parent, activity[..., 0].long(), scale)
+        difference = _code_difference(coder, wanted - parent, activity[..., 0].long(), scale, levels)
         known = (parent + difference).clamp(-2 * VECTOR_MAX, 2 * VECTOR_MAX)
         if scale + 1 < SCALES:
             size = difference.abs().amax(-1, keepdim=True)
@@ -68,19 +88,19 @@ def code_field(coder: Coder, field: Field, before: Field, *, changes: bool = Fal
     return (known[:, :rows, :columns] + start).clamp(-VECTOR_MAX, VECTOR_MAX)
 
 
-def _code_difference(coder: Coder, wanted: Field, activity: Tensor, scale: int) -> Field:
+def _code_difference(coder: Coder, wanted: Field, activity: Tensor, scale: int, levels: FieldLevels) -> Field:
     """Code differences of vectors: signs first, for most are none, then sizes of those that have one.
 
     Args:
         activity: classes of the larger blocks' own differences, (batch, rows, columns).
     """
     down, right = wanted.sign().unbind(-1)
-    down = coder.code(down, wanted.new_tensor(DOWN_LEVELS[scale])[activity])
-    right = coder.code(right, wanted.new_tensor([levels[scale] for levels in RIGHT_LEVELS])[(down != 0).long(), activity])
+    down = coder.code(down, wanted.new_tensor(levels.down[scale])[activity])
+    right = coder.code(right, wanted.new_tensor([each[scale] for each in levels.right])[(down != 0).long(), activity])
     signs = torch.stack([down, right], dim=-1).to(wanted.dtype)
     beyond = (wanted.abs() - 1).clamp(min=0)
     odd = beyond % 2 == 1  # 0, 1, 2, 3, 4 as 0, 1, -1, 2, -2: tables have both signs
-    level = wanted.new_tensor(SIZE_LEVELS[scale])[activity][..., None]
+    level = wanted.new_tensor(levels.size[scale])[activity][..., None]
     coded = coder.code(torch.where(odd, beyond + 1, -beyond) / 2, level, signs != 0).to(wanted.dtype)
     return signs * (torch.where(coded > 0, 2 * coded - 1, -2 * coded) + 1)
 

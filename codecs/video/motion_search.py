@@ -1,7 +1,7 @@
 """Search for block motion, by the encoder alone: from large blocks to small, as vectors are coded.
 
 At a quarter of the resolution all vectors up to `REACH` pixels are tried; then, for each size of blocks, the larger block's
-vector, the neighbours', the frame before's, none, and finer steps around the best. What counts is the absolute difference of
+vector, the neighbours', the expected one, none, and finer steps around the best. What counts is the absolute difference of
 luma and what telling a vector costs.
 """
 
@@ -20,40 +20,53 @@ COARSE = 4
 """Pixels of the first search's step."""
 STEPS_OF_SCALES = ((2 * UNIT, UNIT), (UNIT, UNIT // 2), (UNIT, UNIT // 2, UNIT // 4))
 """Steps tried around the best vectors of blocks of 64, 32 and 16 pixels."""
+CHANGE_PRICE = 2.0
+"""Times the price, of changes of vectors that are likely as they are."""
 PRICE_HIGH, PRICE_LOW = 0.35, 0.02
 """Price of a bit in grey levels of a block's mean difference, at quality 0 and 100; log-linear between."""
 LUMA = (0.299, 0.587, 0.114)
 GREY_LEVELS = 255
 
 
-def searched(frame: Tensor, reference: Tensor, before: Field, quality: int) -> Field:
+def searched(frame: Tensor, reference: Tensor, expected: Field, quality: int, *, changes: bool = False) -> Field:
     """Vectors (1, rows, columns, 2) by which ``reference`` resembles ``frame`` best.
 
     Args:
         frame, reference: float (1, height, width, 3), -0.5..0.5, sides multiples of `BLOCK`.
-        before: vectors of the frame before.
+        expected: vectors that are worth trying.
         quality: the higher, the cheaper vectors are.
+        changes: vectors will be told as changes of what is expected.
     """
-    _, rows, columns, _ = before.shape
+    _, rows, columns, _ = expected.shape
     down, right = -rows % LARGEST * BLOCK, -columns % LARGEST * BLOCK
-    target, source = (F.pad(_luma(x), (0, right, 0, down), mode="replicate") for x in (frame, reference))
-    price = PRICE_HIGH * (PRICE_LOW / PRICE_HIGH) ** (quality / QUALITY_MAX) / GREY_LEVELS
-    first, before = _first(target, source), padded(before)
-    parent = torch.zeros_like(middle(middle(before)))
+    planes = (luma(x).permute(0, 3, 1, 2) for x in (frame, reference))
+    target, source = (F.pad(plane, (0, right, 0, down), mode="replicate") for plane in planes)
+    price = bit_price(quality) * (CHANGE_PRICE if changes else 1)
+    first = None if changes else _first(target, source)  # what is expected takes its place
+    expected = padded(expected)
+    start = expected if changes else torch.zeros_like(expected)
+    parent = torch.zeros_like(middle(middle(expected)))
     for scale, steps in enumerate(STEPS_OF_SCALES):
         blocks = LARGEST >> scale
         shrunk = 1 if blocks == 1 else 2  # larger blocks are compared at half the resolution
         small_target, small_source = (F.avg_pool2d(x, shrunk) for x in (target, source))
-        best = _Best(small_target, small_source, parent, price / blocks**2, shrunk)
-        best.offer(first[blocks])
+        best = _Best(small_target, small_source, parent, _every(start, blocks), price / blocks**2, shrunk)
+        if first is not None:
+            best.offer(first[blocks])
         best.offer(torch.zeros_like(parent))
-        best.offer(_every(before, blocks))
+        best.offer(_every(expected, blocks))
         best.offer_neighbours()
         for step in steps:
             best.offer_around(step)
         best.offer_neighbours()
-        parent = enlarged(best.field) if blocks > 1 else best.field
-    return parent[:, :rows, :columns]
+        told = best.field - _every(start, blocks)
+        parent = enlarged(told) if blocks > 1 else told
+    return (parent + start)[:, :rows, :columns]
+
+
+def bit_price(quality: int) -> float:
+    """Price of a bit in a block's mean difference, where pictures are -0.5..0.5."""
+    return PRICE_HIGH * (PRICE_LOW / PRICE_HIGH) ** (quality / QUALITY_MAX) / GREY_LEVELS
 
 
 def _every(field: Field, blocks: int) -> Field:
@@ -65,18 +78,21 @@ class _Best:
     """The best vector of each block so far, at the price of telling how it differs from its larger block's.
 
     Args:
-        parent: the larger blocks' vectors.
+        parent: the larger blocks' vectors, as they are told.
+        start: what vectors are told as changes of.
         price: of a bit, in mean difference of a block.
         shrunk: by how much planes are smaller than the frame.
     """
 
-    def __init__(self, target: Tensor, source: Tensor, parent: Field, price: float, shrunk: int) -> None:
-        self._target, self._source, self._parent, self._price, self._shrunk = target, source, parent, price, shrunk
+    def __init__(self, target: Tensor, source: Tensor, parent: Field, start: Field, price: float, shrunk: int) -> None:
+        self._target, self._source, self._price, self._shrunk = target, source, price, shrunk
+        parent = (start + parent).clamp(-VECTOR_MAX, VECTOR_MAX)
+        self._parent = parent
         self._block = target.shape[2] // parent.shape[1]
         height, width = target.shape[2:]
-        size = torch.tensor([width, height], device=target.device)
+        size = target.new_tensor([width, height])
         right, down = torch.meshgrid(*(torch.arange(n, device=target.device) for n in (width, height)), indexing="xy")
-        self._place = (2 * torch.stack([right, down], dim=-1) + 1) / size - 1
+        self._place = (2 * torch.stack([right, down], dim=-1).to(target.dtype) + 1) / size - 1
         self._unit = 2 / (UNIT * shrunk * size)  # a vector's in the coordinates of `grid_sample`
         self.field = parent
         self._cost = self._costs(parent)
@@ -114,8 +130,9 @@ class _Best:
         return F.avg_pool2d((moved - self._target).abs(), self._block)[:, 0] + self._price * bits.sum(-1)
 
 
-def _luma(picture: Tensor) -> Tensor:
-    return (picture @ picture.new_tensor(LUMA))[:, None]
+def luma(picture: Tensor) -> Tensor:
+    """Of a picture (1, height, width, 3), one channel."""
+    return (picture @ picture.new_tensor(LUMA))[..., None]
 
 
 def _first(target: Tensor, source: Tensor) -> dict[int, Field]:

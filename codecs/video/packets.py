@@ -44,6 +44,8 @@ def header_of(head: bytes, weights: bytes) -> VideoHeader:
     header = VideoHeader.unpack(stream.signal) if stream.stream_id == STREAM_ID else None
     if header is None or stream.entries or header.frames != FRAMES_MAX:
         raise Corrupt(f"a file of stream id {stream.stream_id} with {len(stream.entries)} chunks is no live video's head")
+    if header.anchor_distance > 1:
+        raise Corrupt("frames of a live video are coded as they come; this head says pyramids")
     stream.check_weights(weights)
     return header
 

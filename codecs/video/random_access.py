@@ -26,7 +26,7 @@ class VideoReader:
 
     ``reader[7]`` is a frame, uint8 (height, width, 3); ``reader[100:164]``, with steps of either sign, and
     ``reader[[3, 9, 7]]``, a list or array of numbers, are uint8 (frames, height, width, 3). Only the groups that hold them
-    are read, each from its beginning to the last frame that is wanted. A reader may be copied into other processes, by
+    are read, and of each the frames that those are made of are decoded. A reader may be copied into other processes, by
     pickle or by fork: each opens the file for itself.
 
     Args:

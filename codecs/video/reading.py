@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -65,6 +66,10 @@ class VideoFile:
         if not 0 <= start < len(times):
             raise InputError(f"frame {start} of a video with {len(times)} frames, 0..{len(times) - 1}")
         return self._source.frames_from(start, int(times[start]))
+
+    def some(self, numbers: range) -> list[np.ndarray]:
+        """Pixels of some frames in a row, uint8 (height, width, 3) each. Errors as `frames`."""
+        return [frame.rgb for frame in islice(self.frames(numbers.start), len(numbers))]
 
     def times(self) -> np.ndarray:
         """When each frame is shown, int64 (frames,), in ticks, ascending; found without decoding, and kept."""

@@ -1,7 +1,7 @@
 """Packets of live video kept as a file that anything reads: their symbols are coded once more, a group a chunk.
 
 No pixels are decoded for that, and no more than a frame's symbols is in memory. If no packet is lost, the file has the very
-bytes that `VideoCodec.encode` gives for the frames.
+bytes that `VideoCodec.encode` gives for the frames with ``low_delay``.
 """
 
 from __future__ import annotations

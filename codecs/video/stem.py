@@ -2,12 +2,12 @@
 codec's transforms, and what came before it moves only the probabilities of its latent.
 
     frame ─▶ image analysis ─▶ y ─▶ coding pass ─▶ y_hat ─▶ image synthesis ─▶ frame
-    frame before, moved ─▶ image analysis ─▶ y_moved ─┘ means
-    symbols and levels of the frame before ───────────┘ levels
+    references, moved ─▶ image analysis ─▶ y_moved ─┘ means
+    symbols and levels of the nearest reference ────┘ levels
 
 The latent is coded to its own precision, y_hat = mean + round(y - mean), and no residual picture: a frame's quality does
-not depend on the frames before it. Beyond STEM, the past is the latent of the decoded frame before it after block motion
-(`motion`), and the frame before it supplies the scales.
+not depend on the frames before it. Beyond STEM, the past is the latent of decoded references after block motion
+(`prediction`), and the nearest of them supplies the scales. The past, here, is what was coded before, whenever it is shown.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .copies import worth_copying
 from .fusion import Fusion, activity_of
 
 LEVEL_UNIT = ACTIVATION_MAX // (LEVELS - 1)
-"""Activation for a level of the frame before."""
+"""Activation for a level of the past."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class StemConfig:
 
 
 class Past(NamedTuple):
-    """What is known of the frame before."""
+    """What is known of the nearest reference."""
 
     y_hat: Tensor
     """Decoded latent, float (batch, rows, columns, latent)."""
@@ -96,7 +96,7 @@ class Remembered:
 
 
 class TemporalMeans(nn.Module):
-    """Float half of the past: latents of the moved frame and of the frame before, as context, and as a first mean."""
+    """Float half of the past: latents of the moved references and of the nearest one, as context, and as a first mean."""
 
     def __init__(self, latent_channels: int, width: int, blocks: int) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class TemporalMeans(nn.Module):
 
 
 class TemporalLevels(nn.Module):
-    """Integer half of the past: the symbols and levels of the frame before join the level context. Exact."""
+    """Integer half of the past: the symbols and levels of the nearest reference join the level context. Exact."""
 
     def __init__(self, latent_channels: int, width: int, linear: LayerFactory, depthwise: LayerFactory) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class TemporalLevels(nn.Module):
         self.join = linear(4 * width, width)
 
     def forward(self, context: Tensor, symbols: Tensor, levels: Tensor) -> Tensor:
-        """``symbols``, ``levels``: of the frame before."""
+        """``symbols``, ``levels``: of the nearest reference."""
         seen = self.of_symbols(as_activation(symbols.abs()).to(context.dtype))
         around = self.spread(seen)
         scales = self.of_levels(levels.to(context.dtype) * LEVEL_UNIT)
@@ -166,7 +166,7 @@ class StemNetwork(nn.Module):
         return worth_copying((y - moved) / self.inverse_gain(knot_weights))
 
     def fused(self, coded: Tensor, moved: Tensor, past: Past, quality: Tensor) -> Tensor:
-        """`Fusion` of what the synthesis makes of a frame's latent and the moved frame before it. Not clamped.
+        """`Fusion` of what the synthesis makes of a frame's latent and its moved references. Not clamped.
 
         Args:
             past: of the frame itself, as the next one will know it.
@@ -174,44 +174,53 @@ class StemNetwork(nn.Module):
         knot_weights = float_knot_weights(quality, self.config.knots, coded.dtype)
         return self.fusion(coded, moved, activity_of(past.symbols, past.levels), knot_weights)
 
-    def coding_pass(self, coder: Coder, y: Tensor, quality: Tensor, moved: Tensor, past: Past, copies: Tensor) -> Tensor:
+    def coding_pass(
+        self, coder: Coder, y: Tensor, quality: Tensor, moved: Tensor | None, past: Past, copies: Tensor
+    ) -> Tensor:
         """Code the latent of a frame and return what the decoder knows. The only description of the bitstream.
 
         Args:
             y: float (B, H, W, latent), as `to_synthesis` gives it; a reader passes zeros of that shape.
             quality: integers 0..100, (B,).
-            moved: the same of the decoded frame before after motion; only means depend on it.
-            past: of the frame before; only means depend on its ``y_hat``.
+            moved: the same of the decoded references after motion; only means depend on it. None: for a reader of symbols
+                alone, which has no means, and returns zeros.
+            past: of the nearest reference; only means depend on its ``y_hat``.
             copies: blocks of which nothing is coded, bool (B, H, W).
         """
         batch, rows, columns, channels = y.shape
         coded = ~copies[..., None]
-        y = torch.where(coded, y, moved)  # for the hyper-latents, which see their surroundings
+        if moved is not None:
+            y = torch.where(coded, y, moved)  # for the hyper-latents, which see their surroundings
         integer_weights = integer_knot_weights(quality, self.config.knots)
         knot_weights = float_knot_weights(quality, self.config.knots, y.dtype)
         step_size = self.inverse_gain(knot_weights)
-        z = bounded(self.hyper_analysis(y - moved, knot_weights), HYPER_MAX).to(y.dtype)
+        z = bounded(self.hyper_analysis(y if moved is None else y - moved, knot_weights), HYPER_MAX).to(y.dtype)
         z_hat = coder.code(z, full_precision(self.hyper_prior, integer_weights), side=True)
-        mean_context = self.mean_synthesis(z_hat.to(y.dtype), knot_weights)[:, :rows, :columns]
-        temporal, share = self.temporal_means(moved, past.y_hat)
-        mean_context = bounded(mean_context + temporal, CONTEXT_MAX).to(y.dtype)
-        expected = (share * moved).to(y.dtype)
+        if moved is not None:
+            mean_context = self.mean_synthesis(z_hat.to(y.dtype), knot_weights)[:, :rows, :columns]
+            temporal, share = self.temporal_means(moved, past.y_hat)
+            mean_context = bounded(mean_context + temporal, CONTEXT_MAX).to(y.dtype)
+            expected = (share * moved).to(y.dtype)
         level_context = full_precision(self.level_synthesis, z_hat, integer_weights)[:, :rows, :columns]
         level_context = full_precision(self.temporal_levels, level_context, past.symbols, past.levels)
         y_hat = torch.zeros_like(y)
         known: Tensor | None = None  # to levels, of the step before
         for step in range(STEPS):
             active = active_mask(rows, columns, channels, step, y.device) & coded
-            mean_context = bounded(self.mean_context.refine(mean_context, step), CONTEXT_MAX)
             level_context = full_precision(self.level_context.refine, level_context, known, integer_weights, step)
-            mean = full_precision(self.mean_context.mean[step], mean_context)
-            mean = bounded(mean + expected, MEAN_MAX) * active
             level = full_precision(self.level_context.levels, level_context, step)
+            mean = y
+            if moved is not None:
+                mean_context = bounded(self.mean_context.refine(mean_context, step), CONTEXT_MAX)
+                mean = full_precision(self.mean_context.mean[step], mean_context)
+                mean = bounded(mean + expected, MEAN_MAX) * active
             symbols = coder.code((y - mean) / step_size * active, level, active)
-            y_step = mean + symbols.to(y.dtype) * step_size * active
-            y_hat = y_hat + y_step
             # the halves of the first turn are one to those that follow
             known = known + symbols if known is not None and step == 1 else symbols
+            if moved is None:
+                continue
+            y_step = mean + symbols.to(y.dtype) * step_size * active
+            y_hat = y_hat + y_step
             if step + 1 < STEPS:
                 mean_context = bounded(self.mean_context.update(mean_context, y_step - expected * active, step), CONTEXT_MAX)
-        return torch.where(coded, y_hat, moved)
+        return y_hat if moved is None else torch.where(coded, y_hat, moved)

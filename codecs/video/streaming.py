@@ -29,7 +29,7 @@ from .. import symbols
 from .clip import RATE
 from .codec import GREY, VideoCodec, checked_frame
 from .groups import GroupPass, shown
-from .header import FRAMES_MAX, GROUP, checked_header, checked_rate
+from .header import FRAMES_MAX, GROUP, LOW_DELAY, checked_header, checked_rate
 from .packets import CHECK_BYTES, NUMBER, head_of, header_of, opened, packet_of
 
 GAP_MAX = 1 << 20
@@ -64,8 +64,9 @@ class StreamEncoder:
         group: int = GROUP,
     ) -> None:
         self.header = checked_header(
-            width=width, height=height, frames=FRAMES_MAX, rate=checked_rate(rate), quality=quality, group=group
-        )
+            width=width, height=height, frames=FRAMES_MAX, rate=checked_rate(rate), quality=quality, group=group,
+            lifts=LOW_DELAY,
+        )  # fmt: skip
         self._codec, self._encoder, self._packed = codec, codec.encoder_of(self.header), self.header.pack()
         self._number, self._finished = 0, False
         self.head = head_of(self.header, codec.stream_hash)
@@ -223,7 +224,7 @@ class Arrivals:
 
     def _read(self, body: bytes) -> Arrival | None:
         if self.next % self.header.group == 0:
-            group = GroupPass(self._codec.image, self._codec.stem, self.header, blank=self._blank)
+            group = GroupPass(self._codec.image, self._codec.stem, self.header, pixels=() if self._blank else None)
         elif self._group is not None:
             group = copy(self._group)  # which stays as it is if this frame fails
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from .codec import VideoCodec
     from .reading import VideoFile
 
-SAMPLES, SAMPLE_FRAMES = 3, 3
+SAMPLES, SAMPLE_FRAMES = 2, 5
 """Places in a video where some frames in a row are measured, to guess the quality of a size."""
 KNOTS = 0, 25, 50, 75, 100
 """Qualities at which they are."""
@@ -73,6 +72,7 @@ def written_within(
     size: int,
     progress: Progress | None,
     shown: Callable[[int], str] = "{} bytes".format,
+    low_delay: bool | None = None,
 ) -> VideoHeader:
     """Encode a video at the highest quality of at most ``size`` bytes; the header that it got.
 
@@ -80,6 +80,7 @@ def written_within(
 
     Args:
         shown: bytes of file as they were asked for, for messages.
+        low_delay: the order of frames, as `VideoCodec.encode` has it.
 
     Raises:
         ValueError: quality 0 has more, or the sound alone; the message says what would help.
@@ -89,6 +90,10 @@ def written_within(
     if sound >= size:
         raise InputError(f"{shown(size)} are too few: the sound alone has {shown(sound)}{smaller}")
     guess, trials = Guess(codec.with_effort(0), video, header, more), TRIALS
+    near = codec.with_order(replace(header, quality=highest_quality(guess.bytes_of, size)), low_delay, video.some)
+    if near.lifts != header.lifts:
+        header = replace(header, lifts=near.lifts)
+        guess = Guess(codec.with_effort(0), video, header, more)
     fitting, least, scale, failed = -1, 101, 1.0, 0
     while fitting + 1 < least:
         quality = highest_quality(guess.bytes_of, int(size / scale))
@@ -119,7 +124,7 @@ class Guess:
     def __init__(self, codec: VideoCodec, video: VideoFile, header: VideoHeader, more: int) -> None:
         self._codec, self._header, self._more = codec, header, more
         places = np.unique(np.linspace(0, max(0, header.frames - SAMPLE_FRAMES), SAMPLES).astype(int))
-        self._samples = [[frame.rgb for frame in islice(video.frames(int(at)), SAMPLE_FRAMES)] for at in places]
+        self._samples = [video.some(range(at, min(at + SAMPLE_FRAMES, header.frames))) for at in places.tolist()]
         self._known: dict[int, float] = {}
 
     def bytes_of(self, quality: int) -> int:
@@ -134,12 +139,7 @@ class Guess:
     def _measured(self, quality: int) -> float:
         if quality not in self._known:
             header = replace(self._header, quality=quality)
-            first, later = [], []
-            for sample in self._samples:
-                bits = self._codec.frame_bits(sample, header)
-                first.append(bits[0])
-                later += bits[1:]
-            rest = header.frames - header.groups
-            bits_in_all = header.groups * np.mean(first) + rest * (np.mean(later) if later else 0)
+            first, later = np.mean([self._codec.frame_bits(sample, header) for sample in self._samples], 0)
+            bits_in_all = header.groups * first + (header.frames - header.groups) * later
             self._known[quality] = float(bits_in_all) / 8 + self._more + 20 * header.groups
         return self._known[quality]

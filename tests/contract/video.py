@@ -27,6 +27,19 @@ class ShortGroups(VideoCodec):
         return super().measurer(signal, group=group, **options)
 
 
+class Pyramids(VideoCodec):
+    """The codec with groups of five frames in pyramids, whatever they hold."""
+
+    def encode(self, signal, *, group=5, low_delay=False, **options):
+        return super().encode(signal, group=group, low_delay=low_delay, **options)
+
+    def estimate(self, signal, *, group=5, low_delay=False, **options):
+        return super().estimate(signal, group=group, low_delay=low_delay, **options)
+
+    def measurer(self, signal, *, group=5, low_delay=False, **options):
+        return super().measurer(signal, group=group, low_delay=low_delay, **options)
+
+
 def with_extras() -> Clip:
     """Two groups of frames, with tags and times."""
     return Clip(
@@ -49,7 +62,9 @@ def with_cut() -> Clip:
 
 @cache
 def large() -> Clip:
-    return Clip(frames=drawn_clip(5, 240, 320))
+    """With grain, so that there is something to tell."""
+    grain = np.random.default_rng(0).integers(-8, 9, (5, 240, 320, 1))
+    return Clip(frames=(drawn_clip(5, 240, 320) + grain).clip(0, 255).astype(np.uint8))
 
 
 def some() -> list[Clip]:
@@ -73,7 +88,10 @@ load = partial(ShortGroups.load, device="cpu")
 SIZES = {"one 1x1 frame": (1, 1, 1), "2 of 1x9": (2, 1, 9), "3 of 17x16": (3, 17, 16), "4 of 65x130": (4, 65, 130)}
 VIDEO = Cases(
     stream_id=3,
-    variants={"video": Variant(load=load, qualities=(0, 50, 100))},
+    variants={
+        "video": Variant(load=load, qualities=(0, 50, 100)),
+        "video pyramids": Variant(load=partial(Pyramids.load, device="cpu"), qualities=(30, 100)),
+    },
     signals={name: partial(of_size, *size) for name, size in SIZES.items()}
     | {"with extras": with_extras, "with a cut": with_cut},
     small=with_extras,
@@ -82,14 +100,14 @@ VIDEO = Cases(
     array=Clip.array,
     golden={
         f"{name}-{kind}": Golden(
-            load=partial(ShortGroups.load, model=name, device="cpu"),
-            signal=partial(golden_clip, kind),
+            load=partial(codec.load, model=name, device="cpu"),
+            signal=partial(golden_clip, kind.removeprefix("pyramid-")),
             quality=40,
             near=near,
         )
         for name, line in manifest().items()
         if line.codec == "video"
-        for kind in ("pan", "cut")
+        for kind, codec in (("pan", ShortGroups), ("cut", ShortGroups), ("pyramid-pan", Pyramids), ("pyramid-cut", Pyramids))
     },
     network=Network(
         module=lambda codec: nn.ModuleList([codec.image, codec.stem]),

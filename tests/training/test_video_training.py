@@ -146,12 +146,28 @@ def test_chains_are_what_a_codec_meets(cache):
     assert float((chain.moved[0] - chain.y[1]).abs().mean()) < 0.7 * float((chain.y[0] - chain.y[1]).abs().mean())
     network = maker.codec.network
     stem = StemNetwork(StemConfig(), *LAYERS["integer"])
-    header = VideoHeader(width=64, height=64, frames=3, quality=50, rate=25, lift=0)
+    header = VideoHeader(width=64, height=64, frames=3, quality=50, rate=25, lifts=(0, 0))
     group, measure = GroupPass(network, stem, header), Measure(maker.codec.tables)
     assert group.code(measure, INTRA, pixels[:1].float() / 255 - 0.5) == INTRA != INTER
     assert float(measure.bits[0]) == pytest.approx(float(chain.intra_bits[0]), rel=1e-4)
     torch.testing.assert_close(group.picture.past.y_hat[0], chain.y_hat.float(), rtol=2e-3, atol=2e-3)
     assert len(cache) == 3 and {int(cache[i].quality) for i in range(3)} == {quality_at(i, 1) for i in range(3)}
+
+
+def test_chains_between_references_know_more(cache):
+    """Made of both neighbours, which are coded better, a frame's latent is nearer to what is expected than of one."""
+    maker = ChainMaker([Path("unused")], "image-10", 3, 64)
+    pixels = torch.from_numpy(drawn_clip(4, 64, 64, speed=2))
+    between, alone = maker.chain_between(pixels, 40, 12), maker.chain(pixels[:-1], 40)
+    assert between.moved.shape == alone.moved.shape and torch.equal(between.y, alone.y)
+    assert torch.equal(between.intra_bits, alone.intra_bits) and not torch.equal(between.y_hat, alone.y_hat)
+    left = [float((chain.moved - chain.y[1:]).float().square().mean()) for chain in (between, alone)]
+    assert left[0] < 0.9 * left[1]
+    network, quality = maker.codec.network, torch.tensor([52])
+    y_hat = network.coding_pass(
+        Measure(maker.codec.tables), network.to_latent(pixels[:1].float() / 255 - 0.5, quality), quality
+    )
+    torch.testing.assert_close(between.y_hat.float(), y_hat[0], rtol=2e-3, atol=2e-3)
 
 
 def test_chains_are_kept_and_gone_on_with(videos, tmp_path):

@@ -13,7 +13,7 @@ from rdcodec.codecs.image.s2lic import S2licConfig, S2licNetwork
 from rdcodec.codecs.video import codec as codec_module
 from rdcodec.codecs.video.clip import Clip
 from rdcodec.codecs.video.groups import INTER, INTRA, SAME, GroupEncoder
-from rdcodec.codecs.video.header import VideoHeader, extras_of, parse
+from rdcodec.codecs.video.header import LOW_DELAY, PYRAMID, VideoHeader, extras_of, parse
 from rdcodec.codecs.video.stem import StemNetwork
 from rdcodec.codecs.weights_file import read_weights
 from rdcodec.entropy_models.coder import Measure
@@ -40,11 +40,13 @@ def stream(codec, clip) -> bytes:
 
 
 def test_kinds_of_frames(codec, clip):
-    header = VideoHeader(width=80, height=48, frames=10, quality=40, rate=Fraction(25))
+    header = VideoHeader(width=80, height=48, frames=10, quality=40, rate=Fraction(25), lifts=LOW_DELAY)
     encoder, measure = GroupEncoder(codec.image, codec.stem, codec.tables, header), Measure(codec.tables)
     kinds, bits = [], [0.0]
-    for frame in clip:
-        kinds.append(encoder.code(measure, frame))
+    for number, frame in enumerate(clip):
+        (coded,) = encoder.code(measure, frame)
+        assert coded.number == number
+        kinds.append(coded.kind)
         bits.append(float(measure.bits[0]))
     assert kinds[0] == kinds[7] == INTRA and kinds[4] == kinds[5] == SAME
     assert {kinds[i] for i in (1, 2, 3, 6, 8, 9)} == {INTER}
@@ -153,11 +155,25 @@ def test_headers_out_of_range_are_refused(stream):
         {"frames": 0},
         {"rate": Fraction(0)},
         {"height": 20000},
-        {"lift": -1},
+        {"lifts": (16,)},
+        {"lifts": (16, -101)},
+        {"lifts": (0,) * 11},
     ):
         with pytest.raises(Corrupt):
             replace(header, **change)
-    for signal in (header.pack()[:19], header.pack()[:11] + b"\x65" + header.pack()[12:]):
+    header = replace(header, lifts=PYRAMID)
+    packed, told = header.pack(), 128 + len(PYRAMID)
+    assert VideoHeader.unpack(packed) == header and packed[11] == told and len(packed) == 20 + len(PYRAMID)
+    as_shown = replace(header, lifts=LOW_DELAY)
+    assert VideoHeader.unpack(as_shown.pack()) == as_shown and len(as_shown.pack()) == 20
+    longer = packed[:11] + b"\x82" + packed[12:20] + bytes(LOW_DELAY)  # what a byte can tell, in three
+    for signal in (
+        packed[:19],
+        packed[:24],
+        packed[:11] + b"\x65" + packed[12:],
+        longer,
+        packed[:11] + b"\xff" + packed[12:],
+    ):
         with pytest.raises(Corrupt):
             VideoHeader.unpack(signal)
     twice = [(container.DATA, b"")] * 3 + [(container.METADATA, b"TAGSx")] * 2

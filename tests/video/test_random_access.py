@@ -28,7 +28,7 @@ def clip(tmp_path_factory):
     """A file of three groups, and what all of it decodes to."""
     codec = VideoCodec.load(device="cpu")
     path = tmp_path_factory.mktemp("reader") / "clip.rdc"
-    path.write_bytes(codec.encode(drawn_clip(FRAMES, 33, 50), rate=30000 / 1001, quality=30, group=GROUP))
+    path.write_bytes(codec.encode(drawn_clip(FRAMES, 33, 50), rate=30000 / 1001, quality=30, group=GROUP, low_delay=True))
     return path, codec.decode(path.read_bytes()).frames
 
 

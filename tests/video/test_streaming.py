@@ -51,7 +51,7 @@ def packets(codec, clip) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def data(codec, clip) -> bytes:
-    return codec.encode(clip, quality=QUALITY, group=GROUP)
+    return codec.encode(clip, quality=QUALITY, group=GROUP, low_delay=True)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_a_recording_is_the_very_file_that_is_encoded(codec, tmp_path, shape):
     frames[..., 1:] = frames[..., :1]  # grey
     packets, head, path = streamed(codec, frames), encoder_of(codec, frames).head, tmp_path / "a.rdc"
     assert not recorded(codec, head, packets, path).lost
-    assert path.read_bytes() == codec.encode(frames, quality=QUALITY, group=GROUP)
+    assert path.read_bytes() == codec.encode(frames, quality=QUALITY, group=GROUP, low_delay=True)
     np.testing.assert_array_equal(shown(codec, head, packets)[0], codec.decode(path.read_bytes()).frames)
 
 
@@ -258,7 +258,7 @@ def test_a_recording_keeps_times(codec, clip, head, packets, tmp_path):
     assert header.rate == pytest.approx(13 / (seconds[-1] - seconds[0]), rel=1e-4)
     assert durations[-1] == round(90_000 / header.rate)
     same = Clip(frames=clip, rate=header.rate, extras=extras, source=header.source)
-    assert codec.encode(same, quality=QUALITY, group=GROUP) == path.read_bytes()
+    assert codec.encode(same, quality=QUALITY, group=GROUP, low_delay=True) == path.read_bytes()
 
 
 def test_frames_without_a_time_lie_between_those_that_have_one(codec, head, packets, tmp_path):

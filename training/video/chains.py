@@ -1,7 +1,8 @@
 """Chains of frames as the entropy model meets them: latents and motion, computed once with the frozen image codec.
 
 A chain is a crop of some frames that follow one another, at one quality. The first is coded on its own; of the others, the
-decoded frame before them is moved by block motion and analysed. Training on chains costs no transform.
+decoded frame before them is moved by block motion and analysed, or in other chains, as between the references of a pyramid,
+those before and after them, blended. Training on chains costs no transform.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from ...codecs.image.tile_coder import to_pixels, to_signal
 from ...codecs.image.tiles import LATENT_STRIDE
 from ...codecs.video.motion import moved
 from ...codecs.video.motion_search import searched
-from ...codecs.video.stem import Remembered, StemConfig
+from ...codecs.video.prediction import blended, searched_shares
+from ...codecs.video.stem import Past, Remembered, StemConfig
 from ...entropy_models.coder import Measure
 from ...entropy_models.errors import InputError
 from ...entropy_models.hyperprior import QUALITY_MAX
@@ -28,9 +30,10 @@ from ..files import files_of
 from .cache import Make, RecordCache
 
 SUFFIXES = {".mkv", ".mp4", ".webm", ".y4m", ".avi", ".mov"}
-SKIPS, SKIP_SHARES = (1, 2, 3), (0.75, 0.17, 0.08)
+SKIPS, SKIP_SHARES = (1, 2, 3, 5), (0.65, 0.17, 0.1, 0.08)
 """Frames from one of a chain to the next, and how often."""
-
+BETWEEN_SHARE, BETWEEN_LIFTS = 0.5, (6, 14)
+"""How many chains are of frames between two references, and how much better those are coded, in qualities."""
 
 DRAWS_MAX = 200
 """Videos that are drawn for a chain before none is found to be fit."""
@@ -44,7 +47,7 @@ class Chain(NamedTuple):
     y: Tensor
     """Latents, float16 (frames, rows, columns, latent)."""
     moved: Tensor
-    """Latents of the decoded frames before after motion, float16 (frames - 1, rows, columns, latent)."""
+    """Latents of the decoded references after motion, float16 (frames - 1, rows, columns, latent)."""
     y_hat: Tensor
     """Decoded latent of the first frame, float16 (rows, columns, latent)."""
     symbols: Tensor
@@ -74,14 +77,43 @@ class ChainMaker:
         Raises:
             InputError: hardly a video is long and large enough.
         """
+        if random.random() < BETWEEN_SHARE:
+            lift = int(random.integers(*BETWEEN_LIFTS))
+            return self.chain_between(drawn(self.files, random, self.frames + 1, self.crop), quality, lift)
         return self.chain(drawn(self.files, random, self.frames, self.crop), quality)
 
     @torch.inference_mode()
+    def chain_between(self, pixels: Tensor, quality: int, lift: int) -> Chain:
+        """Of frames that are each made of both of their neighbours, uint8 (frames + 1, rows, columns, 3).
+
+        Args:
+            lift: quality of the neighbours beyond that of the frame.
+        """
+        alone = self.chain(pixels[:-1], quality)
+        better = torch.tensor([min(quality + lift, QUALITY_MAX)])
+        network, signal = self.codec.network, to_signal(pixels)[:, None]
+        shown, first = [], None
+        for frame in signal:
+            coder = Remembered(Measure(self.codec.tables))
+            y_hat = network.coding_pass(coder, network.to_latent(frame, better), better)
+            first = first or coder.past(y_hat)
+            shown.append(to_signal(to_pixels(network.to_image(y_hat, better))))
+        assert first is not None
+        after_motion = []
+        for before, frame, after in zip(shown[:-2], signal[1:-1], shown[2:], strict=True):
+            field = searched(frame, before, still_of(frame), quality)
+            back = searched(frame, after, -field, quality)
+            pictures = moved(before, field), moved(after, back)
+            blend = blended(*pictures, searched_shares(frame, *pictures, quality))
+            after_motion.append(network.to_latent(blend, alone.quality[None]))
+        return alone._replace(moved=torch.cat(after_motion).half(), **recorded(first))
+
+    @torch.inference_mode()
     def chain(self, pixels: Tensor, quality: int) -> Chain:
-        """Of pixels, uint8 (frames, rows, columns, 3)."""
+        """Of frames that are each made of the one before, uint8 (frames, rows, columns, 3)."""
         network, tables = self.codec.network, self.codec.tables
         qualities = torch.tensor([quality])
-        before = torch.zeros(1, pixels.shape[1] // LATENT_STRIDE, pixels.shape[2] // LATENT_STRIDE, 2)
+        before = still_of(pixels[:1])
         y, after_motion, bits = [], [], []
         first = reference = None
         for frame in to_signal(pixels)[:, None]:
@@ -97,9 +129,20 @@ class ChainMaker:
             first = first or coder.past(y_hat)
         assert first is not None
         return Chain(
-            torch.tensor(quality), torch.cat(y).half(), torch.cat(after_motion).half(), first.y_hat[0].half(),
-            first.symbols[0].clamp(-32768, 32767).short(), first.levels[0].byte(), torch.tensor(bits),
+            torch.tensor(quality), torch.cat(y).half(), torch.cat(after_motion).half(), intra_bits=torch.tensor(bits),
+            **recorded(first),
         )  # fmt: skip
+
+
+def recorded(first: Past) -> dict[str, Tensor]:
+    """What a chain holds of its first frame."""
+    symbols = first.symbols[0].clamp(-32768, 32767).short()
+    return {"y_hat": first.y_hat[0].half(), "symbols": symbols, "levels": first.levels[0].byte()}
+
+
+def still_of(pictures: Tensor) -> Tensor:
+    """Vectors of no motion, of pictures (batch, rows, columns, 3)."""
+    return torch.zeros(1, pictures.shape[1] // LATENT_STRIDE, pictures.shape[2] // LATENT_STRIDE, 2)
 
 
 def drawn(files: list[Path], random: np.random.Generator, frames: int, crop: int) -> Tensor:
@@ -143,7 +186,7 @@ def chain_cache(
         return lambda random, index: [make(random, quality_at(index, seed))]
 
     return RecordCache(
-        Chain, kind, folder, [image, frames, crop, *states_of(files)], draws=count, seed=seed,
+        Chain, kind, folder, ["between", image, frames, crop, *states_of(files)], draws=count, seed=seed,
         description="coding chains of frames", maker=maker,
     )  # fmt: skip
 

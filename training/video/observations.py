@@ -51,12 +51,12 @@ class _Observing(GroupPass):
 
     seen: Observation | None = None
 
-    def joined(self, coded: Tensor, moved: Tensor, past: Past, copies: Tensor) -> Tensor:
+    def joined(self, coded: Tensor, moved: Tensor, past: Past, copies: Tensor, quality: Tensor) -> Tensor:
         activity = activity_of(past.symbols, past.levels)
         self.seen = Observation(
-            self._quality[0], torch.empty(0), coded[0].half(), moved[0].half(), activity[0].half(), copies[0].byte()
+            quality[0], torch.empty(0), coded[0].half(), moved[0].half(), activity[0].half(), copies[0].byte()
         )
-        return super().joined(coded, moved, past, copies)
+        return super().joined(coded, moved, past, copies, quality)
 
 
 class ObservationMaker:
@@ -85,12 +85,12 @@ class ObservationMaker:
             frames=self.frames,
             quality=quality,
             rate=RATE,
-            lift=int(random.integers(LIFTS)),
+            lifts=(int(random.integers(LIFTS)), 0),
         )
         encoder = GroupEncoder(self.codec.image, self.codec.stem, self.codec.tables, header, _Observing)
         measure, found = Measure(self.codec.tables), []
         for frame in pixels:
-            if encoder.code(measure, frame.numpy()) == INTER:
+            if encoder.code(measure, frame.numpy())[0].kind == INTER:
                 assert isinstance(encoder.group, _Observing) and encoder.group.seen is not None
                 found.append(encoder.group.seen._replace(original=frame))
         return found or self(random, quality)
