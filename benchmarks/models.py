@@ -1,6 +1,6 @@
 """Models of the image codec against the shipped one: rate at equal quality on Kodak, size and speed.
 
-    python benchmarks/models.py KODAK -o benchmarks/results --models image-10,image-fast-1
+    python benchmarks/models.py KODAK -o benchmarks/results --models image-10,image-fast-2
 
 Writes models_points.csv (every file; a second call goes on where the first was interrupted) and models.csv. Models that are
 not installed lie in folders of the variable RDCODEC_WEIGHTS. Times are CPU seconds of the coding of one picture of 768x512,
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, help="folder of Kodak's PNG files")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--models", default="image-10,image-fast-1", help="the first is what the others are compared with")
+    parser.add_argument("--models", default="image-10,image-fast-2", help="the first is what the others are compared with")
     args = parser.parse_args()
     torch.set_num_threads(1)
     codecs = {name: load("image", model=name, device="cpu") for name in args.models.split(",")}

@@ -17,7 +17,7 @@ RESULTS = ROOT / "benchmarks/results"
 SHAPES_8 = "8 x 8 x 1024 x 64", "4 x 8 x 1024 x 128"
 LOSSLESS = "lossless", "lossless-1"
 LOSSLESS_COLUMNS = "bits_per_element", "encode_mb_s", "decode_mb_s"
-FAST = "image-fast-1"
+FAST = "image-fast-2"
 SHAPES = "8 x 2 x 1024 x 64", *SHAPES_8
 
 
