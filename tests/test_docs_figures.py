@@ -523,11 +523,21 @@ def test_video():
         assert all(more in " ".join(page(path).split()) for path in where), (name, more)
 
 
-def test_video_frames_on_their_own():
-    (row,) = [r for r in rows("video_bd_rate.csv") if (r["anchor"], r["clip"]) == ("every frame on its own", "all")]
-    alone = [float(row[f"bd_rate_{metric}_percent"]) for metric in ("psnr_rgb", "ms_ssim")]
+def test_video_effort_and_frames_on_their_own():
+    def rates(name: str, anchor: str) -> list[float]:
+        (row,) = [r for r in rows(name) if (r["anchor"], r["clip"]) == (anchor, "all")]
+        return [float(row[f"bd_rate_{metric}_percent"]) for metric in ("psnr_rgb", "ms_ssim")]
+
     text = " ".join(page("docs/video.md").split())
+    effort = rates("video_effort_bd_rate.csv", "rdcodec")
+    assert "effort 3 takes {:+.1f} % of rate at equal PSNR and {:+.1f} % at equal MS-SSIM".format(*effort) in text
+    against = rates("video_effort_bd_rate.csv", "x265-veryfast-g12")
+    assert "{:.0f} % and {:.0f} % with [`--effort 3`]".format(*against) in text
+    alone = rates("video_bd_rate.csv", "every frame on its own")
     assert "take {:+.1f} % of bytes at equal PSNR, {:+.1f} % at equal MS-SSIM".format(*alone) in text
+    means = {codec: [r for r in rows("video_means.csv") if r["codec"] == codec] for codec in ("rdcodec", "rdcodec effort 3")}
+    plain, refined = (sum(float(r["encode_s"]) for r in found) for found in means.values())
+    assert f"and {refined / plain:.1f} times the CPU time of encoding" in text
 
 
 def test_video_parts():
