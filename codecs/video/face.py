@@ -222,6 +222,8 @@ class VideoFace(Foldered, Framed, Tagged):
             duration_s = video_duration_s(video)
             size = parse_size(options.size) if options.size else None
             size = size if options.kbps is None else int(options.kbps * 1000 * duration_s / 8)
+            if desk.progress:
+                desk.progress(0, header.frames)  # the bar is there while some frames are tried
             if size is None:
                 header = codec.with_order(header, options.low_delay, video.some)
                 written = written_at(codec, video, header, extras, target, desk.progress)
