@@ -32,7 +32,7 @@ from ..weights_file import read_weights
 from .architectures import ARCHITECTURES
 from .clip import RATE, Clip
 from .counting import Counted
-from .groups import KINDS, GroupEncoder, GroupPass, RefinedPass, shown
+from .groups import KINDS, GroupEncoder, GroupPass, RefinedPass
 from .header import (
     GROUP,
     LOW_DELAY,
@@ -417,7 +417,7 @@ class VideoCodec:
                     tick()
                     number = header.frames_of(index)[group.place.number]
                     if number in coming:
-                        ready[number] = shown(group, header)
+                        ready[number] = group.picture.shown(header)
                     while coming and coming[0] in ready:
                         yield ready.pop(coming.popleft())
         except BitstreamError as error:

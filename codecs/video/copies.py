@@ -43,9 +43,7 @@ def code_copies(coder: Coder, copies: Tensor, before: Tensor) -> Tensor:
         copies: (batch, rows, columns), 1 where copied; a reader passes zeros of that shape.
         before: the same of the nearest reference.
     """
-    _, rows, columns = copies.shape
-    row, column = (torch.arange(size, device=copies.device) for size in (rows, columns))
-    first = ((row[:, None] + column) % 2 == 0)[None]
+    first = chessboard(copies)
     told = _told(coder, copies, around_each(before) + 2 * before, FIRST_LEVELS, first)
     return told + _told(coder, copies, around_each(told) + before, LATER_LEVELS, ~first)
 
@@ -55,6 +53,12 @@ def _told(coder: Coder, copies: Tensor, votes: Tensor, levels: tuple[int, ...], 
     expected = (2 * votes >= len(levels) - 1).to(copies.dtype)
     level = votes.new_tensor(levels)[votes.long()]
     return (expected + coder.code((copies - expected) * active, level, active).to(copies.dtype)).clamp(0, 1) * active
+
+
+def chessboard(blocks: Tensor) -> Tensor:
+    """Half of some blocks, (batch, rows, columns): those that are told before their neighbours, bool (1, rows, columns)."""
+    row, column = (torch.arange(size, device=blocks.device) for size in blocks.shape[1:])
+    return ((row[:, None] + column) % 2 == 0)[None]
 
 
 def around_each(blocks: Tensor) -> Tensor:

@@ -229,8 +229,9 @@ class VideoFace(Foldered, Framed, Tagged):
                 written = written_at(codec, video, header, extras, target, desk.progress)
             else:
                 shown = "{} bytes".format if options.kbps is None else partial(show_rate, duration_s=duration_s)
-                order = options.low_delay
-                header = written_within(codec, video, header, extras, target, size, desk.progress, shown, low_delay=order)
+                header = written_within(
+                    codec, video, header, extras, target, size, desk.progress, shown, low_delay=options.low_delay
+                )
                 written = target.seek(0, 2)
             notices = tuple(video.notices) + heard
         rate_kbps = written * 8 / duration_s / 1000

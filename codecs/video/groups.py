@@ -35,7 +35,7 @@ from .header import VideoHeader
 from .motion import BLOCK, Field, moved
 from .motion_search import bit_price, luma, searched
 from .order import Place, needed_until, order_of
-from .prediction import Motion, blended, code_motion, expected_field, onward, searched_shares
+from .prediction import Motion, blended, code_motion, onward, scaled, searched_shares
 from .stem import Past, Remembered, StemNetwork
 
 INTRA, INTER, SAME, NEXT = -1, 0, 1, 2
@@ -64,6 +64,10 @@ class Picture:
     def signal(self) -> Tensor:
         return to_signal(self.pixels)
 
+    def shown(self, header: VideoHeader) -> np.ndarray:
+        """As a decoder shows it, uint8 (height, width, 3)."""
+        return self.pixels[0, : header.height, : header.width].cpu().numpy()
+
     def forget(self) -> None:
         """What `moved` keeps."""
         self._moved = None
@@ -89,9 +93,17 @@ class References(NamedTuple):
 
     @property
     def expected_field(self) -> Field:
-        """Vectors into the reference before, as they are expected."""
-        after = None if self.after is None else (self.after.place, self.after.motion)
-        return expected_field(self.place, (self.before.place, self.before.motion), after)
+        """Vectors into the reference before, as they are expected: those of the anchor before, or a part of the way between
+        both references, of which the one that was coded later tells it."""
+        number, before, after, _ = self.place
+        if before is None or after is None or self.after is None:
+            return self.before.motion.before
+        whole, part = after - before, number - before
+        if self.after.place.before == before:
+            return scaled(self.after.motion.before, part, whole)
+        if self.before.place.after == after and self.before.motion.after is not None:
+            return scaled(self.before.motion.after, -part, whole)
+        return torch.zeros_like(self.before.motion.before)
 
     def predicted(self, motion: Motion) -> Tensor:
         """The frame as motion tells it."""
@@ -312,15 +324,14 @@ class RefinedPass(GroupPass):
     ) -> None:
         super().__init__(image, stem, header, frames=frames)
         self._tables, self._effort = tables, effort
-        self._tries = False
 
     def trial(self) -> GroupPass:
         other = copy(self)
-        other._tries = True
+        other._effort = Effort()
         return other
 
     def chosen(self, coder: Coder, coded: Coded, frame: Tensor, quality: int) -> Coder:
-        if self._tries:
+        if not self._effort.steps:
             return coder
         shown = ..., slice(self._header.height), slice(self._header.width), slice(None)
 
@@ -336,10 +347,19 @@ class CodedFrame(NamedTuple):
     number: int
     """In its group."""
     kind: int
-    shown: np.ndarray
-    """As a decoder shows it, uint8 (height, width, 3)."""
-    copies: np.ndarray
-    """Blocks of 16x16 pixels that are made of its references alone, bool (rows, columns)."""
+    picture: Picture
+    header: VideoHeader
+
+    @property
+    def shown(self) -> np.ndarray:
+        """As a decoder shows it, uint8 (height, width, 3)."""
+        return self.picture.shown(self.header)
+
+    @property
+    def copies(self) -> np.ndarray:
+        """Blocks of 16x16 pixels that are made of its references alone, bool (rows, columns)."""
+        copied = self.picture.copies[0].cpu().numpy() > 0
+        return copied if self.kind == INTER else np.full_like(copied, self.kind != INTRA)
 
 
 class GroupEncoder:
@@ -375,10 +395,7 @@ class GroupEncoder:
         found = []
         while (place := self.group.coming) is not None and place.number < self._came:
             kind = self._code(coder, place)
-            copies = self.group.picture.copies[0].cpu().numpy() > 0
-            if kind != INTER:
-                copies[:] = kind != INTRA
-            found.append(CodedFrame(place.number, kind, shown(self.group, self._header), copies))
+            found.append(CodedFrame(place.number, kind, self.group.picture, self._header))
             self._sources = {number: of for number, of in self._sources.items() if self.group.awaits(number)}
         return found
 
@@ -414,8 +431,3 @@ class GroupEncoder:
         signal = to_signal(torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)).permute(2, 0, 1)[None]
         below, right = -height % LATENT_STRIDE, -width % LATENT_STRIDE
         return F.pad(signal, (0, right, 0, below), mode="replicate").permute(0, 2, 3, 1)
-
-
-def shown(group: GroupPass, header: VideoHeader) -> np.ndarray:
-    """The frame that a pass has coded last, uint8 (height, width, 3)."""
-    return group.picture.pixels[0, : header.height, : header.width].cpu().numpy()

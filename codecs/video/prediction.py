@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...entropy_models.coder import Coder
-from .copies import around_each, softened
+from .copies import around_each, chessboard, softened
 from .motion import AFTER_ONE, BETWEEN_TWO, BLOCK, Field, FieldLevels, code_field
 from .motion_search import bit_price
 from .order import Place
@@ -42,7 +42,7 @@ def code_motion(coder: Coder, motion: Motion | None, expected: Field, place: Pla
 
     Args:
         motion: None: for a reader.
-        expected: vectors into the reference before, as `expected_field` has them.
+        expected: vectors into the reference before, as they are expected.
         place: of the frame.
     """
     levels = AFTER_ONE if place.after is None else BETWEEN_TWO
@@ -79,9 +79,7 @@ def code_shares(coder: Coder, shares: Tensor) -> Tensor:
     Args:
         shares: as `Motion` has them.
     """
-    _, rows, columns = shares.shape
-    row, column = (torch.arange(size, device=shares.device) for size in (rows, columns))
-    first = ((row[:, None] + column) % 2 == 0)[None]
+    first = chessboard(shares)
     level = torch.full_like(shares, FIRST_LEVEL)
     told = coder.code(shares * first, level, first).to(shares.dtype).clamp(-1, 1) * first
     around = around_each(told)
@@ -89,24 +87,6 @@ def code_shares(coder: Coder, shares: Tensor) -> Tensor:
     level = level.new_tensor(LATER_LEVELS)[(around - 4 * expected).abs().long().clamp_max(4)]
     coded = coder.code((shares - expected) * ~first, level, ~first).to(shares.dtype)
     return told + (expected + coded).clamp(-1, 1) * ~first
-
-
-def expected_field(place: Place, before: tuple[Place, Motion], after: tuple[Place, Motion] | None) -> Field:
-    """Vectors that a frame is expected to have into the reference before it: those of the anchor before, or a part of the
-    way between both references, of which the one that was coded later tells it.
-
-    Args:
-        place: of the frame.
-        before, after: places that its references' pictures were coded at, and their motion.
-    """
-    if place.before is None or place.after is None or after is None:
-        return before[1].before
-    whole, part = place.after - place.before, place.number - place.before
-    if after[0].before == place.before:
-        return scaled(after[1].before, part, whole)
-    if before[0].after == place.after and before[1].after is not None:
-        return scaled(before[1].after, -part, whole)
-    return torch.zeros_like(before[1].before)
 
 
 def onward(field: Field, place: Place) -> Field:

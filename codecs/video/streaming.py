@@ -28,7 +28,7 @@ from ...entropy_models.errors import BitstreamError, InputError
 from .. import symbols
 from .clip import RATE
 from .codec import GREY, VideoCodec, checked_frame
-from .groups import GroupPass, shown
+from .groups import GroupPass
 from .header import FRAMES_MAX, GROUP, LOW_DELAY, checked_header, checked_rate
 from .packets import CHECK_BYTES, NUMBER, head_of, header_of, opened, packet_of
 
@@ -137,7 +137,7 @@ class StreamDecoder:
             for arrival in self._arrivals.push(packet):
                 if arrival is not None:
                     self._last, held = arrival.group, None
-                    frames.append(shown(self._last, self.header).copy())
+                    frames.append(self._last.picture.shown(self.header).copy())
                 else:
                     held = self._held() if held is None else held
                     frames.append(held)
@@ -146,7 +146,7 @@ class StreamDecoder:
     def _held(self) -> np.ndarray:
         if self._last is None:
             return np.full((self.header.height, self.header.width, 3), GREY, np.uint8)
-        return shown(self._last, self.header).copy()
+        return self._last.picture.shown(self.header).copy()
 
 
 class Kept:

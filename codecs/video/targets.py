@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -93,7 +94,7 @@ def written_within(
     near = codec.with_order(replace(header, quality=highest_quality(guess.bytes_of, size)), low_delay, video.some)
     if near.lifts != header.lifts:
         header = replace(header, lifts=near.lifts)
-        guess = Guess(codec.with_effort(0), video, header, more)
+        guess = guess.of(header)
     fitting, least, scale, failed = -1, 101, 1.0, 0
     while fitting + 1 < least:
         quality = highest_quality(guess.bytes_of, int(size / scale))
@@ -126,6 +127,12 @@ class Guess:
         places = np.unique(np.linspace(0, max(0, header.frames - SAMPLE_FRAMES), SAMPLES).astype(int))
         self._samples = [video.some(range(at, min(at + SAMPLE_FRAMES, header.frames))) for at in places.tolist()]
         self._known: dict[int, float] = {}
+
+    def of(self, header: VideoHeader) -> Guess:
+        """The same frames, coded with another header."""
+        other = copy(self)
+        other._header, other._known = header, {}
+        return other
 
     def bytes_of(self, quality: int) -> int:
         """Bytes, about; more at every higher quality."""

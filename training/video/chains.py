@@ -58,6 +58,19 @@ class Chain(NamedTuple):
     """Bits of each frame on its own, float32 (frames,)."""
 
 
+class Alone(NamedTuple):
+    """Frames that are coded as pictures."""
+
+    y: Tensor
+    """Latents (frames, rows, columns, latent)."""
+    shown: list[Tensor]
+    """Decoded, each (1, rows, columns, 3), -0.5..0.5."""
+    bits: Tensor
+    """Of each, (frames,)."""
+    first: Past
+    """The first, as another may know it."""
+
+
 class ChainMaker:
     """Chains of crops of videos.
 
@@ -89,55 +102,53 @@ class ChainMaker:
         Args:
             lift: quality of the neighbours beyond that of the frame.
         """
-        alone = self.chain(pixels[:-1], quality)
-        better = torch.tensor([min(quality + lift, QUALITY_MAX)])
-        network, signal = self.codec.network, to_signal(pixels)[:, None]
-        shown, first = [], None
-        for frame in signal:
-            coder = Remembered(Measure(self.codec.tables))
-            y_hat = network.coding_pass(coder, network.to_latent(frame, better), better)
-            first = first or coder.past(y_hat)
-            shown.append(to_signal(to_pixels(network.to_image(y_hat, better))))
-        assert first is not None
+        alone, better = self._alone(pixels[:-1], quality), self._alone(pixels, min(quality + lift, QUALITY_MAX))
+        frames = to_signal(pixels)[1:-1, None]
         after_motion = []
-        for before, frame, after in zip(shown[:-2], signal[1:-1], shown[2:], strict=True):
+        for before, frame, after in zip(better.shown[:-2], frames, better.shown[2:], strict=True):
             field = searched(frame, before, still_of(frame), quality)
             back = searched(frame, after, -field, quality)
             pictures = moved(before, field), moved(after, back)
-            blend = blended(*pictures, searched_shares(frame, *pictures, quality))
-            after_motion.append(network.to_latent(blend, alone.quality[None]))
-        return alone._replace(moved=torch.cat(after_motion).half(), **recorded(first))
+            after_motion.append(blended(*pictures, searched_shares(frame, *pictures, quality)))
+        return self._chain(alone, after_motion, better.first, quality)
 
     @torch.inference_mode()
     def chain(self, pixels: Tensor, quality: int) -> Chain:
         """Of frames that are each made of the one before, uint8 (frames, rows, columns, 3)."""
-        network, tables = self.codec.network, self.codec.tables
-        qualities = torch.tensor([quality])
-        before = still_of(pixels[:1])
-        y, after_motion, bits = [], [], []
-        first = reference = None
+        alone, field = self._alone(pixels, quality), still_of(pixels[:1])
+        after_motion = []
+        for before, frame in zip(alone.shown[:-1], to_signal(pixels)[1:, None], strict=True):
+            field = searched(frame, before, field, quality)
+            after_motion.append(moved(before, field))
+        return self._chain(alone, after_motion, alone.first, quality)
+
+    def _alone(self, pixels: Tensor, quality: int) -> Alone:
+        """Frames as pictures, uint8 (frames, rows, columns, 3)."""
+        network, qualities = self.codec.network, torch.tensor([quality])
+        y, shown, bits, past = [], [], [], []
         for frame in to_signal(pixels)[:, None]:
             y.append(network.to_latent(frame, qualities))
-            if reference is not None:
-                before = searched(frame, reference, before, quality)
-                after_motion.append(network.to_latent(moved(reference, before), qualities))
-            measure = Measure(tables)
+            measure = Measure(self.codec.tables)
             coder = Remembered(measure)
             y_hat = network.coding_pass(coder, y[-1], qualities)
             bits.append(float(measure.bits[0]))
-            reference = to_signal(to_pixels(network.to_image(y_hat, qualities)))
-            first = first or coder.past(y_hat)
-        assert first is not None
+            shown.append(to_signal(to_pixels(network.to_image(y_hat, qualities))))
+            past.append(coder.past(y_hat))
+        return Alone(torch.cat(y), shown, torch.tensor(bits), past[0])
+
+    def _chain(self, alone: Alone, after_motion: list[Tensor], first: Past, quality: int) -> Chain:
+        """A chain.
+
+        Args:
+            after_motion: pictures that the frames but the first are made of.
+            first: the first frame, as the second may know it.
+        """
+        qualities = torch.tensor([quality])
+        latents = [self.codec.network.to_latent(picture, qualities) for picture in after_motion]
         return Chain(
-            torch.tensor(quality), torch.cat(y).half(), torch.cat(after_motion).half(), intra_bits=torch.tensor(bits),
-            **recorded(first),
+            torch.tensor(quality), alone.y.half(), torch.cat(latents).half(), first.y_hat[0].half(),
+            first.symbols[0].clamp(-32768, 32767).short(), first.levels[0].byte(), alone.bits,
         )  # fmt: skip
-
-
-def recorded(first: Past) -> dict[str, Tensor]:
-    """What a chain holds of its first frame."""
-    symbols = first.symbols[0].clamp(-32768, 32767).short()
-    return {"y_hat": first.y_hat[0].half(), "symbols": symbols, "levels": first.levels[0].byte()}
 
 
 def still_of(pictures: Tensor) -> Tensor:
