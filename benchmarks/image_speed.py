@@ -42,16 +42,17 @@ HEAVY = ("compressai", "lightning", "torchvision")
 """Packages that encoding and decoding must not import."""
 PROBE = """
 import json, sys
-arguments = json.loads(sys.argv[1])
-sys.argv += arguments  # where the command looks for options before it loads anything
-from rdcodec.codecs.cli.main import app
+arguments, heavy = json.loads(sys.argv[1]), sys.argv[2].split(",")
+sys.argv[1:] = arguments  # where the command looks before it loads anything
+from rdcodec.codecs.cli.main import app, leave
 try:
     app(arguments, prog_name="codec", standalone_mode=False)
 finally:
     # not getrusage: its maximum is inherited from the process that starts this one
     with open("/proc/self/status") as status:
         peak = next((int(line.split()[1]) for line in status if line.startswith("VmHWM")), None)
-    print(json.dumps([peak, [name for name in sys.argv[2].split(",") if name in sys.modules]]), file=sys.stderr)
+    print(json.dumps([peak, [name for name in heavy if name in sys.modules]]), file=sys.stderr)
+leave()
 """
 Row = tuple[str, str, float, str]
 """What, measure, value, unit."""

@@ -33,7 +33,7 @@ MINUTES, RATE = 30, Fraction(25)
 TAKEN = {"1000": 1000, "1023, the last of its group": 1023}
 """Frames that are taken, by name."""
 SMALL, LARGE = (352, 288), (1920, 1080)
-SMALL_FRAMES, LARGE_FRAMES = 96, 4
+SMALL_FRAMES, LARGE_FRAMES = 250, 4
 
 
 def pan(count: int, width: int, height: int) -> np.ndarray:

@@ -17,6 +17,8 @@ from ..entropy_models.errors import InputError
 
 THREADED_WORK = 1 << 19
 """Pixels, or as much work of another kind, from which more than one thread pays on a busy machine."""
+WORKERS_MAX = 8
+"""Pieces of work at once, at most: what Python itself does of each, some tenth, is done by one at a time."""
 _LOCK = threading.Lock()
 _running = 0
 _forked = False
@@ -40,43 +42,54 @@ def own_state(work: int, threads: int | None = None) -> Iterator[None]:
     """Products in full precision, no autocast, and threads by the amount of work.
 
     Where several threads of a program run codecs, the first of them sets the process's part and the last one puts it back.
+    Each thread has a number of threads of its own.
 
     Args:
         work: pixels, or as much work of another kind; below `THREADED_WORK` one thread does it.
         threads: to use whatever the work; None: by the work, and no more than torch has been given.
 
     """
-    _enter(threads or (1 if work < THREADED_WORK else None))
+    had = _enter(threads or (1 if work < THREADED_WORK else None))
     try:
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             yield
     finally:
-        _leave()
+        _leave(had)
 
 
-def _enter(threads: int | None) -> None:
+def workers(work: int, threads: int | None = None) -> int:
+    """How many pieces of so much work are better done at once, by one thread each, than one by one by all of them.
+
+    Args:
+        work, threads: as `own_state` has them.
+    """
+    return 1 if work >= THREADED_WORK or _forked else min(threads or torch.get_num_threads(), WORKERS_MAX)
+
+
+def _enter(threads: int | None) -> int:
+    """The number of threads to put back."""
     global _running, _before
     with _LOCK:
+        had = torch.get_num_threads()
         if not _running:
-            _before = torch.get_float32_matmul_precision(), torch.get_num_threads()
+            _before = torch.get_float32_matmul_precision(), had
             if _before[0] != "highest":
                 torch.set_float32_matmul_precision("highest")
         _running += 1
         threads = 1 if _forked else threads
-        if threads and threads != torch.get_num_threads():
+        if threads and threads != had:
             torch.set_num_threads(threads)
+        return max(had, _before[1]) if _before else had  # a thread that is new has what was set here before
 
 
-def _leave() -> None:
-    global _running, _before
+def _leave(had: int) -> None:
+    global _running
     with _LOCK:
         _running -= 1
-        if not _running and _before is not None:
-            precision, threads = _before
-            if precision != "highest":
-                torch.set_float32_matmul_precision(precision)
-            if threads != torch.get_num_threads():
-                torch.set_num_threads(threads)
+        if not _running and _before is not None and _before[0] != "highest":
+            torch.set_float32_matmul_precision(_before[0])
+        if had != torch.get_num_threads():
+            torch.set_num_threads(had)
 
 
 def _after_fork() -> None:

@@ -35,6 +35,7 @@ ARROWS = {
     "device": {"entropy_models"},
     "symbols": {"entropy_models"},
     "torch_state": {"entropy_models"},
+    "workers": set(),
     "rate_control": {*BASE, "contract"},
     "refinement": {"entropy_models"},
     "evaluation": {*BASE, "contract"},
@@ -52,7 +53,7 @@ ARROWS = {
     },
     "tensor": {*BASE, "contract", "weights", "evaluation", "terminal", "text"},
     "video": {
-        *BASE, "contract", "weights", "weights_file", "device", "symbols", "rate_control", "torch_state",
+        *BASE, "contract", "weights", "weights_file", "device", "symbols", "rate_control", "torch_state", "workers",
         "evaluation", "terminal", "image", "speech",
     },
     "text": {*BASE, "contract", "terminal"},

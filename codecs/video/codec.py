@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Self
 
@@ -26,12 +24,13 @@ from ..image.architectures import ARCHITECTURES as IMAGE_ARCHITECTURES
 from ..image.dcvc_rt import ImageNetwork
 from ..image.effort import effort_of
 from ..image.tile_coder import NO_EFFORT
-from ..symbols import LEAST_BYTES, chunk_of, new_writer, reading
+from ..symbols import LEAST_BYTES, reading
 from ..torch_state import THREADED_WORK, checked_threads, own_state
 from ..weights_file import read_weights
 from .architectures import ARCHITECTURES
 from .clip import RATE, Clip
 from .counting import Counted
+from .group_work import GroupWork, checked_frame
 from .groups import KINDS, GroupEncoder, GroupPass, RefinedPass
 from .header import (
     GROUP,
@@ -49,8 +48,6 @@ from .header import (
 from .ordering import chosen_lifts, tried
 from .stem import StemNetwork
 
-GREY = 128
-"""Level of all pixels of a frame that is lost, where no frame before it can be shown."""
 Source = Clip | np.ndarray | str | Path | BinaryIO
 """A clip; frames, uint8 (frames, height, width, 3); or a video file, by its path or open, or pictures (`VideoFile`). All
 frames of these are held in memory, 3 bytes a pixel."""
@@ -161,22 +158,8 @@ class VideoCodec:
             ValueError: frames are of another size or number than the header says. No group is cut short: frames of a number
                 that is not known beforehand, as a camera's, are for `streaming`.
         """
-        packed, coming, done = header.pack(), iter(frames), 0
-        for index in range(header.groups):
-            writer = new_writer(self.tables, packed)
-            numbers = header.frames_of(index)
-            encoder = self.encoder_of(header, len(numbers))
-            for frame in islice(coming, len(numbers)):
-                with self.at_work(header):
-                    encoder.code(writer, checked_frame(frame, header))
-                done += 1
-                if progress:
-                    progress(done, header.frames)
-            if done < numbers.stop:
-                raise InputError(f"{done} frames; the header says {header.frames}")
-            yield chunk_of(writer)
-        if next(coming, None) is not None:
-            raise InputError(f"more than {done} frames; the header says {header.frames}")
+        work = GroupWork(self, header, header.groups)
+        return work.done(work.encodings(frames), progress, header.frames)
 
     def encode_batch(self, signals: Iterable[Source], *, quality: int | None = None) -> list[bytes]:
         """Encode several clips; the very bytes `encode` gives for each."""
@@ -217,6 +200,7 @@ class VideoCodec:
             frames[index] = frame
         notices: list[str] = []
         extras = extras_of(stream, header, notices if salvage else None)
+        lost = dict(sorted(lost.items()))  # threads find them in any order
         notices = [f"{header.group_name(index)} is lost ({error})" for index, error in lost.items()] + notices
         if lost and len(lost) == len({number // header.group for number in wanted}):
             raise Corrupt(f"no group is undamaged; {notices[0]}")
@@ -246,17 +230,7 @@ class VideoCodec:
             (index, [number for number in header.frames_of(index) if number in wanted])
             for index in sorted({number // header.group for number in wanted})
         ]
-        total = sum(header.needed(index, numbers)[1] for index, numbers in groups)
-        done = 0
-
-        def tick(frames: int = 1) -> None:
-            nonlocal done
-            done += frames
-            if progress:
-                progress(done, total)
-
-        for index, numbers in groups:
-            yield from self._group(stream, header, index, numbers, lost, tick)
+        return GroupWork(self, header, len(groups)).frames(stream, groups, lost, progress)
 
     def estimate(
         self,
@@ -273,17 +247,11 @@ class VideoCodec:
         clip = clip_of(signal, rate)
         header = self.header_of(clip, quality, group, low_delay)
         frames, bits = np.empty_like(clip.frames), 0.0
-        with self.at_work(header):
-            for index in range(header.groups):
-                measure = Measure(self.tables)
-                numbers = header.frames_of(index)
-                encoder = self.encoder_of(header, len(numbers))
-                for number in numbers:
-                    for coded in encoder.code(measure, clip.frames[number]):
-                        frames[numbers[coded.number]] = coded.shown
-                    if progress:
-                        progress(number + 1, header.frames)
-                bits += float(measure.bits[0])
+        work, groups = GroupWork(self, header, header.groups), [header.frames_of(index) for index in range(header.groups)]
+        jobs = (partial(work.estimated, list(clip.frames[numbers.start : numbers.stop])) for numbers in groups)
+        for numbers, (more, shown) in zip(groups, work.done(jobs, progress, header.frames), strict=True):
+            bits += more
+            frames[numbers.start : numbers.stop] = shown
         return Estimate(bits, Clip(frames=frames, rate=clip.rate, extras=clip.extras, source=clip.source))
 
     def frame_bits(self, frames: Sequence[np.ndarray], header: VideoHeader) -> tuple[float, float]:
@@ -303,13 +271,9 @@ class VideoCodec:
             BitstreamError: anything wrong with the data; names the first damaged group, and how many more there are.
         """
         stream, header = self.parsed(data)
-        errors: list[BitstreamError] = []
-        for index in range(header.groups):
-            try:
-                for _ in self._read(stream, header, index, ()):
-                    pass
-            except BitstreamError as error:
-                errors.append(type(error)(f"{header.group_name(index)}: {error}"))
+        work = GroupWork(self, header, 1)  # symbols alone are small tensors and much Python, which runs one thread at a time
+        damage = work.done(partial(work.damage, stream, index) for index in range(header.groups))
+        errors = [error for error in damage if error]
         raise_first(errors, header.groups)
         extras_of(stream, header)
         return []
@@ -378,8 +342,7 @@ class VideoCodec:
         """
         if low_delay is None:
             samples = (frames(numbers) for numbers in tried(header))
-            with self.at_work(header):
-                lifts = chosen_lifts(samples, header, self.tables, self.with_effort(0).encoder_of)
+            lifts = chosen_lifts(samples, self.with_effort(0), header)
         else:
             lifts = LOW_DELAY if low_delay else PYRAMID
         return replace(header, lifts=lifts)
@@ -394,52 +357,6 @@ class VideoCodec:
         stream, header = parse(data, salvage=salvage)
         stream.check_weights(self.stream_hash)
         return stream, header
-
-    def _group(
-        self,
-        stream: container.Stream,
-        header: VideoHeader,
-        index: int,
-        numbers: list[int],
-        lost: dict[int, BitstreamError] | None,
-        tick: Callable[..., None],
-    ) -> Iterator[np.ndarray]:
-        """The wanted frames of a group, ascending. Where ``lost`` is told of damage, all is read before one is shown."""
-        try:
-            if lost is not None:
-                for _ in self._read(stream, header, index, ()):
-                    pass
-            pixels, steps = header.needed(index, numbers)
-            with closing(self._read(stream, header, index, pixels)) as groups:
-                whole = steps == len(header.frames_of(index))
-                coming, ready = deque(numbers), dict[int, np.ndarray]()
-                for group in groups if whole else islice(groups, steps):
-                    tick()
-                    number = header.frames_of(index)[group.place.number]
-                    if number in coming:
-                        ready[number] = group.picture.shown(header)
-                    while coming and coming[0] in ready:
-                        yield ready.pop(coming.popleft())
-        except BitstreamError as error:
-            if lost is None:
-                raise type(error)(f"{header.group_name(index)}: {error}") from None
-            lost[index] = error
-            tick(header.needed(index, numbers)[1])
-            yield from (np.full((header.height, header.width, 3), GREY, np.uint8) for _ in numbers)
-
-    def _read(
-        self, stream: container.Stream, header: VideoHeader, index: int, pixels: Collection[int] | None = None
-    ) -> Generator[GroupPass, None, None]:
-        """The pass after each frame of a group, with pixels of these; who needs no more closes it. Symbols are checked at
-        its end."""
-        chunk = stream.chunk(index)
-        numbers = header.frames_of(index)
-        group = GroupPass(self.image, self.stem, header, frames=len(numbers), pixels=pixels)
-        with reading(self.tables, header.pack(), chunk) as reader:
-            for _ in numbers:
-                with self.at_work(header):
-                    group.code(reader)
-                yield group
 
     def at_work(self, header: VideoHeader) -> AbstractContextManager[None]:
         """torch's state for as long as networks run."""
@@ -457,13 +374,6 @@ def clip_of(signal: Source, rate: Fraction | float) -> Clip:
     from .whole import read_clip  # imports PyAV
 
     return read_clip(signal, rate)
-
-
-def checked_frame(frame: np.ndarray, header: VideoHeader) -> np.ndarray:
-    """A frame; ValueError if it is not of the header's size."""
-    if frame.dtype != np.uint8 or frame.shape != (header.height, header.width, 3):
-        raise InputError(f"a frame is {frame.dtype} {frame.shape}; need uint8 ({header.height}, {header.width}, 3)")
-    return frame
 
 
 def checked_every(every: int) -> int:

@@ -317,9 +317,9 @@ class VideoFace(Foldered, Framed, Tagged):
             for frame in timed(frames, wanted, times, durations, origin):
                 writer.write(frame)
         notices = *lost_extras, *writer.notices
-        notices += tuple(f"{header.group_name(index)} is lost ({error})" for index, error in lost.items())
+        notices += tuple(f"{header.group_name(index)} is lost ({error})" for index, error in sorted(lost.items()))
         facts = {
-            "frames": len(wanted), "width": header.width, "height": header.height, "lost_groups": tuple(lost),
+            "frames": len(wanted), "width": header.width, "height": header.height, "lost_groups": tuple(sorted(lost)),
             "bytes": writer.pictures_bytes,
         }  # fmt: skip
         return Result(b"", facts, f"{show_frames(len(wanted))} of {header.width}x{header.height}", notices)

@@ -140,8 +140,9 @@ def moved(picture: Tensor, field: Field) -> Tensor:
     total = torch.zeros_like(planes)
     for row, row_share in rows:
         for column, column_share in columns:
-            vectors = field[:, row][:, :, column]
-            total += sampled(planes, vectors) * (row_share[:, None] * column_share)
+            places = _places(field, row, column)
+            part = F.grid_sample(planes, places, mode="bicubic", padding_mode="border", align_corners=False)
+            total += part.mul_(row_share[:, None] * column_share)
     return total.permute(0, 2, 3, 1)
 
 
@@ -154,11 +155,19 @@ def _neighbours(size: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     return [(first.clamp(0, last).long(), 1 - share), ((first + 1).clamp(0, last).long(), share)]
 
 
-def sampled(planes: Tensor, vectors: Tensor) -> Tensor:
-    """Planes (1, channels, height, width) where each pixel's vector (1, height, width, 2) points to; cubic interpolation."""
-    height, width = planes.shape[2:]
-    size = torch.tensor([height, width], device=planes.device)
-    down, right = torch.arange(height, device=planes.device), torch.arange(width, device=planes.device)
-    place = torch.stack(torch.meshgrid(down, right, indexing="ij"), dim=-1) + vectors / UNIT
-    place = (2 * place + 1) / size - 1
-    return F.grid_sample(planes, place.flip(-1), mode="bicubic", padding_mode="border", align_corners=False)
+def _places(field: Field, row: Tensor, column: Tensor) -> Tensor:
+    """Where each pixel's vector points to, (1, height, width, 2), right and down as `F.grid_sample` counts: one plane after
+    the other in memory, most of whose rows are alike.
+
+    Args:
+        row, column: blocks whose vectors pixels take, (height,) and (width,).
+    """
+    height, width = len(row), len(column)
+    along, across = (torch.arange(size, device=field.device) for size in (height, width))
+    down, right = field[0].unbind(-1)
+    places = field.new_empty(1, 2, height, width)
+    of_rows = (2 * (across + right[:, column] / UNIT) + 1) / width - 1
+    of_columns = (2 * (along[:, None] + down[row] / UNIT) + 1) / height - 1
+    torch.index_select(of_rows, 0, row, out=places[0, 0])
+    torch.index_select(of_columns, 1, column, out=places[0, 1])
+    return places.permute(0, 2, 3, 1)

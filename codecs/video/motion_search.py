@@ -89,11 +89,10 @@ class _Best:
         parent = (start + parent).clamp(-VECTOR_MAX, VECTOR_MAX)
         self._parent = parent
         self._block = target.shape[2] // parent.shape[1]
-        height, width = target.shape[2:]
-        size = target.new_tensor([width, height])
-        right, down = torch.meshgrid(*(torch.arange(n, device=target.device) for n in (width, height)), indexing="xy")
-        self._place = (2 * torch.stack([right, down], dim=-1).to(target.dtype) + 1) / size - 1
-        self._unit = 2 / (UNIT * shrunk * size)  # a vector's in the coordinates of `grid_sample`
+        sizes = target.shape[2:]
+        places = ((2 * torch.arange(size, device=target.device).to(target.dtype) + 1) / size - 1 for size in sizes)
+        self._down, self._right = (place.view(-1, self._block) for place in places)
+        self._unit = 2 / (UNIT * shrunk * target.new_tensor(sizes))  # a vector's in the coordinates of `grid_sample`
         self.field = parent
         self._cost = self._costs(parent)
 
@@ -121,13 +120,21 @@ class _Best:
 
     def _costs(self, fields: Field) -> Tensor:
         """Mean absolute difference of each block and its vector's price, (n, rows, columns)."""
-        count, rows, columns, _ = fields.shape
-        each = (fields.flip(-1) * self._unit)[:, :, None, :, None].expand(-1, -1, self._block, -1, self._block, -1)
-        places = each.reshape(count, rows * self._block, columns * self._block, 2) + self._place
-        source = self._source.expand(count, -1, -1, -1)
-        moved = F.grid_sample(source, places, mode="bilinear", padding_mode="border", align_corners=False)
+        source = self._source.expand(len(fields), -1, -1, -1)
+        moved = F.grid_sample(source, self._places(fields), mode="bilinear", padding_mode="border", align_corners=False)
         bits = torch.log2(1 + (fields - self._parent).abs()).mul(2).add(2) * (fields != self._parent)
-        return F.avg_pool2d((moved - self._target).abs(), self._block)[:, 0] + self._price * bits.sum(-1)
+        return F.avg_pool2d(moved.sub_(self._target).abs_(), self._block)[:, 0] + self._price * bits.sum(-1)
+
+    def _places(self, fields: Field) -> Tensor:
+        """Where pixels' vectors point to, (n, height, width, 2), right and down as `F.grid_sample` counts: one plane after
+        the other in memory, most of whose rows are alike."""
+        count, rows, columns, _ = fields.shape
+        down, right = (fields * self._unit).unbind(-1)
+        places = fields.new_empty(count, 2, rows, self._block, columns * self._block)
+        places[:, 0] = (right[..., None] + self._right).view(count, rows, 1, -1)
+        of_blocks = down[:, :, None] + self._down[..., None]
+        places[:, 1] = of_blocks[..., None].expand(*of_blocks.shape, self._block).flatten(-2)
+        return places.flatten(2, 3).permute(0, 2, 3, 1)
 
 
 def luma(picture: Tensor) -> Tensor:
@@ -141,20 +148,23 @@ def _first(target: Tensor, source: Tensor) -> dict[int, Field]:
     reach = REACH // COARSE
     height, width = small_target.shape[2:]
     wide = F.pad(small_source, (reach, reach, reach, reach), mode="replicate")
+    across = wide.unfold(3, width, 1).permute(3, 1, 2, 0, 4).flatten(2, 3)  # one for each step to the right
+    steps = torch.arange(-reach, reach + 1, device=target.device, dtype=target.dtype)
     least: dict[int, Tensor] = {}
     fields: dict[int, Field] = {}
-    for down in range(2 * reach + 1):
-        for right in range(2 * reach + 1):
-            errors = (wide[:, :, down : down + height, right : right + width] - small_target).abs()
-            vector = errors.new_tensor([down - reach, right - reach]) * COARSE * UNIT
-            side = BLOCK // COARSE
-            for blocks in (1, 2, LARGEST):
-                errors = F.avg_pool2d(errors, side)
-                error, side = errors[:, 0], 2
-                if blocks not in least:
-                    least[blocks], fields[blocks] = error, vector.expand(*error.shape, 2)
-                    continue
-                better = error < least[blocks]
-                least[blocks] = torch.where(better, error, least[blocks])
-                fields[blocks] = torch.where(better[..., None], vector, fields[blocks])
+    for number, down in enumerate(steps):
+        errors = (across[:, :, number : number + height] - small_target).abs_()
+        vectors = torch.stack([down.expand_as(steps), steps], dim=-1) * COARSE * UNIT
+        side = BLOCK // COARSE
+        for blocks in (1, 2, LARGEST):
+            errors = F.avg_pool2d(errors, side)
+            side = 2
+            error, best = errors[:, 0].min(0, keepdim=True)
+            vector = vectors[best]
+            if blocks not in least:
+                least[blocks], fields[blocks] = error, vector
+                continue
+            better = error < least[blocks]
+            least[blocks] = torch.where(better, error, least[blocks])
+            fields[blocks] = torch.where(better[..., None], vector, fields[blocks])
     return fields

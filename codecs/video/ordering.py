@@ -6,15 +6,16 @@ before, most of it copied.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import cycle
 
 import numpy as np
 
-from ...entropy_models.coder import Measure
-from ...entropy_models.tables import Tables
 from ..image.distortion import PEAK, bits_per_square
-from .groups import GroupEncoder
+from ..workers import Told
+from .group_work import Coding, GroupWork
 from .header import LOW_DELAY, PYRAMID, VideoHeader
 
 FRAMES = 9
@@ -34,33 +35,22 @@ def tried(header: VideoHeader) -> list[range]:
     return [frames for frames in found if len(frames) > 2]
 
 
-def chosen_lifts(
-    samples: Iterable[Sequence[np.ndarray]],
-    header: VideoHeader,
-    tables: Tables,
-    encoder_of: Callable[[VideoHeader, int], GroupEncoder],
-) -> tuple[int, ...]:
+def chosen_lifts(samples: Iterable[Sequence[np.ndarray]], codec: Coding, header: VideoHeader) -> tuple[int, ...]:
     """`LOW_DELAY` or `PYRAMID`, whichever takes fewer bits, those among them that errors are worth.
 
     Args:
         samples: frames of `tried`, uint8 (height, width, 3).
-        encoder_of: an encoder for a group of so many frames.
     """
-    costs = dict.fromkeys((LOW_DELAY, PYRAMID), 0.0)
-    for frames in samples:
-        for lifts in costs:
-            costs[lifts] += _bits(frames, replace(header, lifts=lifts), tables, encoder_of)
+    orders = LOW_DELAY, PYRAMID
+    works = [GroupWork(codec, replace(header, lifts=lifts), len(orders)) for lifts in orders]
+    jobs = (partial(_bits, work, frames, header.quality) for frames in samples for work in works)
+    costs = dict.fromkeys(orders, 0.0)
+    for lifts, cost in zip(cycle(orders), works[0].done(jobs)):  # noqa: B905 - the orders begin anew
+        costs[lifts] += cost
     return min(costs, key=lambda lifts: costs[lifts])
 
 
-def _bits(
-    frames: Sequence[np.ndarray],
-    header: VideoHeader,
-    tables: Tables,
-    encoder_of: Callable[[VideoHeader, int], GroupEncoder],
-) -> float:
-    measure, encoder, error = Measure(tables), encoder_of(header, len(frames)), 0.0
-    for frame in frames:
-        for coded in encoder.code(measure, frame):
-            error += float(np.square(coded.shown.astype(np.float32) - frames[coded.number]).sum())
-    return float(measure.bits[0]) + bits_per_square(header.quality) * error / PEAK**2
+def _bits(work: GroupWork, frames: Sequence[np.ndarray], quality: int, told: Told) -> float:
+    bits, shown = work.estimated(frames, told)
+    error = sum(float(np.square(a.astype(np.float32) - b).sum()) for a, b in zip(shown, frames, strict=True))
+    return bits + bits_per_square(quality) * error / PEAK**2

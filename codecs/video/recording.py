@@ -20,8 +20,9 @@ from ...entropy_models.coder import Write
 from ...entropy_models.errors import InputError
 from .. import container
 from ..symbols import CHECK
-from .codec import GREY, VideoCodec
+from .codec import VideoCodec
 from .frames import Format
+from .group_work import GREY
 from .groups import SAME, GroupPass
 from .header import TIMES
 from .streaming import Arrival, Arrivals

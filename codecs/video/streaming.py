@@ -27,7 +27,8 @@ from ...entropy_models.coder import Coder
 from ...entropy_models.errors import BitstreamError, InputError
 from .. import symbols
 from .clip import RATE
-from .codec import GREY, VideoCodec, checked_frame
+from .codec import VideoCodec
+from .group_work import GREY, checked_frame
 from .groups import GroupPass
 from .header import FRAMES_MAX, GROUP, LOW_DELAY, checked_header, checked_rate
 from .packets import CHECK_BYTES, NUMBER, head_of, header_of, opened, packet_of

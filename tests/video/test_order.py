@@ -217,10 +217,10 @@ def test_the_order_that_takes_fewer_bits_is_chosen(codec):
     header = parse(codec.encode(moving, quality=40))[1]
     samples = [moving[numbers.start : numbers.stop] for numbers in tried(header)]
     assert [len(sample) for sample in samples] == [9]
-    assert chosen_lifts(samples, header, codec.tables, codec.encoder_of) == header.lifts
+    assert chosen_lifts(samples, codec, header) == header.lifts
 
 
-def test_what_is_tried_of_a_video():
+def test_what_is_tried_of_a_video(codec):
     """A few frames here and there, and none of groups in which all orders are one."""
     header = VideoHeader(width=16, height=16, frames=3200, quality=40, rate=Fraction(25))
     assert [numbers[0] // 32 for numbers in tried(header)] == [16, 50, 83] and {
@@ -228,7 +228,7 @@ def test_what_is_tried_of_a_video():
     } == {9}
     assert [tuple(numbers) for numbers in tried(replace(header, frames=3))] == [(0, 1, 2)]
     assert tried(replace(header, frames=2)) == tried(replace(header, group=1)) == []
-    assert chosen_lifts([], header, None, None) == LOW_DELAY
+    assert chosen_lifts([], codec, header) == LOW_DELAY
 
 
 def test_live_video_has_no_pyramids(codec):

@@ -17,7 +17,8 @@ import torch
 from clips import drawn_clip
 from rdcodec.codecs import container, load
 from rdcodec.codecs.video.clip import Clip
-from rdcodec.codecs.video.codec import GREY, VideoCodec
+from rdcodec.codecs.video.codec import VideoCodec
+from rdcodec.codecs.video.group_work import GREY
 from rdcodec.codecs.video.header import TIMES, extras_of, parse
 from rdcodec.codecs.video.packets import number_of
 from rdcodec.codecs.video.random_access import VideoReader
