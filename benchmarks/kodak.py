@@ -1,4 +1,4 @@
-"""Rate-distortion on the 24 Kodak images: ours beside JPEG, WebP and AVIF, and beside published curves.
+"""Rate-distortion on the 24 Kodak images: ours beside JPEG, WebP, AVIF and JPEG XL, and beside published curves.
 
     python benchmarks/kodak.py FOLDER -o benchmarks/results --references-from benchmarks/results/kodak_anchors_points.csv
 
@@ -29,6 +29,7 @@ KODAK_IMAGES = 24
 RATES_BPP = (0.12, 1.2)
 """BD-rates are over this range (and where both curves exist)."""
 PLOTTED_BPP = (0.0, 1.4)
+REFERENCES = *TASK.default_references, "jxl"
 CURVES = "avif_s4_444_psnr,x265_intra_444_10b,bmshj2018-hyperprior,mbt2018-mean,cheng2020-anchor,vtm"
 """Curves taken from ``--anchor-csv`` files unless others are named."""
 
@@ -92,7 +93,7 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Folder with kodim01.png to kodim24.png.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")] = Path("benchmarks/results"),
     names: Annotated[str, typer.Option("--references", help=f"Comma-separated: {', '.join(TASK.references)}.")] = ",".join(
-        TASK.default_references
+        REFERENCES
     ),
     only: Annotated[bool, typer.Option("--references-only", help="Only measure the references, or go on.")] = False,
     source: Annotated[
