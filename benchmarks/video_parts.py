@@ -26,28 +26,65 @@ from rdcodec.codecs.video.clip import Clip
 from rdcodec.codecs.video.codec import VideoCodec
 from rdcodec.codecs.video.evaluation import TASK
 from rdcodec.codecs.video.header import LOW_DELAY, PYRAMID
-from rdcodec.codecs.video.stem import StemNetwork
-from rdcodec.entropy_models.coder import Measure
+from rdcodec.codecs.video.stem import Past, StemNetwork
+from rdcodec.entropy_models.coder import Coder, Measure
 from references import RESULTS, Output
 from rich.progress import track
+from torch import Tensor
 
 FRAMES = 17
 QUALITIES = (10, 30, 60)
 
 
-def still(frame: torch.Tensor, reference: torch.Tensor, expected: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+def still(frame: Tensor, reference: Tensor, expected: Tensor, *rest: Any, **more: Any) -> Tensor:
     """No motion, for `groups.searched`."""
     return torch.zeros_like(expected)
 
 
-def nothing_copied(network: StemNetwork, y: torch.Tensor, moved: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+def nothing_copied(network: StemNetwork, y: Tensor, moved: Tensor, quality: Tensor) -> Tensor:
     """For `StemNetwork.worth_copying`."""
     return torch.zeros(y.shape[:3])
 
 
-def not_fused(network: StemNetwork, coded: torch.Tensor, *rest: Any) -> torch.Tensor:
+def not_fused(network: StemNetwork, coded: Tensor, *rest: Any) -> Tensor:
     """For `StemNetwork.fused`."""
     return coded
+
+
+class NoSide:
+    """A coder whose hyper-latents are zeros, for those of frames after the first."""
+
+    def __init__(self, coder: Coder) -> None:
+        self._coder = coder
+
+    def code(self, residual: Tensor, level: Tensor, active: Tensor | None = None, *, side: bool = False) -> Tensor:
+        """`Coder.code`."""
+        return self._coder.code(torch.zeros_like(residual) if side else residual, level, active, side=side)
+
+
+PASS = StemNetwork.coding_pass
+
+
+def without_hyper(
+    network: StemNetwork, coder: Coder, y: Tensor, quality: Tensor, moved: Tensor | None, past: Past, copies: Tensor
+) -> Tensor:
+    """For `StemNetwork.coding_pass`, as the next ones are."""
+    return PASS(network, NoSide(coder), y, quality, moved, past, copies)
+
+
+def without_latent(
+    network: StemNetwork, coder: Coder, y: Tensor, quality: Tensor, moved: Tensor | None, past: Past, copies: Tensor
+) -> Tensor:
+    """The nearest reference's own latent is zeros."""
+    return PASS(network, coder, y, quality, moved, past._replace(y_hat=torch.zeros_like(past.y_hat)), copies)
+
+
+def without_symbols(
+    network: StemNetwork, coder: Coder, y: Tensor, quality: Tensor, moved: Tensor | None, past: Past, copies: Tensor
+) -> Tensor:
+    """The nearest reference's symbols and levels are zeros."""
+    nothing = past._replace(symbols=torch.zeros_like(past.symbols), levels=torch.zeros_like(past.levels))
+    return PASS(network, coder, y, quality, moved, nothing, copies)
 
 
 PARTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
@@ -56,6 +93,16 @@ PARTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "no fusion": (lambda: patch.object(StemNetwork, "fused", not_fused), {}),
     "frames as shown, without pyramids": (nullcontext, {"lifts": LOW_DELAY}),
     "no motion": (lambda: patch.object(groups, "searched", still), {}),
+    "no symbols and levels of the nearest reference": (
+        lambda: patch.object(StemNetwork, "coding_pass", without_symbols),
+        {},
+    ),
+    "no latent of the nearest reference, but the moved one": (
+        lambda: patch.object(StemNetwork, "coding_pass", without_latent),
+        {},
+    ),
+    "no hyper-latents": (lambda: patch.object(StemNetwork, "coding_pass", without_hyper), {}),
+    "no frame on its own but the first": (lambda: patch.object(groups, "NEW_SHARE", float("inf")), {}),
     "first frames at the quality of the rest": (nullcontext, {"lifts": (PYRAMID[1], *PYRAMID[1:])}),
     "every frame on its own": (nullcontext, {"group": 1, "lifts": (0, 0)}),
 }

@@ -9,9 +9,11 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -27,6 +29,7 @@ from .evaluate import app as evaluate
 from .info import field_table
 from .signature import faces, owners, refuse_others, with_options
 
+ENDS = {"SIGTERM", "SIGHUP"}
 CONVERSIONS = {"encode", "decode", "verify", "info"}
 COLLECTED_AFTER = 1_000_000
 """Objects after which Python looks for cycles, which conversions do not make. With its own 700 that is a tenth of the time
@@ -179,13 +182,20 @@ def main() -> None:
 
 
 def command() -> None:
-    """`main`, as the program ``codec``."""
+    """`main`, as the program ``codec``. Who ends it by a signal gets no half of a file, as with Ctrl-C."""
+    for name in ENDS & {*dir(signal)}:
+        if signal.getsignal(number := getattr(signal, name)) is signal.SIG_DFL:  # nohup ignores one of them
+            signal.signal(number, _end)
     try:
         main()
     except SystemExit as end:
         if end.code:
             raise
     leave()
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def leave() -> None:

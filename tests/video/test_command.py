@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import sys
+import time
 from fractions import Fraction
 
 import av
@@ -17,7 +19,9 @@ from rdcodec.codecs import container
 from rdcodec.codecs.contract import Desk
 from rdcodec.codecs.video import targets
 from rdcodec.codecs.video.codec import VideoCodec
+from rdcodec.codecs.video.demo import write_clip
 from rdcodec.codecs.video.face import FACE, EncodeOptions
+from rdcodec.codecs.video.footage import Footage
 from rdcodec.codecs.video.formats import looks_like_video
 from rdcodec.codecs.video.header import parse
 from rdcodec.codecs.video.reading import VideoFile
@@ -488,6 +492,25 @@ def test_the_order_of_frames_can_be_asked_for(run, phone):
         assert order in run("info", f"{order[:2]}.rdc")[1]
         table = json.loads(run("info", f"{order[:2]}.rdc", "--frames", "--json")[1])["frame_table"]
         assert table[4]["references"] == references
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signals here")
+@pytest.mark.parametrize("ends", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_who_ends_it_finds_no_half_of_a_file(tmp_path, ends):
+    write_clip(tmp_path / "long.y4m", Footage(drawn_clip(300, 96, 128), Fraction(25)))
+    begin = (
+        f"import signal, sys; from rdcodec.codecs.cli.main import command; sys.argv = {['codec', 'encode', 'long.y4m']}\n"
+    )
+    begin += "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it\ncommand()"
+    with subprocess.Popen([sys.executable, "-c", begin], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while len(list(tmp_path.iterdir())) == 1:
+            time.sleep(0.02)
+            assert process.poll() is None, process.stderr.read()
+        time.sleep(3)  # from imports to frames
+        process.send_signal(getattr(signal, ends))
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + getattr(signal, ends) and "Traceback" not in told, told
+    assert [path.name for path in tmp_path.iterdir()] == ["long.y4m"]
 
 
 def test_info_of_a_video_loads_no_codec(run, tmp_path, talk):
