@@ -120,7 +120,9 @@ class References(NamedTuple):
         """
         expected = self.expected_field
         if self.after is None:
-            return Motion(searched(frame, self.before.signal, expected, quality))
+            assert self.place.before is not None
+            distance = self.place.number - self.place.before
+            return Motion(searched(frame, self.before.signal, expected, quality, distance=distance))
         before = searched(frame, self.before.signal, expected, quality, changes=True)
         on = onward(before, self.place)
         after = searched(frame, self.after.signal, on, quality, changes=True)

@@ -1,8 +1,8 @@
 """Search for block motion, by the encoder alone: from large blocks to small, as vectors are coded.
 
-At a quarter of the resolution all vectors up to `REACH` pixels are tried; then, for each size of blocks, the larger block's
-vector, the neighbours', the expected one, none, and finer steps around the best. What counts is the absolute difference of
-luma and what telling a vector costs.
+At a quarter of the resolution all vectors up to `reach_of` pixels are tried; then, for each size of blocks, the larger
+block's vector, the neighbours', the expected one, none, and finer steps around the best. What counts is the absolute
+difference of luma and what telling a vector costs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from torch.nn import functional as F
 from ...entropy_models.hyperprior import QUALITY_MAX
 from .motion import BLOCK, LARGEST, UNIT, VECTOR_MAX, Field, enlarged, middle, padded
 
-REACH = 32
-"""Farthest vector of the first search, in pixels."""
+REACH, REACH_MAX, SPEED = 32, 96, 8
+"""Farthest vector of the first search in pixels: at least, at most, and between them for each frame to the reference."""
 COARSE = 4
 """Pixels of the first search's step."""
+FIRST_PRICE = 4.0
+"""Times the price of a bit, there: far vectors find what looks alike by chance. Counted on fast training clips."""
 STEPS_OF_SCALES = ((2 * UNIT, UNIT), (UNIT, UNIT // 2), (UNIT, UNIT // 2, UNIT // 4))
 """Steps tried around the best vectors of blocks of 64, 32 and 16 pixels."""
 CHANGE_PRICE = 2.0
@@ -28,7 +30,9 @@ LUMA = (0.299, 0.587, 0.114)
 GREY_LEVELS = 255
 
 
-def searched(frame: Tensor, reference: Tensor, expected: Field, quality: int, *, changes: bool = False) -> Field:
+def searched(
+    frame: Tensor, reference: Tensor, expected: Field, quality: int, *, changes: bool = False, distance: int = 1
+) -> Field:
     """Vectors (1, rows, columns, 2) by which ``reference`` resembles ``frame`` best.
 
     Args:
@@ -36,13 +40,16 @@ def searched(frame: Tensor, reference: Tensor, expected: Field, quality: int, *,
         expected: vectors that are worth trying.
         quality: the higher, the cheaper vectors are.
         changes: vectors will be told as changes of what is expected.
+        distance: frames from the reference.
     """
     _, rows, columns, _ = expected.shape
     down, right = -rows % LARGEST * BLOCK, -columns % LARGEST * BLOCK
     planes = (luma(x).permute(0, 3, 1, 2) for x in (frame, reference))
     target, source = (F.pad(plane, (0, right, 0, down), mode="replicate") for plane in planes)
     price = bit_price(quality) * (CHANGE_PRICE if changes else 1)
-    first = None if changes else _first(target, source)  # what is expected takes its place
+    first = (
+        None if changes else _first(target, source, FIRST_PRICE * price, reach_of(distance))
+    )  # what is expected takes its place
     expected = padded(expected)
     start = expected if changes else torch.zeros_like(expected)
     parent = torch.zeros_like(middle(middle(expected)))
@@ -122,8 +129,7 @@ class _Best:
         """Mean absolute difference of each block and its vector's price, (n, rows, columns)."""
         source = self._source.expand(len(fields), -1, -1, -1)
         moved = F.grid_sample(source, self._places(fields), mode="bilinear", padding_mode="border", align_corners=False)
-        bits = torch.log2(1 + (fields - self._parent).abs()).mul(2).add(2) * (fields != self._parent)
-        return F.avg_pool2d(moved.sub_(self._target).abs_(), self._block)[:, 0] + self._price * bits.sum(-1)
+        return F.avg_pool2d(moved.sub_(self._target).abs_(), self._block)[:, 0] + self._price * _bits(fields - self._parent)
 
     def _places(self, fields: Field) -> Tensor:
         """Where pixels' vectors point to, (n, height, width, 2), right and down as `F.grid_sample` counts: one plane after
@@ -137,15 +143,25 @@ class _Best:
         return places.flatten(2, 3).permute(0, 2, 3, 1)
 
 
+def reach_of(distance: int) -> int:
+    """Pixels of the farthest vector into a reference so many frames away."""
+    return min(max(REACH, SPEED * distance), REACH_MAX)
+
+
+def _bits(vectors: Tensor) -> Tensor:
+    """About what vectors cost to tell, (..., 2) to (...)."""
+    return (torch.log2(1 + vectors.abs()).mul(2).add(2) * (vectors != 0)).sum(-1)
+
+
 def luma(picture: Tensor) -> Tensor:
     """Of a picture (1, height, width, 3), one channel."""
     return (picture @ picture.new_tensor(LUMA))[..., None]
 
 
-def _first(target: Tensor, source: Tensor) -> dict[int, Field]:
+def _first(target: Tensor, source: Tensor, price: float, farthest: int) -> dict[int, Field]:
     """The best vectors in steps of `COARSE` pixels, compared at so much lower a resolution; by blocks in a block's side."""
     small_target, small_source = (F.avg_pool2d(x, COARSE) for x in (target, source))
-    reach = REACH // COARSE
+    reach = farthest // COARSE
     height, width = small_target.shape[2:]
     wide = F.pad(small_source, (reach, reach, reach, reach), mode="replicate")
     across = wide.unfold(3, width, 1).permute(3, 1, 2, 0, 4).flatten(2, 3)  # one for each step to the right
@@ -159,7 +175,8 @@ def _first(target: Tensor, source: Tensor) -> dict[int, Field]:
         for blocks in (1, 2, LARGEST):
             errors = F.avg_pool2d(errors, side)
             side = 2
-            error, best = errors[:, 0].min(0, keepdim=True)
+            priced = errors[:, 0] + price / blocks**2 * _bits(vectors)[:, None, None]
+            error, best = priced.min(0, keepdim=True)
             vector = vectors[best]
             if blocks not in least:
                 least[blocks], fields[blocks] = error, vector

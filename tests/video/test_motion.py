@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 from rdcodec.codecs.image.tile_coder import to_signal
+from rdcodec.codecs.video import motion_search
 from rdcodec.codecs.video.motion import UNIT, VECTOR_MAX, code_field, moved
-from rdcodec.codecs.video.motion_search import searched
+from rdcodec.codecs.video.motion_search import REACH, REACH_MAX, reach_of, searched
 from rdcodec.entropy_models.coder import Measure, Read, Write
 from rdcodec.entropy_models.tables import gaussian_tables
 from scenes import make_scene
@@ -72,6 +73,29 @@ def test_a_pan_is_found_and_undone(shift):
     assert (inside == torch.tensor([down * UNIT, right * UNIT])).float().mean() > 0.9
     error, still = ((x - frame)[:, 32:-32, 32:-32].square().mean() for x in (moved(reference, field), reference))
     assert error < 0.02 * still
+
+
+def test_the_farther_a_reference_the_farther_vectors_reach():
+    coarse = np.random.default_rng(1).integers(0, 256, (25, 45, 3), dtype=np.uint8)
+    scene = np.asarray(Image.fromarray(coarse).resize((360, 200), Image.Resampling.BICUBIC))
+    frame, reference = (picture(scene[32:160, at : at + 224]) for at in (92, 32))
+    found = [searched(frame, reference, torch.zeros(1, 8, 14, 2), 60, distance=distance) for distance in (1, 8)]
+    share, farther = (float((field[:, 2:-2, 2:8] == torch.tensor([0, 60 * UNIT])).all(-1).float().mean()) for field in found)
+    assert share == 0 and farther > 0.9
+    assert [reach_of(distance) for distance in (1, 4, 5, 8, 1000)] == [REACH, 32, 40, 64, REACH_MAX]
+
+
+def test_the_first_search_knows_what_vectors_cost(monkeypatch):
+    """Where nothing is alike, far vectors find something by chance."""
+    coarse = np.random.default_rng(0).integers(0, 256, (2, 24, 32, 3), dtype=np.uint8)
+    pictures = [picture(np.array(Image.fromarray(one).resize((256, 192), Image.Resampling.BICUBIC))) for one in coarse]
+    still, bits = torch.zeros(1, 12, 16, 2), []
+    for price in (motion_search.FIRST_PRICE, 0):
+        monkeypatch.setattr(motion_search, "FIRST_PRICE", price)
+        measure = Measure(TABLES)
+        code_field(measure, searched(*pictures, still, 10, distance=8), still)
+        bits.append(float(measure.bits[0]))
+    assert bits[0] < 0.75 * bits[1]
 
 
 def test_quarter_pixels_are_found():
