@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
@@ -22,8 +23,9 @@ WORKERS_MAX = 8
 _LOCK = threading.Lock()
 _running = 0
 _forked = False
-_before: tuple[str, int] | None = None
-"""Precision of products and threads, as the caller has them, while something runs."""
+_precision = "highest"
+"""Of products, as the caller has it, while something runs."""
+R = TypeVar("R")
 
 
 def checked_threads(threads: int | None) -> int | None:
@@ -66,30 +68,50 @@ def workers(work: int, threads: int | None = None) -> int:
     return 1 if work >= THREADED_WORK or _forked else min(threads or torch.get_num_threads(), WORKERS_MAX)
 
 
+def set_own_threads(count: int) -> None:
+    """Give this thread so many. `torch.set_num_threads` gives them to all threads that begin later, too."""
+    if threading.active_count() == 1:
+        torch.set_num_threads(count)
+        return
+    with _LOCK:
+        torch.get_num_threads()  # a thread that never asked would take the others' number at its first operation
+        others = _elsewhere(torch.get_num_threads)
+        torch.set_num_threads(count)
+        _elsewhere(lambda: torch.set_num_threads(others))
+
+
+def _elsewhere(call: Callable[[], R]) -> R:
+    """What a call returns in a new thread."""
+    found: list[R] = []
+    thread = threading.Thread(target=lambda: found.append(call()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
 def _enter(threads: int | None) -> int:
     """The number of threads to put back."""
-    global _running, _before
+    global _running, _precision
     with _LOCK:
-        had = torch.get_num_threads()
         if not _running:
-            _before = torch.get_float32_matmul_precision(), had
-            if _before[0] != "highest":
+            _precision = torch.get_float32_matmul_precision()
+            if _precision != "highest":
                 torch.set_float32_matmul_precision("highest")
         _running += 1
-        threads = 1 if _forked else threads
-        if threads and threads != had:
-            torch.set_num_threads(threads)
-        return max(had, _before[1]) if _before else had  # a thread that is new has what was set here before
+        had, threads = torch.get_num_threads(), 1 if _forked else threads
+    if threads and threads != had:
+        set_own_threads(threads)
+    return had
 
 
 def _leave(had: int) -> None:
     global _running
     with _LOCK:
         _running -= 1
-        if not _running and _before is not None and _before[0] != "highest":
-            torch.set_float32_matmul_precision(_before[0])
-        if had != torch.get_num_threads():
-            torch.set_num_threads(had)
+        if not _running and _precision != "highest":
+            torch.set_float32_matmul_precision(_precision)
+    if had != torch.get_num_threads():
+        set_own_threads(had)
 
 
 def _after_fork() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from functools import partial
 
 import pytest
 import torch
 from rdcodec.codecs import torch_state
-from rdcodec.codecs.torch_state import THREADED_WORK
+from rdcodec.codecs.torch_state import THREADED_WORK, own_state, set_own_threads
 from rdcodec.codecs.workers import in_order
 
 
@@ -17,8 +19,20 @@ def two_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
-    assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == elsewhere(torch.get_num_threads) == 2
     torch.set_num_threads(before)
+
+
+def elsewhere(call):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(call()))
+    thread.start()
+    thread.join(20)
+    return found[0]
+
+
+def nothing(_):
+    pass
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -32,15 +46,30 @@ def test_results_come_in_order_and_parts_are_told_in_the_callers_thread(workers)
         if number == 0 and workers > 1:
             assert first_may_end.wait(20), "jobs are not done at once"
             assert torch.get_num_threads() == 1
+            assert workers > 2 or elsewhere(torch.get_num_threads) == 2
+        yield number, "a"
         told(2)
-        return number
+        yield number, "b"
 
     told = []
-    results = in_order(
-        (partial(job, number) for number in range(9)), workers, lambda n: told.append((threading.get_ident(), n))
-    )
-    assert list(results) == list(range(9))
-    assert told.count((threading.get_ident(), 1)) == told.count((threading.get_ident(), 2)) == 9 == len(told) / 2
+    jobs = (partial(job, number) for number in range(9))
+    results = in_order(jobs, workers, lambda n: told.append((threading.get_ident(), n)), partial(set_own_threads, 1))
+    assert list(results) == [(number, letter) for number in range(9) for letter in "ab"]
+    assert sorted(told) == [(threading.get_ident(), parts) for parts in (1, 2) for _ in range(9)]
+
+
+def test_the_first_result_does_not_wait_for_the_rest():
+    seen = threading.Event()
+
+    def job(_):
+        yield 1
+        assert seen.wait(20), "it was kept back"
+        yield 2
+
+    results = in_order([job, job], 2, nothing)
+    assert next(results) == 1
+    seen.set()
+    assert list(results) == [2, 1, 2]
 
 
 def test_few_jobs_are_taken_before_their_turn():
@@ -49,9 +78,9 @@ def test_few_jobs_are_taken_before_their_turn():
     def jobs():
         for number in range(100):
             taken.append(number)
-            yield lambda told, number=number: number
+            yield lambda told, number=number: [number]
 
-    results = in_order(jobs(), 2, lambda _: None)
+    results = in_order(jobs(), 2, nothing)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     assert len(taken) <= 5
     results.close()
@@ -59,36 +88,92 @@ def test_few_jobs_are_taken_before_their_turn():
 
 def test_an_error_comes_in_its_turn_and_ends_the_others():
     def job(number, told):
+        yield number
         if number == 2:
+            assert began.wait(20)
             raise KeyError(number)
-        for _ in range(1_000_000 if number == 3 else 1):
-            told(1)
-            if number == 3:
-                began.set()
-                assert not stop.wait(0.001), "it went on for twenty seconds"
-        return number
+        if number == 3:
+            began.set()
+            try:
+                for _ in range(20_000):
+                    told(1)
+                    time.sleep(0.001)
+            except BaseException:
+                ended.set()
+                raise
 
-    began, stop = threading.Event(), threading.Event()
-    ends = threading.Timer(20, stop.set)
-    ends.start()
-    found = []
+    began, ended, found = threading.Event(), threading.Event(), []
     with pytest.raises(KeyError, match="2"):
-        for number in in_order((partial(job, number) for number in range(6)), 2, lambda _: None):
+        for number in in_order((partial(job, number) for number in range(6)), 2, nothing):
             found.append(number)
-    ends.cancel()
-    assert found == [0, 1] and not stop.is_set()
+    assert found == [0, 1, 2] and ended.wait(20)
 
 
-def test_what_the_caller_raises_when_told_ends_all():
+@pytest.mark.parametrize("leave", ["raise", "close"])
+def test_who_leaves_does_not_wait_for_the_jobs(leave):
+    """A part may last for seconds."""
+
     def told(_):
-        raise KeyboardInterrupt
+        if leave == "raise":
+            raise KeyboardInterrupt
 
     def job(tell):
-        while True:
+        yield 0
+        tell(1)
+        assert go_on.wait(20)
+        for _ in range(1000):
             tell(1)
+            ended.append(0)
 
-    with pytest.raises(KeyboardInterrupt):
-        list(in_order([job] * 3, 2, told))
+    go_on, ended = threading.Event(), []
+    results = in_order([job] * 3, 2, told)
+    began_s = time.monotonic()
+    if leave == "raise":
+        with pytest.raises(KeyboardInterrupt):
+            list(results)
+    else:
+        next(results)
+        results.close()
+    assert time.monotonic() - began_s < 10
+    go_on.set()
+    time.sleep(0.1)
+    assert len(ended) <= 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_forked_child_is_told_that_it_cannot_go_on():
+    results = in_order([lambda told: [1, 2]] * 3, 2, nothing)
+    next(results)
+    if not (child := os.fork()):
+        try:
+            next(results)
+        except RuntimeError as error:
+            os._exit(0 if "forked" in str(error) else 1)
+        os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert list(results) == [2, 1, 2, 1, 2]
+
+
+def test_threads_of_one_thread_are_not_those_of_others():
+    def other():
+        torch.set_num_threads(3)
+        with own_state(0):
+            inside.set()
+            leave.wait(20)
+            found.append(torch.get_num_threads())
+        found.append(torch.get_num_threads())
+        torch.set_num_threads(2)
+
+    found, inside, leave = [], threading.Event(), threading.Event()
+    thread = threading.Thread(target=other)
+    with own_state(0):
+        thread.start()
+        assert inside.wait(20) and torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    leave.set()
+    thread.join(20)
+    assert found == [1, 3]
 
 
 def test_how_many_at_once():

@@ -189,8 +189,10 @@ def command() -> None:
     try:
         main()
     except SystemExit as end:
-        if end.code:
+        if not isinstance(end.code, int | None):
             raise
+        leave(end.code or 0)
+        raise
     leave()
 
 
@@ -198,9 +200,14 @@ def _end(number: int, _: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def leave() -> None:
-    """End a program that has converted files at once: to take torch apart lasts a tenth of a second."""
+def leave(status: int = 0) -> None:
+    """End a program that converts files at once: to take torch apart lasts a tenth of a second, and threads may be in the
+    middle of what nobody waits for any more."""
     if CONVERSIONS & {*sys.argv[1:2]}:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                if stream:  # None: it is closed
+                    stream.flush()
+            except OSError:
+                status = status or 1
+        os._exit(status)

@@ -27,6 +27,7 @@ from ..image.tile_coder import NO_EFFORT
 from ..symbols import LEAST_BYTES, reading
 from ..torch_state import THREADED_WORK, checked_threads, own_state
 from ..weights_file import read_weights
+from ..workers import Told
 from .architectures import ARCHITECTURES
 from .clip import RATE, Clip
 from .counting import Counted
@@ -88,7 +89,8 @@ class VideoCodec:
 
         Args:
             device: ``cpu``, ``cuda`` or ``auto`` (CUDA if there is one).
-            threads: of the networks on a CPU; None: one for small frames, else as many as torch has been given.
+            threads: of a CPU; None: as many as torch has been given. Each does groups of small frames alone, and all share a
+                large one.
 
         Raises:
             KeyError: no such model.
@@ -272,8 +274,7 @@ class VideoCodec:
         """
         stream, header = self.parsed(data)
         work = GroupWork(self, header, 1)  # symbols alone are small tensors and much Python, which runs one thread at a time
-        damage = work.done(partial(work.damage, stream, index) for index in range(header.groups))
-        errors = [error for error in damage if error]
+        errors = [error for index in range(header.groups) if (error := work.damage(stream, index))]
         raise_first(errors, header.groups)
         extras_of(stream, header)
         return []
@@ -347,10 +348,14 @@ class VideoCodec:
             lifts = LOW_DELAY if low_delay else PYRAMID
         return replace(header, lifts=lifts)
 
-    def encoder_of(self, header: VideoHeader, frames: int | None = None) -> GroupEncoder:
-        """An encoder of the frames of one group, by default as many as the header says, with this codec's effort."""
+    def encoder_of(self, header: VideoHeader, frames: int | None = None, told: Told | None = None) -> GroupEncoder:
+        """An encoder of the frames of one group, by default as many as the header says, with this codec's effort.
+
+        Args:
+            told: is called with 1 after each frame.
+        """
         group = partial(RefinedPass, tables=self.tables, effort=self.effort) if self.effort.steps else GroupPass
-        return GroupEncoder(self.image, self.stem, self.tables, header, group, frames=frames)
+        return GroupEncoder(self.image, self.stem, self.tables, header, group, frames=frames, told=told)
 
     def parsed(self, data: bytes | container.Stream, *, salvage: bool = False) -> tuple[container.Stream, VideoHeader]:
         """Container and header of a file for these weights. Errors as `decode`."""

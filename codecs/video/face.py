@@ -22,7 +22,6 @@ from ..terminal.options import (
     Model,
     Quality,
     Size,
-    Threads,
     To,
     check_rate,
     check_targets,
@@ -62,6 +61,11 @@ FPS_MIN, FPS_MAX = 0.001, 1000.0
 AUDIO = "copy", "speech", "none"
 
 
+GroupThreads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; of small frames each does groups of its own. By default all cores.")
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeOptions:
     """Options of `codec encode`."""
@@ -94,7 +98,7 @@ class EncodeOptions:
     model: Model = None
     effort: Effort = None
     tune: Tune = None
-    threads: Threads = None
+    threads: GroupThreads = None
 
     def __post_init__(self) -> None:
         check_targets(self.quality, ("--kbps", self.kbps), self.size)
@@ -122,7 +126,7 @@ class DecodeOptions:
         bool,
         typer.Option("--salvage", help="Recover what is undamaged: grey frames for lost groups; a note names them."),
     ] = False
-    threads: Threads = None
+    threads: GroupThreads = None
 
     def __post_init__(self) -> None:
         if self.frames is not None:
@@ -135,7 +139,7 @@ class DecodeOptions:
 class VerifyOptions:
     """Options of `codec verify`."""
 
-    threads: Threads = None
+    threads: GroupThreads = None
 
 
 class VideoFace(Foldered, Framed, Tagged):

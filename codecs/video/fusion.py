@@ -16,6 +16,8 @@ UNIT = 4
 """Side of the squares of pixels that are a position of the network."""
 DIFFERENCE_GAIN = 8.0
 """What brings differences of two pictures, small numbers, to the size of pictures; beyond that they saturate."""
+STRIP_PIXELS = 1 << 19
+"""Pixels of a large picture that are fused at once, some 800 bytes each."""
 REST_MAX = 0.05
 """Farthest from between both pictures. What training never showed, as where something drawn appears, must not run away."""
 START_SHARE_LOGIT = -1.0
@@ -50,6 +52,20 @@ class Fusion(nn.Module):
             activity: `activity_of` the frame.
             knot_weights: of the quality, (B, knots).
         """
+        height, width = coded.shape[1:3]
+        rows = max(1, STRIP_PIXELS // (width * LATENT_STRIDE)) * LATENT_STRIDE
+        if torch.is_grad_enabled() or height <= rows:
+            return self._fused(coded, moved, activity, knot_weights)
+        around = -(-len(self.blocks) * UNIT // LATENT_STRIDE) * LATENT_STRIDE  # as far as blocks see
+        strips = []
+        for top in range(0, height, rows):
+            first, last = max(0, top - around), min(height, top + rows + around)
+            activity_there = activity[:, first // LATENT_STRIDE : last // LATENT_STRIDE]
+            strip = self._fused(coded[:, first:last], moved[:, first:last], activity_there, knot_weights)
+            strips.append(strip[:, top - first : top - first + rows])
+        return torch.cat(strips, dim=1)
+
+    def _fused(self, coded: Tensor, moved: Tensor, activity: Tensor, knot_weights: Tensor) -> Tensor:
         apart = moved - coded
         near = activity.repeat_interleave(LATENT_STRIDE // UNIT, 1).repeat_interleave(LATENT_STRIDE // UNIT, 2)
         seen = [space_to_depth(coded, UNIT), space_to_depth(torch.tanh(apart * DIFFERENCE_GAIN), UNIT), near]

@@ -4,7 +4,7 @@ several at once, one each, and hold their frames; else all threads do one after 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from copy import copy
 from functools import partial
@@ -21,7 +21,7 @@ from .. import container, torch_state
 from ..contract import Progress
 from ..image.dcvc_rt import ImageNetwork
 from ..symbols import chunk_of, new_writer, reading
-from ..workers import Told, in_order
+from ..workers import Job, Told, in_order
 from .groups import GroupEncoder, GroupPass
 from .header import VideoHeader
 from .stem import StemNetwork
@@ -31,7 +31,6 @@ HELD_BYTES = 1 << 28
 """Frames of groups that are done at once, at most."""
 GREY = 128
 """Level of all pixels of a frame that is lost, where no frame before it can be shown."""
-Job = Callable[[Told], R]
 
 
 class Coding(Protocol):
@@ -43,7 +42,7 @@ class Coding(Protocol):
     device: torch.device
     threads: int | None
 
-    def encoder_of(self, header: VideoHeader, frames: int | None = None) -> GroupEncoder: ...
+    def encoder_of(self, header: VideoHeader, frames: int | None = None, told: Told | None = None) -> GroupEncoder: ...
 
     def at_work(self, header: VideoHeader) -> AbstractContextManager[None]: ...
 
@@ -62,7 +61,7 @@ class GroupWork:
         threads = torch_state.workers(pixels, codec.threads) if codec.device.type == "cpu" else 1
         self.workers = max(1, min(threads, held, count))
         self._codec = codec
-        if self.workers > 1:
+        if codec.device.type == "cpu" and pixels < torch_state.THREADED_WORK:
             self._codec = copy(codec)
             self._codec.threads = 1
 
@@ -80,7 +79,7 @@ class GroupWork:
             if progress:
                 progress(done, total)
 
-        return in_order(jobs, self.workers, told)
+        return in_order(jobs, self.workers, told, partial(torch_state.set_own_threads, 1))
 
     def encodings(self, frames: Iterable[np.ndarray]) -> Iterator[Job[bytes]]:
         """Jobs that make the chunks of all groups, of frames that come one by one. InputError: they are too few."""
@@ -92,29 +91,27 @@ class GroupWork:
         if next(coming, None) is not None:
             raise InputError(f"more than {self._header.frames} frames; the header says {self._header.frames}")
 
-    def _encoded(self, numbers: range, frames: Iterable[np.ndarray], told: Told) -> bytes:
-        writer, done = new_writer(self._codec.tables, self._header.pack()), numbers.start
-        encoder = self._codec.encoder_of(self._header, len(numbers))
+    def _encoded(self, numbers: range, frames: Iterable[np.ndarray], told: Told) -> Iterator[bytes]:
+        writer, came = new_writer(self._codec.tables, self._header.pack()), numbers.start
+        encoder = self._codec.encoder_of(self._header, len(numbers), told)
         for frame in frames:
             with self._codec.at_work(self._header):
                 encoder.code(writer, checked_frame(frame, self._header))
-            done += 1
-            told(1)
-        if done < numbers.stop:
-            raise InputError(f"{done} frames; the header says {self._header.frames}")
-        return chunk_of(writer)
+            came += 1
+        if came < numbers.stop:
+            raise InputError(f"{came} frames; the header says {self._header.frames}")
+        yield chunk_of(writer)
 
-    def estimated(self, frames: Sequence[np.ndarray], told: Told) -> tuple[float, np.ndarray]:
+    def estimated(self, frames: Sequence[np.ndarray], told: Told) -> Iterator[tuple[float, np.ndarray]]:
         """Ideal bits of a group, and its frames as they are decoded, uint8 (frames, height, width, 3)."""
         measure = Measure(self._codec.tables)
-        encoder = self._codec.encoder_of(self._header, len(frames))
+        encoder = self._codec.encoder_of(self._header, len(frames), told)
         shown = np.empty((len(frames), *frames[0].shape), np.uint8)
         for frame in frames:
             with self._codec.at_work(self._header):
                 for coded in encoder.code(measure, frame):
                     shown[coded.number] = coded.shown
-            told(1)
-        return float(measure.bits[0]), shown
+        yield float(measure.bits[0]), shown
 
     def frames(
         self,
@@ -129,14 +126,8 @@ class GroupWork:
             groups: their numbers, and those of the wanted frames of each, ascending.
             lost: is told damaged groups, whose frames are grey; None: they raise.
         """
-        each: Iterator[Job[Iterable[np.ndarray]]] = (
-            partial(self._shown, stream, index, numbers, lost) for index, numbers in groups
-        )
-        if self.workers > 1:
-            each = (partial(_all, job) for job in each)
-        total = sum(self._header.needed(index, numbers)[1] for index, numbers in groups)
-        for found in self.done(each, progress, total):
-            yield from found
+        jobs: Iterator[Job[np.ndarray]] = (partial(self._shown, stream, index, numbers, lost) for index, numbers in groups)
+        return self.done(jobs, progress, sum(self._header.needed(index, numbers)[1] for index, numbers in groups))
 
     def _shown(
         self,
@@ -150,7 +141,7 @@ class GroupWork:
         header = self._header
         try:
             if lost is not None:
-                self.check(stream, index)
+                self._check(stream, index)
             pixels, steps = header.needed(index, numbers)
             with closing(self._read(stream, index, pixels)) as groups:
                 whole = steps == len(header.frames_of(index))
@@ -169,19 +160,18 @@ class GroupWork:
             told(header.needed(index, numbers)[1])
             yield from (np.full((header.height, header.width, 3), GREY, np.uint8) for _ in numbers)
 
-    def check(self, stream: container.Stream, index: int, told: Told | None = None) -> None:
-        """Read a group's symbols. BitstreamError: they are damaged."""
-        for _ in self._read(stream, index, ()):
-            if told:
-                told(1)
-
-    def damage(self, stream: container.Stream, index: int, told: Told) -> BitstreamError | None:
+    def damage(self, stream: container.Stream, index: int) -> BitstreamError | None:
         """What is wrong with a group."""
         try:
-            self.check(stream, index, told)
+            self._check(stream, index)
         except BitstreamError as error:
             return type(error)(f"{self._header.group_name(index)}: {error}")
         return None
+
+    def _check(self, stream: container.Stream, index: int) -> None:
+        """Read a group's symbols. BitstreamError: they are damaged."""
+        for _ in self._read(stream, index, ()):
+            pass
 
     def _read(
         self, stream: container.Stream, index: int, pixels: Collection[int] | None = None
@@ -197,11 +187,6 @@ class GroupWork:
                 with codec.at_work(header):
                     group.code(reader)
                 yield group
-
-
-def _all(job: Job[Iterable[np.ndarray]], told: Told) -> list[np.ndarray]:
-    """The frames of a job at once."""
-    return list(job(told))
 
 
 def checked_frame(frame: np.ndarray, header: VideoHeader) -> np.ndarray:

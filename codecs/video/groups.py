@@ -370,6 +370,7 @@ class GroupEncoder:
     Args:
         group: makes the pass that codes them.
         frames: of the group; None: as many as the header says.
+        told: is called with 1 after each frame.
     """
 
     def __init__(
@@ -381,8 +382,9 @@ class GroupEncoder:
         group: Callable[..., GroupPass] = GroupPass,
         *,
         frames: int | None = None,
+        told: Callable[[int], None] | None = None,
     ) -> None:
-        self._tables, self._header = tables, header
+        self._tables, self._header, self._told = tables, header, told
         self._device = next(image.parameters()).device
         self.group = group(image, stem, header, frames=frames)
         self._came = 0
@@ -399,6 +401,8 @@ class GroupEncoder:
             kind = self._code(coder, place)
             found.append(CodedFrame(place.number, kind, self.group.picture, self._header))
             self._sources = {number: of for number, of in self._sources.items() if self.group.awaits(number)}
+            if self._told:
+                self._told(1)
         return found
 
     def _code(self, coder: Coder, place: Place) -> int:

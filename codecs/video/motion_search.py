@@ -22,6 +22,8 @@ FIRST_PRICE = 4.0
 """Times the price of a bit, there: far vectors find what looks alike by chance. Counted on fast training clips."""
 STEPS_OF_SCALES = ((2 * UNIT, UNIT), (UNIT, UNIT // 2), (UNIT, UNIT // 2, UNIT // 4))
 """Steps tried around the best vectors of blocks of 64, 32 and 16 pixels."""
+PIXELS_AT_ONCE = 1 << 21
+"""Pixels that are moved at once, at most: some 40 bytes each."""
 CHANGE_PRICE = 2.0
 """Times the price, of changes of vectors that are likely as they are."""
 PRICE_HIGH, PRICE_LOW = 0.35, 0.02
@@ -105,9 +107,12 @@ class _Best:
 
     def offer(self, fields: Field) -> None:
         """Take vectors where they are better, of several fields (n, rows, columns, 2) the best."""
-        fields = fields.clamp(-VECTOR_MAX, VECTOR_MAX)
-        if len(fields) == 1 and torch.equal(fields, self.field):
-            return
+        at_once = max(1, PIXELS_AT_ONCE // self._target.numel())
+        for some in fields.clamp(-VECTOR_MAX, VECTOR_MAX).split(at_once):
+            if len(some) > 1 or not torch.equal(some, self.field):
+                self._offer(some)
+
+    def _offer(self, fields: Field) -> None:
         cost, best = self._costs(fields).min(0, keepdim=True)
         field = fields.gather(0, best[..., None].expand(*best.shape, 2))
         better = cost < self._cost

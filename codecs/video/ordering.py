@@ -6,7 +6,7 @@ before, most of it copied.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import cycle
@@ -50,7 +50,7 @@ def chosen_lifts(samples: Iterable[Sequence[np.ndarray]], codec: Coding, header:
     return min(costs, key=lambda lifts: costs[lifts])
 
 
-def _bits(work: GroupWork, frames: Sequence[np.ndarray], quality: int, told: Told) -> float:
-    bits, shown = work.estimated(frames, told)
-    error = sum(float(np.square(a.astype(np.float32) - b).sum()) for a, b in zip(shown, frames, strict=True))
-    return bits + bits_per_square(quality) * error / PEAK**2
+def _bits(work: GroupWork, frames: Sequence[np.ndarray], quality: int, told: Told) -> Iterator[float]:
+    for bits, shown in work.estimated(frames, told):
+        error = sum(float(np.square(a.astype(np.float32) - b).sum()) for a, b in zip(shown, frames, strict=True))
+        yield bits + bits_per_square(quality) * error / PEAK**2

@@ -8,6 +8,7 @@ import torch
 from clips import drawn_clip
 from rdcodec.codecs import load
 from rdcodec.codecs.image.tile_coder import to_signal
+from rdcodec.codecs.video import fusion
 from rdcodec.codecs.video.fusion import Fusion, activity_of
 from rdcodec.codecs.video.stem import Past
 
@@ -28,6 +29,17 @@ def test_two_noisy_pictures_are_better_than_either(stem):
         fused = stem.fused(coded, moved, Past(said, said, 12 * said), torch.tensor([40]))
     errors = [float((x - clean).square().mean()) for x in (fused, coded, moved)]
     assert errors[0] < 0.9 * min(errors[1:])
+
+
+def test_strips_of_a_large_picture_are_those_of_the_whole(stem, monkeypatch):
+    random = torch.Generator().manual_seed(2)
+    coded, moved = (torch.rand(1, 112, 48, 3, generator=random) - 0.5 for _ in range(2))
+    said = torch.rand(1, 7, 3, 384, generator=random).mul(3).round()
+    with torch.inference_mode():
+        whole = stem.fused(coded, moved, Past(said, said, said), torch.tensor([40]))
+        monkeypatch.setattr(fusion, "STRIP_PIXELS", 48 * 40)  # rows are whole blocks: 32
+        strips = stem.fused(coded, moved, Past(said, said, said), torch.tensor([40]))
+    np.testing.assert_allclose(strips, whole, atol=1e-6)
 
 
 def test_it_starts_between_both():
