@@ -51,12 +51,18 @@ def own_state(work: int, threads: int | None = None) -> Iterator[None]:
         threads: to use whatever the work; None: by the work, and no more than torch has been given.
 
     """
-    had = _enter(threads or (1 if work < THREADED_WORK else None))
+    threads = 1 if _forked else threads or (1 if work < THREADED_WORK else None)
+    had = torch.get_num_threads()
+    _enter()
     try:
+        if threads and threads != had:
+            set_own_threads(threads)
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             yield
     finally:
-        _leave(had)
+        if had != torch.get_num_threads():
+            set_own_threads(had)
+        _leave()
 
 
 def workers(work: int, threads: int | None = None) -> int:
@@ -70,14 +76,17 @@ def workers(work: int, threads: int | None = None) -> int:
 
 def set_own_threads(count: int) -> None:
     """Give this thread so many. `torch.set_num_threads` gives them to all threads that begin later, too."""
-    if threading.active_count() == 1:
-        torch.set_num_threads(count)
-        return
     with _LOCK:
         torch.get_num_threads()  # a thread that never asked would take the others' number at its first operation
-        others = _elsewhere(torch.get_num_threads)
-        torch.set_num_threads(count)
-        _elsewhere(lambda: torch.set_num_threads(others))
+        try:
+            others = _elsewhere(torch.get_num_threads)
+        except RuntimeError:  # no thread can be started
+            torch.set_num_threads(count)
+            return
+        try:
+            torch.set_num_threads(count)
+        finally:
+            _elsewhere(lambda: torch.set_num_threads(others))
 
 
 def _elsewhere(call: Callable[[], R]) -> R:
@@ -89,8 +98,7 @@ def _elsewhere(call: Callable[[], R]) -> R:
     return found[0]
 
 
-def _enter(threads: int | None) -> int:
-    """The number of threads to put back."""
+def _enter() -> None:
     global _running, _precision
     with _LOCK:
         if not _running:
@@ -98,20 +106,14 @@ def _enter(threads: int | None) -> int:
             if _precision != "highest":
                 torch.set_float32_matmul_precision("highest")
         _running += 1
-        had, threads = torch.get_num_threads(), 1 if _forked else threads
-    if threads and threads != had:
-        set_own_threads(threads)
-    return had
 
 
-def _leave(had: int) -> None:
+def _leave() -> None:
     global _running
     with _LOCK:
         _running -= 1
         if not _running and _precision != "highest":
             torch.set_float32_matmul_precision(_precision)
-    if had != torch.get_num_threads():
-        set_own_threads(had)
 
 
 def _after_fork() -> None:

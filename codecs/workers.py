@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import count, islice
-from queue import SimpleQueue
-from threading import Barrier, Event
-from typing import Any, NamedTuple, TypeVar
+from itertools import count
+from queue import Empty, SimpleQueue
+from threading import Event, Thread, current_thread
+from typing import Any, Generic, NamedTuple, TypeVar
 
 R = TypeVar("R")
 Told = Callable[[int], None]
 """A function that is told how many parts of a job are done since the last time."""
 Job = Callable[[Told], Iterable[R]]
+LOOKED_S = 1.0
+"""Seconds after which a thread without a job looks whether anybody is left to give it one."""
 
 
 class _Stopped(Exception):
@@ -25,13 +26,13 @@ class _Stopped(Exception):
 
 
 class _Parts(NamedTuple):
-    """Of a job, that are done."""
+    """So many parts of a job are done."""
 
     number: int
 
 
 class _End(NamedTuple):
-    """Of a job."""
+    """A job has ended, with an error or without."""
 
     error: BaseException | None
 
@@ -44,67 +45,116 @@ def in_order(jobs: Iterable[Job[R]], workers: int, told: Told, begin: Callable[[
             done. Each is called with a function to tell of its parts, which ends it where nobody waits any more.
         workers: jobs that are done at once, by a thread each; with 1 by the caller's thread.
         told: is told of parts in the caller's thread.
-        begin: is called by each thread before any job is taken.
+        begin: is called by each of several threads before any job is taken.
 
     Raises:
-        Exception: what a job raises, in its turn.
+        Exception: what a job raises, or the taking of it, in its turn.
         RuntimeError: it goes on in a forked process, which has no such threads.
     """
     if workers == 1:
         for job in jobs:
             yield from job(told)
         return
-    events: SimpleQueue[tuple[int, Any]] = SimpleQueue()
-    found: defaultdict[int, deque[Any]] = defaultdict(deque)
-    upcoming, taken, process, stop = enumerate(jobs), 0, os.getpid(), Event()
-    pool = ThreadPoolExecutor(workers, initializer=begin)
-    begun = Barrier(workers)
+    process, team = os.getpid(), _Team[R](workers, begin)
     try:
-        list(pool.map(lambda _: begun.wait(), range(workers)))
+        upcoming = iter(jobs)
+        team.take(upcoming)
         for head in count():
-            for number, job in islice(upcoming, workers + 1 - (taken - head)):
-                pool.submit(_run, job, number, events, stop)
-                taken = number + 1
-            if head == taken:
-                return
-            while True:
-                while not found[head]:
-                    number, event = events.get()
-                    if isinstance(event, _Parts):
-                        told(event.number)
-                    else:
-                        found[number].append(event)
-                item = found[head].popleft()
-                if isinstance(item, _End):
-                    break
+            while not isinstance(item := team.next_of(head, told), _End):
                 yield item
                 if os.getpid() != process:
                     raise RuntimeError("this iterator belongs to another process, which was forked; begin a new one")
-            del found[head]
-            if item.error:
-                raise item.error
-    finally:
-        stop.set()
-        if os.getpid() == process:
-            pool.shutdown(wait=False, cancel_futures=True)  # a part may last seconds
-
-
-def _run(job: Job[R], number: int, events: SimpleQueue[tuple[int, Any]], stop: Event) -> None:
-    """Do a job, and tell of all that happens."""
-
-    def tell(parts: int) -> None:
-        if stop.is_set():
-            raise _Stopped
-        events.put((number, _Parts(parts)))
-
-    error: BaseException | None = None
-    try:
-        for item in job(tell):
-            if stop.is_set():
+            try:
+                if item.error:
+                    raise item.error
+            finally:
+                del item  # an error holds what it came by, and that the job
+            team.take(upcoming)
+            if head + 1 >= team.taken:
                 return
-            events.put((number, item))
-    except _Stopped:
-        return
-    except BaseException as caught:
-        error = caught
-    events.put((number, _End(error)))
+    finally:
+        team.stop.set()  # nobody is waited for: a part may last seconds
+
+
+class _Team(Generic[R]):
+    """Threads, their jobs and what these have given. Threads end with the team, or with the thread that it was made in."""
+
+    def __init__(self, workers: int, begin: Callable[[], object]) -> None:
+        self.stop, self.taken = Event(), 0
+        self._workers, self._done, self._over = workers, 0, False
+        self._jobs: SimpleQueue[tuple[int, Job[R]]] = SimpleQueue()
+        self._events: SimpleQueue[tuple[int, Any]] = SimpleQueue()
+        self._found: defaultdict[int, deque[Any]] = defaultdict(deque)
+        begun: SimpleQueue[BaseException | None] = SimpleQueue()
+        try:
+            for _ in range(workers):
+                Thread(target=self._work, args=(begin, begun, current_thread())).start()
+                if error := begun.get():
+                    raise error
+        except BaseException:
+            self.stop.set()
+            raise
+
+    def take(self, jobs: Iterator[Job[R]]) -> None:
+        """Take jobs until there is one more than threads. An error in that is the next job's."""
+        while not self._over and self.taken - self._done <= self._workers:
+            try:
+                self._jobs.put((self.taken, next(jobs)))
+            except StopIteration:
+                self._over = True
+                return
+            except Exception as error:
+                self._over = True
+                self._found[self.taken].append(_End(error))
+            self.taken += 1
+
+    def next_of(self, number: int, told: Told) -> Any:
+        """The next thing that a job gives, or its end."""
+        if number == self.taken:
+            return _End(None)
+        while not self._found[number]:
+            of, event = self._events.get()
+            if isinstance(event, _Parts):
+                told(event.number)
+            else:
+                self._found[of].append(event)
+        item = self._found[number].popleft()
+        if isinstance(item, _End):
+            del self._found[number]
+            self._done += 1
+        return item
+
+    def _work(self, begin: Callable[[], object], begun: SimpleQueue[BaseException | None], owner: Thread) -> None:
+        try:
+            begin()
+        except BaseException as error:
+            begun.put(error)
+            return
+        begun.put(None)
+        while not self.stop.is_set():
+            try:
+                number, job = self._jobs.get(timeout=LOOKED_S)
+            except Empty:
+                if not owner.is_alive():
+                    return
+                continue
+            self._do(number, job)
+            del job
+
+    def _do(self, number: int, job: Job[R]) -> None:
+        def tell(parts: int) -> None:
+            if self.stop.is_set():
+                raise _Stopped
+            self._events.put((number, _Parts(parts)))
+
+        try:
+            for item in job(tell):
+                if self.stop.is_set():
+                    return
+                self._events.put((number, item))
+        except _Stopped:
+            return
+        except BaseException as error:
+            self._events.put((number, _End(error)))
+            return
+        self._events.put((number, _End(None)))

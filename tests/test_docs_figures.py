@@ -7,6 +7,7 @@ import math
 import re
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from rdcodec.codecs import weights
@@ -49,6 +50,12 @@ def fewer(baseline: str, mode: str = "quantized") -> float:
 
 def speed(what: str, measure: str) -> float:
     return figure("image_speed.csv", "value", what, measure)
+
+
+def access(what: str, measure: str) -> float:
+    """Of the row of video_access.csv that begins so."""
+    (row,) = [row for row in rows("video_access.csv") if row["what"].startswith(what) and row["measure"] == measure]
+    return float(row["value"])
 
 
 def coder(column: str, name: str = "rdcodec") -> float:
@@ -128,6 +135,26 @@ def over_zipnn(file: str) -> float:
 
 
 CLAIMS = [
+    (
+        "docs/video.md",
+        r"\(250 frames of a pan at quality 50\) go in at ([\d.]+) frames a second and come out at ([\d.]+),",
+        lambda: [access(f"{verb} 250 frames of 352x288", "speed") for verb in ("encode", "decode")],
+    ),
+    (
+        "docs/video.md",
+        r"1920x1080 is slow: ten frames go in at ([\d.]+) and come out at ([\d.]+) a second",
+        lambda: [access(f"{verb} 10 frames of 1920x1080", "speed") for verb in ("encode", "decode")],
+    ),
+    (
+        "docs/video.md",
+        r"takes ([\d.]+) s as a whole process with `--threads 2`, .*, and the last frame of a group ([\d.]+) s",
+        lambda: [access(f"frame {which}", "whole process") for which in ("1000,", "1023,")],
+    ),
+    (
+        "docs/video.md",
+        r"At 1920x1080, encoding and decoding take up to ([\d.]+) GiB of memory",
+        lambda: [max(access(f"{verb} 10 frames of 1920x1080", "peak memory") for verb in ("encode", "decode"))],
+    ),
     (
         "docs/tensors.md",
         r"int4 in groups of 128 `quantized` takes ([\d.]+) % fewer bits, at its KL ([\d.]+) %; .* ([\d.]+) % and ([\d.]+) %",
@@ -540,12 +567,33 @@ def test_video_effort_and_frames_on_their_own():
     assert f"and {refined / plain:.1f} times the CPU time of encoding" in text
 
 
+def test_image_architectures():
+    listed, measured = (
+        table("docs/image.md", "| | steps | bpp |"),
+        {r["architecture"]: r for r in rows("image_architectures.csv")},
+    )
+    points = rows("image_architectures_points.csv")
+    assert set(listed) == set(measured)
+    for name, (steps, *ranges, encode, decode) in listed.items():
+        row = measured[name]
+        assert [steps, encode, decode] == [row["steps"], row["encode_kmac_per_pixel"], row["decode_kmac_per_pixel"]]
+        for cell, column in zip(ranges, ("rate_bpp", "psnr_db"), strict=True):
+            own = [p for p in points if p["codec"] == name]
+            means = [fmean(float(p[column]) for p in own if p["quality"] == q) for q in ("10", "90")]
+            assert cell.split(" to ") == [shown(value, like) for value, like in zip(means, cell.split(" to "), strict=True)]
+    more = float(measured["s2lic"]["bd_rate_ms_ssim_percent"])
+    assert f"at equal MS-SSIM S2LIC takes {more:.0f} % more" in page("docs/image.md")
+
+
 def test_video_parts():
     """Rows of the table are parts of the file, in another order; columns are its clips."""
     names = {
         "copies of blocks": "no copies", "motion": "no motion", "fusion": "no fusion",
         "pyramids: frames as shown": "frames as shown, without pyramids",
         "a better first frame": "first frames at the quality of the rest",
+        "symbols and levels of the nearest reference": "no symbols and levels of the nearest reference",
+        "its latent, beside the moved one": "no latent of the nearest reference, but the moved one",
+        "hyper-latents": "no hyper-latents", "frames on their own after the first": "no frame on its own but the first",
         "all of it: every frame on its own": "every frame on its own",
     }  # fmt: skip
     listed, measured = table("docs/video.md", "| without |"), rows("video_parts.csv")

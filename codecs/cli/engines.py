@@ -118,7 +118,9 @@ def start_worker(conversion: Conversion) -> None:
     """Make this process one that converts: one thread, codecs loaded once, and no life after its parent's."""
     global _state
     one_thread()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
+    for name in ("SIGINT", "SIGHUP"):  # the parent's to handle
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _state = conversion, Desk(conversion.device)
 

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from multiprocessing import active_children
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -29,7 +30,8 @@ from .evaluate import app as evaluate
 from .info import field_table
 from .signature import faces, owners, refuse_others, with_options
 
-ENDS = {"SIGTERM", "SIGHUP"}
+ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that ask a command to end."""
 CONVERSIONS = {"encode", "decode", "verify", "info"}
 COLLECTED_AFTER = 1_000_000
 """Objects after which Python looks for cycles, which conversions do not make. With its own 700 that is a tenth of the time
@@ -183,27 +185,35 @@ def main() -> None:
 
 def command() -> None:
     """`main`, as the program ``codec``. Who ends it by a signal gets no half of a file, as with Ctrl-C."""
-    for name in ENDS & {*dir(signal)}:
-        if signal.getsignal(number := getattr(signal, name)) is signal.SIG_DFL:  # nohup ignores one of them
+    for number in ENDS:
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one of them
             signal.signal(number, _end)
     try:
         main()
     except SystemExit as end:
-        if not isinstance(end.code, int | None):
+        status = 128 + _ended[0] if _ended else end.code
+        if not isinstance(status, int | None):
             raise
-        leave(end.code or 0)
-        raise
+        leave(status or 0)
+        sys.exit(status)
     leave()
 
 
+_ended: list[int] = []
+"""The signal that ended the program."""
+
+
 def _end(number: int, _: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
+    for other in (*ENDS, signal.SIGINT):  # one more would end the cleaning up
+        signal.signal(other, signal.SIG_IGN)
+    _ended.append(number)
+    raise KeyboardInterrupt  # SystemExit, in a function that PyAV calls, would end the program there and then
 
 
 def leave(status: int = 0) -> None:
-    """End a program that converts files at once: to take torch apart lasts a tenth of a second, and threads may be in the
-    middle of what nobody waits for any more."""
-    if CONVERSIONS & {*sys.argv[1:2]}:
+    """End a converting program immediately: to take torch apart lasts a tenth of a second, and threads may be in the middle
+    of what nobody waits for any more. Processes that are still at work are waited for."""
+    if CONVERSIONS & {*sys.argv[1:2]} and not active_children():
         for stream in (sys.stdout, sys.stderr):
             try:
                 if stream:  # None: it is closed

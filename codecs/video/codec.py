@@ -154,7 +154,8 @@ class VideoCodec:
     def encode_groups(
         self, frames: Iterable[np.ndarray], header: VideoHeader, *, progress: Progress | None = None
     ) -> Iterator[bytes]:
-        """The chunk of each group, of frames that come one by one; no more are kept than from an anchor to the next.
+        """The chunk of each group, of frames that come one by one. Of small frames one group more is kept than there are
+        threads; of large ones, and with one thread, no more frames than from an anchor to the next.
 
         Raises:
             ValueError: frames are of another size or number than the header says. No group is cut short: frames of a number
@@ -365,8 +366,8 @@ class VideoCodec:
 
     def at_work(self, header: VideoHeader) -> AbstractContextManager[None]:
         """torch's state for as long as networks run."""
-        pixels = header.width * header.height
-        return own_state(pixels, self.threads) if self.device.type == "cpu" else own_state(THREADED_WORK, self.threads)
+        pixels = header.width * header.height if self.device.type == "cpu" else THREADED_WORK
+        return own_state(pixels, self.threads if pixels >= THREADED_WORK else None)
 
 
 def clip_of(signal: Source, rate: Fraction | float) -> Clip:

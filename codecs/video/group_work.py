@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
-from copy import copy
 from functools import partial
 from itertools import islice
 from typing import Protocol, TypeVar
@@ -61,15 +60,13 @@ class GroupWork:
         threads = torch_state.workers(pixels, codec.threads) if codec.device.type == "cpu" else 1
         self.workers = max(1, min(threads, held, count))
         self._codec = codec
-        if codec.device.type == "cpu" and pixels < torch_state.THREADED_WORK:
-            self._codec = copy(codec)
-            self._codec.threads = 1
 
     def done(self, jobs: Iterable[Job[R]], progress: Progress | None = None, total: int = 0) -> Iterator[R]:
-        """What jobs return, in order.
+        """What jobs give, in order.
 
         Args:
             progress: is called with (frames done, ``total``).
+            total: frames of all jobs.
         """
         done = 0
 

@@ -14,8 +14,10 @@ from torch.nn import functional as F
 from ...entropy_models.hyperprior import QUALITY_MAX
 from .motion import BLOCK, LARGEST, UNIT, VECTOR_MAX, Field, enlarged, middle, padded
 
-REACH, REACH_MAX, SPEED = 32, 96, 8
-"""Farthest vector of the first search in pixels: at least, at most, and between them for each frame to the reference."""
+REACH, REACH_MAX = 32, 96
+"""Pixels of the first search's farthest vector, at least and at most."""
+SPEED = 8
+"""Between them, pixels for each frame to the reference."""
 COARSE = 4
 """Pixels of the first search's step."""
 FIRST_PRICE = 4.0
@@ -49,9 +51,8 @@ def searched(
     planes = (luma(x).permute(0, 3, 1, 2) for x in (frame, reference))
     target, source = (F.pad(plane, (0, right, 0, down), mode="replicate") for plane in planes)
     price = bit_price(quality) * (CHANGE_PRICE if changes else 1)
-    first = (
-        None if changes else _first(target, source, FIRST_PRICE * price, reach_of(distance))
-    )  # what is expected takes its place
+    # of changes, what is expected takes the place of the first search
+    first = None if changes else _first(target, source, FIRST_PRICE * price, reach_of(distance))
     expected = padded(expected)
     start = expected if changes else torch.zeros_like(expected)
     parent = torch.zeros_like(middle(middle(expected)))

@@ -42,7 +42,7 @@ def chosen_lifts(samples: Iterable[Sequence[np.ndarray]], codec: Coding, header:
         samples: frames of `tried`, uint8 (height, width, 3).
     """
     orders = LOW_DELAY, PYRAMID
-    works = [GroupWork(codec, replace(header, lifts=lifts), len(orders)) for lifts in orders]
+    works = [GroupWork(codec, replace(header, lifts=lifts), PLACES * len(orders)) for lifts in orders]
     jobs = (partial(_bits, work, frames, header.quality) for frames in samples for work in works)
     costs = dict.fromkeys(orders, 0.0)
     for lifts, cost in zip(cycle(orders), works[0].done(jobs)):  # noqa: B905 - the orders begin anew

@@ -6,9 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from clips import drawn_clip
-from rdcodec.codecs import container
 from rdcodec.codecs.torch_state import THREADED_WORK
 from rdcodec.codecs.video import group_work
 from rdcodec.codecs.video.codec import VideoCodec
@@ -89,12 +87,3 @@ def test_frames_of_another_number_or_size(codecs, clip, stream, threads):
         list(codecs[threads].encode_groups(iter([*clip[:9], clip[0, :-1]]), header))
     chunks = list(codecs[threads].encode_groups(iter(clip), header))
     assert chunks == [parse(stream)[0].chunk(index) for index in range(4)]
-
-
-def test_who_stops_early_leaves_nothing_behind(codecs, stream):
-    before = torch.get_num_threads()
-    parsed, header = codecs[3].parsed(container.parse(stream))
-    frames = codecs[3].frames(parsed, header, range(15))
-    next(frames)
-    frames.close()
-    assert torch.get_num_threads() == before

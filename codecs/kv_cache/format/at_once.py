@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from ...torch_state import checked_threads, own_state
+from ...torch_state import checked_threads, own_state, set_own_threads
 from ..modes.table import MODES
 from .header import BlockHeader
 
@@ -40,7 +40,7 @@ def layers_at_once(code: Callable[[range], T], layers: range, head: BlockHeader,
     with own_state(head.heads * head.count * max(head.key_dim, head.value_dim), threads and 1):
         if len(runs) == 1:
             return [work(runs[0])]
-        with ThreadPoolExecutor(len(runs)) as pool:
+        with ThreadPoolExecutor(len(runs), initializer=set_own_threads, initargs=(1,)) as pool:
             return list(pool.map(work, runs))
 
 
