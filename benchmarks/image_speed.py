@@ -46,14 +46,14 @@ arguments, heavy = json.loads(sys.argv[1]), sys.argv[2].split(",")
 sys.argv[1:] = arguments  # where the command looks before it loads anything
 from rdcodec.codecs.cli.main import app, leave
 try:
-    status = app(arguments, prog_name="codec", standalone_mode=False) or 0
+    code = app(arguments, prog_name="codec", standalone_mode=False) or 0
 finally:
     # not getrusage: its maximum is inherited from the process that starts this one
     with open("/proc/self/status") as status:
         peak = next((int(line.split()[1]) for line in status if line.startswith("VmHWM")), None)
     print(json.dumps([peak, [name for name in heavy if name in sys.modules]]), file=sys.stderr)
-leave(status)
-sys.exit(status)
+leave(code)
+sys.exit(code)
 """
 Row = tuple[str, str, float, str]
 """What, measure, value, unit."""
