@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import count
 from queue import Empty, SimpleQueue
 from threading import Event, Thread, current_thread
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -57,9 +56,9 @@ def in_order(jobs: Iterable[Job[R]], workers: int, told: Told, begin: Callable[[
         return
     process, team = os.getpid(), _Team[R](workers, begin)
     try:
-        upcoming = iter(jobs)
+        upcoming, head = iter(jobs), 0
         team.take(upcoming)
-        for head in count():
+        while head < team.taken:
             while not isinstance(item := team.next_of(head, told), _End):
                 yield item
                 if os.getpid() != process:
@@ -69,20 +68,20 @@ def in_order(jobs: Iterable[Job[R]], workers: int, told: Told, begin: Callable[[
                     raise item.error
             finally:
                 del item  # an error holds what it came by, and that the job
+            head += 1
             team.take(upcoming)
-            if head + 1 >= team.taken:
-                return
     finally:
-        team.stop.set()  # nobody is waited for: a part may last seconds
+        team.end()
 
 
 class _Team(Generic[R]):
     """Threads, their jobs and what these have given. Threads end with the team, or with the thread that it was made in."""
 
     def __init__(self, workers: int, begin: Callable[[], object]) -> None:
-        self.stop, self.taken = Event(), 0
+        self.taken = 0
+        self._stop = Event()
         self._workers, self._done, self._over = workers, 0, False
-        self._jobs: SimpleQueue[tuple[int, Job[R]]] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[int, Job[R]] | None] = SimpleQueue()
         self._events: SimpleQueue[tuple[int, Any]] = SimpleQueue()
         self._found: defaultdict[int, deque[Any]] = defaultdict(deque)
         begun: SimpleQueue[BaseException | None] = SimpleQueue()
@@ -92,8 +91,14 @@ class _Team(Generic[R]):
                 if error := begun.get():
                     raise error
         except BaseException:
-            self.stop.set()
+            self.end()
             raise
+
+    def end(self) -> None:
+        """Let threads end, waiting for none: a part may last seconds."""
+        self._stop.set()
+        for _ in range(self._workers):
+            self._jobs.put(None)  # who has no job hears of it at once
 
     def take(self, jobs: Iterator[Job[R]]) -> None:
         """Take jobs until there is one more than threads. An error in that is the next job's."""
@@ -110,8 +115,6 @@ class _Team(Generic[R]):
 
     def next_of(self, number: int, told: Told) -> Any:
         """The next thing that a job gives, or its end."""
-        if number == self.taken:
-            return _End(None)
         while not self._found[number]:
             of, event = self._events.get()
             if isinstance(event, _Parts):
@@ -131,25 +134,26 @@ class _Team(Generic[R]):
             begun.put(error)
             return
         begun.put(None)
-        while not self.stop.is_set():
+        while not self._stop.is_set():
             try:
-                number, job = self._jobs.get(timeout=LOOKED_S)
+                job = self._jobs.get(timeout=LOOKED_S)
             except Empty:
                 if not owner.is_alive():
                     return
                 continue
-            self._do(number, job)
+            if job:
+                self._do(*job)
             del job
 
     def _do(self, number: int, job: Job[R]) -> None:
         def tell(parts: int) -> None:
-            if self.stop.is_set():
+            if self._stop.is_set():
                 raise _Stopped
             self._events.put((number, _Parts(parts)))
 
         try:
             for item in job(tell):
-                if self.stop.is_set():
+                if self._stop.is_set():
                     return
                 self._events.put((number, item))
         except _Stopped:
