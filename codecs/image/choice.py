@@ -33,7 +33,9 @@ costs most of their bits."""
 EXACT = 100
 """Quality at which drawn blocks keep all colours."""
 ONE_COLOUR = 20
-"""Quality from which a tile of one colour keeps it whatever that costs: some 25 bytes, more than a small one is worth."""
+"""Quality from which areas of one colour keep it whatever that costs: some 25 bytes for a whole tile."""
+ONE_COLOUR_WEIGHT = 1e6
+"""Bits that a unit of squared error in such an area is worth then."""
 ROUNDS = 3
 
 
@@ -49,32 +51,41 @@ class Learned(NamedTuple):
 Learn = Callable[[np.ndarray], Learned]
 
 
-def layer_of(pixels: np.ndarray, quality: int, learn: Learn) -> Layer | None:
-    """What of a tile is drawn; None: nothing.
+class Divided(NamedTuple):
+    """What of a tile is drawn, and pixels that its latent stands for: of the rest, something in place of what is drawn."""
 
-    At first all that may be; then, with the bits of that known, what is dearer drawn than learned no longer is.
+    layer: Layer
+    pixels: np.ndarray
+
+
+def divided(pixels: np.ndarray, quality: int, learn: Learn) -> Divided | None:
+    """A tile between drawn and learned; None: nothing is drawn.
+
+    Of a photograph, and of what has 16 bits, areas of one colour alone. Else at first all that may be drawn; then, with the
+    bits of that known, what is dearer drawn than learned no longer is.
 
     Args:
-        pixels: uint8 (height, width, 1 or 3).
+        pixels: uint8 or uint16 (height, width, 1 or 3).
         learn: codes pixels of the tile's shape.
     """
-    if quality >= ONE_COLOUR and (pixels == pixels[:1, :1]).all():
-        return Layer(np.repeat(pixels, 3 // pixels.shape[-1], -1), np.ones(pixels.shape[:2], bool))
+    even = even_blocks(pixels)
+    areas = (even if even.all() else opened(even)) & (quality >= ONE_COLOUR)
     price = drawn_bits(pixels)
-    candidates = price <= CANDIDATE_BITS
-    if (price <= CERTAIN_BITS).mean() < CERTAIN_LEAST:
-        return None
-    weight = _weights(pixels, quality)
+    chosen = areas | (price <= CANDIDATE_BITS)
+    if areas.all() or pixels.itemsize > 1 or (price <= CERTAIN_BITS).mean() < CERTAIN_LEAST:
+        return Divided(_layer(pixels, areas), pixels) if areas.any() else None
+    weight = _weights(even, quality, pixels.shape[-1]) + ONE_COLOUR_WEIGHT * areas
     whole = learn(pixels)
     cost = whole.bits + _error(whole.pixels, pixels, weight)
-    best, least, chosen = None, float(cost.sum()), candidates
+    best, least = None, float(cost.sum())
     for _ in range(ROUNDS):
         layer, bits, error = _cheapest(pixels, chosen, weight, () if quality >= EXACT else COLOURS)
-        rest = _rest(pixels, layer, learn)
+        now = Divided(layer, filled(pixels, layer.mask))
+        rest = _rest(now, learn)
         total = bits + error.sum() + float((rest.bits + _error(rest.pixels, pixels, weight) * ~chosen).sum())
         if total < least:
-            best, least = layer, total
-        kept = chosen & (price * (bits / price[chosen].sum()) + error < cost)
+            best, least = now, total
+        kept = areas | (chosen & (price * (bits / price[chosen].sum()) + error < cost))
         if not kept.any() or (kept == chosen).all():
             break
         chosen = kept
@@ -101,13 +112,30 @@ def spread(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     return mask.repeat(BLOCK, 0).repeat(BLOCK, 1)[:height, :width]
 
 
-def _weights(pixels: np.ndarray, quality: int) -> np.ndarray:
+def even_blocks(pixels: np.ndarray) -> np.ndarray:
+    """Which blocks have one colour; bool (rows, columns)."""
+    differs = np.zeros(pixels.shape[:2], bool)
+    differs[:, 1:] |= (pixels[:, 1:] != pixels[:, :-1]).any(-1) & (np.arange(1, pixels.shape[1]) % BLOCK > 0)
+    differs[1:] |= (pixels[1:] != pixels[:-1]).any(-1) & (np.arange(1, pixels.shape[0]) % BLOCK > 0)[:, None]
+    return blocks(differs.astype(np.float64)) == 0
+
+
+def opened(mask: np.ndarray) -> np.ndarray:
+    """What of a mask of blocks is part of two by two that are all of it."""
+    corners = mask[:-1, :-1] & mask[1:, :-1] & mask[:-1, 1:] & mask[1:, 1:]
+    around = np.pad(corners, 1)
+    return around[:-1, :-1] | around[1:, :-1] | around[:-1, 1:] | around[1:, 1:]
+
+
+def _layer(pixels: np.ndarray, chosen: np.ndarray) -> Layer:
+    """The chosen blocks with all their colours."""
+    mask = spread(chosen, *pixels.shape[:2])
+    return Layer(np.broadcast_to(pixels, (*mask.shape, 3)) * mask[..., None].astype(pixels.dtype), mask)
+
+
+def _weights(even: np.ndarray, quality: int, channels: int) -> np.ndarray:
     """Bits that a unit of squared error of 0..255 is worth in each block."""
-    flat = np.ones(pixels.shape[:2], bool)
-    flat[:, 1:] &= (pixels[:, 1:] == pixels[:, :-1]).all(-1)
-    flat[1:] &= (pixels[1:] == pixels[:-1]).all(-1)
-    one_colour = blocks((~flat).astype(np.float64)) == 0
-    return np.where(one_colour, FLAT_WEIGHT, 1.0) * bits_per_square(quality) * 3 / pixels.shape[-1] / 255**2
+    return np.where(even, FLAT_WEIGHT, 1.0) * bits_per_square(quality) * 3 / channels / 255**2
 
 
 def _error(shown: np.ndarray, pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -120,8 +148,8 @@ def _cheapest(
     pixels: np.ndarray, chosen: np.ndarray, weight: np.ndarray, counts: tuple[int, ...]
 ) -> tuple[Layer, float, np.ndarray]:
     """The layer of the chosen blocks with so many colours as cost least, its bits, and its error in each block in bits."""
-    mask = spread(chosen, *pixels.shape[:2])
-    colours = np.broadcast_to(pixels, (*pixels.shape[:2], 3)) * mask[..., None].astype(np.uint8)
+    exact = _layer(pixels, chosen)
+    colours, mask = exact.pixels, exact.mask
     drawn, error = colours, np.zeros(chosen.shape)
     bits = 8.0 * len(webp(drawn, mask))
     for count in counts:
@@ -143,8 +171,8 @@ def _reduced(colours: np.ndarray, mask: np.ndarray, count: int) -> np.ndarray:
     return out
 
 
-def _rest(pixels: np.ndarray, layer: Layer, learn: Learn) -> Learned:
+def _rest(tile: Divided, learn: Learn) -> Learned:
     """What the learned codec makes of a tile whose drawn part is filled; nothing of one that is all drawn."""
-    if layer.whole:
-        return Learned(np.zeros(blocks(np.zeros(pixels.shape[:2])).shape), pixels)
-    return learn(filled(pixels, layer.mask))
+    if tile.layer.whole:
+        return Learned(np.zeros(blocks(np.zeros(tile.pixels.shape[:2])).shape), tile.pixels)
+    return learn(tile.pixels)

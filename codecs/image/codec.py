@@ -24,9 +24,9 @@ from ..torch_state import THREADED_WORK, checked_threads, own_state
 from ..weights_file import read_weights
 from . import drawn
 from .architectures import ARCHITECTURES
-from .choice import layer_of
+from .choice import divided
 from .dcvc_rt import ImageNetwork
-from .drawn import Layer, filled
+from .drawn import Layer
 from .effort import effort_of
 from .extras import extra_chunks, with_extras
 from .header import STREAM_ID, ImageHeader, checked_crop, header_of, parse
@@ -248,17 +248,17 @@ class ImageCodec:
     def _divided(self, picture: Picture, quality: int | None) -> tuple[ImageHeader, np.ndarray, dict[int, Layer]]:
         """The header of a picture, the pixels that latents stand for, and what is drawn of each tile."""
         header, layers, pixels = _header(picture, quality), dict[int, Layer](), picture.pixels
-        if not self.layers or header.depth != 8:
+        if not self.layers:
             return header, pixels, layers
         whole = (0, 0, header.height, header.width)
         learn = partial(learned, self.network, self.tables, header.quality)
         for index in range(len(header.grid)):
             part = inner(header.grid.pixel_box(index), whole)
             with self._at_work(header):
-                layer = layer_of(picture.pixels[part], header.quality, learn)
-            if layer:
+                tile = divided(picture.pixels[part], header.quality, learn)
+            if tile:
                 pixels = pixels.copy() if not layers else pixels
-                layers[index], pixels[part] = layer, filled(pixels[part], layer.mask)
+                layers[index], pixels[part] = tile
         return replace(header, layers=bool(layers)), pixels, layers
 
     def _at_work(self, header: ImageHeader) -> AbstractContextManager[None]:

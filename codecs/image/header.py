@@ -16,8 +16,10 @@ corrections, of `Correction.code`.
 
 With flag 2 a tile begins with a drawn layer (`drawn`): the length L of its WebP file (4 bytes), the CRC-32 of its pixels
 and mask, started with that of the signal header (4), and the lossless file, whose alpha is the mask (L); zeros, where the
-tile has none. The CRC is of 8-bit RGB with zeros where nothing is drawn, then of the mask, a bit a pixel. Symbols follow
-unless all of the tile is drawn; then its latent counts as zeros for its neighbours.
+tile has none. Of 16 bits the file has the low bytes, and below them the high ones. A file of fewer rows and columns than
+that is enlarged by the least whole number, the same both ways, which gives as many or more; what is more is cut off. The
+CRC is of RGB with zeros where nothing is drawn, then of the mask, a bit a pixel. Symbols follow unless all of the tile is
+drawn; then its latent counts as zeros for its neighbours.
 
 Then, if flagged, one of kind 2: the CRC-32 of the alpha plane (4 bytes) and the plane as a grey PNG of as many bits. Then
 any of kind 1: a 4-byte tag and its bytes (``ICCP`` an ICC profile, ``EXIF``, ``XMP_``, ``IPTC`` IPTC-IIM records, ``TEXT`` a
@@ -64,8 +66,6 @@ class ImageHeader:
             raise Corrupt(f"size {self.width}x{self.height}; each side must be 1..{SIDE_MAX}")
         if self.width * self.height > PIXELS_MAX:
             raise Corrupt(f"size {self.width}x{self.height} is more than {PIXELS_MAX} pixels")
-        if self.layers and self.depth != 8:
-            raise Corrupt(f"drawn layers in a picture of {self.depth} bits; they have 8")
         if self.quality > 100 or self.channels not in (1, 3):
             raise Corrupt(f"quality {self.quality}, {self.channels} channels; need 0..100 and 1 or 3")
 

@@ -278,7 +278,7 @@ class TileDecoder(_Tiles):
         correction, layer, chunk, head = self.network.correction, None, self._stream.chunk(index), self.header.pack()
         if self.header.layers:
             top, left, bottom, right = self.grid.pixel_box(index)
-            layer, chunk = drawn.read(chunk, head, bottom - top, right - left)
+            layer, chunk = drawn.read(chunk, head, bottom - top, right - left, self.header.depth)
         if layer and layer.whole:
             if chunk:
                 raise Corrupt(f"{len(chunk)} bytes of symbols in a tile that is drawn")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
@@ -43,6 +45,39 @@ def test_flat_stays_flat(codec, colour, quality, size):
     flat = np.full((*size, 3), colour, np.uint8)
     found = codec.decode(codec.encode(flat, quality=quality)).array()
     assert np.abs(found.astype(int) - flat).max() <= 1
+
+
+@pytest.mark.parametrize("quality", [20, 40, 60])
+@pytest.mark.parametrize("colour", [(255, 255, 255), (255, 0, 0), (90, 120, 60)])
+@pytest.mark.parametrize("beside_text", [False, True])
+def test_a_patch_within_a_photograph_stays_flat(codec, photograph, colour, quality, beside_text):
+    image = photograph[:192, :320].copy()
+    image[81:129, 101:149] = colour  # 48 x 48: two by two blocks at any place
+    if beside_text:
+        image[:, 176:] = page(192, 144)
+    drawn_share = (choice.drawn_bits(image) <= choice.CERTAIN_BITS).mean()
+    assert (drawn_share > choice.CERTAIN_LEAST) == beside_text
+    data = codec.encode(image, quality=quality)
+    assert (codec.decode(data).array()[96:128, 112:144] == colour).all()
+    grey = image[..., :1]
+    found = codec.decode(codec.encode(grey, quality=quality)).array()
+    assert (found[96:128, 112:144] == colour[0]).all()
+    if not beside_text:
+        assert len(data) <= len(codec.without_layers().encode(image, quality=quality)) + 100
+
+
+@pytest.mark.parametrize("quality", [20, 60])
+@pytest.mark.parametrize("colour", [(65535, 65535, 65535), (65535, 0, 0), (30000, 1234, 257)])
+def test_16_bits_stay_flat(codec, photograph, colour, quality):
+    deep = photograph[:112, :160].astype(np.uint16) * 257 + np.arange(160, dtype=np.uint16)[:, None] % 7
+    deep[30:90, 40:100] = colour
+    data = codec.encode(deep, quality=quality)
+    found = codec.decode(data).array()
+    assert found.dtype == np.uint16 and (found[48:80, 48:96] == colour).all()
+    np.testing.assert_array_equal(found, codec.estimate(deep, quality=quality).signal.array())
+    assert len(data) <= len(codec.without_layers().encode(deep, quality=quality)) + 150
+    for flat in (np.full((37, 50, 3), colour, np.uint16), np.full((37, 50), colour[0], np.uint16)):
+        np.testing.assert_array_equal(codec.decode(codec.encode(flat, quality=quality)).array(), flat)
 
 
 @pytest.mark.parametrize("quality", [20, 60])
@@ -117,6 +152,47 @@ def test_a_layer_is_read_as_it_was_written():
     np.testing.assert_array_equal(found.pixels, layer.pixels)
     np.testing.assert_array_equal(found.mask, layer.mask)
     assert drawn.read(drawn.NONE + b"rest", b"head", 20, 24) == (None, b"rest")
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "times", "stored"),
+    [(40, 70, 10, 10), (44, 75, 10, 10), (33, 20, 2, 2), (9, 50, 50, 50), (1, 1, 1, 1), (30, 30, 7, 1)],
+    ids=["whole dots", "cut dots", "by two", "one row", "one dot", "a size that does not tell seven from six"],
+)
+def test_enlarged_drawings_are_stored_at_their_own_size(height, width, times, stored):
+    size = -(-height // times), -(-width // times), 1
+    dots = np.random.default_rng(0).integers(0, 4, size, np.uint8) * np.uint8([60, 20, 80])
+    pixels = dots.repeat(times, 0).repeat(times, 1)[:height, :width]
+    layer = Layer(pixels, np.ones((height, width), bool))
+    chunk = layer.write(b"head")
+    with Image.open(io.BytesIO(chunk[8:])) as image:
+        assert image.size == (-(-width // stored), -(-height // stored))
+    found, rest = drawn.read(chunk, b"head", height, width)
+    assert found.whole and not rest
+    np.testing.assert_array_equal(found.pixels, pixels)
+    for other in ((height, width + 2 * times), (height + 2 * times, width)):
+        with pytest.raises(Corrupt):
+            drawn.read(chunk, b"head", *other)
+
+
+def test_a_part_of_an_enlarged_drawing_is_stored_at_its_own_size():
+    pixels = np.random.default_rng(0).integers(0, 3, (5, 6, 1), np.uint8).repeat(8, 0).repeat(8, 1) * np.uint8([1, 2, 3])
+    mask = np.zeros((40, 48), bool)
+    mask[:16, 16:] = True
+    chunk = Layer(pixels * mask[..., None], mask).write(b"head")
+    with Image.open(io.BytesIO(chunk[8:])) as image:
+        assert image.size == (6, 5)
+    found, _ = drawn.read(chunk, b"head", 40, 48)
+    np.testing.assert_array_equal(found.mask, mask)
+    np.testing.assert_array_equal(found.pixels, pixels * mask[..., None])
+
+
+def test_halves_of_16_bits_in_different_places_are_refused():
+    mask = np.ones((32, 16), bool)
+    mask[:16] = False
+    body = drawn.webp(np.full((32, 16, 3), 7, np.uint8), mask)
+    with pytest.raises(Corrupt, match="different places"):
+        drawn.read(len(body).to_bytes(4, "little") + bytes(4) + body, b"head", 16, 16, 16)
 
 
 def test_damaged_layers_are_refused():
