@@ -82,7 +82,9 @@ def read(chunk: bytes, header: bytes, height: int, width: int, depth: int = 8) -
     if (masks != masks[0]).any():
         raise Corrupt("low and high bytes of a drawn layer that lie in different places")
     shares = rgba[..., :3].reshape(-1, height, width, 3)
-    pixels = sum(share.astype(f"uint{depth}") << 8 * place for place, share in enumerate(shares))
+    pixels = np.zeros((height, width, 3), f"uint{depth}")
+    for place, share in enumerate(shares):
+        pixels |= share.astype(pixels.dtype) << 8 * place
     layer = Layer(np.where(masks[0][..., None], pixels, pixels.dtype.type(0)), masks[0])
     if layer._check(header) != check:
         raise Corrupt("the drawn layer does not match its checksum")
