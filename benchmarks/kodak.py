@@ -21,7 +21,7 @@ from rdcodec.codecs.evaluation.points import OURS, MeanPoint, Point, means, read
 from rdcodec.codecs.evaluation.report import plot_curves, table_of, write_bd_rates
 from rdcodec.codecs.evaluation.run import chosen, evaluate
 from rdcodec.codecs.evaluation.task import Reference
-from rdcodec.codecs.image.evaluation import QUALITIES, TASK
+from rdcodec.codecs.image.evaluation import QUALITIES, TASK, load_ours
 from rich.console import Console
 from rich.progress import track
 
@@ -103,6 +103,7 @@ def main(
     curves: Annotated[str, typer.Option(help="Names to take from --anchor-csv.")] = CURVES,
     qualities: Annotated[str, typer.Option(help="Ours.")] = ",".join(map(str, QUALITIES)),
     model: Annotated[str | None, typer.Option(help="Weights by name; default: the shipped ones.")] = None,
+    effort: Annotated[int, typer.Option(min=0, max=9, help="Ours: time for refining, 0 (none) to 9.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
 ) -> None:
     """Measure, and write kodak_points.csv, kodak_means.csv, kodak_bd_rate.csv and kodak.png."""
@@ -116,7 +117,7 @@ def main(
     if only:
         measure_references(files, wanted, output / "kodak_anchors_points.csv")
         return
-    ours = replace(TASK.ours(model, device), settings=tuple(int(quality) for quality in qualities.split(",")))
+    ours = replace(load_ours(model, device, effort), settings=tuple(int(quality) for quality in qualities.split(",")))
     codecs = {OURS: ours} | ({} if source else chosen(TASK, wanted))
     points = [point for file in track(files, "images") for point in evaluate(TASK, codecs, [file])]
     if source:

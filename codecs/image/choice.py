@@ -36,6 +36,9 @@ ONE_COLOUR = 20
 """Quality from which areas of one colour keep it whatever that costs: some 25 bytes for a whole tile."""
 ONE_COLOUR_WEIGHT = 1e6
 """Bits that a unit of squared error in such an area is worth then."""
+MOSTLY = 0.6
+"""Share of a tile's blocks that may be drawn, above which it is no photograph, however dense its text is, and at the highest
+quality may be drawn as a whole."""
 ROUNDS = 3
 
 
@@ -72,12 +75,17 @@ def divided(pixels: np.ndarray, quality: int, learn: Learn) -> Divided | None:
     areas = (even if even.all() else opened(even)) & (quality >= ONE_COLOUR)
     price = drawn_bits(pixels)
     chosen = areas | (price <= CANDIDATE_BITS)
-    if areas.all() or pixels.itemsize > 1 or (price <= CERTAIN_BITS).mean() < CERTAIN_LEAST:
+    mostly = chosen.mean() > MOSTLY
+    if areas.all() or pixels.itemsize > 1 or not (mostly or (price <= CERTAIN_BITS).mean() >= CERTAIN_LEAST):
         return Divided(_layer(pixels, areas), pixels) if areas.any() else None
     weight = _weights(even, quality, pixels.shape[-1]) + ONE_COLOUR_WEIGHT * areas
     whole = learn(pixels)
     cost = whole.bits + _error(whole.pixels, pixels, weight)
     best, least = None, float(cost.sum())
+    if mostly and quality >= EXACT:
+        layer = _layer(pixels, np.ones_like(chosen))
+        if (bits := 8.0 * len(webp(layer.pixels, layer.mask))) < least:
+            best, least = Divided(layer, pixels), bits
     for _ in range(ROUNDS):
         layer, bits, error = _cheapest(pixels, chosen, weight, () if quality >= EXACT else COLOURS)
         now = Divided(layer, filled(pixels, layer.mask))

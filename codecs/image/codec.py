@@ -22,7 +22,6 @@ from ..device import resolve_device
 from ..symbols import LEAST_BYTES, chunk_of, new_writer
 from ..torch_state import THREADED_WORK, checked_threads, own_state
 from ..weights_file import read_weights
-from . import drawn
 from .architectures import ARCHITECTURES
 from .choice import divided
 from .dcvc_rt import ImageNetwork
@@ -30,6 +29,7 @@ from .drawn import Layer
 from .effort import effort_of
 from .extras import extra_chunks, with_extras
 from .header import STREAM_ID, ImageHeader, checked_crop, header_of, parse
+from .layers import Layers, layers_of
 from .pictures import Picture, as_picture
 from .tile_coder import NO_EFFORT, C, TileDecoder, TileEncoder, learned
 from .tiles import Box, inner
@@ -125,10 +125,8 @@ class ImageCodec:
         chunks = []
         with self._at_work(header):
             for index in told(range(tiles), tiles, progress):
-                layer = layers.get(index)
-                start = (layer.write(packed) if layer else drawn.NONE) if header.layers else b""
-                symbols = b"" if layer and layer.whole else chunk_of(encoder.encode(index))
-                chunks.append((container.DATA, start + symbols))
+                symbols = b"" if layers.whole(index) else chunk_of(encoder.encode(index))
+                chunks.append((container.DATA, layers.beginning(index, packed) + symbols))
         chunks += extra_chunks(picture)
         return container.write(stream_id=STREAM_ID, weights=self.stream_hash, signal=packed, chunks=chunks)
 
@@ -192,14 +190,13 @@ class ImageCodec:
         pixels = _blank(whole, header)
         with self._at_work(header):
             for index in range(len(header.grid)):
-                layer, part = layers.get(index), inner(header.grid.pixel_box(index), whole)
-                bits += 8.0 * len(layer.write(b"")) if layer else 0.0
-                if layer and layer.whole:
-                    pixels[part] = layer.pixels[..., : header.channels]
+                part = inner(header.grid.pixel_box(index), whole)
+                bits += 8.0 * len(layers.beginning(index, b""))
+                if layers.whole(index):
+                    pixels[part] = layers.tiles[index].pixels[..., : header.channels]
                     continue
                 bits += float(encoder.encode(index).bits[0])
-                shown = encoder.pixels(index)
-                pixels[part] = layer.over(shown) if layer else shown
+                pixels[part] = layers.over(index, encoder.pixels(index))
         return Estimate(bits, replace(picture, pixels=pixels, notices=()))
 
     def verify(self, data: Bytes) -> list[str]:
@@ -236,30 +233,29 @@ class ImageCodec:
             header, pixels, layers = self._divided(picture, quality)
             tiles = len(header.grid)
             encoder = self._encoder(header, pixels, layers, lambda: Measure(self.tables))
-            learned = [index for index in range(tiles) if not (index in layers and layers[index].whole)]
+            learned = [index for index in range(tiles) if not layers.whole(index)]
             with self._at_work(header):
                 bits = sum(float(encoder.encode_latent(index).bits[0]) for index in told(learned, len(learned), progress))
             fixed = container.table_end(len(header.pack()), tiles) + LEAST_BYTES * len(learned)
-            fixed += sum(len(layers[i].write(b"") if i in layers else drawn.NONE) for i in range(tiles) if header.layers)
+            fixed += sum(len(layers.beginning(index, b"")) for index in range(tiles))
             return int(bits / 8) + fixed + extra
 
         return measure
 
-    def _divided(self, picture: Picture, quality: int | None) -> tuple[ImageHeader, np.ndarray, dict[int, Layer]]:
-        """The header of a picture, the pixels that latents stand for, and what is drawn of each tile."""
-        header, layers, pixels = _header(picture, quality), dict[int, Layer](), picture.pixels
-        if not self.layers:
-            return header, pixels, layers
+    def _divided(self, picture: Picture, quality: int | None) -> tuple[ImageHeader, np.ndarray, Layers]:
+        """The header of a picture, the pixels that latents stand for, and what is drawn."""
+        header, drawn, pixels = _header(picture, quality), dict[int, Layer](), picture.pixels
         whole = (0, 0, header.height, header.width)
         learn = partial(learned, self.network, self.tables, header.quality)
-        for index in range(len(header.grid)):
+        for index in range(len(header.grid)) if self.layers else ():
             part = inner(header.grid.pixel_box(index), whole)
             with self._at_work(header):
                 tile = divided(picture.pixels[part], header.quality, learn)
             if tile:
-                pixels = pixels.copy() if not layers else pixels
-                layers[index], pixels[part] = tile
-        return replace(header, layers=bool(layers)), pixels, layers
+                pixels = pixels.copy() if not drawn else pixels
+                drawn[index], pixels[part] = tile
+        layers = layers_of(drawn, header)
+        return replace(header, layers=bool(drawn), together=layers.together), pixels, layers
 
     def _at_work(self, header: ImageHeader) -> AbstractContextManager[None]:
         """torch's state for as long as networks run. A tile at a time is worked on."""
@@ -267,9 +263,9 @@ class ImageCodec:
         return own_state(pixels, self.threads) if self.device.type == "cpu" else own_state(THREADED_WORK, self.threads)
 
     def _encoder(
-        self, header: ImageHeader, pixels: np.ndarray, layers: dict[int, Layer], new_coder: Callable[[], C]
+        self, header: ImageHeader, pixels: np.ndarray, layers: Layers, new_coder: Callable[[], C]
     ) -> TileEncoder[C]:
-        blank = [index for index, layer in layers.items() if layer.whole]
+        blank = [index for index in layers.tiles if layers.whole(index)]
         return TileEncoder(self.network, self.tables, header, pixels, new_coder, self.effort, blank)
 
     def _parsed(self, data: Bytes, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:

@@ -47,11 +47,19 @@ class Layer:
         return Layer(self.pixels[rows, columns], self.mask[rows, columns])
 
     def write(self, header: bytes) -> bytes:
-        """Length of the WebP file, CRC-32 of pixels and mask, started with the signal header's, and the file."""
+        """Head and file, started with the signal header's bytes."""
+        file = self.file()
+        return self.head(file, header) + file
+
+    def head(self, file: bytes, header: bytes) -> bytes:
+        """Length of the WebP file, and CRC-32 of pixels and mask, started with the signal header's."""
+        return _HEAD.pack(len(file), self._check(header))
+
+    def file(self) -> bytes:
+        """A lossless WebP, as small as can be."""
         count = self.pixels.itemsize
         shares = [(self.pixels >> 8 * place & 255).astype(np.uint8) for place in range(count)]
-        body = webp(np.concatenate(shares), np.concatenate([self.mask] * count), best=True)
-        return _HEAD.pack(len(body), self._check(header)) + body
+        return webp(np.concatenate(shares), np.concatenate([self.mask] * count), best=True)
 
     def _check(self, header: bytes) -> int:
         pixels = self.pixels.astype(self.pixels.dtype.newbyteorder("<"))

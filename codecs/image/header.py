@@ -7,7 +7,7 @@ Signal header (little-endian, 12 bytes)::
     4       4     height in pixels, 1..2^20; width * height at most 2^27
     8       1     quality, 0..100
     9       1     channels: 1 grey, 3 RGB (sRGB unless an ICC profile says otherwise)
-    10      1     flags: 1 = an alpha chunk follows the tiles; 2 = tiles begin with a drawn layer
+    10      1     flags: 1 = an alpha chunk follows the tiles; 2 = tiles begin with a drawn layer; 4 = one of all
     11      1     bits per channel, 8 or 16: the pixels' range; latents and symbols know none
 
 Chunks: one of kind 0 per tile (`tiles.TileGrid`, row by row): the CRC-32 of its symbols, started with the CRC-32 of
@@ -19,7 +19,8 @@ and mask, started with that of the signal header (4), and the lossless file, who
 tile has none. Of 16 bits the file has the low bytes, and below them the high ones. A file of fewer rows and columns than
 that is enlarged by the least whole number, the same both ways, which gives as many or more; what is more is cut off. The
 CRC is of RGB with zeros where nothing is drawn, then of the mask, a bit a pixel. Symbols follow unless all of the tile is
-drawn; then its latent counts as zeros for its neighbours.
+drawn; then its latent counts as zeros for its neighbours. With flag 4, which pictures of up to 2^23 pixels may have beside
+flag 2, the first tile begins with one layer of the whole picture, and the others with none.
 
 Then, if flagged, one of kind 2: the CRC-32 of the alpha plane (4 bytes) and the plane as a grey PNG of as many bits. Then
 any of kind 1: a 4-byte tag and its bytes (``ICCP`` an ICC profile, ``EXIF``, ``XMP_``, ``IPTC`` IPTC-IIM records, ``TEXT`` a
@@ -44,6 +45,8 @@ TAGS = {b"ICCP": "icc", b"EXIF": "exif", b"XMP_": "xmp", b"IPTC": "iptc", b"TEXT
 DEPTHS = 8, 16
 SIDE_MAX = 1 << 20
 PIXELS_MAX = 1 << 27
+TOGETHER_MAX = 1 << 23
+"""Pixels of a picture whose tiles have one drawn layer together: it is in memory as a whole."""
 _SIGNAL = struct.Struct("<IIBBBB")
 
 
@@ -60,27 +63,34 @@ class ImageHeader:
     """Bits per channel."""
     layers: bool = False
     """Whether each tile begins with a drawn layer, or none."""
+    together: bool = False
+    """Whether the first begins with one of all."""
 
     def __post_init__(self) -> None:
         if not (1 <= self.width <= SIDE_MAX and 1 <= self.height <= SIDE_MAX):
             raise Corrupt(f"size {self.width}x{self.height}; each side must be 1..{SIDE_MAX}")
         if self.width * self.height > PIXELS_MAX:
             raise Corrupt(f"size {self.width}x{self.height} is more than {PIXELS_MAX} pixels")
+        if self.together and not (self.layers and self.width * self.height <= TOGETHER_MAX):
+            raise Corrupt(
+                f"one drawn layer of {self.width}x{self.height} pixels, layers={self.layers}; at most {TOGETHER_MAX}"
+            )
         if self.quality > 100 or self.channels not in (1, 3):
             raise Corrupt(f"quality {self.quality}, {self.channels} channels; need 0..100 and 1 or 3")
 
     def pack(self) -> bytes:
-        return _SIGNAL.pack(self.width, self.height, self.quality, self.channels, self.alpha | 2 * self.layers, self.depth)
+        flags = self.alpha | 2 * self.layers | 4 * self.together
+        return _SIGNAL.pack(self.width, self.height, self.quality, self.channels, flags, self.depth)
 
     @classmethod
     def unpack(cls, signal: bytes) -> ImageHeader:
         if len(signal) != _SIGNAL.size:
             raise Corrupt(f"an image's signal header has {_SIGNAL.size} bytes, this one {len(signal)}")
         width, height, quality, channels, flags, depth = _SIGNAL.unpack(signal)
-        if flags > 3 or depth not in DEPTHS:
-            raise Unsupported(f"flags {flags:#x}, {depth} bits per channel; this program knows flags 1 and 2, 8 and 16 bits")
+        if flags > 7 or depth not in DEPTHS:
+            raise Unsupported(f"flags {flags:#x}, {depth} bits per channel; this program knows flags 1 to 4, 8 and 16 bits")
         fields = {"width": width, "height": height, "quality": quality, "channels": channels, "depth": depth}
-        return cls(**fields, alpha=bool(flags & 1), layers=bool(flags & 2))
+        return cls(**fields, alpha=bool(flags & 1), layers=bool(flags & 2), together=bool(flags & 4))
 
     @property
     def grid(self) -> TileGrid:

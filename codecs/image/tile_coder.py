@@ -239,6 +239,7 @@ class TileDecoder(_Tiles):
         super().__init__(network, tables, header)
         self._stream, self._salvage = stream, salvage
         self._beside: dict[int, tuple[Tensor | None, Layer | None]] = {}
+        self._together: tuple[Layer | None, bytes] | None = None
         self.lost: dict[int, BitstreamError] = {}
 
     def decode(self, index: int, part: Box) -> np.ndarray:
@@ -275,10 +276,8 @@ class TileDecoder(_Tiles):
 
     @torch.inference_mode()
     def _read(self, index: int) -> tuple[Tensor, Tensor | None, Layer | None]:
-        correction, layer, chunk, head = self.network.correction, None, self._stream.chunk(index), self.header.pack()
-        if self.header.layers:
-            top, left, bottom, right = self.grid.pixel_box(index)
-            layer, chunk = drawn.read(chunk, head, bottom - top, right - left, self.header.depth)
+        correction, head = self.network.correction, self.header.pack()
+        layer, chunk = self._layer(index, head)
         if layer and layer.whole:
             if chunk:
                 raise Corrupt(f"{len(chunk)} bytes of symbols in a tile that is drawn")
@@ -286,6 +285,19 @@ class TileDecoder(_Tiles):
         with reading(self.tables, head, chunk) as reader:
             latent = self.coding_pass(reader, self.blank(index), index)
             return latent, None if correction is None else correction.code(reader, correction.none()), layer
+
+    def _layer(self, index: int, head: bytes) -> tuple[Layer | None, bytes]:
+        """What is drawn of a tile, and what of its chunk are symbols."""
+        if not self.header.layers:
+            return None, self._stream.chunk(index)
+        box = top, left, bottom, right = self.grid.pixel_box(index)
+        if not self.header.together:
+            return drawn.read(self._stream.chunk(index), head, bottom - top, right - left, self.header.depth)
+        size = self.header.height, self.header.width
+        if not self._together:
+            self._together = drawn.read(self._stream.chunk(0), head, *size, self.header.depth)
+        layer, first = self._together
+        return layer and layer.part(*inner(box, (0, 0, *size))), self._stream.chunk(index) if index else first
 
     def _read_or_blank(self, index: int) -> tuple[Tensor, Tensor | None, Layer | None]:
         if not self._salvage:

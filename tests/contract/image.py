@@ -47,13 +47,15 @@ def array(picture: Picture | np.ndarray) -> np.ndarray:
 
 
 def golden_scene(kind: str) -> np.ndarray:
-    """Integer arithmetic only: the same on every machine. ``tiles`` is wider than one tile."""
-    y, x = np.mgrid[:61, :83] if kind != "tiles" else np.mgrid[:12, :1060]
+    """Integer arithmetic only: the same on every machine. ``tiles`` and ``together`` are wider than one tile."""
+    y, x = np.mgrid[:12, :1060] if kind in ("tiles", "together") else np.mgrid[:61, :83]
     planes = [(x * 5 + y * 3 + 90 * (x > y)) % 256, (x * y // 7) % 256, 255 - 3 * y, 4 * ((x // 8 + y // 8) % 2) * 63]
     image = np.stack(planes, -1).clip(0, 255).astype(np.uint8)
     squares = np.repeat(255 * ((x // 8 + y // 8) % 2)[..., None], 3, 2).astype(np.uint8)
     if kind == "drawn":
         return np.where(x[..., None] < 48, squares, image[..., :3])
+    if kind == "together":
+        return np.where((x % 29 > 9)[..., None], squares, image[..., :3] // 64 * 64)
     if kind == "deep":
         return np.where(x[..., None] < 48, np.uint16([65535, 257, 1234]), image[..., :3] * np.uint16(257) + np.uint16(5))
     kinds = {
@@ -116,7 +118,7 @@ IMAGE = Cases(
         )
         for name, line in manifest().items()
         if line.codec == "image"
-        for kind in ("drawn", "deep", "enlarged")
+        for kind in ("drawn", "deep", "enlarged", "together")
     },
     network=Network(
         module=lambda codec: codec.network,

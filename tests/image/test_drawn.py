@@ -11,7 +11,7 @@ from rdcodec.codecs import container
 from rdcodec.codecs.image import choice, drawn
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.drawn import Layer, filled
-from rdcodec.codecs.image.header import parse
+from rdcodec.codecs.image.header import ImageHeader, parse
 from rdcodec.entropy_models.errors import BitstreamError, Corrupt
 
 
@@ -81,8 +81,9 @@ def test_16_bits_stay_flat(codec, photograph, colour, quality):
 
 
 @pytest.mark.parametrize("quality", [20, 60])
-def test_text_costs_less_and_looks_better(codec, quality):
-    text = page(128, 192)
+@pytest.mark.parametrize("margin", [0, 20])
+def test_text_costs_less_and_looks_better(codec, quality, margin):
+    text = np.pad(page(128, 192)[:, 8:168], [(0, 0), (margin, margin), (0, 0)], constant_values=255)
     ours, plain = codec.encode(text, quality=quality), codec.without_layers().encode(text, quality=quality)
     assert len(ours) < 0.7 * len(plain)
     assert psnr(codec.decode(ours).array(), text) > psnr(codec.decode(plain).array(), text) + 5
@@ -125,6 +126,53 @@ def test_a_tile_that_is_all_drawn_beside_one_that_is_not(codec, photograph):
     broken[parse(data)[0].entries[0].offset + 20] ^= 1
     saved = codec.decode(bytes(broken), salvage=True)
     assert saved.lost_tiles == (0,)
+
+
+def test_tiles_that_are_drawn_have_one_file_together(codec):
+    image = np.concatenate([page(80, 650)] * 2, axis=1)
+    data = codec.encode(image, quality=40)
+    stream, header = parse(data)
+    assert header.layers and header.together and len(header.grid) == 2
+    found = codec.decode(data).array()
+    np.testing.assert_array_equal(found, codec.estimate(image, quality=40).signal.array())
+    np.testing.assert_array_equal(codec.decode(data, crop=(10, 1020, 70, 1290)).array(), found[10:70, 1020:1290])
+    assert codec.verify(data) == [] and codec.measurer(image)(40) <= len(data)
+    assert stream.chunk(1) == b""
+    broken = bytearray(data)
+    broken[stream.entries[0].offset + 20] ^= 1
+    with pytest.raises(Corrupt, match="no tile"):
+        codec.decode(bytes(broken), salvage=True)
+    with pytest.raises(BitstreamError):
+        codec.decode(data[: len(data) - 1])
+
+
+def test_tiles_together_with_a_photograph(codec, photograph):
+    strip = photograph[300:396, :176]
+    image = np.concatenate([page(96, 960), strip, page(96, 200)], axis=1)
+    data = codec.encode(image, quality=60)
+    stream, header = parse(data)
+    assert header.together and all(len(stream.chunk(index)) for index in range(2))
+    found = codec.decode(data).array()
+    np.testing.assert_array_equal(found, codec.estimate(image, quality=60).signal.array())
+    assert psnr(found[:, 960:1136], strip) > 28
+    broken = bytearray(data)
+    broken[stream.entries[1].offset + 20] ^= 1
+    saved = codec.decode(bytes(broken), salvage=True)
+    assert saved.lost_tiles == (1,)
+    np.testing.assert_array_equal(saved.array()[:, :900], found[:, :900])
+
+
+def test_heads_of_layers_that_cannot_be_are_refused():
+    fine = ImageHeader(width=1300, height=40, quality=40, channels=3, alpha=False, layers=True, together=True)
+    assert ImageHeader.unpack(fine.pack()) == fine
+    flags = 10
+    for place, value in ((flags, 4), (flags, 8)):
+        broken = bytearray(fine.pack())
+        broken[place] = value
+        with pytest.raises(BitstreamError):
+            ImageHeader.unpack(bytes(broken))
+    with pytest.raises(Corrupt, match="8388608"):
+        ImageHeader(width=4096, height=2049, quality=40, channels=3, alpha=False, layers=True, together=True)
 
 
 def test_a_photograph_is_coded_as_ever(codec, photograph):
