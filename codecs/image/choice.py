@@ -1,9 +1,9 @@
 """The encoder's choice of what of a tile is drawn (`drawn`) and what is learned, by rate and distortion.
 
 A block of 16 x 16 pixels has a price either way: bits, and squared error in the bits it is worth at the quality asked for.
-Blocks of a photograph are told by their pixels, at almost no cost, so that a photograph is coded as ever. Else the learned
-codec tells what each block costs it, a lossless format what all drawn blocks cost together, and both are asked again with
-the blocks divided between them. At low rates drawn blocks may lose colours.
+Blocks of a photograph are told by their pixels, at almost no cost, so that a photograph is coded as ever, but for areas of
+one colour. Else the learned codec tells what each block costs it, a lossless format what all drawn blocks cost together, and
+both are asked again with the blocks divided between them. At low rates drawn blocks may lose colours.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ before it is coded. The bits of the blocks that were chosen correct it."""
 CANDIDATE_BITS = 5.0 * BLOCK**2
 """Of a block: more is a photograph, which costs latents less at any quality."""
 CERTAIN_BITS, CERTAIN_LEAST = 1.0 * BLOCK**2, 0.05
-"""Of blocks that are drawn beyond doubt, and their share of a tile below which nothing is tried: one picture of Kodak's has
+"""Of blocks that are drawn beyond doubt, and their share of a tile below which it may be a photograph: one of Kodak's has
 more, and every screenshot."""
+TEXT_BITS = 3.0 * BLOCK**2
+"""Mean of a tile's blocks, below which it is no photograph however dense its text is, and may be drawn as a whole. Text all
+over has 2.7 a pixel, enlarged photographs in grey 4 and more."""
 FLAT_WEIGHT = 16.0
 """Weight of squared error where a block has one colour: eyes see it there first."""
 COLOURS = 128, 64, 32, 16, 8, 4
@@ -33,12 +36,9 @@ costs most of their bits."""
 EXACT = 100
 """Quality at which drawn blocks keep all colours."""
 ONE_COLOUR = 20
-"""Quality from which areas of one colour keep it whatever that costs: some 25 bytes for a whole tile."""
+"""Quality from which areas of one colour keep it whatever that costs: 25 bytes for a picture, some 50 for a patch in one."""
 ONE_COLOUR_WEIGHT = 1e6
 """Bits that a unit of squared error in such an area is worth then."""
-MOSTLY = 0.6
-"""Share of a tile's blocks that may be drawn, above which it is no photograph, however dense its text is, and at the highest
-quality may be drawn as a whole."""
 ROUNDS = 3
 
 
@@ -55,13 +55,14 @@ Learn = Callable[[np.ndarray], Learned]
 
 
 class Divided(NamedTuple):
-    """What of a tile is drawn, and pixels that its latent stands for: of the rest, something in place of what is drawn."""
+    """A tile of which something is drawn."""
 
     layer: Layer
-    pixels: np.ndarray
+    filled: np.ndarray | None
+    """Pixels that its latent stands for, with something smooth in place of what is drawn; None: those of the tile."""
 
 
-def divided(pixels: np.ndarray, quality: int, learn: Learn) -> Divided | None:
+def divided(pixels: np.ndarray, areas: np.ndarray, quality: int, learn: Learn) -> Divided | None:
     """A tile between drawn and learned; None: nothing is drawn.
 
     Of a photograph, and of what has 16 bits, areas of one colour alone. Else at first all that may be drawn; then, with the
@@ -69,28 +70,28 @@ def divided(pixels: np.ndarray, quality: int, learn: Learn) -> Divided | None:
 
     Args:
         pixels: uint8 or uint16 (height, width, 1 or 3).
+        areas: blocks that keep their colour, bool (rows, columns).
         learn: codes pixels of the tile's shape.
     """
-    even = even_blocks(pixels)
-    areas = (even if even.all() else opened(even)) & (quality >= ONE_COLOUR)
     price = drawn_bits(pixels)
-    chosen = areas | (price <= CANDIDATE_BITS)
-    mostly = chosen.mean() > MOSTLY
-    if areas.all() or pixels.itemsize > 1 or not (mostly or (price <= CERTAIN_BITS).mean() >= CERTAIN_LEAST):
-        return Divided(_layer(pixels, areas), pixels) if areas.any() else None
-    weight = _weights(even, quality, pixels.shape[-1]) + ONE_COLOUR_WEIGHT * areas
+    text = price.mean() <= TEXT_BITS
+    if areas.all() or pixels.itemsize > 1 or not (text or (price <= CERTAIN_BITS).mean() >= CERTAIN_LEAST):
+        return Divided(_layer(pixels, areas), None) if areas.any() else None
+    weight = _weights(even_blocks(pixels), quality, pixels.shape[-1]) + ONE_COLOUR_WEIGHT * areas
     whole = learn(pixels)
     cost = whole.bits + _error(whole.pixels, pixels, weight)
-    best, least = None, float(cost.sum())
-    if mostly and quality >= EXACT:
-        layer = _layer(pixels, np.ones_like(chosen))
+    best, least, chosen = None, float(cost.sum()), areas | (price <= CANDIDATE_BITS)
+    if text:
+        layer = _layer(pixels, np.ones_like(areas))
         if (bits := 8.0 * len(webp(layer.pixels, layer.mask))) < least:
-            best, least = Divided(layer, pixels), bits
+            best, least = Divided(layer, None), bits
     for _ in range(ROUNDS):
         layer, bits, error = _cheapest(pixels, chosen, weight, () if quality >= EXACT else COLOURS)
-        now = Divided(layer, filled(pixels, layer.mask))
-        rest = _rest(now, learn)
-        total = bits + error.sum() + float((rest.bits + _error(rest.pixels, pixels, weight) * ~chosen).sum())
+        now, total = Divided(layer, None), bits + float(error.sum())
+        if not layer.whole:
+            smooth = filled(pixels, layer.mask)
+            now, rest = Divided(layer, smooth), learn(smooth)
+            total += float((rest.bits + _error(rest.pixels, pixels, weight) * ~chosen).sum())
         if total < least:
             best, least = now, total
         kept = areas | (chosen & (price * (bits / price[chosen].sum()) + error < cost))
@@ -177,10 +178,3 @@ def _reduced(colours: np.ndarray, mask: np.ndarray, count: int) -> np.ndarray:
     out = np.zeros_like(colours)
     out[mask] = np.asarray(image.convert("RGB"))[0]
     return out
-
-
-def _rest(tile: Divided, learn: Learn) -> Learned:
-    """What the learned codec makes of a tile whose drawn part is filled; nothing of one that is all drawn."""
-    if tile.layer.whole:
-        return Learned(np.zeros(blocks(np.zeros(tile.pixels.shape[:2])).shape), tile.pixels)
-    return learn(tile.pixels)

@@ -23,9 +23,7 @@ from ..symbols import LEAST_BYTES, chunk_of, new_writer
 from ..torch_state import THREADED_WORK, checked_threads, own_state
 from ..weights_file import read_weights
 from .architectures import ARCHITECTURES
-from .choice import divided
 from .dcvc_rt import ImageNetwork
-from .drawn import Layer
 from .effort import effort_of
 from .extras import extra_chunks, with_extras
 from .header import STREAM_ID, ImageHeader, checked_crop, header_of, parse
@@ -127,7 +125,7 @@ class ImageCodec:
             for index in told(range(tiles), tiles, progress):
                 symbols = b"" if layers.whole(index) else chunk_of(encoder.encode(index))
                 chunks.append((container.DATA, layers.beginning(index, packed) + symbols))
-        chunks += extra_chunks(picture)
+        chunks += layers.chunks(packed) + extra_chunks(picture)
         return container.write(stream_id=STREAM_ID, weights=self.stream_hash, signal=packed, chunks=chunks)
 
     def encode_batch(self, signals: Iterable[Source], *, quality: int | None = None) -> list[bytes]:
@@ -182,16 +180,15 @@ class ImageCodec:
         return [self.decode(data) for data in streams]
 
     def estimate(self, signal: Source, *, quality: int | None = None) -> Estimate[Picture]:
-        """Ideal bits of the tiles' symbols and what `decode` will return, without a stream. Errors as `encode`."""
+        """Ideal bits of symbols, bits of what is drawn, and what `decode` will return; no stream. Errors as `encode`."""
         picture = as_picture(signal)
         header, source, layers = self._divided(picture, quality)
         encoder = self._encoder(header, source, layers, lambda: Measure(self.tables))
-        whole, bits = (0, 0, header.height, header.width), 0.0
+        whole, bits = (0, 0, header.height, header.width), 8.0 * layers.size
         pixels = _blank(whole, header)
         with self._at_work(header):
             for index in range(len(header.grid)):
                 part = inner(header.grid.pixel_box(index), whole)
-                bits += 8.0 * len(layers.beginning(index, b""))
                 if layers.whole(index):
                     pixels[part] = layers.tiles[index].pixels[..., : header.channels]
                     continue
@@ -237,25 +234,18 @@ class ImageCodec:
             with self._at_work(header):
                 bits = sum(float(encoder.encode_latent(index).bits[0]) for index in told(learned, len(learned), progress))
             fixed = container.table_end(len(header.pack()), tiles) + LEAST_BYTES * len(learned)
-            fixed += sum(len(layers.beginning(index, b"")) for index in range(tiles))
-            return int(bits / 8) + fixed + extra
+            return int(bits / 8) + fixed + layers.size + extra
 
         return measure
 
     def _divided(self, picture: Picture, quality: int | None) -> tuple[ImageHeader, np.ndarray, Layers]:
         """The header of a picture, the pixels that latents stand for, and what is drawn."""
-        header, drawn, pixels = _header(picture, quality), dict[int, Layer](), picture.pixels
-        whole = (0, 0, header.height, header.width)
-        learn = partial(learned, self.network, self.tables, header.quality)
-        for index in range(len(header.grid)) if self.layers else ():
-            part = inner(header.grid.pixel_box(index), whole)
+        header, pixels, layers = _header(picture, quality), picture.pixels, Layers({}, {})
+        if self.layers:
+            learn = partial(learned, self.network, self.tables, header.quality)
             with self._at_work(header):
-                tile = divided(picture.pixels[part], header.quality, learn)
-            if tile:
-                pixels = pixels.copy() if not drawn else pixels
-                drawn[index], pixels[part] = tile
-        layers = layers_of(drawn, header)
-        return replace(header, layers=bool(drawn), together=layers.together), pixels, layers
+                layers, pixels = layers_of(pixels, header, learn)
+        return replace(header, layers=bool(layers.tiles), together=bool(layers.together)), pixels, layers
 
     def _at_work(self, header: ImageHeader) -> AbstractContextManager[None]:
         """torch's state for as long as networks run. A tile at a time is worked on."""

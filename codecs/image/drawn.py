@@ -1,14 +1,16 @@
-"""The drawn layer of a tile: pixels that are stored as they are, in lossless WebP, where that is cheaper than latents.
+"""A drawn layer: pixels of a tile, or of a picture, that are stored as they are, in lossless WebP, where that is cheaper than
+latents.
 
 Text, diagrams and flat areas cost a transform codec many bits and come back unsharp; a lossless format repeats them for
-almost nothing. The layer covers some of a tile's blocks of 16 x 16 pixels. Its alpha says which: 255 drawn, 0 learned. The
-latent of a tile stands for the rest, and has seen a smooth filling in place of what is drawn (`filled`).
+almost nothing. The layer covers some blocks of 16 x 16 pixels. Its alpha says which: 255 drawn, 0 learned. Latents stand for
+the rest; an encoder may give them something smooth in place of what is drawn (`filled`).
 """
 
 from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 
@@ -27,7 +29,7 @@ effort takes off, 100 and 6, is nothing on average, for four times the time."""
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What is drawn of a tile."""
+    """What is drawn."""
 
     pixels: np.ndarray
     """uint8 or uint16 (height, width, 3); zeros where nothing is."""
@@ -36,24 +38,19 @@ class Layer:
 
     @property
     def whole(self) -> bool:
-        """Whether all of the tile is drawn, so that it has no latent."""
+        """Whether all is drawn, so that there is no latent."""
         return bool(self.mask.all())
 
     def over(self, shown: np.ndarray) -> np.ndarray:
-        """Pixels of the tile (height, width, 1 or 3) with what is drawn in its place; of three equal channels, one."""
+        """Pixels (height, width, 1 or 3) with what is drawn in its place; of three equal channels, one."""
         return np.where(self.mask[..., None], self.pixels[..., : shown.shape[-1]], shown)
 
     def part(self, rows: slice, columns: slice) -> Layer:
         return Layer(self.pixels[rows, columns], self.mask[rows, columns])
 
-    def write(self, header: bytes) -> bytes:
-        """Head and file, started with the signal header's bytes."""
-        file = self.file()
-        return self.head(file, header) + file
-
-    def head(self, file: bytes, header: bytes) -> bytes:
-        """Length of the WebP file, and CRC-32 of pixels and mask, started with the signal header's."""
-        return _HEAD.pack(len(file), self._check(header))
+    def chunk(self, file: bytes, header: bytes) -> bytes:
+        """Length of its WebP file, CRC-32 of pixels and mask, started with the signal header's, and the file."""
+        return _HEAD.pack(len(file), self._check(header)) + file
 
     def file(self) -> bytes:
         """A lossless WebP, as small as can be."""
@@ -67,7 +64,7 @@ class Layer:
 
 
 def read(chunk: bytes, header: bytes, height: int, width: int, depth: int = 8) -> tuple[Layer | None, bytes]:
-    """The layer at the beginning of a tile's chunk, None if it has none, and the rest of the chunk.
+    """The layer at the beginning of a chunk, None if it has none, and the rest of the chunk.
 
     Args:
         depth: bits of a channel, 8 or 16.
@@ -102,11 +99,13 @@ def read(chunk: bytes, header: bytes, height: int, width: int, depth: int = 8) -
 def _shown(body: bytes, height: int, width: int) -> np.ndarray:
     """Colours and alpha of a WebP file of the size, or of one that is enlarged to it; uint8 (height, width, 4)."""
     try:
-        with Image.open(io.BytesIO(body), formats=["WEBP"]) as image:
-            times = _times(image.height, image.width, height, width)
-            if not times or getattr(image, "n_frames", 1) > 1:
-                raise Corrupt(f"a drawn layer of {image.size}; it should have {width}x{height}")
-            return np.asarray(image.convert("RGBA")).repeat(times, 0).repeat(times, 1)[:height, :width]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(body), formats=["WEBP"])
+        times = _times(image.height, image.width, height, width)
+        if not times or getattr(image, "n_frames", 1) > 1:
+            raise Corrupt(f"a drawn layer of {image.size}; it should have {width}x{height}")
+        return np.asarray(image.convert("RGBA"))[np.arange(height) // times][:, np.arange(width) // times]
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise error if isinstance(error, BitstreamError) else Corrupt(f"drawn layer: {error}") from None
 

@@ -47,7 +47,7 @@ def with_extras(
         BitstreamError: a damaged chunk.
     """
     found: dict[str, Any] = {}
-    for index in range(len(header.grid), len(stream.entries)):
+    for index in range(len(header.grid) + header.together, len(stream.entries)):
         try:
             body = stream.chunk(index)
             if stream.entries[index].kind == ALPHA:

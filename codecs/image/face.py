@@ -16,7 +16,7 @@ from ..terminal.files import parse_size, show_size
 from ..terminal.options import Effort, Model, Quality, Size, Threads, check_rate, check_targets, names_of, suffix_for
 from .effort import SHARES, TUNED_EFFORT, effort_of
 from .formats import FORMATS, READ_ONLY, SHOWN, STRIPS, moves
-from .header import ALPHA, QUALITY, parse
+from .header import ALPHA, LAYER, QUALITY, parse
 from .tiles import Box
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class ImageFace:
     single = "an image"
     reads = READ_ONLY | FORMATS.keys()
     writes = FORMATS
-    chunk_kinds = {ALPHA: "alpha"}
+    chunk_kinds = {ALPHA: "alpha", LAYER: "drawn"}
     examples = {
         "Encode": (
             "codec encode photo.png                   photo.rdc, quality 60",
@@ -206,9 +206,9 @@ class ImageFace:
     def describe(self, stream: container.Stream) -> dict[str, Any]:
         """Pixels, bits per pixel, bytes; also of an image cut short or with more behind it."""
         stream, header = parse(stream, salvage=True)
-        tiles, metadata, alpha = (
+        tiles, drawn, metadata, alpha = (
             sum(stream.entries[i].length for i in stream.indices(kind))
-            for kind in (container.DATA, container.METADATA, ALPHA)
+            for kind in (container.DATA, LAYER, container.METADATA, ALPHA)
         )
         tags = [bytes(stream.data[stream.entries[i].offset :][:4]) for i in stream.indices(container.METADATA)]
         return {
@@ -223,7 +223,7 @@ class ImageFace:
             "model": weights.model_of("image", stream.weights),
             "tile_columns": header.grid.columns,
             "tile_rows": header.grid.rows,
-            "tile_bytes": tiles,
+            "tile_bytes": tiles + drawn,
             "alpha_bytes": alpha,
             "metadata": [tag.decode("ascii", "replace") for tag in tags],
             "metadata_bytes": metadata,

@@ -7,7 +7,7 @@ Signal header (little-endian, 12 bytes)::
     4       4     height in pixels, 1..2^20; width * height at most 2^27
     8       1     quality, 0..100
     9       1     channels: 1 grey, 3 RGB (sRGB unless an ICC profile says otherwise)
-    10      1     flags: 1 = an alpha chunk follows the tiles; 2 = tiles begin with a drawn layer; 4 = one of all
+    10      1     flags: 1 = an alpha chunk follows the tiles; 2 = something is drawn; 4 = in one layer of all tiles
     11      1     bits per channel, 8 or 16: the pixels' range; latents and symbols know none
 
 Chunks: one of kind 0 per tile (`tiles.TileGrid`, row by row): the CRC-32 of its symbols, started with the CRC-32 of
@@ -16,11 +16,14 @@ corrections, of `Correction.code`.
 
 With flag 2 a tile begins with a drawn layer (`drawn`): the length L of its WebP file (4 bytes), the CRC-32 of its pixels
 and mask, started with that of the signal header (4), and the lossless file, whose alpha is the mask (L); zeros, where the
-tile has none. Of 16 bits the file has the low bytes, and below them the high ones. A file of fewer rows and columns than
-that is enlarged by the least whole number, the same both ways, which gives as many or more; what is more is cut off. The
-CRC is of RGB with zeros where nothing is drawn, then of the mask, a bit a pixel. Symbols follow unless all of the tile is
-drawn; then its latent counts as zeros for its neighbours. With flag 4, which pictures of up to 2^23 pixels may have beside
-flag 2, the first tile begins with one layer of the whole picture, and the others with none.
+tile has none. Symbols follow unless all of the tile is drawn; then its latent counts as zeros for its neighbours. With flags
+2 and 4, which pictures of up to 2^23 pixels may have, a chunk of kind 3 after the tiles is one layer of the whole picture
+instead.
+
+The CRC is of RGB with zeros where nothing is drawn, then of the mask, a bit a pixel. Of 16 bits the file has the low bytes,
+and below them the high ones: twice the height. A file of r x c pixels that is smaller than these R x C is enlarged n times
+both ways, and what is more is cut off: n is the larger of R / r and C / c, rounded up, and r and c must be R / n and C / n,
+rounded up.
 
 Then, if flagged, one of kind 2: the CRC-32 of the alpha plane (4 bytes) and the plane as a grey PNG of as many bits. Then
 any of kind 1: a 4-byte tag and its bytes (``ICCP`` an ICC profile, ``EXIF``, ``XMP_``, ``IPTC`` IPTC-IIM records, ``TEXT`` a
@@ -40,7 +43,8 @@ from .tiles import Box, TileGrid, area, clip
 STREAM_ID = 1
 QUALITY = 60
 """Where none is asked for."""
-ALPHA = 2
+ALPHA, LAYER = 2, 3
+"""Kinds of chunks."""
 TAGS = {b"ICCP": "icc", b"EXIF": "exif", b"XMP_": "xmp", b"IPTC": "iptc", b"TEXT": "texts"}
 DEPTHS = 8, 16
 SIDE_MAX = 1 << 20
@@ -62,9 +66,9 @@ class ImageHeader:
     depth: int = 8
     """Bits per channel."""
     layers: bool = False
-    """Whether each tile begins with a drawn layer, or none."""
+    """Whether something is drawn: each tile begins with a layer, or none."""
     together: bool = False
-    """Whether the first begins with one of all."""
+    """Whether it is one layer of the whole picture, in a chunk of its own."""
 
     def __post_init__(self) -> None:
         if not (1 <= self.width <= SIDE_MAX and 1 <= self.height <= SIDE_MAX):
@@ -88,7 +92,9 @@ class ImageHeader:
             raise Corrupt(f"an image's signal header has {_SIGNAL.size} bytes, this one {len(signal)}")
         width, height, quality, channels, flags, depth = _SIGNAL.unpack(signal)
         if flags > 7 or depth not in DEPTHS:
-            raise Unsupported(f"flags {flags:#x}, {depth} bits per channel; this program knows flags 1 to 4, 8 and 16 bits")
+            raise Unsupported(
+                f"flags {flags:#x}, {depth} bits per channel; this program knows flags 1, 2 and 4, 8 and 16 bits"
+            )
         fields = {"width": width, "height": height, "quality": quality, "channels": channels, "depth": depth}
         return cls(**fields, alpha=bool(flags & 1), layers=bool(flags & 2), together=bool(flags & 4))
 
@@ -121,7 +127,7 @@ def parse(data: bytes | memoryview | container.Stream, *, salvage: bool = False)
         raise Unsupported(f"stream id {stream.stream_id}, the image codec is {STREAM_ID}")
     header = ImageHeader.unpack(stream.signal)
     kinds = [entry.kind for entry in stream.entries]
-    expected = [container.DATA] * len(header.grid) + [ALPHA] * header.alpha
+    expected = [container.DATA] * len(header.grid) + [LAYER] * header.together + [ALPHA] * header.alpha
     rest = kinds[len(expected) :]
     if kinds[: len(expected)] != expected or set(rest) - {container.METADATA} or len(rest) > len(TAGS):
         raise Corrupt(f"{len(kinds)} chunks do not fit {header.width}x{header.height} pixels with alpha={header.alpha}")

@@ -1,4 +1,4 @@
-"""What is drawn of a picture's tiles, as their chunks begin: each tile's own file, or one of all in the first."""
+"""What is drawn of a picture: of each tile, and how files have it, one each or one of all."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .choice import ONE_COLOUR, Learn, divided, even_blocks, opened
 from .drawn import NONE, Layer
-from .header import TOGETHER_MAX, ImageHeader
+from .header import LAYER, TOGETHER_MAX, ImageHeader
 from .tiles import inner
 
 TOGETHER_GAIN = 0.99
 """Share of the bytes of tiles' own files that one of all may have: with own files, damage and crops stay within tiles."""
+WEBP_SIDE_MAX = 16383
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +22,15 @@ class Layers:
 
     tiles: dict[int, Layer]
     """Of each tile that has something."""
-    files: dict[int, tuple[Layer, bytes]]
-    """Layers as they are stored, and their WebP files, by the tile whose chunk begins with them."""
-    together: bool
-    """Whether it is one file, in the first tile's chunk."""
+    files: dict[int, bytes]
+    """WebP files of tiles that have their own."""
+    together: tuple[Layer, bytes] | None = None
+    """The layer and the file of all."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files."""
+        return sum(map(len, self.files.values())) + (len(self.together[1]) if self.together else 0)
 
     def whole(self, index: int) -> bool:
         """Whether all of a tile is drawn."""
@@ -32,30 +39,74 @@ class Layers:
     def beginning(self, index: int, header: bytes) -> bytes:
         """What a tile's chunk begins with."""
         if index in self.files:
-            layer, file = self.files[index]
-            return layer.head(file, header) + file
-        return NONE if self.tiles and not self.together else b""
+            return self.tiles[index].chunk(self.files[index], header)
+        return NONE if self.files else b""
+
+    def chunks(self, header: bytes) -> list[tuple[int, bytes]]:
+        """Kind and body of the chunk after the tiles, if there is one."""
+        return [(LAYER, self.together[0].chunk(self.together[1], header))] if self.together else []
 
     def over(self, index: int, shown: np.ndarray) -> np.ndarray:
         """A tile's pixels with what is drawn in its place."""
         return self.tiles[index].over(shown) if index in self.tiles else shown
 
 
-def layers_of(tiles: dict[int, Layer], header: ImageHeader) -> Layers:
-    """The tiles' layers, in the files that take fewer bytes."""
-    files = {index: (layer, layer.file()) for index, layer in tiles.items()}
-    if len(tiles) > 1 and header.width * header.height <= TOGETHER_MAX:
-        layer = _joined(tiles, header)
-        if len(file := layer.file()) < TOGETHER_GAIN * sum(len(own) for _, own in files.values()):
-            return Layers(tiles, {0: (layer, file)}, together=True)
-    return Layers(tiles, files, together=False)
+def layers_of(pixels: np.ndarray, header: ImageHeader, learn: Learn) -> tuple[Layers, np.ndarray]:
+    """What is drawn of a picture, and pixels that latents stand for.
+
+    Args:
+        pixels: uint8 or uint16 (height, width, 1 or 3).
+        learn: codes pixels of a tile's shape.
+    """
+    areas, tiles, rest = _areas(pixels, header), dict[int, Layer](), pixels
+    for index in range(len(header.grid)):
+        part, bounds = _parts(header, index)
+        if tile := divided(pixels[part], areas[bounds], header.quality, learn):
+            tiles[index] = tile.layer
+            if tile.filled is not None:
+                rest = rest.copy() if rest is pixels else rest
+                rest[part] = tile.filled
+    return _in_files(tiles, pixels, header), rest
 
 
-def _joined(tiles: dict[int, Layer], header: ImageHeader) -> Layer:
-    whole = (0, 0, header.height, header.width)
-    pixels = np.zeros((header.height, header.width, 3), f"uint{header.depth}")
-    mask = np.zeros(pixels.shape[:2], bool)
+def _parts(header: ImageHeader, index: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Pixels and blocks of a tile."""
+    grid = header.grid
+    pixels = inner(grid.pixel_box(index), (0, 0, header.height, header.width))
+    return pixels, inner(grid.latent_box(index), grid.latent_bounds)
+
+
+def _areas(pixels: np.ndarray, header: ImageHeader) -> np.ndarray:
+    """Blocks of areas that keep their colour. bool (rows, columns)."""
+    even = np.zeros(header.grid.latent_bounds[2:], bool)
+    if header.quality < ONE_COLOUR:
+        return even
+    for index in range(len(header.grid)):
+        part, bounds = _parts(header, index)
+        even[bounds] = even_blocks(pixels[part])
+    return even if even.all() else opened(even)
+
+
+def _in_files(tiles: dict[int, Layer], pixels: np.ndarray, header: ImageHeader) -> Layers:
+    """Layers in the files that take fewer bytes."""
+    own = Layers(tiles, {index: layer.file() for index, layer in tiles.items()})
+    side = max(header.width, header.depth // 8 * header.height)
+    if len(tiles) < 2 or header.width * header.height > TOGETHER_MAX or side > WEBP_SIDE_MAX:
+        return own
+    best = own
+    for layer in _joined(tiles, pixels, header):
+        if len(file := layer.file()) < TOGETHER_GAIN * own.size and len(file) < best.size:
+            parts = {index: layer.part(*_parts(header, index)[0]) for index in tiles}
+            best = Layers(parts, {}, (layer, file))
+    return best
+
+
+def _joined(tiles: dict[int, Layer], pixels: np.ndarray, header: ImageHeader) -> list[Layer]:
+    """One layer of all tiles, and if they have lost colours, each its own, one that has not: it may repeat more."""
+    colours = np.zeros((header.height, header.width, 3), pixels.dtype)
+    mask = np.zeros(colours.shape[:2], bool)
     for index, layer in tiles.items():
-        part = inner(header.grid.pixel_box(index), whole)
-        pixels[part], mask[part] = layer.pixels, layer.mask
-    return Layer(pixels, mask)
+        part, _ = _parts(header, index)
+        colours[part], mask[part] = layer.pixels, layer.mask
+    exact = np.where(mask[..., None], pixels, pixels.dtype.type(0))
+    return [Layer(colours, mask)] + ([] if np.array_equal(exact, colours) else [Layer(exact, mask)])

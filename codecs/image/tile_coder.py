@@ -239,7 +239,7 @@ class TileDecoder(_Tiles):
         super().__init__(network, tables, header)
         self._stream, self._salvage = stream, salvage
         self._beside: dict[int, tuple[Tensor | None, Layer | None]] = {}
-        self._together: tuple[Layer | None, bytes] | None = None
+        self._together: Layer | BitstreamError | None = None
         self.lost: dict[int, BitstreamError] = {}
 
     def decode(self, index: int, part: Box) -> np.ndarray:
@@ -288,16 +288,28 @@ class TileDecoder(_Tiles):
 
     def _layer(self, index: int, head: bytes) -> tuple[Layer | None, bytes]:
         """What is drawn of a tile, and what of its chunk are symbols."""
+        chunk, box = self._stream.chunk(index), self.grid.pixel_box(index)
         if not self.header.layers:
-            return None, self._stream.chunk(index)
-        box = top, left, bottom, right = self.grid.pixel_box(index)
-        if not self.header.together:
-            return drawn.read(self._stream.chunk(index), head, bottom - top, right - left, self.header.depth)
-        size = self.header.height, self.header.width
-        if not self._together:
-            self._together = drawn.read(self._stream.chunk(0), head, *size, self.header.depth)
-        layer, first = self._together
-        return layer and layer.part(*inner(box, (0, 0, *size))), self._stream.chunk(index) if index else first
+            return None, chunk
+        if self.header.together:
+            layer = self._layer_of_all(head).part(*inner(box, (0, 0, self.header.height, self.header.width)))
+            return layer, chunk
+        return drawn.read(chunk, head, box[2] - box[0], box[3] - box[1], self.header.depth)
+
+    def _layer_of_all(self, head: bytes) -> Layer:
+        """The layer of the whole picture. It is read once, even if it cannot be."""
+        if self._together is None:
+            try:
+                chunk, size = self._stream.chunk(len(self.grid)), (self.header.height, self.header.width)
+                layer, rest = drawn.read(chunk, head, *size, self.header.depth)
+                if layer is None or rest:
+                    raise Corrupt(f"a chunk of {len(chunk)} bytes for a drawn layer, with {len(rest)} after it")
+                self._together = layer
+            except BitstreamError as error:
+                self._together = error
+        if isinstance(self._together, BitstreamError):
+            raise self._together
+        return self._together
 
     def _read_or_blank(self, index: int) -> tuple[Tensor, Tensor | None, Layer | None]:
         if not self._salvage:

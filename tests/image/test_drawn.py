@@ -11,7 +11,7 @@ from rdcodec.codecs import container
 from rdcodec.codecs.image import choice, drawn
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.drawn import Layer, filled
-from rdcodec.codecs.image.header import ImageHeader, parse
+from rdcodec.codecs.image.header import LAYER, ImageHeader, parse
 from rdcodec.entropy_models.errors import BitstreamError, Corrupt
 
 
@@ -69,7 +69,7 @@ def test_a_patch_within_a_photograph_stays_flat(codec, photograph, colour, quali
 @pytest.mark.parametrize("quality", [20, 60])
 @pytest.mark.parametrize("colour", [(65535, 65535, 65535), (65535, 0, 0), (30000, 1234, 257)])
 def test_16_bits_stay_flat(codec, photograph, colour, quality):
-    deep = photograph[:112, :160].astype(np.uint16) * 257 + np.arange(160, dtype=np.uint16)[:, None] % 7
+    deep = photograph[:112, :160].astype(np.uint16) * 256 + np.arange(160, dtype=np.uint16)[:, None] % 7
     deep[30:90, 40:100] = colour
     data = codec.encode(deep, quality=quality)
     found = codec.decode(data).array()
@@ -137,9 +137,11 @@ def test_tiles_that_are_drawn_have_one_file_together(codec):
     np.testing.assert_array_equal(found, codec.estimate(image, quality=40).signal.array())
     np.testing.assert_array_equal(codec.decode(data, crop=(10, 1020, 70, 1290)).array(), found[10:70, 1020:1290])
     assert codec.verify(data) == [] and codec.measurer(image)(40) <= len(data)
-    assert stream.chunk(1) == b""
+    assert [entry.kind for entry in stream.entries] == [container.DATA, container.DATA, LAYER]
+    assert stream.chunk(0) == stream.chunk(1) == b""
+    assert (found == image).all() and len(data) <= len(codec.encode(image, quality=100))  # equal tiles stay equal
     broken = bytearray(data)
-    broken[stream.entries[0].offset + 20] ^= 1
+    broken[stream.entries[2].offset + 20] ^= 1
     with pytest.raises(Corrupt, match="no tile"):
         codec.decode(bytes(broken), salvage=True)
     with pytest.raises(BitstreamError):
@@ -160,6 +162,120 @@ def test_tiles_together_with_a_photograph(codec, photograph):
     saved = codec.decode(bytes(broken), salvage=True)
     assert saved.lost_tiles == (1,)
     np.testing.assert_array_equal(saved.array()[:, :900], found[:, :900])
+
+
+def test_tiles_that_repeat_nothing_keep_files_of_their_own(codec):
+    dots = np.random.default_rng(0).integers(0, 4, (24, 60, 1), np.uint8) * np.uint8([60, 20, 80])
+    image = np.concatenate([page(96, 1024), dots.repeat(4, 0).repeat(4, 1)], axis=1)
+    data = codec.encode(image, quality=100)
+    _, header = parse(data)
+    assert header.layers and not header.together
+    np.testing.assert_array_equal(codec.decode(data).array(), image)
+    broken = bytearray(data)
+    broken[parse(data)[0].entries[0].offset + 20] ^= 1
+    np.testing.assert_array_equal(codec.decode(bytes(broken), salvage=True).array()[:, 1024:], image[:, 1024:])
+
+
+def test_a_layer_of_all_tiles_is_read_once(codec, monkeypatch):
+    data = bytearray(codec.encode(np.concatenate([page(80, 650)] * 2, axis=1), quality=40))
+    stream, _ = parse(bytes(data))
+    chunks = [(entry.kind, stream.chunk(index)) for index, entry in enumerate(stream.entries)]
+    wrong = chunks[2][1][:4] + bytes(4) + chunks[2][1][8:]
+    calls = []
+    monkeypatch.setattr(drawn, "read", lambda *args, read=drawn.read: calls.append(args) or read(*args))
+    for body, message in ((wrong, "checksum"), (chunks[2][1] + b"more", "after it"), (drawn.NONE, "drawn layer")):
+        forged = container.write(
+            stream_id=1, weights=stream.weights, signal=stream.signal, chunks=[*chunks[:2], (LAYER, body)]
+        )
+        calls.clear()
+        with pytest.raises(Corrupt, match=message):
+            codec.verify(forged)
+        assert len(calls) == 1
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_sides_that_no_webp_has(codec, photograph, deep):
+    if deep:
+        image = np.tile(photograph[:512, :48], (17, 1, 1))[:8201].astype(np.uint16) * 257
+        image[100:160], image[3000:3100] = 777, 5
+    else:
+        image = np.tile(page(16, 1025), (1, 16, 1))[:, :16400]
+    data = codec.encode(image, quality=40)
+    assert not parse(data)[1].together and codec.measurer(image)(40) <= len(data)
+    found = codec.decode(data).array()
+    assert (found[112:144] == 777).all() if deep else psnr(found, image) > 30
+
+
+def test_a_file_of_one_dot_is_enlarged_at_little_cost():
+    layer = Layer(np.full((1, 1, 3), 7, np.uint8), np.ones((1, 1), bool))
+    large = Layer(np.full((8, 1 << 20, 3), 7, np.uint8), np.ones((8, 1 << 20), bool))
+    found, _ = drawn.read(large.chunk(layer.file(), b""), b"", 8, 1 << 20)
+    np.testing.assert_array_equal(found.pixels, large.pixels)
+
+
+@pytest.mark.parametrize("left", [1000, 992, 1009])
+def test_areas_across_tiles_keep_their_colour(codec, photograph, left):
+    image = np.concatenate([photograph[:112, :512]] * 3, axis=1)[:, :1060].copy()
+    image[30:78, left : left + 48] = 250, 3, 90
+    found = codec.decode(codec.encode(image, quality=60)).array()
+    first = -(-left // 16) * 16
+    assert (found[32:64, first : first + 32] == (250, 3, 90)).all()
+
+
+class TestChoice:
+    """With a learned codec that is made up."""
+
+    def picture(self) -> tuple[np.ndarray, np.ndarray]:
+        """Noise of which each pixel differs from its neighbours, text, and an area of one colour; and the area's blocks."""
+        noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+        pixels = np.concatenate([noise, page(96, 96), np.full((96, 48, 3), 77, np.uint8)], axis=1)
+        areas = np.zeros((6, 15), bool)
+        areas[:, 12:] = True
+        return pixels, areas
+
+    def test_areas_are_drawn_whatever_they_cost(self):
+        pixels, areas = self.picture()
+
+        def nearly_free(part: np.ndarray) -> choice.Learned:
+            return choice.Learned(np.zeros((6, 15)), np.where(part > 127, part - 1, part + 1).astype(np.uint8))
+
+        tile = choice.divided(pixels, areas, 20, nearly_free)
+        np.testing.assert_array_equal(tile.layer.mask, choice.spread(areas, 96, 240))
+        assert choice.divided(pixels, areas & False, 20, nearly_free) is None
+
+    def test_areas_stay_drawn_where_the_first_try_was_right(self):
+        pixels, areas = self.picture()
+        calls = []
+
+        def right_at_first(part: np.ndarray) -> choice.Learned:
+            shown = part.copy() if not calls else part ^ 1
+            shown[:16, -16:] ^= 1
+            calls.append(part)
+            return choice.Learned(np.ones((6, 15)), shown)
+
+        tile = choice.divided(pixels, areas, 20, right_at_first)
+        np.testing.assert_array_equal(tile.layer.mask, choice.spread(areas, 96, 240))
+
+    def test_areas_lose_no_colour_with_others(self):
+        pixels = np.random.default_rng(0).integers(90, 110, (24, 40, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+        pixels[32:64, 64:96] = 101, 98, 103
+        areas = np.zeros((6, 10), bool)
+        areas[2:4, 4:6] = True
+        tile = choice.divided(pixels, areas, 20, lambda part: choice.Learned(np.full((6, 10), 1e3), 255 - part))
+        shown = tile.layer.pixels
+        assert tile.layer.whole and len(np.unique(shown.reshape(-1, 3), axis=0)) < 40
+        assert (shown[32:64, 64:96] == (101, 98, 103)).all()
+
+    def test_text_all_over_is_drawn_as_a_whole_where_that_is_cheapest(self):
+        pixels = np.concatenate([page(96, 160)[:, 8:]] * 2, axis=1)
+        noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+        pixels[:16, :16] = noise  # no candidate
+        price = choice.drawn_bits(pixels)
+        assert price[0, 0] > choice.CANDIDATE_BITS and price.mean() < choice.TEXT_BITS
+        tile = choice.divided(
+            pixels, np.zeros(price.shape, bool), 100, lambda part: choice.Learned(np.full(price.shape, 1e4), part ^ 1)
+        )
+        assert tile.layer.whole and tile.filled is None
 
 
 def test_heads_of_layers_that_cannot_be_are_refused():
@@ -190,7 +306,7 @@ def layer_and_chunk() -> tuple[Layer, bytes]:
     mask = np.zeros((20, 24), bool)
     mask[:16, :16] = True
     layer = Layer(page(20, 24) * mask[..., None].astype(np.uint8), mask)
-    return layer, layer.write(b"head")
+    return layer, layer.chunk(layer.file(), b"head")
 
 
 def test_a_layer_is_read_as_it_was_written():
@@ -212,7 +328,7 @@ def test_enlarged_drawings_are_stored_at_their_own_size(height, width, times, st
     dots = np.random.default_rng(0).integers(0, 4, size, np.uint8) * np.uint8([60, 20, 80])
     pixels = dots.repeat(times, 0).repeat(times, 1)[:height, :width]
     layer = Layer(pixels, np.ones((height, width), bool))
-    chunk = layer.write(b"head")
+    chunk = layer.chunk(layer.file(), b"head")
     with Image.open(io.BytesIO(chunk[8:])) as image:
         assert image.size == (-(-width // stored), -(-height // stored))
     found, rest = drawn.read(chunk, b"head", height, width)
@@ -227,7 +343,8 @@ def test_a_part_of_an_enlarged_drawing_is_stored_at_its_own_size():
     pixels = np.random.default_rng(0).integers(0, 3, (5, 6, 1), np.uint8).repeat(8, 0).repeat(8, 1) * np.uint8([1, 2, 3])
     mask = np.zeros((40, 48), bool)
     mask[:16, 16:] = True
-    chunk = Layer(pixels * mask[..., None], mask).write(b"head")
+    layer = Layer(pixels * mask[..., None], mask)
+    chunk = layer.chunk(layer.file(), b"head")
     with Image.open(io.BytesIO(chunk[8:])) as image:
         assert image.size == (6, 5)
     found, _ = drawn.read(chunk, b"head", 40, 48)
@@ -243,8 +360,21 @@ def test_halves_of_16_bits_in_different_places_are_refused():
         drawn.read(len(body).to_bytes(4, "little") + bytes(4) + body, b"head", 16, 16, 16)
 
 
+def test_large_and_moving_layers_are_refused_without_a_warning(recwarn):
+    size = 12_999 | 12_999 << 14
+    bomb = b"WEBPVP8L" + (5).to_bytes(4, "little") + b"/" + size.to_bytes(4, "little") + b"\0"
+    frames = [Image.new("RGBA", (16, 16), colour) for colour in ("red", "blue")]
+    frames[0].save(moving := io.BytesIO(), "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    for body in (b"RIFF" + len(bomb).to_bytes(4, "little") + bomb, moving.getvalue()):
+        with pytest.raises(Corrupt, match="should have"):
+            drawn.read(len(body).to_bytes(4, "little") + bytes(4) + body, b"", 16, 16)
+    assert not recwarn.list
+
+
 def test_damaged_layers_are_refused():
     _, chunk = layer_and_chunk()
+    with pytest.raises(Corrupt, match="should have"):
+        drawn.read(chunk, b"head", 20, 25)
     for bad, head, size in ((chunk, b"other", (20, 24)), (chunk, b"head", (24, 20)), (chunk[:-1], b"head", (20, 24)),
                             (chunk[:5], b"head", (20, 24)), (b"\0\0\0\0\1\0\0\0", b"head", (20, 24))):  # fmt: skip
         with pytest.raises(BitstreamError):
