@@ -1,4 +1,4 @@
-"""A drawn layer: pixels of a tile, or of a picture, that are stored as they are, in lossless WebP, where that is cheaper than
+"""A drawn layer: pixels of a tile or a picture that are stored as they are, in lossless WebP, where that is cheaper than
 latents.
 
 Text, diagrams and flat areas cost a transform codec many bits and come back unsharp; a lossless format repeats them for
