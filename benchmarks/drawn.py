@@ -1,7 +1,7 @@
 """Screenshots and photographs: what the choice between drawn and learned blocks is worth beside WebP.
 
     python benchmarks/drawn_pages.py PHOTOGRAPH.png -o PAGES
-    python benchmarks/drawn.py PAGES -o benchmarks/results --crop 640x400
+    python benchmarks/drawn.py PAGES -o benchmarks/results
 
 Writes drawn_points.csv (every file; a second call goes on where the first was interrupted) and drawn.csv: for each page the
 mean over WebP's lossy points of the bytes that reach its PSNR, against its bytes, and bytes of the exact picture likewise.

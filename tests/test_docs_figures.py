@@ -568,21 +568,29 @@ def test_video_effort_and_frames_on_their_own():
 
 
 def test_image_architectures():
-    listed, measured = (
-        table("docs/image.md", "| | steps | bpp |"),
-        {r["architecture"]: r for r in rows("image_architectures.csv")},
-    )
+    """Rates of the lowest and the highest quality, BD-rates against the first, multiplications, seconds."""
+    listed, measured = table("docs/image.md", "| | steps | bpp |"), rows("image_architectures.csv")
     points = rows("image_architectures_points.csv")
-    assert set(listed) == set(measured)
-    for name, (steps, *ranges, encode, decode) in listed.items():
-        row = measured[name]
+    assert list(listed) == [row["architecture"] for row in measured]
+    for row, (steps, *ranges, psnr, ms_ssim, encode, decode, encode_s, decode_s) in zip(measured, listed.values(), strict=True):
         assert [steps, encode, decode] == [row["steps"], row["encode_kmac_per_pixel"], row["decode_kmac_per_pixel"]]
         for cell, column in zip(ranges, ("rate_bpp", "psnr_db"), strict=True):
-            own = [p for p in points if p["codec"] == name]
+            own = [p for p in points if p["codec"] == row["architecture"]]
             means = [fmean(float(p[column]) for p in own if p["quality"] == q) for q in ("10", "90")]
             assert cell.split(" to ") == [shown(value, like) for value, like in zip(means, cell.split(" to "), strict=True)]
-    more = float(measured["s2lic"]["bd_rate_ms_ssim_percent"])
-    assert f"at equal MS-SSIM S2LIC takes {more:.0f} % more" in page("docs/image.md")
+        for cell, metric in ((psnr, "psnr"), (ms_ssim, "ms_ssim")):
+            percent = float(row[f"bd_rate_{metric}_percent"])
+            assert cell == ("do not meet" if math.isnan(percent) else f"{percent:+.0f} %" if percent else "")
+        for cell, way in ((encode_s, "encode"), (decode_s, "decode")):
+            assert cell == f"{float(row[f'{way}_s']):.2f}"
+
+
+def test_screenshots():
+    listed, measured = table("docs/image.md", "| screenshot, 1280x800 |"), rows("drawn.csv")
+    assert len(measured) == 10 and list(listed) == [row["file"].removesuffix(".png").replace("_", " ") for row in measured]
+    for row, (lossy, exact) in zip(measured, listed.values(), strict=True):
+        assert row["lossy_points"] == "9" and lossy == f"{float(row['at_equal_psnr_percent']):+.0f} %"
+        assert exact == (f"{float(row['exact_percent']):+.1f} %" if row["exact_percent"] else "")
 
 
 def test_video_parts():
