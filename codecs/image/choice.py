@@ -39,6 +39,11 @@ ONE_COLOUR = 20
 """Quality from which areas of one colour keep it whatever that costs: 25 bytes for a picture, some 50 for a patch in one."""
 ONE_COLOUR_WEIGHT = 1e6
 """Bits that a unit of squared error in such an area is worth then."""
+FEW_COLOURS = 64
+"""Of a tile, up to which it is no photograph: dithers, whose pixels tell little of each other."""
+SMOOTH_SPAN, SMOOTH_EVEN = 6, 0.9
+"""Levels that blocks of a gradient span at most, and the share of them that may have one colour: it would come back in parts
+that are exact, with lines between them."""
 ROUNDS = 3
 
 
@@ -65,16 +70,18 @@ class Divided(NamedTuple):
 def divided(pixels: np.ndarray, areas: np.ndarray, quality: int, learn: Learn) -> Divided | None:
     """A tile between drawn and learned; None: nothing is drawn.
 
-    Of a photograph, and of what has 16 bits, areas of one colour alone. Else at first all that may be drawn; then, with the
-    bits of that known, what is dearer drawn than learned no longer is.
+    Of a photograph, and of what has 16 bits, areas of one colour alone; of gradients nothing. Else at first all that may be
+    drawn; then, with the bits of that known, what is dearer drawn than learned no longer is.
 
     Args:
         pixels: uint8 or uint16 (height, width, 1 or 3).
         areas: blocks that keep their colour, bool (rows, columns).
         learn: codes pixels of the tile's shape.
     """
+    if not areas.all() and _gradient(pixels):
+        return None
     price = drawn_bits(pixels)
-    text = price.mean() <= TEXT_BITS
+    text = bool(price.mean() <= TEXT_BITS) or _has_few_colours(pixels)
     if areas.all() or pixels.itemsize > 1 or not (text or (price <= CERTAIN_BITS).mean() >= CERTAIN_LEAST):
         return Divided(_layer(pixels, areas), None) if areas.any() else None
     weight = _weights(even_blocks(pixels), quality, pixels.shape[-1]) + ONE_COLOUR_WEIGHT * areas
@@ -85,7 +92,7 @@ def divided(pixels: np.ndarray, areas: np.ndarray, quality: int, learn: Learn) -
         layer = _layer(pixels, np.ones_like(areas))
         if (bits := 8.0 * len(webp(layer.pixels, layer.mask))) < least:
             best, least = Divided(layer, None), bits
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if chosen.any() else 0):
         layer, bits, error = _cheapest(pixels, chosen, weight, () if quality >= EXACT else COLOURS)
         now, total = Divided(layer, None), bits + float(error.sum())
         if not layer.whole:
@@ -127,6 +134,21 @@ def even_blocks(pixels: np.ndarray) -> np.ndarray:
     differs[:, 1:] |= (pixels[:, 1:] != pixels[:, :-1]).any(-1) & (np.arange(1, pixels.shape[1]) % BLOCK > 0)
     differs[1:] |= (pixels[1:] != pixels[:-1]).any(-1) & (np.arange(1, pixels.shape[0]) % BLOCK > 0)[:, None]
     return blocks(differs.astype(np.float64)) == 0
+
+
+def _gradient(pixels: np.ndarray) -> bool:
+    """Whether there are no edges, and colours that change."""
+    rows, columns = (list(range(0, size, BLOCK)) for size in pixels.shape[:2])
+    high, low = (f.reduceat(f.reduceat(pixels, rows, axis=0), columns, axis=1) for f in (np.maximum, np.minimum))
+    span = SMOOTH_SPAN if pixels.itemsize == 1 else SMOOTH_SPAN << 8
+    return bool((high - low <= span).all() and (high == low).all(-1).mean() < SMOOTH_EVEN)
+
+
+def _has_few_colours(pixels: np.ndarray) -> bool:
+    """Whether a tile has at most `FEW_COLOURS`; of most photographs a part of it tells."""
+    return all(
+        len(np.unique(part.reshape(-1, part.shape[-1]), axis=0)) <= FEW_COLOURS for part in (pixels[::16, ::16], pixels)
+    )
 
 
 def opened(mask: np.ndarray) -> np.ndarray:

@@ -91,13 +91,14 @@ class ImageCodec:
         Args:
             effort: 0 (none) to 9; each tile costs so many steps forward and backward as `effort.STEPS` says.
                 None: 0, and 5 if a tune is named.
-            tune: for ``psnr``, ``eyes`` (half of the distortion MS-SSIM) or ``both`` (a tenth), the default.
+            tune: for ``psnr``, ``eyes`` (half of the distortion MS-SSIM) or ``both`` (a tenth). None: ``both``, and ``eyes``
+                with weights that were trained for eyes.
 
         Raises:
             ValueError: there is no such effort or tune.
         """
         other = copy(self)
-        other.effort = effort_of(effort, tune)
+        other.effort = effort_of(effort, tune, weights.model_of("image", self.stream_hash))
         return other
 
     def without_layers(self) -> Self:
@@ -123,7 +124,7 @@ class ImageCodec:
         chunks = []
         with self._at_work(header):
             for index in told(range(tiles), tiles, progress):
-                symbols = b"" if layers.whole(index) else chunk_of(encoder.encode(index))
+                symbols = b"" if layers.blank(index) else chunk_of(encoder.encode(index))
                 chunks.append((container.DATA, layers.beginning(index, packed) + symbols))
         chunks += layers.chunks(packed) + extra_chunks(picture)
         return container.write(stream_id=STREAM_ID, weights=self.stream_hash, signal=packed, chunks=chunks)
@@ -189,7 +190,7 @@ class ImageCodec:
         with self._at_work(header):
             for index in range(len(header.grid)):
                 part = inner(header.grid.pixel_box(index), whole)
-                if layers.whole(index):
+                if layers.blank(index):
                     pixels[part] = layers.tiles[index].pixels[..., : header.channels]
                     continue
                 bits += float(encoder.encode(index).bits[0])
@@ -230,7 +231,7 @@ class ImageCodec:
             header, pixels, layers = self._divided(picture, quality)
             tiles = len(header.grid)
             encoder = self._encoder(header, pixels, layers, lambda: Measure(self.tables))
-            learned = [index for index in range(tiles) if not layers.whole(index)]
+            learned = [index for index in range(tiles) if not layers.blank(index)]
             with self._at_work(header):
                 bits = sum(float(encoder.encode_latent(index).bits[0]) for index in told(learned, len(learned), progress))
             fixed = container.table_end(len(header.pack()), tiles) + LEAST_BYTES * len(learned)
@@ -255,7 +256,7 @@ class ImageCodec:
     def _encoder(
         self, header: ImageHeader, pixels: np.ndarray, layers: Layers, new_coder: Callable[[], C]
     ) -> TileEncoder[C]:
-        blank = [index for index in layers.tiles if layers.whole(index)]
+        blank = [index for index in layers.tiles if layers.blank(index)]
         return TileEncoder(self.network, self.tables, header, pixels, new_coder, self.effort, blank)
 
     def _parsed(self, data: Bytes, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:

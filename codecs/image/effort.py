@@ -16,6 +16,8 @@ EFFORT_MAX = len(STEPS) - 1
 SHARES = {"psnr": 0.0, "both": 0.1, "eyes": 0.5}
 """Share of MS-SSIM in the distortion, by what a picture is tuned for."""
 TUNE = "both"
+TUNES = {"image-eyes": "eyes"}
+"""What an effort is tuned for with weights of a kind that was trained for something else; `TUNE` would undo that."""
 TUNED_EFFORT = 5
 """Effort where a tune is asked for, and no effort."""
 
@@ -29,12 +31,13 @@ class Effort:
     """Of the distortion; the rest is squared error."""
 
 
-def effort_of(effort: int | None = None, tune: str | None = None) -> Effort:
+def effort_of(effort: int | None = None, tune: str | None = None, model: str | None = None) -> Effort:
     """Effort 0..9, by a number and the name of what to tune for (`SHARES`).
 
     Args:
         effort: None: 0, and with a tune `TUNED_EFFORT`.
-        tune: None: `TUNE`.
+        tune: None: what the model is for.
+        model: name of the weights.
 
     Raises:
         ValueError: there is no such effort or tune, or a tune without any effort.
@@ -46,4 +49,5 @@ def effort_of(effort: int | None = None, tune: str | None = None) -> Effort:
         raise InputError(f"tune {tune!r}; need one of {', '.join(SHARES)}")
     if tune and not effort:
         raise InputError(f"tune {tune!r} at effort 0, which refines nothing; need an effort 1..{EFFORT_MAX}")
-    return Effort(STEPS[effort], SHARES[tune or TUNE])
+    kind = (model or "").rpartition("-")[0]
+    return Effort(STEPS[effort], SHARES[tune or TUNES.get(kind, TUNE)])

@@ -29,7 +29,8 @@ Tune = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help=f"What the effort is for: {', '.join(SHARES)}; default both, mostly PSNR. Alone: at effort {TUNED_EFFORT}.",
+        help=f"What the effort is for: {', '.join(SHARES)}; default both, mostly PSNR, of --model eyes eyes. "
+        f"Alone: at effort {TUNED_EFFORT}.",
     ),
 ]
 

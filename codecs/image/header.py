@@ -16,9 +16,9 @@ corrections, of `Correction.code`.
 
 With flag 2 a tile begins with a drawn layer (`drawn`): the length L of its WebP file (4 bytes), the CRC-32 of its pixels
 and mask, started with that of the signal header (4), and the lossless file, whose alpha is the mask (L); zeros, where the
-tile has none. Symbols follow unless all of the tile is drawn; then its latent counts as zeros for its neighbours. With flags
-2 and 4, which pictures of up to 2^23 pixels may have, a chunk of kind 3 after the tiles is one layer of the whole picture
-instead.
+tile has none. Symbols follow; a tile all of which is drawn may have none, and its latent is zeros for its neighbours. With
+flags 2 and 4, which pictures of up to 2^23 pixels may have, a chunk of kind 3 after the tiles is one layer of the whole
+picture instead.
 
 The CRC is of RGB with zeros where nothing is drawn, then of the mask, a bit a pixel. Of 16 bits the file has the low bytes,
 and below them the high ones: twice the height. A file of r x c pixels that is smaller than these R x C is enlarged n times

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .choice import ONE_COLOUR, Learn, divided, even_blocks, opened
-from .drawn import NONE, Layer
+from .drawn import NONE, Layer, filled
 from .header import LAYER, TOGETHER_MAX, ImageHeader
-from .tiles import inner
+from .tiles import area, clip, grown, inner
 
 TOGETHER_GAIN = 0.99
 """Share of the bytes of tiles' own files that one of all may have: with own files, damage and crops stay within tiles."""
 WEBP_SIDE_MAX = 16383
+SEEN = 64
+"""Pixels of the tiles around one that its filling goes on from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +28,17 @@ class Layers:
     """WebP files of tiles that have their own."""
     together: tuple[Layer, bytes] | None = None
     """The layer and the file of all."""
+    coded: frozenset[int] = frozenset()
+    """Tiles that have a latent although all of them is drawn: one beside them shows some of it at its border."""
 
     @property
     def size(self) -> int:
         """Bytes of the files."""
         return sum(map(len, self.files.values())) + (len(self.together[1]) if self.together else 0)
 
-    def whole(self, index: int) -> bool:
-        """Whether all of a tile is drawn."""
-        return index in self.tiles and self.tiles[index].whole
+    def blank(self, index: int) -> bool:
+        """Whether a tile has no latent."""
+        return index in self.tiles and self.tiles[index].whole and index not in self.coded
 
     def beginning(self, index: int, header: bytes) -> bytes:
         """What a tile's chunk begins with."""
@@ -66,7 +70,38 @@ def layers_of(pixels: np.ndarray, header: ImageHeader, learn: Learn) -> tuple[La
             if tile.filled is not None:
                 rest = rest.copy() if rest is pixels else rest
                 rest[part] = tile.filled
-    return _in_files(tiles, pixels, header), rest
+    layers = replace(_in_files(tiles, pixels, header), coded=_coded(tiles, header))
+    for index in layers.coded:
+        rest = rest.copy() if rest is pixels else rest
+        _fill(rest, tiles, header, index)
+    return layers, rest
+
+
+def _coded(tiles: dict[int, Layer], header: ImageHeader) -> frozenset[int]:
+    """Tiles all of which is drawn, beside others."""
+    whole = {index for index, layer in tiles.items() if layer.whole}
+    return frozenset(index for index in whole if not whole.issuperset(_beside(header, index)))
+
+
+def _beside(header: ImageHeader, index: int) -> list[int]:
+    """A tile and those around it."""
+    grid = header.grid
+    row, column = divmod(index, grid.columns)
+    rows, columns = range(max(row - 1, 0), min(row + 2, grid.rows)), range(max(column - 1, 0), min(column + 2, grid.columns))
+    return [grid.columns * y + x for y in rows for x in columns]
+
+
+def _fill(pixels: np.ndarray, tiles: dict[int, Layer], header: ImageHeader, index: int) -> None:
+    """Something smooth in place of a tile, that goes on from those beside it."""
+    whole = (0, 0, header.height, header.width)
+    box = header.grid.pixel_box(index)
+    window = clip(grown(box, SEEN), whole)
+    drawn = np.zeros((window[2] - window[0], window[3] - window[1]), bool)
+    for near in _beside(header, index):
+        part = clip(header.grid.pixel_box(near), window)
+        if near in tiles and tiles[near].whole and area(part) > 0:
+            drawn[inner(part, window)] = True
+    pixels[inner(box, whole)] = filled(pixels[inner(window, whole)], drawn)[inner(box, window)]
 
 
 def _parts(header: ImageHeader, index: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

@@ -17,7 +17,7 @@ def stripped(picture: Picture, what: str) -> Picture:
     """The picture without some of its metadata, one of `formats.STRIPS`; ICC profile and orientation stay."""
     if what == "gps":
         return replace(picture, exif=_without_gps(picture.exif), xmp=_xmp_without_gps(picture.xmp))
-    bare = replace(picture, exif=_orientation_alone(picture.exif))
+    bare = replace(picture, exif=_orientation_alone(picture.exif), xmp=_xmp_without_gps(picture.xmp))
     return bare if what == "exif" else replace(bare, xmp=None, iptc=None, texts=None)
 
 

@@ -278,9 +278,7 @@ class TileDecoder(_Tiles):
     def _read(self, index: int) -> tuple[Tensor, Tensor | None, Layer | None]:
         correction, head = self.network.correction, self.header.pack()
         layer, chunk = self._layer(index, head)
-        if layer and layer.whole:
-            if chunk:
-                raise Corrupt(f"{len(chunk)} bytes of symbols in a tile that is drawn")
+        if layer and layer.whole and not chunk:
             return self.blank(index), None, layer
         with reading(self.tables, head, chunk) as reader:
             latent = self.coding_pass(reader, self.blank(index), index)

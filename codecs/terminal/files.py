@@ -317,7 +317,8 @@ def check_target(source: Path | None, target: Path, force: bool, exists: bool | 
     if isinstance(target, Path) and not (above := nearest(target.parent)).is_dir():
         raise InputError(f"{above} is a file, and {target} needs a folder there")
     if source == target or (isinstance(target, Path) and isinstance(source, Path) and _same(source, target)):
-        raise InputError(f"{target} is the input itself; give -o another name")
+        read = ", an .rdc file already, which `codec decode` reads" if target.suffix.lower() == ".rdc" else ""
+        raise InputError(f"{target} is the input itself{read}; give -o another name")
     if isinstance(target, Path) and target.is_dir():
         raise InputError(f"{target} is a folder; -o takes a file")
     if (target.is_file() if exists is None else exists) and not force:

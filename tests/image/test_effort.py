@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.distortion import bits_per_square, distortion_bits
 from rdcodec.codecs.image.effort import SHARES, STEPS, effort_of
 from rdcodec.codecs.image.evaluation import ms_ssim
@@ -102,3 +103,10 @@ def test_efforts_that_do_not_exist_are_refused():
             effort_of(**wrong)
     with pytest.raises(ValueError, match="effort 0, which refines nothing"):
         effort_of(0, "eyes")
+
+
+@pytest.mark.parametrize(("model", "share"), [("image-eyes-1", 0.5), ("image-10", 0.1), ("image-fast-2", 0.1)])
+def test_weights_for_eyes_are_refined_for_eyes(model, share):
+    codec = ImageCodec.load(model=model, device="cpu")
+    assert codec.with_effort(5).effort.ms_ssim_share == share
+    assert codec.with_effort(5, tune="psnr").effort.ms_ssim_share == 0
