@@ -113,10 +113,10 @@ def test_a_truncated_image_is_described_and_can_be_salvaged(run, photo, tmp_path
 
 
 def test_what_encoding_cannot_help_is_said(run, tmp_path, photo):
-    Image.effect_noise((64, 64), 80).convert("1").save(tmp_path / "bits.png")
-    code, _, err = run("encode", "bits.png", "-q", "90")
+    Image.effect_noise((64, 64), 80).save(tmp_path / "coarse.jpg", quality=5)
+    code, _, err = run("encode", "coarse.jpg", "-q", "90")
     assert code == 0 and "larger than the input of " in err
-    code, out, err = run("encode", "bits.rdc", "-o", "again.rdc")
+    code, out, err = run("encode", "coarse.rdc", "-o", "again.rdc")
     assert (code, out) == (1, "") and "is an .rdc file already" in err
 
 
