@@ -601,6 +601,17 @@ def test_image_architectures():
     assert f"its context takes {more:.0f} % more than ours" in page("docs/image.md")
 
 
+def test_students():
+    """Rows of the table are those of the file, in its order, after the teacher's."""
+    text = page("docs/training.md")
+    lines = text[text.index("| starts as |") :].split("\n\n")[0].splitlines()[2:]
+    measured = rows("students.csv")[1:]
+    assert len(lines) == len(measured)
+    for line, row in zip(lines, measured, strict=True):
+        told = [f"{float(row[f'bd_rate_{metric}_percent']):+.1f} %" for metric in ("psnr", "ms_ssim")]
+        assert [cell.strip() for cell in line.strip("|").split("|")][2:] == told
+
+
 def test_screenshots():
     listed, measured = table("docs/image.md", "| screenshot, 1280x800 |"), rows("drawn.csv")
     assert len(measured) == 10 and list(listed) == [row["file"].removesuffix(".png").replace("_", " ") for row in measured]
