@@ -601,6 +601,11 @@ def test_image_architectures():
     assert f"its context takes {more:.0f} % more than ours" in page("docs/image.md")
 
 
+def test_what_effort_takes():
+    (cells,) = table("docs/image.md", "| effort | 0 | 1 |").values()
+    assert cells == [f"{float(row['encode_s_per_megapixel']):.0f}" for row in rows("effort_times.csv")]
+
+
 def test_students():
     """Rows of the table are those of the file, in its order, after the teacher's."""
     text = page("docs/training.md")

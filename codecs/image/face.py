@@ -110,7 +110,7 @@ class ImageFace:
             "codec encode photo.png                   photo.rdc, quality 60",
             "codec encode holiday/ -o packed/ -q 40   a folder",
             "codec encode photo.png --size 50kB       at most 50,000 bytes",
-            "codec encode photo.png --effort 5        some 4 % smaller at the same PSNR, takes ten times as long",
+            "codec encode photo.png --effort 5        some 3 % smaller at the same PSNR, takes fifteen times as long",
             "cat photo.jpg | codec encode - > photo.rdc",
         ),
         "Decode": (
