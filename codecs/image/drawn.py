@@ -38,7 +38,7 @@ class Layer:
 
     @property
     def whole(self) -> bool:
-        """Whether all is drawn, so that there is no latent."""
+        """Whether all is drawn."""
         return bool(self.mask.all())
 
     def over(self, shown: np.ndarray) -> np.ndarray:
