@@ -81,12 +81,11 @@ def write_bd_rates(output: Path, points: list[Point]) -> None:
 
 def write_times(output: Path, codec: ImageCodec, picture: Path) -> None:
     """CPU seconds of encoding a megapixel at some efforts, the least of two tries."""
-    pixels, table = np.asarray(Image.open(picture)), []
-    for effort in EFFORTS:
-        its = codec.with_effort(effort)
-        call = partial(its.encode, pixels, quality=TIMED_QUALITY)
-        seconds = interleaved({NONE: call}, TRIES, clock=time.process_time, figure=min)[NONE]
-        table.append({"effort": effort, "encode_s_per_megapixel": f"{seconds * 1e6 / (pixels.size // 3):.2f}"})
+    pixels = np.asarray(Image.open(picture))
+    calls = {str(effort): partial(codec.with_effort(effort).encode, pixels, quality=TIMED_QUALITY) for effort in EFFORTS}
+    seconds = interleaved(calls, TRIES, clock=time.process_time, figure=min)
+    megapixels = pixels.size / 3e6
+    table = [{"effort": name, "encode_s_per_megapixel": f"{value / megapixels:.2f}"} for name, value in seconds.items()]
     write_csv(output / "effort_times.csv", table)
 
 

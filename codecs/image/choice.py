@@ -78,11 +78,13 @@ def divided(pixels: np.ndarray, areas: np.ndarray, quality: int, learn: Learn) -
         areas: blocks that keep their colour, bool (rows, columns).
         learn: codes pixels of the tile's shape.
     """
-    if not areas.all() and _gradient(pixels):
+    if areas.all():
+        return Divided(_layer(pixels, areas), None)
+    if _gradient(pixels):
         return None
     price = drawn_bits(pixels)
     text = bool(price.mean() <= TEXT_BITS) or _has_few_colours(pixels)
-    if areas.all() or pixels.itemsize > 1 or not (text or (price <= CERTAIN_BITS).mean() >= CERTAIN_LEAST):
+    if pixels.itemsize > 1 or not (text or (price <= CERTAIN_BITS).mean() >= CERTAIN_LEAST):
         return Divided(_layer(pixels, areas), None) if areas.any() else None
     weight = _weights(even_blocks(pixels), quality, pixels.shape[-1]) + ONE_COLOUR_WEIGHT * areas
     whole = learn(pixels)
@@ -117,10 +119,11 @@ def drawn_bits(pixels: np.ndarray) -> np.ndarray:
     return NEW_BITS * blocks(new.astype(np.float64)) + 1.0
 
 
-def blocks(plane: np.ndarray) -> np.ndarray:
-    """Sums over blocks of 16 x 16 pixels; the last ones may be smaller."""
-    rows, columns = (range(0, size, BLOCK) for size in plane.shape)
-    return np.add.reduceat(np.add.reduceat(plane, list(rows), axis=0), list(columns), axis=1)
+def blocks(plane: np.ndarray, of: np.ufunc = np.add) -> np.ndarray:
+    """Sums over blocks of 16 x 16 pixels, or what another function makes of them; the last ones may be smaller."""
+    rows, columns = (list(range(0, size, BLOCK)) for size in plane.shape[:2])
+    found: np.ndarray = of.reduceat(of.reduceat(plane, rows, axis=0), columns, axis=1)
+    return found
 
 
 def spread(mask: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -130,18 +133,20 @@ def spread(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def even_blocks(pixels: np.ndarray) -> np.ndarray:
     """Which blocks have one colour; bool (rows, columns)."""
-    differs = np.zeros(pixels.shape[:2], bool)
-    differs[:, 1:] |= (pixels[:, 1:] != pixels[:, :-1]).any(-1) & (np.arange(1, pixels.shape[1]) % BLOCK > 0)
-    differs[1:] |= (pixels[1:] != pixels[:-1]).any(-1) & (np.arange(1, pixels.shape[0]) % BLOCK > 0)[:, None]
-    return blocks(differs.astype(np.float64)) == 0
+    even: np.ndarray = _spans(pixels) == 0
+    return even
+
+
+def _spans(pixels: np.ndarray) -> np.ndarray:
+    """Levels that each block spans in one of its channels at most; (rows, columns)."""
+    spans: np.ndarray = (blocks(pixels, np.maximum) - blocks(pixels, np.minimum)).max(-1)
+    return spans
 
 
 def _gradient(pixels: np.ndarray) -> bool:
     """Whether there are no edges, and colours that change."""
-    rows, columns = (list(range(0, size, BLOCK)) for size in pixels.shape[:2])
-    high, low = (f.reduceat(f.reduceat(pixels, rows, axis=0), columns, axis=1) for f in (np.maximum, np.minimum))
-    span = SMOOTH_SPAN if pixels.itemsize == 1 else SMOOTH_SPAN << 8
-    return bool((high - low <= span).all() and (high == low).all(-1).mean() < SMOOTH_EVEN)
+    spans, most = _spans(pixels), SMOOTH_SPAN if pixels.itemsize == 1 else SMOOTH_SPAN << 8
+    return bool(spans.max() <= most and (spans == 0).mean() < SMOOTH_EVEN)
 
 
 def _has_few_colours(pixels: np.ndarray) -> bool:
