@@ -2,11 +2,15 @@
 one's transforms with the other's context.
 
     python benchmarks/image_architectures.py PHOTOS VALIDATION -o benchmarks/results --minutes 20
+    python benchmarks/image_architectures.py --sizes -o benchmarks/results
 
 Time is the processor's, of all threads, so that neighbours on the machine do not count. Real bytes of the validation
 pictures. Writes image_architectures_points.csv and image_architectures.csv after each, and a second call goes on where the
 first was interrupted. Two crops a step: the slower an architecture, the fewer steps it has, so one more line is ours with
 the steps of S2LIC alone. Ours begins as a block DCT in the codec's recipe, which is the last line of the table.
+
+With --sizes, of untrained networks of ours, S2LIC small and of the paper's size: parameters, multiplications a pixel and CPU
+seconds of one thread of their parts, for one picture. Writes image_architecture_sizes.csv.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from rdcodec.codecs.image.architectures import ARCHITECTURES, COARSE
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.dcvc_rt import Analysis, ImageConfig, ImageNetwork, Synthesis
 from rdcodec.codecs.image.evaluation import TASK, find_images, reference_of
-from rdcodec.codecs.image.s2lic import S2licConfig, S2licNetwork
+from rdcodec.codecs.image.s2lic import PAPER, S2licConfig, S2licNetwork
 from rdcodec.codecs.image.swin import SwinAnalysis, SwinSynthesis
 from rdcodec.codecs.weights_file import Architecture
 from rdcodec.entropy_models.coder import Measure
@@ -40,6 +44,7 @@ from rdcodec.training.coder import start_tables
 from rdcodec.training.freeze import frozen
 from rdcodec.training.image.data import ImageData
 from rdcodec.training.image.module import ImageTraining
+from rdcodec.training.quantisation import LAYERS
 from torch.utils.flop_counter import FlopCounterMode
 
 QUALITIES = 10, 26, 42, 58, 74, 90
@@ -142,21 +147,50 @@ def trained(settings: dict[str, Any], photos: Path, minutes: float, cache: Path)
     return ImageCodec(frozen(module.network, module.architecture), start_tables(), bytes(8)), trainer.global_step
 
 
-def kmac_per_pixel(codec: ImageCodec) -> dict[str, float]:
-    """Thousand multiplications of encoding and of decoding, a pixel."""
+def parts_of(codec: ImageCodec) -> dict[str, tuple[float, float]]:
+    """Thousand multiplications a pixel and CPU seconds of each part: analysis, coding pass, synthesis."""
     network, quality = codec.network, torch.tensor([TIMED_QUALITY])
     image = torch.rand(1, SIDE, SIDE, 3) - 0.5
 
-    def counted(call: Callable[[], Any]) -> tuple[Any, float]:
+    def measured(call: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
         # what goes to oneDNN is not counted
         with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+            call()
+        began_s = time.process_time()
+        with torch.inference_mode():
             result = call()
-        return result, counter.get_total_flops() / 2 / SIDE**2 / 1000
+        return result, (counter.get_total_flops() / 2 / SIDE**2 / 1000, time.process_time() - began_s)
 
-    y, analysis = counted(lambda: network.to_latent(image, quality))
-    y_hat, coding = counted(lambda: network.coding_pass(Measure(codec.tables), y, quality))
-    _, synthesis = counted(lambda: network.to_image(y_hat, quality))
-    return {"encode": analysis + coding, "decode": coding + synthesis}
+    y, analysis = measured(lambda: network.to_latent(image, quality))
+    y_hat, coding = measured(lambda: network.coding_pass(Measure(codec.tables), y, quality))
+    _, synthesis = measured(lambda: network.to_image(y_hat, quality))
+    return {"analysis": analysis, "coding_pass": coding, "synthesis": synthesis}
+
+
+def kmac_per_pixel(codec: ImageCodec) -> dict[str, float]:
+    """Thousand multiplications of encoding and of decoding, a pixel."""
+    kmac = {name: of for name, (of, _) in parts_of(codec).items()}
+    return {"encode": kmac["analysis"] + kmac["coding_pass"], "decode": kmac["coding_pass"] + kmac["synthesis"]}
+
+
+SIZES: dict[str, tuple[str, ImageConfig | S2licConfig]] = {
+    "ours": ("dcvc-rt", OURS), "s2lic, small": ("s2lic", S2LIC), "s2lic, the paper's": ("s2lic", PAPER),
+}  # fmt: skip
+
+
+def sizes() -> list[dict[str, Any]]:
+    """What networks of each size take; untrained."""
+    table = []
+    for name, (architecture, config) in SIZES.items():
+        kind = ARCHITECTURES[architecture]
+        codec = ImageCodec(frozen(kind.network(config, *LAYERS["integer"]), kind), start_tables(), bytes(8))
+        parts = parts_of(codec).items()
+        table.append({
+            "architecture": name, "parameters": parameters(codec),
+            **{f"{part}_kmac_per_pixel": f"{kmac:.0f}" for part, (kmac, _) in parts},
+            **{f"{part}_s": f"{seconds:.3f}" for part, (_, seconds) in parts},
+        })  # fmt: skip
+    return table
 
 
 def facts(codec: ImageCodec, steps: int, minutes: float, picture: Path) -> dict[str, Any]:
@@ -198,14 +232,22 @@ class Kept:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path, help="folder of training pictures")
-    parser.add_argument("validation", type=Path, help=f"folder of other pictures, of which the first {PICTURES} are coded")
+    parser.add_argument("photos", type=Path, nargs="?", help="folder of training pictures")
+    parser.add_argument(
+        "validation", type=Path, nargs="?", help=f"of other pictures, of which the first {PICTURES} are coded"
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--minutes", type=float, default=20, help="CPU minutes of each training")
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), help="these lines alone")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="folder of decoded training pictures")
+    parser.add_argument("--sizes", action="store_true", help="what untrained networks take, and no training")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.sizes:
+        write_csv(args.output / "image_architecture_sizes.csv", sizes())
+        return
+    if args.validation is None:
+        parser.error("a training needs PHOTOS and VALIDATION")
     kept, pictures = Kept(args.output), find_images(args.validation)[:PICTURES]
     for name in args.only:
         table, _ = kept.read()

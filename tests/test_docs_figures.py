@@ -601,6 +601,16 @@ def test_image_architectures():
     assert f"its context takes {more:.0f} % more than ours" in page("docs/image.md")
 
 
+def test_sizes_of_architectures():
+    listed, measured = table("docs/image.md", "| untrained | parameters |"), rows("image_architecture_sizes.csv")
+    assert list(listed) == [row["architecture"] for row in measured]
+    for row, (parameters, *cells) in zip(measured, listed.values(), strict=True):
+        assert parameters == f"{int(row['parameters']) / 1e6:.1f} million"
+        parts = "analysis", "coding_pass", "synthesis"
+        seconds = [f"{float(row[f'{part}_s']):.2f}" for part in parts]
+        assert cells == [row[f"{part}_kmac_per_pixel"] for part in parts] + seconds
+
+
 def test_what_effort_takes():
     (cells,) = table("docs/image.md", "| effort | 0 | 1 |").values()
     assert cells == [f"{float(row['encode_s_per_megapixel']):.0f}" for row in rows("effort_times.csv")]

@@ -33,14 +33,15 @@ _STARTS = 3
 _THREADS = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 
-def one_process(jobs: Iterable[Job], conversion: Conversion, progress: Progress) -> Done:
-    """This process, with all threads; a second bar shows files of many parts. With ``--traceback`` errors are raised."""
+def one_process(jobs: Iterable[Job], conversion: Conversion, progress: Progress, *, alone: bool = False) -> Done:
+    """This process, with all threads; a second bar shows files of many parts, and of one that is ``alone`` that there is
+    work. With ``--traceback`` errors are raised."""
     desk = Desk(conversion.device)
     for job in jobs:
-        parts = progress.add_task(one_line(job.name), visible=False)
+        parts = progress.add_task(one_line(job.name), total=None, visible=alone)
 
         def update(done: int, total: int, parts: Any = parts) -> None:
-            progress.update(parts, completed=done, total=total, visible=total > 1, unit=desk.unit)
+            progress.update(parts, completed=done, total=total, visible=alone or total > 1, unit=desk.unit)
 
         desk.progress, desk.unit = update, ""
         try:

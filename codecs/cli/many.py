@@ -194,7 +194,9 @@ def started(conversion: Conversion, planned: Sequence[Job], workers: Workers, pr
     count = workers.jobs
     if count is None:
         count = 0 if piped else processes_for(len(planned), conversion.device)
-    return processes(planned, conversion, count) if count else one_process(planned, conversion, progress)
+    if count:
+        return processes(planned, conversion, count)
+    return one_process(planned, conversion, progress, alone=len(planned) == 1)
 
 
 def processes_for(files: int, device: str) -> int:

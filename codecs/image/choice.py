@@ -1,9 +1,10 @@
 """The encoder's choice of what of a tile is drawn (`drawn`) and what is learned, by rate and distortion.
 
 A block of 16 x 16 pixels has a price either way: bits, and squared error in the bits it is worth at the quality asked for.
-Blocks of a photograph are told by their pixels, at almost no cost, so that a photograph is coded as ever, but for areas of
-one colour. Else the learned codec tells what each block costs it, a lossless format what all drawn blocks cost together, and
-both are asked again with the blocks divided between them. At low rates drawn blocks may lose colours.
+Most photographs are told by their pixels, at almost no cost, and coded as ever, but for areas of one colour. Else the
+learned codec tells what each block costs it, a lossless format what all drawn blocks cost together, and both are asked again
+with the blocks divided between them. At low rates drawn blocks may lose colours. What is not drawn may be a sketch instead
+of learned: of text with noise around it that takes fewer bits.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from .distortion import bits_per_square
-from .drawn import BLOCK, Layer, filled, webp
+from .drawn import BLOCK, Layer, blocks, filled, webp
+from .sketch import Sketch, quality_for, squares, written
 
 NEW_BITS = 10.0
 """What a pixel costs losslessly that neither its left nor its upper neighbour tells, about: all that is known of a block
@@ -44,6 +46,13 @@ FEW_COLOURS = 64
 SMOOTH_SPAN, SMOOTH_EVEN = 6, 0.9
 """Levels that blocks of a gradient span at most, and the share of them that may have one colour: it would come back in parts
 that are exact, with lines between them."""
+PAPER_LEVELS, PAPER_LEAST = 24, 0.42
+"""Share of a tile that lies within so many levels where it may be a page with noise; see `EDGES_LEAST`."""
+EDGE_LEVELS, EDGES_LEAST = 48, 0.01
+"""Share of its pixels that differ by so many levels from the next then. One photograph in ten has both."""
+SKETCH_GAIN = 0.9
+"""Share of what else costs least that a sketch may cost: a photograph that is about as well learned stays that, or better,
+if effort is spent on it or weights are for eyes."""
 ROUNDS = 3
 
 
@@ -60,18 +69,20 @@ Learn = Callable[[np.ndarray], Learned]
 
 
 class Divided(NamedTuple):
-    """A tile of which something is drawn."""
+    """A tile of which something is drawn, or a sketch."""
 
-    layer: Layer
-    filled: np.ndarray | None
+    layer: Layer | None
+    filled: np.ndarray | None = None
     """Pixels that its latent stands for, with something smooth in place of what is drawn; None: those of the tile."""
+    sketch: Sketch | None = None
+    """In place of a latent."""
 
 
 def divided(pixels: np.ndarray, areas: np.ndarray, quality: int, learn: Learn) -> Divided | None:
-    """A tile between drawn and learned; None: nothing is drawn.
+    """A tile between drawn, learned and a sketch; None: all is learned.
 
-    Of a photograph, and of what has 16 bits, areas of one colour alone; of gradients nothing. Else at first all that may be
-    drawn; then, with the bits of that known, what is dearer drawn than learned no longer is.
+    Of a photograph, and of what has 16 bits, areas of one colour alone are drawn; of gradients nothing. Else at first all
+    that may be drawn; then, with the bits of that known, what is dearer drawn than not no longer is.
 
     Args:
         pixels: uint8 or uint16 (height, width, 1 or 3).
@@ -79,35 +90,97 @@ def divided(pixels: np.ndarray, areas: np.ndarray, quality: int, learn: Learn) -
         learn: codes pixels of the tile's shape.
     """
     if areas.all():
-        return Divided(_layer(pixels, areas), None)
+        return Divided(_layer(pixels, areas))
     if _gradient(pixels):
         return None
     price = drawn_bits(pixels)
     text = bool(price.mean() <= TEXT_BITS) or _has_few_colours(pixels)
-    if pixels.itemsize > 1 or not (text or (price <= CERTAIN_BITS).mean() >= CERTAIN_LEAST):
-        return Divided(_layer(pixels, areas), None) if areas.any() else None
-    weight = _weights(even_blocks(pixels), quality, pixels.shape[-1]) + ONE_COLOUR_WEIGHT * areas
-    whole = learn(pixels)
-    cost = whole.bits + _error(whole.pixels, pixels, weight)
-    best, least, chosen = None, float(cost.sum()), areas | (price <= CANDIDATE_BITS)
-    if text:
-        layer = _layer(pixels, np.ones_like(areas))
-        if (bits := 8.0 * len(webp(layer.pixels, layer.mask))) < least:
-            best, least = Divided(layer, None), bits
-    for _ in range(ROUNDS if chosen.any() else 0):
-        layer, bits, error = _cheapest(pixels, chosen, weight, () if quality >= EXACT else COLOURS)
-        now, total = Divided(layer, None), bits + float(error.sum())
-        if not layer.whole:
-            smooth = filled(pixels, layer.mask)
-            now, rest = Divided(layer, smooth), learn(smooth)
-            total += float((rest.bits + _error(rest.pixels, pixels, weight) * ~chosen).sum())
-        if total < least:
-            best, least = now, total
-        kept = areas | (chosen & (price * (bits / price[chosen].sum()) + error < cost))
-        if not kept.any() or (kept == chosen).all():
-            break
-        chosen = kept
-    return best
+    drawing = text or (price <= CERTAIN_BITS).mean() >= CERTAIN_LEAST
+    if pixels.itemsize > 1 or not (drawing or _paper(pixels)):
+        return Divided(_layer(pixels, areas)) if areas.any() else None
+    choice = _Choice(pixels, areas, quality, learn)
+    if drawing:
+        choice.try_drawn(price, text)
+    if quality < EXACT or not drawing:
+        choice.try_sketches()
+    return choice.best
+
+
+class _Tried(NamedTuple):
+    """A layer that may lie over something else."""
+
+    layer: Layer
+    blocks: np.ndarray
+    """What it covers, bool (rows, columns)."""
+    cost: float
+    """Its bits, and its error in bits."""
+
+
+class _Choice:
+    """The cheapest of what was tried for a tile that may be no photograph. At first it is learned but for areas of one
+    colour."""
+
+    def __init__(self, pixels: np.ndarray, areas: np.ndarray, quality: int, learn: Learn) -> None:
+        self.best: Divided | None = None
+        self._pixels, self._areas, self._quality, self._learn = pixels, areas, quality, learn
+        self._plain = _weights(even_blocks(pixels), quality, pixels.shape[-1])
+        self._weight = self._plain + ONE_COLOUR_WEIGHT * areas
+        self._least, self._tried = np.inf, list[_Tried]()
+        whole = learn(pixels)
+        error = squares(whole.pixels, pixels) * self._weight
+        self._learned = whole.bits + error
+        self._offer(None, float(self._learned.sum()))
+        if areas.any():
+            layer = _layer(pixels, areas)
+            tried = _Tried(layer, areas, 8.0 * len(webp(layer.pixels, layer.mask)))
+            self._tried.append(tried)
+            self._offer(Divided(layer), tried.cost + float((self._learned - error * areas).sum()))
+
+    def try_drawn(self, price: np.ndarray, text: bool) -> None:
+        """Try to draw blocks.
+
+        Args:
+            price: `drawn_bits`.
+            text: whether all of the tile may be drawn.
+        """
+        pixels, weight = self._pixels, self._weight
+        if text:
+            layer = _layer(pixels, np.ones_like(self._areas))
+            self._offer(Divided(layer), 8.0 * len(webp(layer.pixels, layer.mask)))
+        chosen = self._areas | (price <= CANDIDATE_BITS)
+        for _ in range(ROUNDS if chosen.any() else 0):
+            layer, bits, error = _cheapest(pixels, chosen, weight, () if self._quality >= EXACT else COLOURS)
+            total = bits + float(error.sum())
+            if layer.whole:
+                self._offer(Divided(layer), total)
+            else:
+                smooth = filled(pixels, layer.mask)
+                rest = self._learn(smooth)
+                learned = float((rest.bits + squares(rest.pixels, pixels) * weight * ~chosen).sum())
+                self._offer(Divided(layer, smooth), total + learned)
+                self._tried.append(_Tried(layer, chosen, total))
+            kept = self._areas | (chosen & (price * (bits / price[chosen].sum()) + error < self._learned))
+            if not kept.any() or (kept == chosen).all():
+                break
+            chosen = kept
+
+    def try_sketches(self) -> None:
+        """Try a sketch alone, if it has areas of one colour right, and with each layer that was tried over it."""
+        nothing = np.zeros_like(self._areas)
+        quality = quality_for(self._pixels, self._plain * ~self._areas)
+        for layer, covered, total in ((None, nothing, 0.0), *self._tried):
+            pixels = self._pixels
+            if (busy := covered & ~self._areas).any():  # areas of one colour take WebP hardly any bits
+                pixels = filled(pixels, spread(busy, *pixels.shape[:2]))
+            sketch = written(pixels, quality)
+            error = squares(sketch.pixels, self._pixels) * ~covered
+            if not error[self._areas].any():
+                cost = total + 8.0 * len(sketch.file) + float((error * self._plain).sum())
+                self._offer(Divided(layer, None, sketch), cost / SKETCH_GAIN)
+
+    def _offer(self, candidate: Divided | None, total: float) -> None:
+        if total < self._least:
+            self.best, self._least = candidate, total
 
 
 def drawn_bits(pixels: np.ndarray) -> np.ndarray:
@@ -117,13 +190,6 @@ def drawn_bits(pixels: np.ndarray) -> np.ndarray:
     new[1:] &= (pixels[1:] != pixels[:-1]).any(-1)
     new[0, 0] = False
     return NEW_BITS * blocks(new.astype(np.float64)) + 1.0
-
-
-def blocks(plane: np.ndarray, of: np.ufunc = np.add) -> np.ndarray:
-    """Sums over blocks of 16 x 16 pixels, or what another function makes of them; the last ones may be smaller."""
-    rows, columns = (list(range(0, size, BLOCK)) for size in plane.shape[:2])
-    found: np.ndarray = of.reduceat(of.reduceat(plane, rows, axis=0), columns, axis=1)
-    return found
 
 
 def spread(mask: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -156,6 +222,14 @@ def _has_few_colours(pixels: np.ndarray) -> bool:
     )
 
 
+def _paper(pixels: np.ndarray) -> bool:
+    """Whether most of a tile is about as bright, and some of it has hard edges."""
+    plane = pixels[..., pixels.shape[-1] // 2]
+    near = np.convolve(np.bincount(plane.ravel(), minlength=256), np.ones(PAPER_LEVELS, int)).max()
+    edges = np.abs(np.diff(plane.astype(np.int16), axis=1)) >= EDGE_LEVELS
+    return bool(near >= PAPER_LEAST * plane.size and edges.sum() >= EDGES_LEAST * plane.size)
+
+
 def opened(mask: np.ndarray) -> np.ndarray:
     """What of a mask of blocks is part of two by two that are all of it."""
     corners = mask[:-1, :-1] & mask[1:, :-1] & mask[:-1, 1:] & mask[1:, 1:]
@@ -174,12 +248,6 @@ def _weights(even: np.ndarray, quality: int, channels: int) -> np.ndarray:
     return np.where(even, FLAT_WEIGHT, 1.0) * bits_per_square(quality) * 3 / channels / 255**2
 
 
-def _error(shown: np.ndarray, pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Squared error of each block in bits."""
-    squares = np.square(shown.astype(np.float32) - pixels).sum(-1, dtype=np.float64)
-    return weight * blocks(squares)
-
-
 def _cheapest(
     pixels: np.ndarray, chosen: np.ndarray, weight: np.ndarray, counts: tuple[int, ...]
 ) -> tuple[Layer, float, np.ndarray]:
@@ -190,7 +258,7 @@ def _cheapest(
     bits = 8.0 * len(webp(drawn, mask))
     for count in counts:
         fewer = _reduced(colours, mask, count)
-        its_error = _error(fewer[..., : pixels.shape[-1]], pixels, weight) * chosen
+        its_error = squares(fewer, pixels) * weight * chosen
         its_bits = 8.0 * len(webp(fewer, mask))
         if its_bits + its_error.sum() > bits + error.sum():
             break

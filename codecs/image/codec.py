@@ -32,9 +32,9 @@ from .pictures import Picture, as_picture
 from .tile_coder import NO_EFFORT, C, TileDecoder, TileEncoder, learned
 from .tiles import Box, inner
 
-Source = Picture | np.ndarray | str | Path | BinaryIO
-"""A picture, a uint8 or uint16 array (height, width) or (height, width, 1..4) with alpha last, or an image file, open or
-its path."""
+Source = Picture | np.ndarray | bytes | str | Path | BinaryIO
+"""A picture, a uint8 or uint16 array (height, width) or (height, width, 1..4) with alpha last, or an image file: its bytes,
+open, or its path."""
 Bytes = bytes | container.Stream | str | Path | BinaryIO
 """A stream: its bytes, parsed or not, or its file, open or by its path."""
 
@@ -102,7 +102,7 @@ class ImageCodec:
         return other
 
     def without_layers(self) -> Self:
-        """This codec with an encoder that draws nothing (`drawn`): latents stand for all of a picture, be it a drawing."""
+        """This codec with an encoder that draws nothing, layers or sketches: latents stand for all of any picture."""
         other = copy(self)
         other.layers = False
         return other
@@ -191,7 +191,7 @@ class ImageCodec:
             for index in range(len(header.grid)):
                 part = inner(header.grid.pixel_box(index), whole)
                 if layers.blank(index):
-                    pixels[part] = layers.tiles[index].pixels[..., : header.channels]
+                    pixels[part] = layers.shown[index].pixels[..., : header.channels]
                     continue
                 bits += float(encoder.encode(index).bits[0])
                 pixels[part] = layers.over(index, encoder.pixels(index))
@@ -246,7 +246,8 @@ class ImageCodec:
             learn = partial(learned, self.network, self.tables, header.quality)
             with self._at_work(header):
                 layers, pixels = layers_of(pixels, header, learn)
-        return replace(header, layers=bool(layers.tiles), together=bool(layers.together)), pixels, layers
+        found = replace(header, layers=bool(layers.drawn), together=bool(layers.together), sketches=bool(layers.sketches))
+        return found, pixels, layers
 
     def _at_work(self, header: ImageHeader) -> AbstractContextManager[None]:
         """torch's state for as long as networks run. A tile at a time is worked on."""
@@ -256,7 +257,7 @@ class ImageCodec:
     def _encoder(
         self, header: ImageHeader, pixels: np.ndarray, layers: Layers, new_coder: Callable[[], C]
     ) -> TileEncoder[C]:
-        blank = [index for index in layers.tiles if layers.blank(index)]
+        blank = [index for index in layers.shown if layers.blank(index)]
         return TileEncoder(self.network, self.tables, header, pixels, new_coder, self.effort, blank)
 
     def _parsed(self, data: Bytes, *, salvage: bool = False) -> tuple[container.Stream, ImageHeader]:

@@ -3,7 +3,7 @@ latents.
 
 Text, diagrams and flat areas cost a transform codec many bits and come back unsharp; a lossless format repeats them for
 almost nothing. The layer covers some blocks of 16 x 16 pixels. Its alpha says which: 255 drawn, 0 learned. Latents stand for
-the rest; an encoder may give them something smooth in place of what is drawn (`filled`).
+the rest, or a sketch; an encoder may give them something smooth in place of what is drawn (`filled`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ...entropy_models.errors import BitstreamError, Corrupt, Truncated
+from ...entropy_models.errors import Corrupt, Truncated
 
+WEBP_SIDE_MAX = 16383
 BLOCK = 16
 """Side of a block in pixels: of a latent position."""
-_HEAD = struct.Struct("<II")
+HEAD = struct.Struct("<II")
+"""Of what a chunk begins with: bytes of a file, and a checksum."""
 _FAST, _BEST = [(80, 4)], [(100, 4), (100, 5), (80, 6)]
 """Qualities and methods of Pillow's WebP writer: to choose by, and to write, of which none is always the smallest. What more
 effort takes off, 100 and 6, is nothing on average, for four times the time."""
@@ -42,7 +44,7 @@ class Layer:
         return bool(self.mask.all())
 
     def over(self, shown: np.ndarray) -> np.ndarray:
-        """Pixels (height, width, 1 or 3) with what is drawn in its place; of three equal channels, one."""
+        """Pixels (height, width, 1 or 3) with what is drawn in its place; of grey, red."""
         return np.where(self.mask[..., None], self.pixels[..., : shown.shape[-1]], shown)
 
     def part(self, rows: slice, columns: slice) -> Layer:
@@ -50,7 +52,7 @@ class Layer:
 
     def chunk(self, file: bytes, header: bytes) -> bytes:
         """Length of its WebP file, CRC-32 of pixels and mask, started with the signal header's, and the file."""
-        return _HEAD.pack(len(file), self._check(header)) + file
+        return HEAD.pack(len(file), self._check(header)) + file
 
     def file(self) -> bytes:
         """A lossless WebP, as small as can be."""
@@ -72,15 +74,8 @@ def read(chunk: bytes, header: bytes, height: int, width: int, depth: int = 8) -
     Raises:
         BitstreamError: it is damaged, or of another size.
     """
-    if len(chunk) < _HEAD.size:
-        raise Truncated(f"a tile of {len(chunk)} bytes; its drawn layer's head alone has {_HEAD.size}")
-    length, check = _HEAD.unpack_from(chunk)
-    body, rest = chunk[_HEAD.size : _HEAD.size + length], chunk[_HEAD.size + length :]
-    if len(body) < length:
-        raise Truncated(f"a drawn layer of {length} bytes in a chunk of {len(chunk)}")
-    if not length:
-        if check:
-            raise Corrupt("a drawn layer without bytes that has a checksum")
+    body, check, rest = cut(chunk, "a drawn layer")
+    if not body:
         return None, rest
     rgba = _shown(body, depth // 8 * height, width)
     masks = (rgba[..., 3] > 0).reshape(-1, height, width)
@@ -96,22 +91,68 @@ def read(chunk: bytes, header: bytes, height: int, width: int, depth: int = 8) -
     return layer, rest
 
 
-def _shown(body: bytes, height: int, width: int) -> np.ndarray:
-    """Colours and alpha of a WebP file of the size, or of one that is enlarged to it; uint8 (height, width, 4)."""
+def cut(chunk: bytes, what: str) -> tuple[bytes, int, bytes]:
+    """The file that a chunk begins with, its checksum, and the rest of the chunk. Empty, if it has none.
+
+    Raises:
+        BitstreamError: the chunk is shorter than that.
+    """
+    if len(chunk) < HEAD.size:
+        raise Truncated(f"a tile of {len(chunk)} bytes; the head of {what} alone has {HEAD.size}")
+    length, check = HEAD.unpack_from(chunk)
+    body, rest = chunk[HEAD.size : HEAD.size + length], chunk[HEAD.size + length :]
+    if len(body) < length:
+        raise Truncated(f"{what} of {length} bytes in a chunk of {len(chunk)}")
+    if not length and check:
+        raise Corrupt(f"{what} without bytes that has a checksum")
+    return body, check, rest
+
+
+def opened_webp(body: bytes, what: str, pixels_max: int) -> Image.Image:
+    """A WebP file, of whose pixels nothing is decoded yet.
+
+    Raises:
+        BitstreamError: it is none, or one that moves, or has more pixels.
+    """
+    if (pixels := _pixels_of(body)) > pixels_max:  # Pillow gets memory for all of them when it opens a file
+        raise Corrupt(f"{what} of {pixels} pixels; it should have {pixels_max} at most")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(body), formats=["WEBP"])
-        times = _times(image.height, image.width, height, width)
-        if not times or getattr(image, "n_frames", 1) > 1:
-            raise Corrupt(f"a drawn layer of {image.size}; it should have {width}x{height}")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Corrupt(f"{what}: {error}") from None
+    if getattr(image, "n_frames", 1) > 1:
+        raise Corrupt(f"{what} of {image.size} that moves; it should have one picture")
+    return image
+
+
+def _pixels_of(body: bytes) -> int:
+    """Pixels of a WebP file, as its first chunk tells; 0 where it is none that is known."""
+    kind, head = body[12:16], body[20:30].ljust(10, b"\0")
+    if kind == b"VP8L":
+        sides = int.from_bytes(head[1:5], "little")
+        return ((sides & 0x3FFF) + 1) * ((sides >> 14 & 0x3FFF) + 1)
+    if kind == b"VP8X":
+        return (int.from_bytes(head[4:7], "little") + 1) * (int.from_bytes(head[7:10], "little") + 1)
+    sides = int.from_bytes(head[6:10], "little")
+    return (sides & 0x3FFF) * (sides >> 16 & 0x3FFF) if kind == b"VP8 " else 0
+
+
+def _shown(body: bytes, height: int, width: int) -> np.ndarray:
+    """Colours and alpha of a WebP file of the size, or of one that is enlarged to it; uint8 (height, width, 4)."""
+    image = opened_webp(body, "a drawn layer", height * width)
+    times = _times(image.height, image.width, height, width)
+    if not times:
+        raise Corrupt(f"a drawn layer of {image.size}; it should have {width}x{height}")
+    try:
         return np.asarray(image.convert("RGBA"))[np.arange(height) // times][:, np.arange(width) // times]
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise error if isinstance(error, BitstreamError) else Corrupt(f"drawn layer: {error}") from None
+        raise Corrupt(f"a drawn layer: {error}") from None
 
 
-NONE = _HEAD.pack(0, 0)
-"""Beginning of the chunk of a tile without a layer, in a picture that has some."""
+NONE = HEAD.pack(0, 0)
+"""Where a tile has none, in a picture of which some have."""
 
 
 def webp(pixels: np.ndarray, mask: np.ndarray, *, best: bool = False) -> bytes:
@@ -142,6 +183,13 @@ def _times(height: int, width: int, shown_height: int, shown_width: int) -> int:
     """How many times a drawing of this height and width is enlarged where it fills those; 0: it is of no such size."""
     times = max(-(-shown_height // height), -(-shown_width // width))
     return times if (-(-shown_height // times), -(-shown_width // times)) == (height, width) else 0
+
+
+def blocks(plane: np.ndarray, of: np.ufunc = np.add) -> np.ndarray:
+    """Sums over blocks of 16 x 16 pixels, or what another function makes of them; the last ones may be smaller."""
+    rows, columns = (list(range(0, size, BLOCK)) for size in plane.shape[:2])
+    found: np.ndarray = of.reduceat(of.reduceat(plane, rows, axis=0), columns, axis=1)
+    return found
 
 
 def filled(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:

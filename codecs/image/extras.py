@@ -15,21 +15,22 @@ from PIL import Image
 from ...entropy_models.errors import BitstreamError, Corrupt
 from .. import container
 from ..symbols import CHECK
-from .header import ALPHA, TAGS, ImageHeader
+from .drawn import WEBP_SIDE_MAX, opened_webp
+from .header import ALPHA, INFLATED_MAX, TAGS, TOGETHER_MAX, ImageHeader
 from .pictures import Picture
 from .tiles import Box
 
-_MODES = {8: "L", 16: "I;16"}
-"""Pillow's modes of alpha planes by depth."""
+_MODES = {("PNG", "L"): 8, ("WEBP", "RGB"): 8, ("PNG", "I;16"): 16}
+"""Bits of alpha planes by format and Pillow's mode."""
 
 
 def extra_chunks(picture: Picture) -> list[tuple[int, bytes]]:
     """Kind and body of each chunk after the tiles; compresses the alpha plane."""
     chunks = []
     if picture.alpha is not None:
-        chunks.append((ALPHA, CHECK.pack(_crc(picture.alpha)) + _png(picture.alpha)))
+        chunks.append((ALPHA, CHECK.pack(_crc(picture.alpha)) + _alpha_file(picture.alpha)))
     fields = ((tag, getattr(picture, name)) for tag, name in TAGS.items())
-    return chunks + [(container.METADATA, tag + body) for tag, body in fields if body]
+    return chunks + [(container.METADATA, _tagged(tag, body)) for tag, body in fields if body]
 
 
 def with_extras(
@@ -52,10 +53,9 @@ def with_extras(
             body = stream.chunk(index)
             if stream.entries[index].kind == ALPHA:
                 found["alpha"] = _alpha(body, header)[box[0] : box[2], box[1] : box[3]]
-            elif body[:4] in TAGS:
-                found[TAGS[body[:4]]] = body[4:]
             else:
-                raise Corrupt(f"metadata tag {body[:4]!r}; known are {', '.join(t.decode() for t in TAGS)}")
+                name, value = _untagged(body)
+                found[name] = value
         except BitstreamError as error:
             if lost is None:
                 raise
@@ -63,25 +63,65 @@ def with_extras(
     return replace(picture, **found)
 
 
+def _tagged(tag: bytes, value: bytes) -> bytes:
+    """The body of a metadata chunk: deflated under the tag in small letters, where that is shorter."""
+    small = zlib.compress(value, 9) if len(value) <= INFLATED_MAX else value
+    return tag.lower() + small if len(small) < len(value) else tag + value
+
+
+def _untagged(body: bytes) -> tuple[str, bytes]:
+    """Name and value of metadata.
+
+    Raises:
+        BitstreamError: no such tag, or what cannot be inflated.
+    """
+    tag, value = body[:4], body[4:]
+    if tag.upper() not in TAGS or tag not in (tag.upper(), tag.lower()):
+        raise Corrupt(f"metadata tag {tag!r}; known are {', '.join(t.decode() for t in TAGS)}")
+    if tag not in TAGS:
+        inflater = zlib.decompressobj()
+        try:
+            value = inflater.decompress(value, INFLATED_MAX)
+        except zlib.error as error:
+            raise Corrupt(f"metadata {tag!r}: {error}") from None
+        if not inflater.eof or inflater.unused_data:
+            raise Corrupt(f"metadata {tag!r} is cut short, goes on after its end, or has more than {INFLATED_MAX} bytes")
+    return TAGS[tag.upper()], value
+
+
 def _crc(alpha: np.ndarray) -> int:
     return zlib.crc32(alpha.astype(alpha.dtype.newbyteorder("<")).tobytes())
 
 
-def _png(alpha: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(alpha).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+def _alpha_file(alpha: np.ndarray) -> bytes:
+    """The smaller of a PNG and a lossless WebP, which takes a third off large soft edges, and memory for all pixels."""
+    files, image = [io.BytesIO()], Image.fromarray(alpha)
+    image.save(files[0], "PNG", optimize=True)
+    if alpha.itemsize == 1 and alpha.size <= TOGETHER_MAX and max(image.size) <= WEBP_SIDE_MAX:
+        image.convert("RGB").save(webp := io.BytesIO(), "WEBP", lossless=True, quality=80, method=4)
+        files.append(webp)
+    return min((file.getvalue() for file in files), key=len)
+
+
+def _opened(file: bytes, webp_pixels_max: int) -> Image.Image:
+    """The file of an alpha plane, of whose pixels nothing is decoded yet."""
+    if file[:4] == b"RIFF":
+        return opened_webp(file, "an alpha plane", webp_pixels_max)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(file), formats=["PNG"])
 
 
 def _alpha(body: bytes, header: ImageHeader) -> np.ndarray:
     """Alpha plane; its size is checked before its pixels are decoded."""
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(body[CHECK.size :]), formats=["PNG"]) as plane:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            if plane.size != (header.width, header.height) or plane.mode != _MODES[header.depth]:
-                found = f"alpha is {plane.size} {plane.mode}"
+        with _opened(body[CHECK.size :], min(header.width * header.height, TOGETHER_MAX)) as plane:
+            depth = _MODES.get((str(plane.format), plane.mode))
+            if plane.size != (header.width, header.height) or depth != header.depth:
+                found = f"alpha is {plane.size} {plane.format} {plane.mode}"
                 raise Corrupt(f"{found}, the image {header.width}x{header.height} of {header.depth} bits")
             alpha = np.asarray(plane)
+            alpha = alpha if alpha.ndim == 2 else np.ascontiguousarray(alpha[..., 0])
         if CHECK.pack(_crc(alpha)) != body[: CHECK.size]:
             raise Corrupt("the alpha plane does not match its checksum")
         return alpha

@@ -45,7 +45,7 @@ class EncodeOptions:
     model: Model = None
     effort: Effort = None
     strip: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(metavar="NAME", help=f"Leave out metadata: {', '.join(STRIPS)}. Colours and orientation stay."),
     ] = None
     tune: Tune = None
@@ -55,8 +55,8 @@ class EncodeOptions:
         check_targets(self.quality, ("--bpp", self.bpp), self.size)
         check_rate("--bpp", self.bpp, BPP_MAX, "0.5")
         effort_of(self.effort, self.tune)
-        if self.strip not in (None, *STRIPS):
-            raise InputError(f"--strip {self.strip}; need one of {', '.join(STRIPS)}")
+        if wrong := set(self.strip or ()) - set(STRIPS):
+            raise InputError(f"--strip {', '.join(sorted(wrong))}; need one of {', '.join(STRIPS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +142,8 @@ class ImageFace:
         from .stripping import stripped
 
         picture = read_picture(data)
-        picture = stripped(picture, options.strip) if options.strip else picture
+        for name in options.strip or ():
+            picture = stripped(picture, name)
         plain = desk.codec(
             "encode", lambda: ImageCodec.load(model=options.model, device=desk.device, threads=options.threads)
         )
@@ -225,8 +226,9 @@ class ImageFace:
             "tile_columns": header.grid.columns,
             "tile_rows": header.grid.rows,
             "tile_bytes": tiles + drawn,
+            "drawn": [name for name in ("layers", "sketches") if getattr(header, name)],
             "alpha_bytes": alpha,
-            "metadata": [tag.decode("ascii", "replace") for tag in tags],
+            "metadata": [tag.decode("ascii", "replace").upper() for tag in tags],
             "metadata_bytes": metadata,
         }
 
@@ -240,7 +242,8 @@ class ImageFace:
             "quality": facts["quality"],
             "rate_bpp": facts["rate_bpp"],
             "weights": weights.shown(facts["model"], facts["weights"]),
-            "tiles": f"{columns * lines} ({columns}x{lines}), {show_size(facts['tile_bytes'])}",
+            "tiles": f"{columns * lines} ({columns}x{lines}), {show_size(facts['tile_bytes'])}"
+            + (f", with {' and '.join(facts['drawn'])}" if facts["drawn"] else ""),
             "alpha": show_size(facts["alpha_bytes"]) if facts["alpha"] else "none",
             "metadata": f"{names}, {show_size(facts['metadata_bytes'])}" if names else "none",
         }

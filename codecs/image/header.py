@@ -7,7 +7,8 @@ Signal header (little-endian, 12 bytes)::
     4       4     height in pixels, 1..2^20; width * height at most 2^27
     8       1     quality, 0..100
     9       1     channels: 1 grey, 3 RGB (sRGB unless an ICC profile says otherwise)
-    10      1     flags: 1 = an alpha chunk follows the tiles; 2 = something is drawn; 4 = in one layer of all tiles
+    10      1     flags: 1 = an alpha chunk follows the tiles; 2 = something is drawn; 4 = in one layer of all tiles;
+                    8 = some tiles are sketches
     11      1     bits per channel, 8 or 16: the pixels' range; latents and symbols know none
 
 Chunks: one of kind 0 per tile (`tiles.TileGrid`, row by row): the CRC-32 of its symbols, started with the CRC-32 of
@@ -25,9 +26,15 @@ and below them the high ones: twice the height. A file of r x c pixels that is s
 both ways, and what is more is cut off: n is the larger of R / r and C / c, rounded up, and r and c must be R / n and C / n,
 rounded up.
 
-Then, if flagged, one of kind 2: the CRC-32 of the alpha plane (4 bytes) and the plane as a grey PNG of as many bits. Then
-any of kind 1: a 4-byte tag and its bytes (``ICCP`` an ICC profile, ``EXIF``, ``XMP_``, ``IPTC`` IPTC-IIM records, ``TEXT`` a
-JSON object of names and texts in UTF-8).
+With flag 8, of 8 bits, there follows before the symbols a sketch (`sketch`): the length L of its WebP file (4 bytes), the
+CRC-32 of the file, started with that of the signal header (4), and the lossy file (L), over which the layer is drawn; zeros,
+where the tile has none. It has the tile's size; colours are libwebp's, with chroma that it upsamples smoothly ("fancy"), of
+grey pictures red. Of symbols there may be none then, as where all is drawn.
+
+Then, if flagged, one of kind 2: the CRC-32 of the alpha plane (4 bytes) and the plane as a grey PNG of as many bits, or of 8
+bits and at most 2^23 pixels as a WebP, in red. Then any of kind 1: a 4-byte tag and its bytes (``ICCP`` an ICC profile,
+``EXIF``, ``XMP_``, ``IPTC`` IPTC-IIM records, ``TEXT`` a JSON object of names and texts in UTF-8). A tag in small letters
+has its bytes deflated (zlib), of `INFLATED_MAX` at most.
 """
 
 from __future__ import annotations
@@ -46,11 +53,13 @@ QUALITY = 60
 ALPHA, LAYER = 2, 3
 """Kinds of chunks."""
 TAGS = {b"ICCP": "icc", b"EXIF": "exif", b"XMP_": "xmp", b"IPTC": "iptc", b"TEXT": "texts"}
+INFLATED_MAX = 1 << 26
+"""Bytes of metadata that was deflated."""
 DEPTHS = 8, 16
 SIDE_MAX = 1 << 20
 PIXELS_MAX = 1 << 27
 TOGETHER_MAX = 1 << 23
-"""Pixels of a picture whose tiles have one drawn layer together: it is in memory as a whole."""
+"""Pixels of a picture whose tiles have one drawn layer together, or whose alpha is a WebP: it is in memory as a whole."""
 _SIGNAL = struct.Struct("<IIBBBB")
 
 
@@ -69,6 +78,8 @@ class ImageHeader:
     """Whether something is drawn: each tile begins with a layer, or none."""
     together: bool = False
     """Whether it is one layer of the whole picture, in a chunk of its own."""
+    sketches: bool = False
+    """Whether tiles have sketches, or none, before their symbols."""
 
     def __post_init__(self) -> None:
         if not (1 <= self.width <= SIDE_MAX and 1 <= self.height <= SIDE_MAX):
@@ -79,11 +90,13 @@ class ImageHeader:
             raise Corrupt(
                 f"one drawn layer of {self.width}x{self.height} pixels, layers={self.layers}; at most {TOGETHER_MAX}"
             )
+        if self.sketches and self.depth != 8:
+            raise Corrupt(f"sketches of {self.depth} bits a channel; they have 8")
         if self.quality > 100 or self.channels not in (1, 3):
             raise Corrupt(f"quality {self.quality}, {self.channels} channels; need 0..100 and 1 or 3")
 
     def pack(self) -> bytes:
-        flags = self.alpha | 2 * self.layers | 4 * self.together
+        flags = self.alpha | 2 * self.layers | 4 * self.together | 8 * self.sketches
         return _SIGNAL.pack(self.width, self.height, self.quality, self.channels, flags, self.depth)
 
     @classmethod
@@ -91,12 +104,13 @@ class ImageHeader:
         if len(signal) != _SIGNAL.size:
             raise Corrupt(f"an image's signal header has {_SIGNAL.size} bytes, this one {len(signal)}")
         width, height, quality, channels, flags, depth = _SIGNAL.unpack(signal)
-        if flags > 7 or depth not in DEPTHS:
+        if flags > 15 or depth not in DEPTHS:
             raise Unsupported(
-                f"flags {flags:#x}, {depth} bits per channel; this program knows flags 1, 2 and 4, 8 and 16 bits"
+                f"flags {flags:#x}, {depth} bits per channel; this program knows flags 1, 2, 4 and 8, and 8 and 16 bits"
             )
         fields = {"width": width, "height": height, "quality": quality, "channels": channels, "depth": depth}
-        return cls(**fields, alpha=bool(flags & 1), layers=bool(flags & 2), together=bool(flags & 4))
+        alpha, layers, together, sketches = (bool(flags & flag) for flag in (1, 2, 4, 8))
+        return cls(**fields, alpha=alpha, layers=layers, together=together, sketches=sketches)
 
     @property
     def grid(self) -> TileGrid:

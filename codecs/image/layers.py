@@ -1,19 +1,19 @@
-"""What is drawn of a picture: of each tile, and how files have it, one each or one of all."""
+"""What is drawn of a picture: of each tile, and how files have it, one each or one of all; and tiles' sketches."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from .choice import ONE_COLOUR, Learn, divided, even_blocks, opened
-from .drawn import NONE, Layer, filled
+from .drawn import NONE, WEBP_SIDE_MAX, Layer, filled
 from .header import LAYER, TOGETHER_MAX, ImageHeader
+from .sketch import Sketch, chunk
 from .tiles import area, clip, grown, inner
 
 TOGETHER_GAIN = 0.99
 """Share of the bytes of tiles' own files that one of all may have: with own files, damage and crops stay within tiles."""
-WEBP_SIDE_MAX = 16383
 SEEN = 64
 """Pixels of the tiles around one that its filling goes on from."""
 
@@ -22,29 +22,37 @@ SEEN = 64
 class Layers:
     """What is drawn of a picture."""
 
-    tiles: dict[int, Layer]
+    drawn: dict[int, Layer]
     """Of each tile that has something."""
     files: dict[int, bytes]
     """WebP files of tiles that have their own."""
     together: tuple[Layer, bytes] | None = None
     """The layer and the file of all."""
+    sketches: dict[int, bytes] = field(default_factory=dict)
+    """Files of tiles that have them in place of latents."""
+    shown: dict[int, Layer] = field(default_factory=dict)
+    """What is drawn of tiles, over their sketches."""
     coded: frozenset[int] = frozenset()
     """Tiles that have a latent although all of them is drawn: one beside them shows some of it at its border."""
 
     @property
     def size(self) -> int:
         """Bytes of the files."""
-        return sum(map(len, self.files.values())) + (len(self.together[1]) if self.together else 0)
+        alone = sum(map(len, (*self.files.values(), *self.sketches.values())))
+        return alone + (len(self.together[1]) if self.together else 0)
 
     def blank(self, index: int) -> bool:
-        """Whether a tile has no latent."""
-        return index in self.tiles and self.tiles[index].whole and index not in self.coded
+        """Whether a tile has no symbols: all of it is shown without them, and no tile beside it needs its latent."""
+        return index in self.shown and self.shown[index].whole and index not in self.coded
 
     def beginning(self, index: int, header: bytes) -> bytes:
         """What a tile's chunk begins with."""
-        if index in self.files:
-            return self.tiles[index].chunk(self.files[index], header)
-        return NONE if self.files else b""
+        parts = []
+        if self.files:
+            parts.append(self.drawn[index].chunk(self.files[index], header) if index in self.files else NONE)
+        if self.sketches:
+            parts.append(chunk(self.sketches[index], header) if index in self.sketches else NONE)
+        return b"".join(parts)
 
     def chunks(self, header: bytes) -> list[tuple[int, bytes]]:
         """Kind and body of the chunk after the tiles, if there is one."""
@@ -52,7 +60,7 @@ class Layers:
 
     def over(self, index: int, shown: np.ndarray) -> np.ndarray:
         """A tile's pixels with what is drawn in its place."""
-        return self.tiles[index].over(shown) if index in self.tiles else shown
+        return self.shown[index].over(shown) if index in self.shown else shown
 
 
 def layers_of(pixels: np.ndarray, header: ImageHeader, learn: Learn) -> tuple[Layers, np.ndarray]:
@@ -62,18 +70,24 @@ def layers_of(pixels: np.ndarray, header: ImageHeader, learn: Learn) -> tuple[La
         pixels: uint8 or uint16 (height, width, 1 or 3).
         learn: codes pixels of a tile's shape.
     """
-    areas, tiles, rest = _areas(pixels, header), dict[int, Layer](), pixels
+    areas, tiles, sketches, rest = _areas(pixels, header), dict[int, Layer](), dict[int, Sketch](), pixels
     for index in range(len(header.grid)):
         part, bounds = _parts(header, index)
         if tile := divided(pixels[part], areas[bounds], header.quality, learn):
-            tiles[index] = tile.layer
+            if tile.layer:
+                tiles[index] = tile.layer
+            if tile.sketch:
+                sketches[index] = tile.sketch
             if tile.filled is not None:
                 rest = rest.copy() if rest is pixels else rest
                 rest[part] = tile.filled
-    layers = replace(_in_files(tiles, pixels, header), coded=_coded(tiles, header))
+    layers = _in_files(tiles, pixels, header)
+    shown = layers.drawn | {index: sketch.under(layers.drawn.get(index)) for index, sketch in sketches.items()}
+    files = {index: sketch.file for index, sketch in sketches.items()}
+    layers = replace(layers, sketches=files, shown=shown, coded=_coded(shown, header))
     for index in layers.coded:
         rest = rest.copy() if rest is pixels else rest
-        _fill(rest, tiles, header, index)
+        _fill(rest, shown, header, index)
     return layers, rest
 
 

@@ -81,8 +81,8 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
     return values if values.dtype == np.uint8 else ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def as_picture(image: np.ndarray | str | Path | BinaryIO | Image.Image | Picture) -> Picture:
-    """An array, an image file, open or by its path, Pillow's image or a picture, as a picture.
+def as_picture(image: np.ndarray | bytes | str | Path | BinaryIO | Image.Image | Picture) -> Picture:
+    """An array, an image file (its bytes, open, or by its path), Pillow's image or a picture, as a picture.
 
     Raises:
         ValueError: an array of another dtype or shape, an empty one, or a file that is no image.
@@ -91,6 +91,8 @@ def as_picture(image: np.ndarray | str | Path | BinaryIO | Image.Image | Picture
         return image
     if isinstance(image, Image.Image):
         return _pictured(image)
+    if isinstance(image, bytes):
+        return read_picture(image)
     if isinstance(image, str | Path):
         return read_picture(Path(image).read_bytes())
     if isinstance(image, io.IOBase):

@@ -22,7 +22,7 @@ from ...entropy_models.relaxed import gaussian_bits
 from ...entropy_models.tables import Tables
 from ..container import Stream
 from ..symbols import reading
-from . import drawn
+from . import drawn, sketch
 from .choice import Learned
 from .dcvc_rt import PATCH, ImageNetwork
 from .drawn import Layer
@@ -285,14 +285,17 @@ class TileDecoder(_Tiles):
             return latent, None if correction is None else correction.code(reader, correction.none()), layer
 
     def _layer(self, index: int, head: bytes) -> tuple[Layer | None, bytes]:
-        """What is drawn of a tile, and what of its chunk are symbols."""
-        chunk, box = self._stream.chunk(index), self.grid.pixel_box(index)
-        if not self.header.layers:
-            return None, chunk
+        """What is drawn of a tile, over its sketch, and what of its chunk are symbols."""
+        chunk, box, layer = self._stream.chunk(index), self.grid.pixel_box(index), None
+        height, width = box[2] - box[0], box[3] - box[1]
         if self.header.together:
             layer = self._layer_of_all(head).part(*inner(box, (0, 0, self.header.height, self.header.width)))
-            return layer, chunk
-        return drawn.read(chunk, head, box[2] - box[0], box[3] - box[1], self.header.depth)
+        elif self.header.layers:
+            layer, chunk = drawn.read(chunk, head, height, width, self.header.depth)
+        if self.header.sketches:
+            found, chunk = sketch.read(chunk, head, height, width)
+            layer = found.under(layer) if found else layer
+        return layer, chunk
 
     def _layer_of_all(self, head: bytes) -> Layer:
         """The layer of the whole picture. It is read once, even if it cannot be."""

@@ -35,6 +35,28 @@ def test_encode_info_verify_decode(run, photo, tmp_path):
     assert Image.open(tmp_path / "crop.webp").size == (70, 80)
 
 
+def test_several_kinds_of_metadata_are_left_out(run, photo, tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    pixels = Image.open("photo.png")
+    pixels.save("with.jpg", exif=exif, comment="words", quality=95)
+    for strips, kept in (([], ["EXIF", "TEXT"]), (["all", "gps"], []), (["gps", "exif"], ["TEXT"])):
+        options = [word for name in strips for word in ("--strip", name)]
+        assert run("encode", "with.jpg", *options, "-o", "s.rdc", "--force")[0] == 0
+        assert json.loads(run("info", "s.rdc", "--json")[1])["metadata"] == kept
+
+
+def test_info_tells_what_is_drawn(run, photo, tmp_path):
+    squares = np.kron(np.indices((8, 8)).sum(0) % 2, np.ones((9, 9))).astype(np.uint8) * 255
+    noise = np.random.default_rng(0).normal(0, 6, (72, 72))
+    Image.fromarray(squares).save("squares.png")
+    Image.fromarray((squares * 0.8 + 30 + noise).clip(0, 255).astype(np.uint8)).save("noise.png")
+    for name, drawn in (("photo", []), ("squares", ["layers"]), ("noise", ["sketches"])):
+        assert run("encode", f"{name}.png", "-o", f"{name}.rdc")[0] == 0
+        assert json.loads(run("info", f"{name}.rdc", "--json")[1])["drawn"] == drawn
+        assert (", with " in run("info", f"{name}.rdc")[1]) == bool(drawn)
+
+
 def test_targets(run, photo, tmp_path):
     run("encode", "photo.png", "-q", "40", "-o", "q40.rdc")
     size = (tmp_path / "q40.rdc").stat().st_size

@@ -58,10 +58,15 @@ def golden_scene(kind: str) -> np.ndarray:
         return np.where((x % 29 > 9)[..., None], squares, image[..., :3] // 64 * 64)
     if kind == "deep":
         return np.where(x[..., None] < 48, np.uint16([65535, 257, 1234]), image[..., :3] * np.uint16(257) + np.uint16(5))
+    if kind == "sketch":
+        noise = (x * 7919 + y * 104729) * 2654435761 // 8192 % 9
+        letters = ((x // 3 * 5 + y // 4 * 3) % 7 < 2) & (y % 16 < 10) & (x > 6)
+        return np.repeat((np.where(letters, 30, 240) + noise)[..., None], 3, 2).astype(np.uint8)
     kinds = {
         "rgb": image[..., :3],
         "grey": image[..., 0],
         "alpha": image,
+        "alpha-webp": image,
         "corrected": squares,
         "enlarged": squares,
         "tiles": image[..., :3],
@@ -104,10 +109,11 @@ IMAGE = Cases(
             signal=partial(golden_scene, kind),
             quality=40,
             near=near,
+            written=kind != "alpha",
         )
         for name, line in manifest().items()
         if line.codec == "image"
-        for kind in ("rgb", "grey", "alpha", "corrected", "tiles")
+        for kind in ("rgb", "grey", "alpha", "alpha-webp", "corrected", "tiles")
     }
     | {
         f"{name}-{kind}": Golden(
@@ -118,7 +124,7 @@ IMAGE = Cases(
         )
         for name, line in manifest().items()
         if line.codec == "image"
-        for kind in ("drawn", "deep", "enlarged", "together")
+        for kind in ("drawn", "deep", "enlarged", "together", "sketch")
     },
     network=Network(
         module=lambda codec: codec.network,

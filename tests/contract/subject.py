@@ -35,6 +35,8 @@ class Golden:
     signal: Callable[[], Any]
     """What it was written from: integer arithmetic, the same on every machine."""
     quality: int | None = None
+    written: bool = True
+    """Whether the encoder still writes it; else it has found something smaller since."""
     near: Callable[[np.ndarray, np.ndarray], bool] = np.array_equal
     """Whether a reconstruction, as `Cases.array` gives it, is the one of the fixture, but for float rounding."""
 

@@ -44,6 +44,8 @@ def test_golden_stream(name, stem):
 def test_the_encoder_writes_what_it_wrote(name, stem):
     """Bytes may differ where another processor rounds a residual the other way; size and signal hardly."""
     golden, size = CASES[name].golden[stem], (GOLDEN / f"{stem}.rdc").stat().st_size
+    if not golden.written:
+        pytest.skip("an older encoder's")
     codec, expected = golden.load(), np.load(GOLDEN / f"{stem}.npy").astype(np.float64)
     again = codec.encode(golden.signal(), quality=golden.quality)
     assert abs(len(again) - size) <= 0.01 * size + 16

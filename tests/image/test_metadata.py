@@ -11,12 +11,21 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
+from rdcodec.codecs import container
 from rdcodec.codecs.image import colour, png
+from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.colour import of_avif, of_codes, profile
+from rdcodec.codecs.image.header import ALPHA, INFLATED_MAX
 from rdcodec.codecs.image.metadata import parsed_texts, without_gain_map
 from rdcodec.codecs.image.picture_writing import fitting, write_picture
 from rdcodec.codecs.image.pictures import Picture, read_picture
 from rdcodec.codecs.image.stripping import stripped
+from rdcodec.entropy_models.errors import Corrupt
+
+
+@pytest.fixture(scope="module")
+def codec() -> ImageCodec:
+    return ImageCodec.load(device="cpu")
 
 
 def png_with(pixels: np.ndarray, *parts: tuple[bytes, bytes]) -> bytes:
@@ -180,3 +189,80 @@ def test_places_can_be_left_out(scene):
         read.load(bare.exif)
         assert dict(read) == {0x0112: 6} and (bare.xmp, bare.iptc, bare.texts, bare.icc) == kept
     assert stripped(Picture(scene(9, 9), exif=b"garbage"), "exif").exif is None
+
+
+def test_alpha_is_webp_where_that_can_hold_it(codec, scene):
+    """Soft edges take less than in a PNG. Those of 16 bits, and what is too wide, are PNGs."""
+    y, x = np.mgrid[:90, :120]
+    soft = (255 / (1 + np.exp((np.hypot(y - 45, x - 60) - 30) / 4))).astype(np.uint8)
+    for alpha, kind in ((soft, b"RIFF"), (soft.astype(np.uint16) * 257, b"\x89PNG"), (soft[:1].repeat(150, 1), b"\x89PNG")):
+        Image.fromarray(alpha).save(plain := io.BytesIO(), "PNG", optimize=True)
+        data = codec.encode(Picture(scene(*alpha.shape).astype(alpha.dtype), alpha))
+        body = container.parse(data).chunk(container.parse(data).indices(ALPHA)[0])
+        assert body[4:8] == kind and len(body) - 4 <= (0.8 if kind == b"RIFF" else 1) * plain.tell()
+        np.testing.assert_array_equal(codec.decode(data).alpha, alpha)
+
+
+def test_metadata_is_deflated_where_that_is_shorter(codec, scene):
+    rng = np.random.default_rng(0)
+    xmp, icc = b"<r>" + b"places and names " * 3000 + b"</r>", rng.bytes(3000)
+    picture = Picture(scene(9, 11), xmp=xmp, icc=icc, texts=b"{}")
+    data = codec.encode(picture)
+    plain = len(codec.encode(Picture(scene(9, 11))))
+    found = codec.decode(data)
+    assert (found.xmp, found.icc, found.texts) == (xmp, icc, b"{}") and len(data) < plain + 3000 + 400
+    stream = container.parse(data)
+    bodies = {stream.chunk(i)[:4]: stream.chunk(i)[4:] for i in range(1, len(stream.entries))}
+    assert zlib.decompress(bodies[b"xmp_"]) == xmp and bodies[b"ICCP"] == icc
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "message"),
+    [
+        (b"xmp_", zlib.compress(b"<x/>")[:-1], "cut short"),
+        (b"xmp_", zlib.compress(b"<x/>") + b"more", "goes on after"),
+        (b"xmp_", zlib.compress(bytes(INFLATED_MAX + 1)), "has more than"),
+        (b"xmp_", b"<x/>", "incorrect header"),
+        (b"Xmp_", zlib.compress(b"<x/>"), "known are"),
+        (b"what", zlib.compress(b"<x/>"), "known are"),
+    ],
+)
+def test_metadata_that_cannot_be_is_refused(codec, scene, tag, value, message):
+    data = codec.encode(Picture(scene(9, 11), xmp=b"<x/>"))
+    stream = container.parse(data)
+    chunks = [(container.DATA, stream.chunk(0)), (container.METADATA, tag + value)]
+    forged = container.write(stream_id=stream.stream_id, weights=stream.weights, signal=stream.signal, chunks=chunks)
+    for call in (codec.decode, codec.verify):
+        with pytest.raises(Corrupt, match=message):
+            call(forged)
+    assert codec.decode(forged, salvage=True).xmp is None
+
+
+def test_an_image_files_bytes_are_an_image(codec, scene):
+    Image.fromarray(scene(9, 11)).save(file := io.BytesIO(), "PNG")
+    assert codec.encode(file.getvalue()) == codec.encode(scene(9, 11))
+
+
+@pytest.mark.parametrize(
+    ("image_format", "mode", "options", "message"),
+    [
+        ("PNG", "RGB", {}, "PNG RGB"),
+        ("WEBP", "RGBA", {"lossless": True}, "WEBP RGBA"),
+        ("JPEG", "L", {}, "alpha plane"),
+        ("WEBP", "RGB", {"lossless": True, "size": (4000, 4000)}, "at most"),
+        ("WEBP", "RGB", {"size": (4000, 4000)}, "at most"),
+        ("WEBP", "RGBA", {"size": (4000, 4000)}, "at most"),
+    ],
+)
+def test_alpha_in_other_files_is_refused(codec, scene, image_format, mode, options, message):
+    """What is too large is so before Pillow gets memory for it."""
+    stream = container.parse(codec.encode(Picture(scene(9, 11), scene(9, 11)[..., 0])))
+    options = dict(options)
+    size = options.pop("size", (11, 9))
+    Image.new(mode, size, 7 if mode == "L" else (7, 7, 7, 9)[: len(mode)]).save(
+        file := io.BytesIO(), image_format, **options
+    )
+    chunks = [(container.DATA, stream.chunk(0)), (ALPHA, bytes(4) + file.getvalue())]
+    forged = container.write(stream_id=stream.stream_id, weights=stream.weights, signal=stream.signal, chunks=chunks)
+    with pytest.raises(Corrupt, match=message):
+        codec.decode(forged)

@@ -13,7 +13,7 @@ from PIL import Image
 from rdcodec.codecs import weights
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.dcvc_rt import ImageConfig, ImageNetwork
-from rdcodec.codecs.image.s2lic import S2licConfig, S2licNetwork
+from rdcodec.codecs.image.s2lic import PAPER, S2licConfig, S2licNetwork
 from rdcodec.entropy_models.errors import InputError
 from rdcodec.training.export import export
 from rdcodec.training.main import train
@@ -88,6 +88,12 @@ def test_the_s2lic_recipe_learns_and_exports(photos, tmp_path, monkeypatch):
         np.testing.assert_array_equal(codec.decode(data).array(), codec.estimate(picture, quality=100).signal.array())
     finally:
         weights.manifest.cache_clear()
+
+
+def test_the_recipe_for_a_gpu_is_of_the_papers_size():
+    architecture = yaml.safe_load(S2LIC_RECIPE.with_stem("image_s2lic_gpu").read_text())["model"]["architecture"]
+    listed = {name: tuple(value) if isinstance(value, list) else value for name, value in architecture.items()}
+    assert S2licConfig(**listed) == PAPER
 
 
 def test_settings_that_do_not_go_together_are_told_before_any_work(photos, tmp_path, monkeypatch):
