@@ -70,7 +70,7 @@ def test_many_files_get_processes_unasked(run, monkeypatch, tmp_path, options, f
         (tmp_path / f"{number}.png").write_bytes(b"\x89PNG")
     started = []
 
-    def engine(jobs, conversion, count):
+    def engine(jobs, conversion, count, *, alone=False):
         started.append(count if isinstance(count, int) else 0)
         return iter(())
 

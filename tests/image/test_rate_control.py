@@ -30,7 +30,7 @@ def test_a_picture_is_measured_to_take_no_more_bytes_than_it_takes(image_codec, 
 def test_search_for_a_size_compresses_alpha_once(image_codec, photograph, monkeypatch):
     picture = Picture(photograph[:90, :80], photograph[100:190, :80, 0].copy(), icc=b"profile" * 50, xmp=b"<x/>")
     size = len(image_codec.encode(picture, quality=40))
-    compressed, original = [], extras._png
-    monkeypatch.setattr(extras, "_png", lambda alpha: compressed.append(1) or original(alpha))
+    compressed, original = [], extras._alpha_file
+    monkeypatch.setattr(extras, "_alpha_file", lambda alpha: compressed.append(1) or original(alpha))
     assert abs(highest_quality(image_codec.measurer(picture), size) - 40) <= 1
     assert len(compressed) == 1
