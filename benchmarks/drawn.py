@@ -28,7 +28,7 @@ from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.evaluation import psnr_db
 from rdcodec.codecs.image.references import decode, encode
 
-QUALITIES, WITH_NOISE = range(0, 101, 20), range(0, 101, 10)
+QUALITIES, WITH_NOISE = range(0, 101, 20), range(0, 101, 5)
 WEBP = 1, 10, 25, 40, 55, 70, 80, 90, 95
 LOSSLESS = 101
 """Quality that stands for WebP's lossless format."""

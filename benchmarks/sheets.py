@@ -1,6 +1,6 @@
 """Pictures to look at: crops of our decoded pictures beside AVIF of equal bytes, a sheet for each rate.
 
-    python benchmarks/sheets.py KODAK -o benchmarks/results --model image-eyes-1
+    python benchmarks/sheets.py KODAK -o benchmarks/results --model image-eyes-2
 
 Writes sheet_0.15.jpg and so on. A row for each picture: original, ours, AVIF as Pillow writes it by default, of the lowest
 quality that takes as many bytes as ours or more.
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, help="folder of Kodak's PNG files")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--model", default="image-eyes-1")
+    parser.add_argument("--model", default="image-eyes-2")
     parser.add_argument("--rates", default="0.15,0.3", help="bits per pixel")
     args = parser.parse_args()
     codec = load("image", model=args.model)

@@ -627,6 +627,26 @@ def test_students():
         assert [cell.strip() for cell in line.strip("|").split("|")][2:] == told
 
 
+def test_pages_with_noise():
+    listed, measured = table("docs/image.md", "| page with noise, 640x400 |"), rows("drawn_noise.csv")
+    assert list(listed) == list(dict.fromkeys(row["file"].removesuffix(".png").replace("_", " ") for row in measured))
+    for page_name, cells in listed.items():
+        own = [row for row in measured if row["file"].removesuffix(".png").replace("_", " ") == page_name]
+        assert cells == [f"{float(row['at_equal_psnr_percent']):+.1f} %" for row in own]
+        assert [row["part"] for row in own] == ["jpeg", "scan"] and min(int(row["lossy_points"]) for row in own) >= 6
+    worst = max(float(row["at_equal_psnr_percent"]) for row in measured)
+    assert f"at most {worst:.1f} % more than lossy WebP" in page("README.md")
+
+
+def test_seams():
+    """The table has means over pictures of a kind."""
+    measured = rows("seams.csv")
+    for kind, cells in table("docs/image.md", "| smooth pictures |").items():
+        own = [row for row in measured if row["picture"].startswith("kodim") == (kind == "enlarged skies")]
+        columns = "line_border_levels", "line_within_levels", "step_border_levels", "step_within_levels"
+        assert cells == [f"{fmean(float(row[column]) for row in own):.1f}" for column in columns]
+
+
 def test_screenshots():
     listed, measured = table("docs/image.md", "| screenshot, 1280x800 |"), rows("drawn.csv")
     assert len(measured) == 10 and list(listed) == [row["file"].removesuffix(".png").replace("_", " ") for row in measured]

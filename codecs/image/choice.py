@@ -38,7 +38,8 @@ costs most of their bits."""
 EXACT = 100
 """Quality at which drawn blocks keep all colours."""
 ONE_COLOUR = 20
-"""Quality from which areas of one colour keep it whatever that costs: 25 bytes for a picture, some 50 for a patch in one."""
+"""Quality from which areas of one colour keep it whatever that costs: 25 bytes for a picture, some 50 for a patch in one,
+more for many small ones."""
 ONE_COLOUR_WEIGHT = 1e6
 """Bits that a unit of squared error in such an area is worth then."""
 FEW_COLOURS = 64
@@ -50,9 +51,8 @@ PAPER_LEVELS, PAPER_LEAST = 24, 0.42
 """Share of a tile that lies within so many levels where it may be a page with noise; see `EDGES_LEAST`."""
 EDGE_LEVELS, EDGES_LEAST = 48, 0.01
 """Share of its pixels that differ by so many levels from the next then. One photograph in ten has both."""
-SKETCH_GAIN = 0.9
-"""Share of what else costs least that a sketch may cost: a photograph that is about as well learned stays that, or better,
-if effort is spent on it or weights are for eyes."""
+SKETCH_GAIN = 0.95
+"""What a sketch's bits are divided by: a photograph that is about as well learned stays that."""
 ROUNDS = 3
 
 
@@ -175,8 +175,8 @@ class _Choice:
             sketch = written(pixels, quality)
             error = squares(sketch.pixels, self._pixels) * ~covered
             if not error[self._areas].any():
-                cost = total + 8.0 * len(sketch.file) + float((error * self._plain).sum())
-                self._offer(Divided(layer, None, sketch), cost / SKETCH_GAIN)
+                bits = 8.0 * len(sketch.file) / SKETCH_GAIN
+                self._offer(Divided(layer, None, sketch), total + bits + float((error * self._plain).sum()))
 
     def _offer(self, candidate: Divided | None, total: float) -> None:
         if total < self._least:

@@ -46,7 +46,10 @@ class EncodeOptions:
     effort: Effort = None
     strip: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help=f"Leave out metadata: {', '.join(STRIPS)}. Colours and orientation stay."),
+        typer.Option(
+            metavar="NAME",
+            help=f"Leave out metadata: {', '.join(STRIPS)}; may be given again. Colours and orientation stay.",
+        ),
     ] = None
     tune: Tune = None
     threads: Threads = None

@@ -3,7 +3,7 @@
 The latent of the whole image is cut into tiles of `TILE` pixels that are coded on their own. Transforms run on a
 tile plus a halo as wide as their reach, clipped to the image, so analysis and synthesis give what they
 would give on the whole image, in memory bounded by a few tiles. What is coded knows nothing of other tiles; there its
-contexts see a mirror image (`beyond`). So there are no seams.
+contexts see a mirror image (`beyond`). So there are no lines at borders; in gradients without noise, steps of a level.
 """
 
 from __future__ import annotations

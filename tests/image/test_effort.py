@@ -105,7 +105,7 @@ def test_efforts_that_do_not_exist_are_refused():
         effort_of(0, "eyes")
 
 
-@pytest.mark.parametrize(("model", "share"), [("image-eyes-1", 0.5), ("image-10", 0.1), ("image-fast-2", 0.1)])
+@pytest.mark.parametrize(("model", "share"), [("image-eyes-2", 0.5), ("image-10", 0.1), ("image-fast-2", 0.1)])
 def test_weights_for_eyes_are_refined_for_eyes(model, share):
     codec = ImageCodec.load(model=model, device="cpu")
     assert codec.with_effort(5).effort.ms_ssim_share == share
