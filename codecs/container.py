@@ -34,6 +34,7 @@ import os
 import secrets
 import struct
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -320,3 +321,19 @@ def lock(handle: int) -> bool:
     except (NameError, OSError):
         return False
     return True
+
+
+def inflated(data: bytes, limit: int) -> bytes:
+    """Content of a zlib stream, of at most ``limit`` bytes.
+
+    Raises:
+        Corrupt: it is none, or longer, or other bytes follow.
+    """
+    inflate = zlib.decompressobj()
+    try:
+        body = inflate.decompress(data, limit)
+    except zlib.error as error:
+        raise Corrupt(f"no zlib stream: {error}") from None
+    if not inflate.eof or inflate.unused_data:
+        raise Corrupt(f"a zlib stream that is cut short, goes on after its end, or has more than {limit} bytes")
+    return body

@@ -127,6 +127,18 @@ def opened_webp(body: bytes, what: str, pixels_max: int) -> Image.Image:
     return image
 
 
+def colours(image: Image.Image, mode: str, what: str) -> np.ndarray:
+    """Pixels of an opened file in one of Pillow's modes, uint8 (height, width, channels).
+
+    Raises:
+        BitstreamError: it is damaged.
+    """
+    try:
+        return np.asarray(image.convert(mode))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Corrupt(f"{what}: {error}") from None
+
+
 def _pixels_of(body: bytes) -> int:
     """Pixels of a WebP file, as its first chunk tells; 0 where it is none that is known."""
     kind, head = body[12:16], body[20:30].ljust(10, b"\0")
@@ -145,10 +157,7 @@ def _shown(body: bytes, height: int, width: int) -> np.ndarray:
     times = _times(image.height, image.width, height, width)
     if not times:
         raise Corrupt(f"a drawn layer of {image.size}; it should have {width}x{height}")
-    try:
-        return np.asarray(image.convert("RGBA"))[np.arange(height) // times][:, np.arange(width) // times]
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Corrupt(f"a drawn layer: {error}") from None
+    return colours(image, "RGBA", "a drawn layer")[np.arange(height) // times][:, np.arange(width) // times]
 
 
 NONE = HEAD.pack(0, 0)

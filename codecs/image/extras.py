@@ -79,13 +79,10 @@ def _untagged(body: bytes) -> tuple[str, bytes]:
     if tag.upper() not in TAGS or tag not in (tag.upper(), tag.lower()):
         raise Corrupt(f"metadata tag {tag!r}; known are {', '.join(t.decode() for t in TAGS)}")
     if tag not in TAGS:
-        inflater = zlib.decompressobj()
         try:
-            value = inflater.decompress(value, INFLATED_MAX)
-        except zlib.error as error:
+            value = container.inflated(value, INFLATED_MAX)
+        except Corrupt as error:
             raise Corrupt(f"metadata {tag!r}: {error}") from None
-        if not inflater.eof or inflater.unused_data:
-            raise Corrupt(f"metadata {tag!r} is cut short, goes on after its end, or has more than {INFLATED_MAX} bytes")
     return TAGS[tag.upper()], value
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ...entropy_models.errors import Corrupt
-from .drawn import HEAD, Layer, blocks, cut, opened_webp
+from .drawn import HEAD, Layer, blocks, colours, cut, opened_webp
 
 QUALITIES, STEPS = (10, 30, 50, 70, 90), (10, 5, 2)
 """WebP's that are tried, and how far from the best of them then. What they cost falls and rises more than once."""
@@ -55,7 +55,7 @@ def read(chunk: bytes, header: bytes, height: int, width: int) -> tuple[Sketch |
     image = opened_webp(body, "a sketch", height * width)
     if image.size != (width, height):
         raise Corrupt(f"a sketch of {image.size}; it should have {width}x{height}")
-    return Sketch(body, _shown(image)), rest
+    return Sketch(body, colours(image, "RGB", "a sketch")), rest
 
 
 def quality_for(pixels: np.ndarray, price: np.ndarray) -> int:
@@ -81,18 +81,11 @@ def quality_for(pixels: np.ndarray, price: np.ndarray) -> int:
 
 def written(pixels: np.ndarray, quality: int, *, method: int = _BEST) -> Sketch:
     """A sketch of uint8 pixels (height, width, 1 or 3)."""
-    colours = np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
-    Image.fromarray(colours).save(buffer := io.BytesIO(), "WEBP", quality=quality, method=method)
-    return Sketch(buffer.getvalue(), _shown(Image.open(buffer)))
+    rgb = np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    Image.fromarray(rgb).save(buffer := io.BytesIO(), "WEBP", quality=quality, method=method)
+    return Sketch(buffer.getvalue(), np.asarray(Image.open(buffer).convert("RGB")))
 
 
 def squares(shown: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """Squared error of each block; float64 (rows, columns)."""
     return blocks(np.square(shown[..., : pixels.shape[-1]].astype(np.float32) - pixels).sum(-1, dtype=np.float64))
-
-
-def _shown(image: Image.Image) -> np.ndarray:
-    try:
-        return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Corrupt(f"a sketch: {error}") from None

@@ -241,7 +241,7 @@ class Layout:
             raise Unsupported(f"mode {number} of tensor files, {depth} sections; this program knows {', '.join(MODES)}")
         if not stream.entries or stream.entries[0].kind != INDEX:
             raise Corrupt("the first chunk is not the index")
-        body = inflated(stream.chunk(0), INDEX_BYTES_MAX)
+        body = container.inflated(stream.chunk(0), INDEX_BYTES_MAX)
         size = _LENGTH.unpack_from(body)[0] + _LENGTH.size if len(body) >= _LENGTH.size else len(body) + 1
         if size > len(body):
             raise Corrupt(f"an index of {len(body)} bytes; its header needs {size}")
@@ -255,22 +255,6 @@ class Layout:
         if kinds[found.chunks :] not in ([], [BASE_NAME if mode == "delta" else REPORT]):
             raise Corrupt(f"chunks of kinds {kinds[found.chunks :][:4]} after the tensors")
         return found
-
-
-def inflated(data: bytes, limit: int) -> bytes:
-    """Content of a zlib stream, of at most ``limit`` bytes.
-
-    Raises:
-        Corrupt: it is none, or longer.
-    """
-    inflate = zlib.decompressobj()
-    try:
-        body = inflate.decompress(data, limit)
-    except zlib.error as error:
-        raise Corrupt(f"no zlib stream: {error}") from None
-    if not inflate.eof or inflate.unused_data:
-        raise Corrupt(f"a zlib stream that is cut, or of more than {limit} bytes")
-    return body
 
 
 def pack_report(errors: Mapping[str, Mapping[str, float]]) -> bytes:
@@ -287,7 +271,7 @@ def read_report(stream: container.Stream) -> dict[str, dict[str, float]]:
     if not (found := stream.indices(REPORT)):
         return {}
     try:
-        report = json.loads(inflated(stream.chunk(found[-1]), INDEX_BYTES_MAX))
+        report = json.loads(container.inflated(stream.chunk(found[-1]), INDEX_BYTES_MAX))
         return {name: {key: float(value) for key, value in line.items()} for name, line in report.items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise Corrupt(f"the report: {error}") from None

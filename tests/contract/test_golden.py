@@ -19,6 +19,10 @@ each_stream = pytest.mark.parametrize(
     ("name", "stem"), [(name, stem) for name, cases in CASES.items() for stem in cases.golden]
 )
 
+each_written = pytest.mark.parametrize(
+    ("name", "stem"), [(name, stem) for name, cases in CASES.items() for stem, of in cases.golden.items() if of.written]
+)
+
 
 def pin_of(data: bytes) -> dict[str, object]:
     stream = container.parse(data)
@@ -40,12 +44,10 @@ def test_golden_stream(name, stem):
     assert found.shape == expected.shape and found.dtype == expected.dtype and golden.near(found, expected)
 
 
-@each_stream
+@each_written
 def test_the_encoder_writes_what_it_wrote(name, stem):
     """Bytes may differ where another processor rounds a residual the other way; size and signal hardly."""
     golden, size = CASES[name].golden[stem], (GOLDEN / f"{stem}.rdc").stat().st_size
-    if not golden.written:
-        pytest.skip("an older encoder's")
     codec, expected = golden.load(), np.load(GOLDEN / f"{stem}.npy").astype(np.float64)
     again = codec.encode(golden.signal(), quality=golden.quality)
     assert abs(len(again) - size) <= 0.01 * size + 16
