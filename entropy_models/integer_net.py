@@ -46,11 +46,19 @@ class IntegerLinear(nn.Module):
         self.register_buffer("bias", torch.zeros(outputs, dtype=torch.int32))
         self.register_buffer("shift", torch.zeros(outputs, dtype=torch.uint8))
 
+    def integers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weight, bias and shift as floats that hold integers exactly."""
+        dtype = exact_dtype(self.weight)
+        return self.weight.to(dtype), self.bias.to(dtype), self.shift.to(dtype)
+
+    def settled(self, total: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
+        """The result, from the product sum; ``total`` may be written to."""
+        return rescaled(total, bias, shift, self.ceiling)
+
     def forward(self, x: Tensor) -> Tensor:
         """``x``: integers as float, shape (..., inputs), magnitude at most 255. Same for the result."""
-        dtype = exact_dtype(x)
-        total = linear(x.to(dtype), self.weight.to(dtype))
-        return rescaled(total, self.bias.to(dtype), self.shift.to(dtype), self.ceiling)
+        weight, bias, shift = self.integers()
+        return self.settled(linear(x.to(weight.dtype), weight), bias, shift)
 
     def check(self) -> None:
         """Raise ValueError unless no input can push a sum out of the exact range."""
@@ -93,9 +101,10 @@ def sum_of_shifts(x: Tensor, weight: Tensor) -> Tensor:
     _, rows, columns, _ = x.shape
     padded = F.pad(x, (0, 0, 1, 1, 1, 1))
     total = padded[:, :rows, :columns] * weight[0]
+    add = torch.addcmul if torch.is_grad_enabled() else Tensor.addcmul_
     for tap in range(1, 9):
         i, j = divmod(tap, 3)
-        total = total + padded[:, i : i + rows, j : j + columns] * weight[tap]
+        total = add(total, padded[:, i : i + rows, j : j + columns], weight[tap])
     return total
 
 
@@ -105,8 +114,11 @@ def rescale(total: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
 
 
 def rescaled(total: Tensor, bias: Tensor, shift: Tensor, ceiling: int) -> Tensor:
-    """`rescale` within 0..ceiling; where gradients are wanted, with a straight-through one."""
-    if not torch.is_grad_enabled() or not (total.requires_grad or bias.requires_grad):
+    """`rescale` within 0..ceiling: with a straight-through gradient where one is wanted, else in the memory of ``total``."""
+    if not torch.is_grad_enabled():
+        total = total.add_(bias + torch.exp2(shift - 1).floor())
+        return total.mul_(torch.exp2(-shift)).floor_().clamp_(0, ceiling)
+    if not (total.requires_grad or bias.requires_grad):
         return rescale(total, bias, shift).clamp(0, ceiling)
     with torch.no_grad():
         exact = rescale(total, bias, shift)

@@ -58,9 +58,13 @@ class ShadowLinear(_Shadow):
         self.weight = nn.Parameter(torch.randn(outputs, inputs) * spread * (HIDDEN_GAIN / inputs) ** 0.5)
         self.bias = nn.Parameter(torch.full((outputs,), bias))
 
+    def settled(self, total: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
+        """As `IntegerLinear.settled`."""
+        return rescaled(total, bias, shift, self.ceiling)
+
     def forward(self, x: Tensor) -> Tensor:
         weight, bias, shift = self.integers()
-        return rescaled(F.linear(x, weight), bias, shift, self.ceiling)
+        return self.settled(F.linear(x, weight), bias, shift)
 
 
 class ShadowDepthwise(_Shadow):
@@ -83,9 +87,13 @@ class ShadowDepthwise(_Shadow):
 class FloatLinear(ShadowLinear):
     """The ablation: the same layer and gradient path without any rounding."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        total = F.linear(x, self.weight) + self.bias * ACTIVATION_SCALE
-        return Bounded.apply(total, self.ceiling)
+    def integers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weight, bias and shift of none; no integers."""
+        return self.weight, self.bias * ACTIVATION_SCALE, torch.zeros_like(self.bias)
+
+    def settled(self, total: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
+        """As `IntegerLinear.settled`."""
+        return Bounded.apply(total + bias, self.ceiling)
 
 
 class FloatDepthwise(ShadowDepthwise):

@@ -17,7 +17,17 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ...entropy_models.channel_context import GROUPS, STEPS, LevelContext, MeanContext, active_mask
+from ...entropy_models.channel_context import (
+    GROUPS,
+    STEPS,
+    MeanContext,
+    TurnLevelContext,
+    active_mask,
+    gathered,
+    of_turns,
+    scattered,
+    turn_of,
+)
 from ...entropy_models.coder import Coder
 from ...entropy_models.errors import InputError
 from ...entropy_models.hyperprior import (
@@ -167,7 +177,7 @@ class ImageNetwork(ImageTransforms):
         self.mean_synthesis = MeanSynthesis(c.hyper_channels, c.level_channels, c.context_channels, c.knots)
         self.level_synthesis = LevelSynthesis(c.hyper_channels, c.level_channels, c.knots, linear, depthwise)
         self.mean_context = MeanContext(c.latent_channels, c.context_channels)
-        self.level_context = LevelContext(c.latent_channels, c.level_channels, c.knots, linear, depthwise)
+        self.level_context = TurnLevelContext(c.latent_channels, c.level_channels, c.knots, linear, depthwise)
         self.correction = Correction(c.trunk_channels, 3 * PATCH**2, c.corrections, c.knots) if c.corrections else None
 
     def from_features(self, features: Tensor, quality: Tensor, correction: Tensor | None = None) -> Tensor:
@@ -195,20 +205,24 @@ class ImageNetwork(ImageTransforms):
         mean_context = self.mean_synthesis(z_hat.to(y.dtype), knot_weights)[:, :all_rows, :all_columns]
         mean_context = bounded(mean_context, CONTEXT_MAX).to(y.dtype)
         level_context = full_precision(self.level_synthesis, z_hat, integer_weights)[:, :all_rows, :all_columns]
-        y_hat = torch.zeros_like(y)
-        known: Tensor | None = None  # to levels, of the step before
+        active_of = partial(active_mask, rows, columns, channels, device=y.device)
+        gain, inverse_gain = gain.expand(y.shape), inverse_gain.expand(batch, all_rows, all_columns, -1)
+        symbols: list[Tensor] = []  # of each turn, what a step codes, as the next one's levels see it
+        values: list[Tensor] = []  # the same, decoded
         for step in range(STEPS):
-            active = active_mask(all_rows, all_columns, channels, step, y.device)
             mean_context = bounded(self.mean_context.refine(mean_context, step), CONTEXT_MAX)
+            known = symbols[-1] if symbols else None
             level_context = full_precision(self.level_context.refine, level_context, known, integer_weights, step)
-            mean = bounded(full_precision(self.mean_context.mean[step], mean_context), MEAN_MAX) * active
+            mean = bounded(full_precision(self.mean_context.means, mean_context, step), MEAN_MAX)
             level = full_precision(self.level_context.levels, level_context, step)
-            coded = coder.code((y - mean[own]) * gain * active[own], level[own], active[own])
-            symbols = mirrored(coded, beyond) * active
-            y_step = mean + symbols.to(y.dtype) * inverse_gain
-            y_hat = y_hat + y_step[own]
-            # the halves of the first turn are one to those that follow
-            known = known + symbols if known is not None and step == 1 else symbols
+            residual = (gathered(y, step) - mean[own]) * gathered(gain, step)
+            coded = coder.code(scattered(residual, step), scattered(level[own], step), active_of(step))
+            new = mirrored(gathered(coded, step), beyond)
+            y_step = mean + new.to(y.dtype) * gathered(inverse_gain, step)
             if step + 1 < STEPS:
                 mean_context = bounded(self.mean_context.update(mean_context, y_step, step), CONTEXT_MAX)
-        return y_hat
+            if turn_of(step) < len(symbols):  # the halves of the first turn are one to those that follow
+                new, y_step = symbols.pop() + new, values.pop() + y_step
+            symbols.append(new)
+            values.append(y_step)
+        return of_turns(values)[own]

@@ -43,7 +43,8 @@ def to_signal(pixels: Tensor) -> Tensor:
 def to_pixels(signal: Tensor, depth: int = 8) -> Tensor:
     """Float to uint8 or uint16, rounded to nearest and clamped."""
     peak = (1 << depth) - 1
-    return ((signal.float() + 0.5) * peak).round().clamp(0, peak).to(torch.uint8 if depth == 8 else torch.uint16)
+    levels = (signal.float() + 0.5).mul_(peak).round_().clamp_(0, peak)
+    return levels.to(torch.uint8 if depth == 8 else torch.uint16)
 
 
 class _Tiles:

@@ -18,7 +18,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...entropy_models.channel_context import STEPS, LevelContext, MeanContext, active_mask
+from ...entropy_models.channel_context import (
+    STEPS,
+    MeanContext,
+    TurnLevelContext,
+    active_mask,
+    gathered,
+    of_turns,
+    scattered,
+    turn_of,
+)
 from ...entropy_models.coder import Coder
 from ...entropy_models.hyperprior import (
     HyperAnalysis,
@@ -151,7 +160,7 @@ class StemNetwork(nn.Module):
         self.temporal_means = TemporalMeans(c.latent_channels, c.context_channels, c.temporal_blocks)
         self.temporal_levels = TemporalLevels(c.latent_channels, c.level_channels, linear, depthwise)
         self.mean_context = MeanContext(c.latent_channels, c.context_channels)
-        self.level_context = LevelContext(c.latent_channels, c.level_channels, c.knots, linear, depthwise)
+        self.level_context = TurnLevelContext(c.latent_channels, c.level_channels, c.knots, linear, depthwise)
         self.fusion = Fusion(c.fusion_width, c.fusion_blocks, c.knots)
 
     def to_synthesis(self, latent: Tensor, quality: Tensor) -> Tensor:
@@ -193,34 +202,37 @@ class StemNetwork(nn.Module):
             y = torch.where(coded, y, moved)  # for the hyper-latents, which see their surroundings
         integer_weights = integer_knot_weights(quality, self.config.knots)
         knot_weights = float_knot_weights(quality, self.config.knots, y.dtype)
-        step_size = self.inverse_gain(knot_weights)
+        step_size = self.inverse_gain(knot_weights).expand(y.shape)
         z = bounded(self.hyper_analysis(y if moved is None else y - moved, knot_weights), HYPER_MAX).to(y.dtype)
         z_hat = coder.code(z, full_precision(self.hyper_prior, integer_weights), side=True)
         if moved is not None:
             mean_context = self.mean_synthesis(z_hat.to(y.dtype), knot_weights)[:, :rows, :columns]
             temporal, share = self.temporal_means(moved, past.y_hat)
             mean_context = bounded(mean_context + temporal, CONTEXT_MAX).to(y.dtype)
-            expected = (share * moved).to(y.dtype)
+            likely = (share * moved).to(y.dtype)
         level_context = full_precision(self.level_synthesis, z_hat, integer_weights)[:, :rows, :columns]
         level_context = full_precision(self.temporal_levels, level_context, past.symbols, past.levels)
-        y_hat = torch.zeros_like(y)
-        known: Tensor | None = None  # to levels, of the step before
+        symbols: list[Tensor] = []  # of each turn, what a step codes, as the next one's levels see it
+        values: list[Tensor] = []  # the same, decoded
         for step in range(STEPS):
-            active = active_mask(rows, columns, channels, step, y.device) & coded
+            known = symbols[-1] if symbols else None
             level_context = full_precision(self.level_context.refine, level_context, known, integer_weights, step)
             level = full_precision(self.level_context.levels, level_context, step)
-            mean = y
+            residual = gathered(y, step)
             if moved is not None:
                 mean_context = bounded(self.mean_context.refine(mean_context, step), CONTEXT_MAX)
-                mean = full_precision(self.mean_context.mean[step], mean_context)
-                mean = bounded(mean + expected, MEAN_MAX) * active
-            symbols = coder.code((y - mean) / step_size * active, level, active)
-            # the halves of the first turn are one to those that follow
-            known = known + symbols if known is not None and step == 1 else symbols
-            if moved is None:
-                continue
-            y_step = mean + symbols.to(y.dtype) * step_size * active
-            y_hat = y_hat + y_step
-            if step + 1 < STEPS:
-                mean_context = bounded(self.mean_context.update(mean_context, y_step - expected * active, step), CONTEXT_MAX)
-        return y_hat if moved is None else torch.where(coded, y_hat, moved)
+                mean = full_precision(self.mean_context.means, mean_context, step)
+                expected = gathered(likely, step)
+                mean = bounded(mean + expected, MEAN_MAX) * coded
+                unit = gathered(step_size, step, whole_turn=True)
+                residual = (residual - mean) / unit * coded
+            active = active_mask(rows, columns, channels, step, y.device) & coded
+            new = gathered(coder.code(scattered(residual, step), scattered(level, step), active), step)
+            if moved is not None:
+                y_step = mean + new.to(y.dtype) * unit * coded
+                if step + 1 < STEPS:
+                    mean_context = self.mean_context.update(mean_context, y_step - expected * coded, step)
+                    mean_context = bounded(mean_context, CONTEXT_MAX)
+                values.append(values.pop() + y_step if turn_of(step) < len(values) else y_step)
+            symbols.append(symbols.pop() + new if turn_of(step) < len(symbols) else new)
+        return torch.zeros_like(y) if moved is None else torch.where(coded, of_turns(values), moved)

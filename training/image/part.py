@@ -78,7 +78,8 @@ class Part:
 
     Args:
         bits: of each latent channel.
-        squares: means over positions of what modules return, by their names, and of what a block's last layer takes.
+        squares: means over positions of what modules return, by their names, and of what a block's last layer and a
+            context's filters take.
     """
 
     def __init__(self, whole: ImageNetwork, config: ImageConfig, bits: Tensor, squares: dict[str, Tensor]) -> None:
@@ -190,7 +191,7 @@ class Part:
         side = old + torch.arange(self.config.knots + GROUPS)
         for step in range(STEPS):
             join, levels = (self.whole[f"level_context.{name}.{step}.weight"] for name in ("join", "level"))
-            mixed = self.worth(f"level_context.mix.{step}", join[:, :old])
+            mixed = self.worth(f"level_context.spread.{step}/in", join[:, :old])
             inner = most(mixed + self.worth(f"level_context.spread.{step}", join[:, old:]), width)
             readers = [levels[self.latent], *mixes[step + 1 : step + 2]]
             shares = [self.worth(f"level_context.join.{step}", weight / weight.norm()) for weight in readers]
@@ -229,7 +230,7 @@ def _measured(whole: ImageNetwork, runs: list[Run]) -> tuple[Tensor, dict[str, T
     hooks = []
     for name, module in whole.named_modules():
         hooks.append(module.register_forward_hook(lambda module, given, output, name=name: note(name, output)))
-        if name.endswith(".project"):
+        if name.endswith(".project") or ".spread." in name:
             hooks.append(module.register_forward_pre_hook(lambda module, given, name=name: note(f"{name}/in", given[0])))
     bits = torch.zeros(whole.config.latent_channels)
     for run in runs:
