@@ -6,8 +6,8 @@
 
 Writes drawn_points.csv (every file; a second call goes on where the first was interrupted) and drawn.csv: for each page the
 mean over WebP's lossy points of the bytes that reach its PSNR, against its bytes, and bytes of the exact picture likewise.
-With --noise drawn_noise_points.csv and drawn_noise.csv, of each page twice: as a JPEG of quality 85 shows it, and as a
-scanner might, grey, a degree askew and with noise.
+With --noise drawn_noise_points.csv and drawn_noise.csv, of each page thrice: as a JPEG of quality 85 shows it, as a
+scanner might, grey, a degree askew and with noise, and as a camera might in light that falls off to the right, with noise.
 """
 
 from __future__ import annotations
@@ -37,12 +37,15 @@ EXACT_DB = 99.0
 
 
 def noisy(page: Image.Image) -> dict[str, np.ndarray]:
-    """A page as a JPEG of quality 85, and as a scanner might see it; the kinds by name."""
+    """A page as a JPEG of quality 85, and as a scanner and a camera might see it; the kinds by name."""
     page.save(buffer := io.BytesIO(), "JPEG", quality=85)
     askew = page.convert("L").rotate(1, Image.Resampling.BICUBIC, fillcolor=245)
-    noise = np.random.default_rng(0).normal(0, 4, (page.height, page.width))
-    scan = (np.asarray(askew) * (225 / 255) + 15 + noise).clip(0, 255).round().astype(np.uint8)
-    return {"jpeg": np.asarray(Image.open(buffer)), "scan": scan[..., None].repeat(3, -1)}
+    random = np.random.default_rng(0)
+    scan = np.asarray(askew) * (225 / 255) + 15 + random.normal(0, 4, (page.height, page.width))
+    lit = np.asarray(page) * np.linspace(1, 0.5, page.width)[:, None]
+    lit += random.normal(0, 2.5, lit.shape)
+    scan, lit = (of.clip(0, 255).round().astype(np.uint8) for of in (scan, lit))
+    return {"jpeg": np.asarray(Image.open(buffer)), "scan": scan[..., None].repeat(3, -1), "uneven light": lit}
 
 
 def points_of(codec: ImageCodec, pixels: np.ndarray, qualities: Iterable[int]) -> list[dict[str, Any]]:
@@ -107,13 +110,12 @@ def main() -> None:
     codec, path = load("image", device="cpu"), args.output / f"{name}_points.csv"
     rows: list[dict[str, Any]] = list(csv.DictReader(path.open())) if path.exists() else []
     for file in sorted(args.pages.glob("*/*.png")):
-        if any(row["file"] == file.name for row in rows):
-            continue
         image = Image.open(file).convert("RGB")
         left, top = (image.width - width) // 2, (image.height - height) // 2
         page = image.crop((left, top, left + width, top + height))
         for part, pixels in (noisy(page) if args.noise else {file.parent.name: np.asarray(page)}).items():
-            rows += [{"part": part, "file": file.name, **row} for row in points_of(codec, pixels, qualities)]
+            if not any((row["part"], row["file"]) == (part, file.name) for row in rows):
+                rows += [{"part": part, "file": file.name, **row} for row in points_of(codec, pixels, qualities)]
         write_csv(path, rows)
         write_csv(args.output / f"{name}.csv", summary(rows, between=args.noise))
         print(file.name, flush=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from einops import rearrange
 from PIL import Image
 
 from .distortion import bits_per_square
@@ -51,6 +52,9 @@ PAPER_LEVELS, PAPER_LEAST = 24, 0.42
 """Share of a tile that lies within so many levels where it may be a page with noise; see `EDGES_LEAST`."""
 EDGE_LEVELS, EDGES_LEAST = 48, 0.01
 """Share of its pixels that differ by so many levels from the next then. One photograph in ten has both."""
+CELL, CELL_LEAST, CELLS_LEAST = 64, 0.5, 0.36
+"""Paper that is lit unevenly has both in cells of so many pixels a side, with this share in place of `PAPER_LEAST`; share of
+cells that have. Of such pages it is 0.38 and more, of one photograph in fifty."""
 SKETCH_GAIN = 0.95
 """What a sketch's bits are divided by: a photograph that is about as well learned stays that."""
 ROUNDS = 3
@@ -223,11 +227,26 @@ def _has_few_colours(pixels: np.ndarray) -> bool:
 
 
 def _paper(pixels: np.ndarray) -> bool:
-    """Whether most of a tile is about as bright, and some of it has hard edges."""
+    """Whether most of a tile, or of many parts of it, is about as bright, and some of it has hard edges."""
     plane = pixels[..., pixels.shape[-1] // 2]
+    edges = np.abs(np.diff(plane.astype(np.int16), axis=1, prepend=plane[:, :1])) >= EDGE_LEVELS
+    if edges.mean() < EDGES_LEAST:
+        return False
     near = np.convolve(np.bincount(plane.ravel(), minlength=256), np.ones(PAPER_LEVELS, int)).max()
-    edges = np.abs(np.diff(plane.astype(np.int16), axis=1)) >= EDGE_LEVELS
-    return bool(near >= PAPER_LEAST * plane.size and edges.sum() >= EDGES_LEAST * plane.size)
+    return bool(near >= PAPER_LEAST * plane.size) or _paper_cells(plane, edges) >= CELLS_LEAST
+
+
+def _paper_cells(plane: np.ndarray, edges: np.ndarray) -> float:
+    """Share of a tile's cells that are paper with something on it."""
+    height, width = (size // CELL * CELL for size in plane.shape)
+    shape = "(rows high) (columns wide) -> (rows columns) (high wide)"
+    edged, levels = (rearrange(of[:height, :width], shape, high=CELL, wide=CELL) for of in (edges, plane))
+    chosen = edged.mean(1) >= EDGES_LEAST
+    if not chosen.any():
+        return 0.0
+    levels = np.sort(levels[chosen, ::3].astype(np.int16))  # a third of them tells
+    near = round(CELL_LEAST * levels.shape[1])
+    return float(((levels[:, near:] - levels[:, :-near]).min(1) < PAPER_LEVELS).sum() / len(chosen))
 
 
 def opened(mask: np.ndarray) -> np.ndarray:
