@@ -16,11 +16,13 @@ from rdcodec.codecs.image.distortion import MS_SSIM_GROWTH, MS_SSIM_WORTH, ms_ss
 from rdcodec.codecs.weights_file import packed, read_weights, unpacked
 from rdcodec.entropy_models.errors import InputError, UnknownName
 from rdcodec.training.freeze import frozen
+from rdcodec.training.hyper import DEAD
 from rdcodec.training.image.data import ImageData
 from rdcodec.training.image.losses import squared_error
 from rdcodec.training.image.module import ImageTraining
 from rdcodec.training.image.validation import provisional_codec
 from rdcodec.training.optimizer import linear_weights
+from s2lic_case import TINY_S2LIC
 from torch import nn
 from training_cases import TINY, fit, tiny_network
 
@@ -49,6 +51,17 @@ def test_loss_falls(photos, tmp_path):
     before = loss()
     fit(module, data, max_steps=100)
     assert loss() < 0.9 * before
+
+
+@pytest.mark.parametrize("network", ["s2lic", "dcvc-rt"])
+def test_hyper_latents_of_random_layers_say_something_from_the_first_step_on(photos, tmp_path, network):
+    architecture = {"s2lic": TINY_S2LIC, "dcvc-rt": TINY}[network]
+    module = ImageTraining(network=network, architecture=architecture, dct_start=False)
+    data = ImageData(photos, crop=64, batch_size=4, cache=tmp_path)
+    spread = []
+    module.network.hyper_analysis.register_forward_hook(lambda module, inputs, z: spread.append(z.flatten(0, -2).std(0)))
+    fit(module, data, max_steps=1)
+    assert spread[0].max() < DEAD < spread[1].min()
 
 
 def test_the_loss_is_rate_and_weighted_squared_error(photograph):

@@ -18,6 +18,7 @@ from ...codecs.image.dcvc_rt import ImageNetwork
 from ...codecs.image.distortion import LAMBDA_RANGE, MS_SSIM_SIDE_MIN, PEAK, ms_ssim_distortion
 from ...entropy_models.errors import InputError
 from ..coder import Train
+from ..hyper import revive_silent
 from ..loop import CodecTraining
 from ..losses import rate_distortion, rate_distortion_weight, stratified_qualities
 from ..quantisation import LAYERS
@@ -26,6 +27,8 @@ from .losses import psnr_db, squared_error
 from .part import Run, check_part, start_as_part
 from .validation import ImageValidation
 
+HYPER_DEVIATION = 1.0
+"""Deviation in steps that hyper-latents of random layers start with."""
 PART_BATCHES = 8
 """Batches that say what of a larger network matters."""
 REHEARSED = 64
@@ -63,13 +66,18 @@ class ImageTraining(CodecTraining):
         super().__init__(**loop)
 
     def start(self) -> None:
-        if self.hparams["dct_start"] and isinstance(self.network, ImageNetwork):
+        if self._starts_as_dct():
             start_as_dct(self.network)
+
+    def _starts_as_dct(self) -> bool:
+        return self.hparams["dct_start"] and isinstance(self.network, ImageNetwork)
 
     def on_fit_start(self) -> None:
         """The start that needs data; of a training that goes on, nothing."""
         data = getattr(self.trainer, "datamodule", None)
-        if self.hparams["part_of"] and data is not None and not (self.elapsed_s or self.hparams["init"]):
+        if data is None or self.elapsed_s or self.hparams["init"]:
+            return
+        if self.hparams["part_of"]:
             config, state = self.initial(self.hparams["part_of"])
             check_part(self.network.config, config)
             whole = self.architecture.network(replace(config, corrections=0), *LAYERS["integer"])
@@ -78,6 +86,16 @@ class ImageTraining(CodecTraining):
             latent = start_as_part(self.network, whole, [self.run_of(batch) for batch in batches])
             if self.distillation and self.distillation.settings.teacher == self.hparams["part_of"]:
                 self.distillation.given.copy_(latent)
+        elif not self._starts_as_dct():
+            self.revive_hyper_latents(next(iter(data.train_dataloader())))
+
+    @torch.no_grad()
+    def revive_hyper_latents(self, batch: Tensor) -> None:
+        """`revive_silent` hyper-latents: random layers' round to zero, and stay there."""
+        image, quality = (part.to(self.device) for part in (batch.float() / PEAK - 0.5, stratified_qualities(len(batch))))
+        y = self.network.to_latent(image, quality)
+        z = self.network.hyper_analysis(y, self.network.knot_weights(quality, y.dtype))
+        revive_silent(self.network.hyper_analysis.last, z, HYPER_DEVIATION)
 
     def run_of(self, batch: Tensor) -> Run:
         """The codec's loss of any network on one batch, always at the same qualities."""

@@ -18,7 +18,7 @@ from ...codecs.speech.ecc import SpeechNetwork
 from ...codecs.speech.header import SEGMENT
 from ...codecs.speech.spectrum import EDGE, to_spectrum
 from ...entropy_models.hyperprior import float_knot_weights
-from ..hyper import DEAD, revive
+from ..hyper import revive_silent
 from ..losses import stratified_qualities
 from .signals import latent
 
@@ -52,12 +52,10 @@ def principal_components(batches: islice[Tensor], count: int) -> Tensor:
 
 @torch.no_grad()
 def revive_hyper_latents(network: SpeechNetwork, data: L.LightningDataModule) -> None:
-    """`revive` hyper-latents where none says anything: those of random layers stand at a twentieth of a step. Of trained
-    ones those that are quiet shall stay so."""
+    """`revive_silent` hyper-latents of a batch."""
     batch = next(iter(data.train_dataloader()))
     quality = stratified_qualities(len(batch))
     y = latent(network, batch, quality).reshape(-1, SEGMENT, network.config.latent_channels)
     knots = float_knot_weights(quality, network.config.knots, y.dtype).repeat_interleave(len(y) // len(batch), dim=0)
     z = network.hyper_analysis(y, knots)
-    if z.flatten(0, -2).std(0).max() < DEAD:
-        revive(network.hyper_analysis.last, z, HYPER_DEVIATION)
+    revive_silent(network.hyper_analysis.last, z, HYPER_DEVIATION)
