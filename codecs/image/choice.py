@@ -18,7 +18,7 @@ from PIL import Image
 
 from .distortion import bits_per_square
 from .drawn import BLOCK, Layer, blocks, filled, webp
-from .sketch import Sketch, quality_for, squares, written
+from .sketch import Sketch, cost_of, quality_for, squares, written
 
 NEW_BITS = 10.0
 """What a pixel costs losslessly that neither its left nor its upper neighbour tells, about: all that is known of a block
@@ -58,6 +58,12 @@ cells that have. Of such pages it is 0.38 and more, of one photograph in fifty."
 SKETCH_GAIN = 0.95
 """What a sketch's bits are divided by: a photograph that is about as well learned stays that."""
 ROUNDS = 3
+DRAWN_LEAST = 0.015
+"""Share of a tile's cost that drawing must promise before it is tried, which takes ten times as long as the rest. Pages have
+2 % and more, nine in ten renderings and enlarged photographs less."""
+PROBE, PROBE_MOST = 256, 1.1
+"""The square of so many pixels a side that looks most like a page tells whether sketches are tried: unless one costs so many
+times what is learned. Where a sketch pays it is at most 1.06, of most photographs 1.1 and more."""
 
 
 class Learned(NamedTuple):
@@ -102,10 +108,13 @@ def divided(pixels: np.ndarray, areas: np.ndarray, quality: int, learn: Learn) -
     drawing = text or (price <= CERTAIN_BITS).mean() >= CERTAIN_LEAST
     if pixels.itemsize > 1 or not (drawing or _paper(pixels)):
         return Divided(_layer(pixels, areas)) if areas.any() else None
+    sketching = (quality < EXACT or not drawing) and _sketch_promises(pixels, areas, quality, learn)
+    if not (drawing or sketching):
+        return Divided(_layer(pixels, areas)) if areas.any() else None
     choice = _Choice(pixels, areas, quality, learn)
     if drawing:
         choice.try_drawn(price, text)
-    if quality < EXACT or not drawing:
+    if sketching:
         choice.try_sketches()
     return choice.best
 
@@ -147,11 +156,12 @@ class _Choice:
             price: `drawn_bits`.
             text: whether all of the tile may be drawn.
         """
-        pixels, weight = self._pixels, self._weight
+        pixels, weight, chosen = self._pixels, self._weight, self._areas | (price <= CANDIDATE_BITS)
+        if not self._drawing_promises(price, chosen) and not _has_few_colours(pixels):
+            return
         if text:
             layer = _layer(pixels, np.ones_like(self._areas))
             self._offer(Divided(layer), 8.0 * len(webp(layer.pixels, layer.mask)))
-        chosen = self._areas | (price <= CANDIDATE_BITS)
         for _ in range(ROUNDS if chosen.any() else 0):
             layer, bits, error = _cheapest(pixels, chosen, weight, () if self._quality >= EXACT else COLOURS)
             total = bits + float(error.sum())
@@ -181,6 +191,13 @@ class _Choice:
             if not error[self._areas].any():
                 bits = 8.0 * len(sketch.file) / SKETCH_GAIN
                 self._offer(Divided(layer, None, sketch), total + bits + float((error * self._plain).sum()))
+
+    def _drawing_promises(self, price: np.ndarray, chosen: np.ndarray) -> bool:
+        """Whether some blocks are so much cheaper drawn, if losing colours halves their bits."""
+        layer, others = _layer(self._pixels, chosen), ~self._areas
+        ratio = 8.0 * len(webp(layer.pixels, layer.mask)) / max(price[chosen].sum(), 1.0)
+        saved = (self._learned - 0.5 * ratio * price)[chosen & others].clip(0).sum()
+        return bool(saved >= DRAWN_LEAST * self._learned[others].sum())
 
     def _offer(self, candidate: Divided | None, total: float) -> None:
         if total < self._least:
@@ -226,14 +243,41 @@ def _has_few_colours(pixels: np.ndarray) -> bool:
     )
 
 
+def _edges(pixels: np.ndarray) -> np.ndarray:
+    """Which pixels differ much from their left neighbour; bool (height, width)."""
+    plane = pixels[..., pixels.shape[-1] // 2].astype(np.int16)
+    edges: np.ndarray = np.abs(np.diff(plane, axis=1, prepend=plane[:, :1])) >= EDGE_LEVELS
+    return edges
+
+
+def _near(pixels: np.ndarray) -> float:
+    """The largest share of pixels that lie within `PAPER_LEVELS`."""
+    plane = pixels[..., pixels.shape[-1] // 2]
+    counts = np.bincount(plane.ravel(), minlength=256)
+    return float(np.convolve(counts, np.ones(PAPER_LEVELS, int)).max() / plane.size)
+
+
 def _paper(pixels: np.ndarray) -> bool:
     """Whether most of a tile, or of many parts of it, is about as bright, and some of it has hard edges."""
-    plane = pixels[..., pixels.shape[-1] // 2]
-    edges = np.abs(np.diff(plane.astype(np.int16), axis=1, prepend=plane[:, :1])) >= EDGE_LEVELS
+    edges = _edges(pixels)
     if edges.mean() < EDGES_LEAST:
         return False
-    near = np.convolve(np.bincount(plane.ravel(), minlength=256), np.ones(PAPER_LEVELS, int)).max()
-    return bool(near >= PAPER_LEAST * plane.size) or _paper_cells(plane, edges) >= CELLS_LEAST
+    return _near(pixels) >= PAPER_LEAST or _paper_cells(pixels[..., pixels.shape[-1] // 2], edges) >= CELLS_LEAST
+
+
+def _sketch_promises(pixels: np.ndarray, areas: np.ndarray, quality: int, learn: Learn) -> bool:
+    """Whether a sketch costs about as little as what is learned, where a tile looks most like a page."""
+    height, width = pixels.shape[:2]
+    if max(height, width) <= PROBE:
+        return True  # as quickly tried
+    corners = [(top, left) for top in range(0, height, PROBE) for left in range(0, width, PROBE)]
+    parts = [np.s_[top : top + PROBE, left : left + PROBE] for top, left in corners]
+    part = max(parts, key=lambda part: (_near(pixels[part]) >= PAPER_LEAST, _edges(pixels[part]).sum()))
+    square, others = pixels[part], ~areas[tuple(slice(side.start // BLOCK, side.stop // BLOCK) for side in part)]
+    price = _weights(even_blocks(square), quality, square.shape[-1]) * others
+    found = learn(square)
+    learned = (found.bits * others + squares(found.pixels, square) * price).sum()
+    return bool(cost_of(square, price) <= PROBE_MOST * learned)
 
 
 def _paper_cells(plane: np.ndarray, edges: np.ndarray) -> float:

@@ -145,7 +145,8 @@ class Synthesis(nn.Module):
         """What the last layer gets, (B, 2H, 2W, trunk)."""
         deep, direct = y_hat.split([self.first.in_features, y_hat.shape[-1] - self.first.in_features], dim=-1)
         x = torch.cat([self.latent(full_precision(self.first, deep)), direct], dim=-1)
-        return self.trunk(depth_to_space(self.up(x), 2).to(y_hat.dtype) * self.gain(knot_weights))
+        x, gain = depth_to_space(self.up(x), 2).to(y_hat.dtype), self.gain(knot_weights)
+        return self.trunk(x * gain if torch.is_grad_enabled() else x.mul_(gain))  # the same numbers without new memory
 
     def image(self, features: Tensor, change: Tensor | None = None) -> Tensor:
         """The last layer, with a ``change`` as `Correction.change` gives it; (B, 16H, 16W, 3)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 from PIL import Image
@@ -65,18 +66,21 @@ def quality_for(pixels: np.ndarray, price: np.ndarray) -> int:
         pixels: uint8 (height, width, 1 or 3).
         price: bits that a unit of squared error is worth in each block of 16x16 pixels.
     """
-    found: dict[int, float] = {}
-
-    def cost(quality: int) -> float:
-        if quality not in found:
-            sketch = written(pixels, quality, method=_FAST)
-            found[quality] = 8.0 * len(sketch.file) + float((squares(sketch.pixels, pixels) * price).sum())
-        return found[quality]
-
+    cost = lru_cache(partial(_cost, pixels, price))
     best = min(QUALITIES, key=cost)
     for step in STEPS:
         best = min((best, max(best - step, 0), min(best + step, 100)), key=cost)
     return best
+
+
+def cost_of(pixels: np.ndarray, price: np.ndarray) -> float:
+    """About what a sketch costs, in bits; arguments as those of `quality_for`."""
+    return min(_cost(pixels, price, quality) for quality in QUALITIES)
+
+
+def _cost(pixels: np.ndarray, price: np.ndarray, quality: int) -> float:
+    sketch = written(pixels, quality, method=_FAST)
+    return 8.0 * len(sketch.file) + float((squares(sketch.pixels, pixels) * price).sum())
 
 
 def written(pixels: np.ndarray, quality: int, *, method: int = _BEST) -> Sketch:

@@ -12,6 +12,7 @@ from rdcodec.codecs.image import choice, drawn
 from rdcodec.codecs.image.codec import ImageCodec
 from rdcodec.codecs.image.drawn import Layer, filled
 from rdcodec.codecs.image.header import LAYER, ImageHeader, parse
+from rdcodec.codecs.image.tile_coder import learned
 from rdcodec.entropy_models.errors import BitstreamError, Corrupt
 
 
@@ -333,6 +334,20 @@ def test_heads_of_layers_that_cannot_be_are_refused():
 def test_a_photograph_is_coded_as_ever(codec, photograph):
     part = photograph[100:228, 100:260]
     assert codec.encode(part, quality=50) == codec.without_layers().encode(part, quality=50)
+
+
+def test_of_an_enlarged_photograph_little_is_tried(codec, photograph, monkeypatch):
+    """Its pixels tell of each other as a page's do, and it may be tried for ten times as long."""
+    part = np.asarray(Image.fromarray(photograph[100:164, 230:294]).resize((512, 512), Image.Resampling.BICUBIC))
+    price, tried = choice.drawn_bits(part), []
+    assert (price <= choice.CERTAIN_BITS).mean() >= choice.CERTAIN_LEAST
+
+    def learn(pixels: np.ndarray) -> choice.Learned:
+        tried.append(pixels.size)
+        return learned(codec.network, codec.tables, 50, pixels)
+
+    monkeypatch.setattr(choice, "quality_for", lambda *_: pytest.fail("a sketch was tried"))
+    assert choice.divided(part, np.zeros(price.shape, bool), 50, learn) is None and sum(tried) == 1.25 * part.size
 
 
 def test_effort_goes_to_what_is_learned(codec, photograph):

@@ -144,9 +144,25 @@ def test_every_flipped_byte_and_every_truncation_is_refused(codec):
             codec.decode(data[:place] + bytes([data[place] ^ 0x40]) + data[place + 1 :])
 
 
-def test_photographs_have_none(codec, photograph):
+def test_photographs_have_none(codec, photograph, monkeypatch):
+    """And a part of one that may be a page tells that it is none."""
+    assert choice._paper(photograph)
+    monkeypatch.setattr(choice._Choice, "try_sketches", lambda _: pytest.fail("sketches of all of it were tried"))
     for quality in (20, 80):
         assert not parse(codec.encode(photograph, quality=quality))[1].sketches
+
+
+def test_a_page_beside_a_photograph_of_more_edges_may_be_a_sketch(photograph):
+    """The part that looks most like a page is asked, not the one with the most edges."""
+    noise = np.random.default_rng(0).integers(0, 256, (512, 256, 3), np.uint8)
+    pixels, asked = np.concatenate([noise, scan(512, 512)], axis=1), []
+
+    def learn(part: np.ndarray) -> choice.Learned:
+        asked.append(part)
+        return choice.Learned(np.full((16, 16), 1e4), part)
+
+    assert choice._sketch_promises(pixels, np.zeros((32, 48), bool), 40, learn)
+    assert asked[0].shape == (256, 256, 3) and np.median(asked[0]) > 200
 
 
 @pytest.mark.parametrize("bits", [1e-6, 0.002, 0.02, 1.0])
