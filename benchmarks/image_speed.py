@@ -79,9 +79,9 @@ def hyperprior(pixels: np.ndarray, bits: int) -> tuple[Any, Tensor]:
 
 
 @torch.inference_mode()
-def loaded_models(pixels: np.ndarray, repetitions: int) -> list[Row]:
-    """Ours and CompressAI's, both loaded."""
-    codec = load("image", device="cpu")
+def loaded_models(pixels: np.ndarray, repetitions: int, threads: int) -> list[Row]:
+    """Ours and CompressAI's, both loaded, with as many threads."""
+    codec = load("image", device="cpu", threads=threads)
     data = codec.encode(pixels, quality=QUALITY)
     model, image = hyperprior(pixels, 8 * len(data))
     coded = model.compress(image)
@@ -165,7 +165,7 @@ def main(
     with Image.open(photograph or sample_photograph()) as file:
         picture = file.convert("RGB")
     pixels = np.asarray(ImageOps.fit(picture, (WIDTH, HEIGHT), Image.Resampling.LANCZOS))
-    rows = loaded_models(pixels, repetitions) + whole_processes(picture, pixels, threads)
+    rows = loaded_models(pixels, repetitions, threads) + whole_processes(picture, pixels, threads)
     table = Table("what", "measure", "value", "unit", title=f"{threads} threads, {WIDTH}x{HEIGHT}, quality {QUALITY}")
     output.parent.mkdir(parents=True, exist_ok=True)
     lines = [(what, measure, f"{value:.4g}", unit) for what, measure, value, unit in rows]

@@ -90,6 +90,11 @@ def scattered(x: Tensor, step: int) -> Tensor:
     return _filled([(x, PLACES[step])])
 
 
+def add_to_turn(turns: list[Tensor], x: Tensor, step: int) -> None:
+    """Note down what a step codes: of the turn before, if it is its other half, or of a new one."""
+    turns.append(turns.pop() + x if turn_of(step) < len(turns) else x)
+
+
 def of_turns(turns: Sequence[Tensor]) -> Tensor:
     """A latent (B, H, W, latent), from what each turn codes of it."""
     return _filled([(x, places(turn)) for turn, x in enumerate(turns)])

@@ -21,7 +21,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias``. Inference in float32 on a CPU goes to oneDNN, as torch's own low precisions do: its call into
     MKL reaches less than half of that on AMD processors (measured: 100 against 220 GFLOP/s on one Zen 5 core). For few rows
     oneDNN's rearranging of the weights costs more than it saves. Inputs and weights with gaps it takes by a path that is a
-    hundred times slower, and a bias with gaps as if it had none."""
+    hundred times slower, and of a bias with gaps it reads what lies between."""
     wanted = ONEDNN and torch.backends.mkldnn.enabled and not torch.is_grad_enabled()
     wanted = wanted and x.numel() >= FEW_ROWS * x.shape[-1] and x.device.type == "cpu"
     if wanted and not torch.is_autocast_enabled("cpu") and x.dtype == weight.dtype == torch.float32:

@@ -41,7 +41,7 @@ class _Shadow(nn.Module):
 
     def frozen_state(self) -> dict[str, Tensor]:
         """State of the integer layer of the same name."""
-        weight, bias, shift = (t.detach() for t in self.integers())
+        weight, bias, shift = (t.detach() for t in _Shadow.integers(self))  # of the ablation, too
         return {"weight": weight.to(torch.int8), "bias": bias.to(torch.int32), "shift": shift.to(torch.uint8)}
 
 

@@ -97,14 +97,15 @@ def divided(pixels: np.ndarray, areas: np.ndarray, quality: int, learn: Learn) -
     Args:
         pixels: uint8 or uint16 (height, width, 1 or 3).
         areas: blocks that keep their colour, bool (rows, columns).
-        learn: codes pixels of the tile's shape.
+        learn: codes pixels of any shape.
     """
     if areas.all():
         return Divided(_layer(pixels, areas))
     if _gradient(pixels):
         return None
     price = drawn_bits(pixels)
-    text = bool(price.mean() <= TEXT_BITS) or _has_few_colours(pixels)
+    few_colours = _has_few_colours(pixels)
+    text = few_colours or bool(price.mean() <= TEXT_BITS)
     drawing = text or (price <= CERTAIN_BITS).mean() >= CERTAIN_LEAST
     if pixels.itemsize > 1 or not (drawing or _paper(pixels)):
         return Divided(_layer(pixels, areas)) if areas.any() else None
@@ -113,7 +114,7 @@ def divided(pixels: np.ndarray, areas: np.ndarray, quality: int, learn: Learn) -
         return Divided(_layer(pixels, areas)) if areas.any() else None
     choice = _Choice(pixels, areas, quality, learn)
     if drawing:
-        choice.try_drawn(price, text)
+        choice.try_drawn(price, text, few_colours)
     if sketching:
         choice.try_sketches()
     return choice.best
@@ -149,15 +150,16 @@ class _Choice:
             self._tried.append(tried)
             self._offer(Divided(layer), tried.cost + float((self._learned - error * areas).sum()))
 
-    def try_drawn(self, price: np.ndarray, text: bool) -> None:
+    def try_drawn(self, price: np.ndarray, text: bool, few_colours: bool) -> None:
         """Try to draw blocks.
 
         Args:
             price: `drawn_bits`.
             text: whether all of the tile may be drawn.
+            few_colours: whether it is to be tried in any case: prices say nothing of dithers.
         """
         pixels, weight, chosen = self._pixels, self._weight, self._areas | (price <= CANDIDATE_BITS)
-        if not self._drawing_promises(price, chosen) and not _has_few_colours(pixels):
+        if not self._drawing_promises(price, chosen) and not few_colours:
             return
         if text:
             layer = _layer(pixels, np.ones_like(self._areas))
@@ -250,19 +252,13 @@ def _edges(pixels: np.ndarray) -> np.ndarray:
     return edges
 
 
-def _near(pixels: np.ndarray) -> float:
-    """The largest share of pixels that lie within `PAPER_LEVELS`."""
-    plane = pixels[..., pixels.shape[-1] // 2]
-    counts = np.bincount(plane.ravel(), minlength=256)
-    return float(np.convolve(counts, np.ones(PAPER_LEVELS, int)).max() / plane.size)
-
-
 def _paper(pixels: np.ndarray) -> bool:
     """Whether most of a tile, or of many parts of it, is about as bright, and some of it has hard edges."""
-    edges = _edges(pixels)
+    plane, edges = pixels[..., pixels.shape[-1] // 2], _edges(pixels)
     if edges.mean() < EDGES_LEAST:
         return False
-    return _near(pixels) >= PAPER_LEAST or _paper_cells(pixels[..., pixels.shape[-1] // 2], edges) >= CELLS_LEAST
+    near = np.convolve(np.bincount(plane.ravel(), minlength=256), np.ones(PAPER_LEVELS, int)).max()
+    return bool(near >= PAPER_LEAST * plane.size) or _paper_cells(plane, edges) >= CELLS_LEAST
 
 
 def _sketch_promises(pixels: np.ndarray, areas: np.ndarray, quality: int, learn: Learn) -> bool:
@@ -270,9 +266,9 @@ def _sketch_promises(pixels: np.ndarray, areas: np.ndarray, quality: int, learn:
     height, width = pixels.shape[:2]
     if max(height, width) <= PROBE:
         return True  # as quickly tried
-    corners = [(top, left) for top in range(0, height, PROBE) for left in range(0, width, PROBE)]
-    parts = [np.s_[top : top + PROBE, left : left + PROBE] for top, left in corners]
-    part = max(parts, key=lambda part: (_near(pixels[part]) >= PAPER_LEAST, _edges(pixels[part]).sum()))
+    tops, lefts = (range(0, max(side - PROBE, 0) + 1, PROBE) for side in (height, width))
+    parts = [np.s_[top : top + PROBE, left : left + PROBE] for top in tops for left in lefts]
+    part = max(parts, key=lambda part: (_paper(pixels[part]), _edges(pixels[part]).sum()))
     square, others = pixels[part], ~areas[tuple(slice(side.start // BLOCK, side.stop // BLOCK) for side in part)]
     price = _weights(even_blocks(square), quality, square.shape[-1]) * others
     found = learn(square)

@@ -23,10 +23,10 @@ from ...entropy_models.channel_context import (
     MeanContext,
     TurnLevelContext,
     active_mask,
+    add_to_turn,
     gathered,
     of_turns,
     scattered,
-    turn_of,
 )
 from ...entropy_models.coder import Coder
 from ...entropy_models.errors import InputError
@@ -145,8 +145,7 @@ class Synthesis(nn.Module):
         """What the last layer gets, (B, 2H, 2W, trunk)."""
         deep, direct = y_hat.split([self.first.in_features, y_hat.shape[-1] - self.first.in_features], dim=-1)
         x = torch.cat([self.latent(full_precision(self.first, deep)), direct], dim=-1)
-        x, gain = depth_to_space(self.up(x), 2).to(y_hat.dtype), self.gain(knot_weights)
-        return self.trunk(x * gain if torch.is_grad_enabled() else x.mul_(gain))  # the same numbers without new memory
+        return self.trunk(depth_to_space(self.up(x), 2).to(y_hat.dtype) * self.gain(knot_weights))
 
     def image(self, features: Tensor, change: Tensor | None = None) -> Tensor:
         """The last layer, with a ``change`` as `Correction.change` gives it; (B, 16H, 16W, 3)."""
@@ -218,12 +217,10 @@ class ImageNetwork(ImageTransforms):
             level = full_precision(self.level_context.levels, level_context, step)
             residual = (gathered(y, step) - mean[own]) * gathered(gain, step)
             coded = coder.code(scattered(residual, step), scattered(level[own], step), active_of(step))
-            new = mirrored(gathered(coded, step), beyond)
+            new = gathered(mirrored(coded, beyond), step)
             y_step = mean + new.to(y.dtype) * gathered(inverse_gain, step)
             if step + 1 < STEPS:
                 mean_context = bounded(self.mean_context.update(mean_context, y_step, step), CONTEXT_MAX)
-            if turn_of(step) < len(symbols):  # the halves of the first turn are one to those that follow
-                new, y_step = symbols.pop() + new, values.pop() + y_step
-            symbols.append(new)
-            values.append(y_step)
+            add_to_turn(symbols, new, step)
+            add_to_turn(values, y_step, step)
         return of_turns(values)[own]

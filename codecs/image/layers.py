@@ -68,7 +68,7 @@ def layers_of(pixels: np.ndarray, header: ImageHeader, learn: Learn) -> tuple[La
 
     Args:
         pixels: uint8 or uint16 (height, width, 1 or 3).
-        learn: codes pixels of a tile's shape.
+        learn: codes pixels of any shape.
     """
     areas, tiles, sketches, rest = _areas(pixels, header), dict[int, Layer](), dict[int, Sketch](), pixels
     for index in range(len(header.grid)):

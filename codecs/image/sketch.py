@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, partial
 
 import numpy as np
 from PIL import Image
@@ -66,7 +66,7 @@ def quality_for(pixels: np.ndarray, price: np.ndarray) -> int:
         pixels: uint8 (height, width, 1 or 3).
         price: bits that a unit of squared error is worth in each block of 16x16 pixels.
     """
-    cost = lru_cache(partial(_cost, pixels, price))
+    cost = cache(partial(_cost, pixels, price))
     best = min(QUALITIES, key=cost)
     for step in STEPS:
         best = min((best, max(best - step, 0), min(best + step, 100)), key=cost)

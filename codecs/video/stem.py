@@ -19,16 +19,18 @@ import torch
 from torch import Tensor, nn
 
 from ...entropy_models.channel_context import (
+    GROUPS,
     STEPS,
     MeanContext,
     TurnLevelContext,
     active_mask,
+    add_to_turn,
     gathered,
     of_turns,
     scattered,
-    turn_of,
 )
 from ...entropy_models.coder import Coder
+from ...entropy_models.errors import InputError
 from ...entropy_models.hyperprior import (
     HyperAnalysis,
     HyperPrior,
@@ -68,6 +70,10 @@ class StemConfig:
     """Qualities, evenly spaced, that own a gain vector; the others interpolate."""
     fusion_width: int = 96
     fusion_blocks: int = 4
+
+    def __post_init__(self) -> None:
+        if self.latent_channels % GROUPS:
+            raise InputError(f"latent_channels={self.latent_channels} is not a multiple of {GROUPS}")
 
 
 class Past(NamedTuple):
@@ -233,6 +239,6 @@ class StemNetwork(nn.Module):
                 if step + 1 < STEPS:
                     mean_context = self.mean_context.update(mean_context, y_step - expected * coded, step)
                     mean_context = bounded(mean_context, CONTEXT_MAX)
-                values.append(values.pop() + y_step if turn_of(step) < len(values) else y_step)
-            symbols.append(symbols.pop() + new if turn_of(step) < len(symbols) else new)
+                add_to_turn(values, y_step, step)
+            add_to_turn(symbols, new, step)
         return torch.zeros_like(y) if moved is None else torch.where(coded, of_turns(values), moved)

@@ -47,8 +47,10 @@ def array(picture: Picture | np.ndarray) -> np.ndarray:
 
 
 def golden_scene(kind: str) -> np.ndarray:
-    """Integer arithmetic only: the same on every machine. ``tiles`` and ``together`` are wider than one tile."""
-    y, x = np.mgrid[:12, :1060] if kind in ("tiles", "together") else np.mgrid[:61, :83]
+    """Integer arithmetic only: the same on every machine. Some are wider than a tile, ``sliver`` by less than a position of
+    latents."""
+    width = {"tiles": 1060, "together": 1060, "sliver": 1030}.get(kind)
+    y, x = np.mgrid[:12, :width] if width else np.mgrid[:61, :83]
     planes = [(x * 5 + y * 3 + 90 * (x > y)) % 256, (x * y // 7) % 256, 255 - 3 * y, 4 * ((x // 8 + y // 8) % 2) * 63]
     image = np.stack(planes, -1).clip(0, 255).astype(np.uint8)
     squares = np.repeat(255 * ((x // 8 + y // 8) % 2)[..., None], 3, 2).astype(np.uint8)
@@ -70,6 +72,7 @@ def golden_scene(kind: str) -> np.ndarray:
         "corrected": squares,
         "enlarged": squares,
         "tiles": image[..., :3],
+        "sliver": image[..., :3],
     }
     return kinds[kind]
 
@@ -113,7 +116,7 @@ IMAGE = Cases(
         )
         for name, line in manifest().items()
         if line.codec == "image"
-        for kind in ("rgb", "grey", "alpha", "alpha-webp", "corrected", "tiles")
+        for kind in ("rgb", "grey", "alpha", "alpha-webp", "corrected", "tiles", "sliver")
     }
     | {
         f"{name}-{kind}": Golden(

@@ -6,7 +6,9 @@ A symbol read with the wrong table would be another one, and so would all after 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -14,6 +16,7 @@ import torch
 from contract.cases import CASES
 from rdcodec.codecs import torch_state
 from rdcodec.codecs.contract import Codec
+from rdcodec.entropy_models.channel_context import MeanContext
 from rdcodec.entropy_models.errors import BitstreamError
 from torch import Tensor, nn
 
@@ -28,18 +31,26 @@ NETWORKS = [
 
 @contextlib.contextmanager
 def pixel_path(codec: Codec, name: str, change: Callable[[nn.Module, tuple, Tensor], Tensor]) -> Iterator[None]:
-    """Every layer with float weights gives ``change(layer, inputs, output)``."""
+    """Every layer with float weights gives ``change(layer, inputs, output)``, and so does the mean context, whose layers are
+    taken in parts."""
     layers = [m for m in LEARNED[name].module(codec).modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
     assert len(layers) > 20
     hooks = [layer.register_forward_hook(change) for layer in layers]
     try:
-        yield
+        with changed(MeanContext, "means", change), changed(MeanContext, "update", change):
+            yield
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def noise(layer: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+def changed(kind: type, method: str, change: Callable[..., Tensor]) -> contextlib.AbstractContextManager[Any]:
+    """Every module of a kind gives ``change(module, inputs, output, method)`` in place of what a method of it gives."""
+    run = getattr(kind, method)
+    return patch.object(kind, method, lambda module, *inputs: change(module, inputs, run(module, *inputs), run))
+
+
+def noise(layer: nn.Module, inputs: tuple, output: Tensor, run: Callable[..., Tensor] | None = None) -> Tensor:
     """Uniform relative noise of 1e-3."""
     return output * (1 + 1e-3 * (2 * torch.rand_like(output) - 1))
 
@@ -47,14 +58,11 @@ def noise(layer: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
 def in_type(dtype: torch.dtype) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
     """Compute the layer again in another type."""
 
-    def change(layer: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        state = {key: value.to(dtype) for key, value in layer.named_parameters()}
-        handle = layer._forward_hooks.copy()
-        layer._forward_hooks.clear()
-        try:
-            return torch.func.functional_call(layer, state, tuple(x.to(dtype) for x in inputs)).to(output.dtype)
-        finally:
-            layer._forward_hooks.update(handle)
+    def change(layer: nn.Module, inputs: tuple, output: Tensor, run: Callable[..., Tensor] | None = None) -> Tensor:
+        other = copy.deepcopy(layer).to(dtype)
+        other._forward_hooks.clear()
+        inputs = tuple(x.to(dtype) if isinstance(x, Tensor) else x for x in inputs)
+        return (run(other, *inputs) if run else other(*inputs)).to(output.dtype)
 
     return change
 

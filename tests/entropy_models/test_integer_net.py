@@ -6,7 +6,7 @@ import pytest
 import torch
 from rdcodec.entropy_models import integer_net
 from rdcodec.entropy_models.integer_net import ACTIVATION_MAX, IntegerDepthwise, IntegerLinear
-from rdcodec.training.quantisation import ShadowDepthwise, ShadowLinear
+from rdcodec.training.quantisation import FloatLinear, ShadowDepthwise, ShadowLinear
 
 
 def frozen_pair(shadow, layer):
@@ -24,6 +24,13 @@ def test_frozen_linear_equals_its_shadow(ceiling):
     shadow, layer = frozen_pair(ShadowLinear(397, 128, ceiling=ceiling), IntegerLinear(397, 128, ceiling=ceiling))
     x = activations(3, 5, 397)
     assert torch.equal(shadow(x).detach(), layer(x)) and layer(x).std() > 1
+
+
+def test_a_layer_of_the_ablation_freezes_to_nearly_what_it_computes():
+    """Its validation codes with that."""
+    ablation, layer = frozen_pair(FloatLinear(397, 128), IntegerLinear(397, 128))
+    x = activations(3, 5, 397)
+    assert (ablation(x) - layer(x)).abs().mean() <= 1 and layer(x).std() > 10
 
 
 def test_frozen_depthwise_equals_its_shadow():

@@ -155,13 +155,14 @@ def test_photographs_have_none(codec, photograph, monkeypatch):
 def test_a_page_beside_a_photograph_of_more_edges_may_be_a_sketch(photograph):
     """The part that looks most like a page is asked, not the one with the most edges."""
     noise = np.random.default_rng(0).integers(0, 256, (512, 256, 3), np.uint8)
-    pixels, asked = np.concatenate([noise, scan(512, 512)], axis=1), []
+    desk = np.full((512, 256, 3), 120, np.uint8)  # of one brightness, but without edges
+    pixels, asked = np.concatenate([noise, desk, scan(512, 520)], axis=1), []
 
     def learn(part: np.ndarray) -> choice.Learned:
         asked.append(part)
         return choice.Learned(np.full((16, 16), 1e4), part)
 
-    assert choice._sketch_promises(pixels, np.zeros((32, 48), bool), 40, learn)
+    assert choice._sketch_promises(pixels, np.zeros((32, 65), bool), 40, learn)
     assert asked[0].shape == (256, 256, 3) and np.median(asked[0]) > 200
 
 
