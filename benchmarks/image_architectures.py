@@ -133,6 +133,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "ours, from a DCT": {},
 }
 """What each training has of its own."""
+RECIPE = "s2lic, by its recipe"
+"""The line of ``--checkpoint``."""
 
 
 def trained(settings: dict[str, Any], photos: Path, minutes: float, cache: Path) -> tuple[ImageCodec, int]:
@@ -193,6 +195,22 @@ def sizes() -> list[dict[str, Any]]:
     return table
 
 
+def by_recipe(checkpoint: Path) -> tuple[ImageCodec, int, float]:
+    """A codec from a checkpoint, steps of its training, and minutes by the clock."""
+    module = ImageTraining.load_from_checkpoint(checkpoint, map_location="cpu")
+    steps = int(torch.load(checkpoint, map_location="cpu", weights_only=False)["global_step"])
+    codec = ImageCodec(frozen(module.network, module.architecture), start_tables(), bytes(8))
+    return codec, steps, module.elapsed_s / 60
+
+
+def line_of(
+    name: str, codec: ImageCodec, steps: int, minutes: float, pictures: list[Path]
+) -> tuple[dict[str, Any], list[Point]]:
+    """A line of the table, and its points."""
+    points = evaluate(TASK, {name: reference_of(codec, QUALITIES)}, pictures)
+    return facts(codec, steps, minutes, pictures[0]), points
+
+
 def facts(codec: ImageCodec, steps: int, minutes: float, picture: Path) -> dict[str, Any]:
     """What a line of the table has beside its rates."""
     return {
@@ -227,7 +245,7 @@ class Kept:
                 rate = bd_rate(rows, first, metric, ours=other) if {first} < {*table} else 0.0
                 of[f"bd_rate_{metric.column.removesuffix('_db')}_percent"] = f"{rate:.1f}"
         write_points(self.folder / "image_architectures_points.csv", TASK, points)
-        write_csv(self.folder / "image_architectures.csv", [table[name] for name in RUNS if name in table])
+        write_csv(self.folder / "image_architectures.csv", [table[name] for name in (*RUNS, RECIPE) if name in table])
 
 
 def main() -> None:
@@ -240,6 +258,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20, help="CPU minutes of each training")
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), help="these lines alone")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="folder of decoded training pictures")
+    parser.add_argument("--checkpoint", type=Path, help=f"add the line '{RECIPE}', of a checkpoint, and nothing else")
     parser.add_argument("--sizes", action="store_true", help="what untrained networks take, and no training")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -249,6 +268,9 @@ def main() -> None:
     if args.validation is None:
         parser.error("a training needs PHOTOS and VALIDATION")
     kept, pictures = Kept(args.output), find_images(args.validation)[:PICTURES]
+    if args.checkpoint:
+        kept.add(RECIPE, *line_of(RECIPE, *by_recipe(args.checkpoint), pictures))
+        return
     for name in args.only:
         table, _ = kept.read()
         if name in table:
@@ -257,8 +279,7 @@ def main() -> None:
         began_s = time.process_time()
         codec, steps = trained(settings, args.photos, args.minutes, args.cache)
         minutes = (time.process_time() - began_s) / 60
-        points = evaluate(TASK, {name: reference_of(codec, QUALITIES)}, pictures)
-        kept.add(name, facts(codec, steps, minutes, pictures[0]), points)
+        kept.add(name, *line_of(name, codec, steps, minutes, pictures))
 
 
 if __name__ == "__main__":
