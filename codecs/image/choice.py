@@ -266,8 +266,8 @@ def _sketch_promises(pixels: np.ndarray, areas: np.ndarray, quality: int, learn:
     height, width = pixels.shape[:2]
     if max(height, width) <= PROBE:
         return True  # as quickly tried
-    tops, lefts = (range(0, max(side - PROBE, 0) + 1, PROBE) for side in (height, width))
-    parts = [np.s_[top : top + PROBE, left : left + PROBE] for top in tops for left in lefts]
+    tops, lefts = ({*range(0, side - PROBE + 1, PROBE), max(side - PROBE, 0) // BLOCK * BLOCK} for side in (height, width))
+    parts = [np.s_[top : top + PROBE, left : left + PROBE] for top in sorted(tops) for left in sorted(lefts)]
     part = max(parts, key=lambda part: (_paper(pixels[part]), _edges(pixels[part]).sum()))
     square, others = pixels[part], ~areas[tuple(slice(side.start // BLOCK, side.stop // BLOCK) for side in part)]
     price = _weights(even_blocks(square), quality, square.shape[-1]) * others

@@ -220,3 +220,15 @@ def test_a_layer_lies_over_a_sketch():
     layer = Layer(np.uint8([7]) * mask[..., None].repeat(3, -1), mask)
     shown = sketch.Sketch(b"", np.full((2, 2, 3), 9, np.uint8)).under(layer)
     assert shown.whole and (shown.pixels[0] == 7).all() and (shown.pixels[1] == 9).all()
+
+
+def test_the_rest_of_a_tile_beyond_whole_squares_is_asked_too():
+    page, asked = scan(511, 511), []
+    page[:256, :256] = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+
+    def learn(part: np.ndarray) -> choice.Learned:
+        asked.append(part)
+        return choice.Learned(np.full((16, 16), 1e4), part)
+
+    assert choice._sketch_promises(page, np.zeros((32, 32), bool), 40, learn)
+    assert asked[0].shape == (256, 256, 3) and np.median(asked[0]) > 200
