@@ -52,7 +52,7 @@ class IntegerLinear(nn.Module):
         return self.weight.to(dtype), self.bias.to(dtype), self.shift.to(dtype)
 
     def settled(self, total: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
-        """The result, from the product sum; ``total`` may be written to."""
+        """The result, from the product sum."""
         return rescaled(total, bias, shift, self.ceiling)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,16 +110,13 @@ def sum_of_shifts(x: Tensor, weight: Tensor) -> Tensor:
 
 def rescale(total: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
     """``(total + bias) / 2**shift`` rounded half up; exact, since only powers of two divide."""
-    return torch.floor((total + bias + torch.exp2(shift - 1).floor()) * torch.exp2(-shift))
+    return (total + (bias + torch.exp2(shift - 1).floor())).mul_(torch.exp2(-shift)).floor_()
 
 
 def rescaled(total: Tensor, bias: Tensor, shift: Tensor, ceiling: int) -> Tensor:
-    """`rescale` within 0..ceiling: with a straight-through gradient where one is wanted, else in the memory of ``total``."""
-    if not torch.is_grad_enabled():
-        total = total.add_(bias + torch.exp2(shift - 1).floor())
-        return total.mul_(torch.exp2(-shift)).floor_().clamp_(0, ceiling)
-    if not (total.requires_grad or bias.requires_grad):
-        return rescale(total, bias, shift).clamp(0, ceiling)
+    """`rescale` within 0..ceiling; where gradients are wanted, with a straight-through one."""
+    if not torch.is_grad_enabled() or not (total.requires_grad or bias.requires_grad):
+        return rescale(total, bias, shift).clamp_(0, ceiling)
     with torch.no_grad():
         exact = rescale(total, bias, shift)
     return Bounded.apply(straight_through(exact, (total + bias) * torch.exp2(-shift)), ceiling)

@@ -107,9 +107,9 @@ def divided(pixels: np.ndarray, areas: np.ndarray, quality: int, learn: Learn) -
     few_colours = _has_few_colours(pixels)
     text = few_colours or bool(price.mean() <= TEXT_BITS)
     drawing = text or (price <= CERTAIN_BITS).mean() >= CERTAIN_LEAST
-    if pixels.itemsize > 1 or not (drawing or _paper(pixels)):
-        return Divided(_layer(pixels, areas)) if areas.any() else None
-    sketching = (quality < EXACT or not drawing) and _sketch_promises(pixels, areas, quality, learn)
+    drawing = drawing and pixels.itemsize == 1
+    page = pixels.itemsize == 1 and (drawing or _paper(pixels))
+    sketching = page and (quality < EXACT or not drawing) and _sketch_promises(pixels, areas, quality, learn)
     if not (drawing or sketching):
         return Divided(_layer(pixels, areas)) if areas.any() else None
     choice = _Choice(pixels, areas, quality, learn)
